@@ -1,0 +1,1 @@
+"""GPT4RoI on a robot: descriptions of, and answers about, boxes in camera frames."""

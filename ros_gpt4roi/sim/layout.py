@@ -1,0 +1,202 @@
+"""Draws a tabletop: which objects stand where, the camera, the lights and the surfaces. Pure numbers, no rendering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ros_gpt4roi.sim.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES, SPLITS
+from ros_gpt4roi.sim.shapes import all_shapes, shapes_of
+from ros_gpt4roi.sim.surfaces import muted_colour, random_surface
+
+MAX_OBJECTS = 10
+MIN_OBJECTS = 3
+TABLE_HALF = (0.55, 0.45)  # half the table top's sides, metres
+_MIN_GAP = 0.003
+_LYING = {"cylinder": 0.2, "capsule": 0.5, "bottle": 0.25}  # kind → probability of lying on its side
+_ORBIT_PER_STEP = np.radians(1.2)
+
+
+@dataclass(frozen=True)
+class ObjectSpec:
+    """shape: place in shapes.all_shapes(). origin: of the shape's own frame; centre: of the object; both metres in
+    the table frame. quaternion: w x y z. rgb: 0..1."""
+
+    shape: int
+    kind: str
+    colour: str
+    size: str
+    material: str
+    rgb: np.ndarray
+    origin: np.ndarray
+    quaternion: np.ndarray
+    centre: np.ndarray
+
+
+@dataclass(frozen=True)
+class LightSpec:
+    """direction: the way the light travels, unit, table frame. strengths 0..1 per channel."""
+
+    direction: np.ndarray
+    diffuse: np.ndarray
+    specular: np.ndarray
+
+
+@dataclass(frozen=True)
+class CameraSpec:
+    """azimuth and elevation in radians of the camera as seen from target; distance in metres; fovy in degrees."""
+
+    target: np.ndarray
+    azimuth: float
+    elevation: float
+    distance: float
+    fovy: float
+
+    def pose(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Position [3] and rotation [3, 3] (columns: image right, image up, backwards) `step` steps along its orbit."""
+        azimuth = self.azimuth + step * _ORBIT_PER_STEP
+        elevation = self.elevation + np.radians(4) * np.sin(step * 0.06)
+        back = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
+        right = np.cross([0.0, 0.0, 1.0], back)
+        right /= np.linalg.norm(right)
+        return self.target + self.distance * back, np.stack([right, np.cross(back, right), back], 1)
+
+
+@dataclass(frozen=True)
+class SensorSpec:
+    """gain: per channel. gamma: of the tone curve. blur: Gaussian sigma in pixels. noise: sigma in grey levels."""
+
+    gain: np.ndarray
+    gamma: float
+    blur: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Everything a renderer needs to know about one scene."""
+
+    objects: tuple[ObjectSpec, ...]
+    camera: CameraSpec
+    ambient: float
+    lights: tuple[LightSpec, ...]
+    surfaces: tuple[np.ndarray, np.ndarray, np.ndarray]  # floor, walls, table top
+    leg_rgb: np.ndarray
+    sensor: SensorSpec
+
+
+def _quaternion_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    w, v, u, x = a[0], a[1:], b[0], b[1:]
+    return np.concatenate([[w * u - v @ x], w * x + u * v + np.cross(v, x)])
+
+
+def _turn(axis: int, angle: float) -> np.ndarray:
+    quaternion = np.zeros(4)
+    quaternion[0], quaternion[1 + axis] = np.cos(angle / 2), np.sin(angle / 2)
+    return quaternion
+
+
+_Traits = tuple[str, str, str, str]  # kind, colour, size, material
+
+
+def _attributes(rng: np.random.Generator, split: str, earlier: list[_Traits]) -> _Traits:
+    """Some objects take a trait from an earlier one: counting and comparing need likenesses."""
+    while True:
+        kind, colour = str(rng.choice(KINDS)), str(rng.choice(list(COLOURS)))
+        if earlier and rng.uniform() < 0.35:
+            model = earlier[rng.integers(len(earlier))]
+            kind, colour = (model[0], colour) if rng.uniform() < 0.5 else (kind, model[1])
+        if split == "test" or (kind, colour) not in HELD_OUT:
+            return kind, colour, str(rng.choice(list(SIZES))), str(rng.choice(MATERIALS))
+
+
+def _place(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
+    """Centres [N, 2] of circles that do not touch, crowded about the origin."""
+    spread = np.sqrt((radii ** 2).sum()) * rng.uniform(0.95, 1.7)
+    centres = np.zeros((len(radii), 2))
+    # The largest first: what is left over takes the small ones.
+    order = np.argsort(-radii)
+    for n, i in enumerate(order):
+        placed = order[:n]
+        reach = spread
+        while True:
+            angle, distance = rng.uniform(0, 2 * np.pi), reach * np.sqrt(rng.uniform())
+            candidate = distance * np.array([np.cos(angle), np.sin(angle)])
+            gaps = np.linalg.norm(centres[placed] - candidate, axis=1) - radii[placed] - radii[i]
+            if (gaps > _MIN_GAP).all():
+                break
+            reach *= 1.01  # so that the search ends
+        centres[i] = candidate
+    return centres
+
+
+def _objects(rng: np.random.Generator, split: str, azimuth: float) -> list[ObjectSpec]:
+    counts = np.arange(MIN_OBJECTS, MAX_OBJECTS + 1)
+    count = int(rng.choice(counts, p=counts / counts.sum()))
+    traits: list[_Traits] = []
+    for _ in range(count):
+        traits.append(_attributes(rng, split, traits))
+    numbers = [int(rng.choice(shapes_of(kind, size))) for kind, _, size, _ in traits]
+    shapes = [all_shapes()[n] for n in numbers]
+    lying = [bool(rng.uniform() < _LYING.get(kind, 0.0)) for kind, *_ in traits]
+    radii = np.array([np.hypot(s.height / 2, s.half_width) if flat else s.radius for s, flat in zip(shapes, lying)])
+    centres = _place(rng, radii)
+    centres += rng.uniform(-0.08, 0.08, 2)
+    objects = []
+    for number, shape, flat, (kind, colour, size, material), xy in zip(numbers, shapes, lying, traits, centres):
+        low, high = COLOURS[colour]
+        if flat:
+            # The axis lies across the first view: end-on, a capsule is a ball.
+            yaw = azimuth + np.pi / 2 + rng.uniform(-0.8, 0.8) + np.pi * rng.integers(2)
+            quaternion = _quaternion_product(_turn(2, yaw), _turn(1, np.pi / 2))
+            axis = np.array([np.cos(yaw), np.sin(yaw), 0.0])
+            centre = np.array([*xy, shape.half_width])
+            origin = centre - axis * shape.height / 2
+        else:
+            yaw = rng.uniform(0, 2 * np.pi)
+            if kind == "mug":  # its handle on one side of the first view, not behind it
+                yaw = azimuth + rng.choice([-1, 1]) * np.radians(rng.uniform(35, 110))
+            quaternion = _turn(2, yaw)
+            origin, centre = np.array([*xy, 0.0]), np.array([*xy, shape.height / 2])
+        objects.append(ObjectSpec(number, kind, colour, size, material, rng.uniform(low, high),
+                                  origin, quaternion, centre))
+    return objects
+
+
+def _lights(rng: np.random.Generator, azimuth: float) -> tuple[float, tuple[LightSpec, ...]]:
+    """Ambient strength and three directional lights: the key light (the one with a shadow), a fill light from another
+    side, and a weak one from about the camera, so that no side an image shows is ever quite dark."""
+    ambient = rng.uniform(0.36, 0.47)
+    tint = 1 + rng.uniform(-0.04, 0.04) * np.array([1.0, 0.0, -1.0])
+    key = azimuth + rng.uniform(-np.pi, np.pi)
+    lights = []
+    for around, height, diffuse, specular in (
+            (key, rng.uniform(45, 75), rng.uniform(0.34, 0.46), rng.uniform(0.6, 0.9)),
+            (key + rng.uniform(1.6, 4.7), rng.uniform(30, 60), rng.uniform(0.08, 0.18), rng.uniform(0.35, 0.6)),
+            (azimuth + rng.uniform(-0.7, 0.7), rng.uniform(25, 60), rng.uniform(0.10, 0.20), rng.uniform(0.4, 0.7))):
+        height = np.radians(height)
+        to_light = np.array([np.cos(around) * np.cos(height), np.sin(around) * np.cos(height), np.sin(height)])
+        lights.append(LightSpec(-to_light, diffuse * tint, specular * tint))
+    return float(ambient), tuple(lights)
+
+
+def draw_layout(rng: np.random.Generator, split: str) -> Layout:
+    """A random scene. Pairs in scene.HELD_OUT occur in the split "test" only."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    azimuth = float(rng.uniform(-np.pi, np.pi))
+    objects = _objects(rng, split, azimuth)
+    middle = np.mean([o.centre for o in objects], axis=0)
+    # Now and then the camera looks past the objects, so that the border of the image cuts some.
+    aside = 0.24 if rng.uniform() < 0.3 else 0.09
+    camera = CameraSpec(target=middle + rng.uniform(-1, 1, 3) * (aside, aside, 0.03), azimuth=azimuth,
+                        elevation=float(np.radians(rng.uniform(22, 52))), distance=float(rng.uniform(0.50, 0.74)),
+                        fovy=float(rng.uniform(43, 49)))
+    ambient, lights = _lights(rng, azimuth)
+    surfaces = tuple(random_surface(rng, saturation) for saturation in (0.4, 0.35, 0.45))
+    sensor = SensorSpec(gain=rng.uniform(0.92, 1.16) * (1 + rng.uniform(-0.02, 0.02, 3)),
+                        gamma=float(rng.uniform(0.88, 1.1)), blur=float(rng.uniform(0.35, 0.9)),
+                        noise=float(rng.uniform(0.5, 5.0)))
+    leg_rgb = muted_colour(rng, 0.3) / 255
+    return Layout(tuple(objects), camera, ambient, lights, surfaces, leg_rgb, sensor)

@@ -1,0 +1,279 @@
+"""Renders tabletop scenes with MuJoCo, offscreen, with exact ground truth.
+
+Building a MuJoCo renderer takes far longer than a picture, so one scene with a pool of ten object slots is compiled
+once and edited in place: a slot's mesh is exchanged through geom_dataid, everything else through the model's arrays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+import cv2
+import numpy as np
+
+from ros_gpt4roi.sim.layout import MAX_OBJECTS, TABLE_HALF, Layout, SensorSpec, draw_layout
+from ros_gpt4roi.sim.scene import SPLITS, Scene, SceneObject
+from ros_gpt4roi.sim.shapes import all_shapes
+from ros_gpt4roi.sim.surfaces import SIZE as TEXTURE_SIZE
+
+MIN_VISIBLE = 0.25  # of an object's pixels, below which it is no region
+MIN_SIDE = 8 / 240  # of the image's height, below which a box is no region
+
+_SHADOW_MAP = 1024
+_TABLE_HEIGHT = 0.72
+_ROOM_HALF = 2.2
+_ROOM_HEIGHT = 2.6
+_OUTLINE_SIDE = 500  # sub-pixels along an object when its outline is measured
+_SHINY = {"matte": (0.0, 0.0), "shiny": (1.0, 0.45)}  # material → MuJoCo specular, shininess
+
+
+class RendererError(RuntimeError):
+    """MuJoCo can't render offscreen on this machine; the message says what to install."""
+
+
+def _egl_works() -> bool:
+    """Whether a device of the installed EGL can be opened; the library alone, without a driver, is of no use."""
+    platform_device = 0x313F
+    try:
+        egl = ctypes.CDLL("libEGL.so.1")
+        egl.eglGetProcAddress.restype = ctypes.c_void_p
+        query, get_display = (egl.eglGetProcAddress(n) for n in (b"eglQueryDevicesEXT", b"eglGetPlatformDisplayEXT"))
+    except (OSError, AttributeError):
+        return False
+    if not query or not get_display:
+        return False
+    handle, integer = ctypes.c_void_p, ctypes.c_int
+    devices, count = (handle * 16)(), integer(0)
+    if not ctypes.CFUNCTYPE(integer, integer, handle, handle)(query)(16, devices, ctypes.addressof(count)):
+        return False
+    open_display = ctypes.CFUNCTYPE(handle, integer, handle, handle)(get_display)
+    return any(egl.eglInitialize(handle(open_display(platform_device, device, None)), None, None)
+               for device in devices[:count.value])
+
+
+def _import_mujoco():
+    """MuJoCo reads MUJOCO_GL once, when it is imported: choose before, where the user has not."""
+    if "mujoco" not in sys.modules and not os.environ.get("MUJOCO_GL"):
+        os.environ["MUJOCO_GL"] = "egl" if _egl_works() else "osmesa"
+    try:
+        import mujoco
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        raise RendererError(_advice(error)) from error
+    return mujoco
+
+
+def _advice(error: Exception) -> str:
+    return (f"MuJoCo can't open an offscreen OpenGL context (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}): {error}. "
+            "Install EGL with 'apt-get install libegl1 libgl1-mesa-dri', or OSMesa with 'apt-get install libosmesa6' "
+            "and set MUJOCO_GL=osmesa.")
+
+
+def _build_model(mujoco, width: int, height: int):
+    """The compiled scene pool: room, table, camera, three lights and MAX_OBJECTS slots."""
+    spec = mujoco.MjSpec()
+    spec.visual.global_.offwidth, spec.visual.global_.offheight = width, height
+    spec.visual.quality.shadowsize, spec.visual.quality.offsamples = _SHADOW_MAP, 0
+    spec.visual.map.znear, spec.visual.map.zfar = 0.02, 10.0
+    spec.visual.map.shadowclip = 1.0
+    spec.visual.headlight.active = 1
+    spec.visual.headlight.diffuse, spec.visual.headlight.specular = [0, 0, 0], [0, 0, 0]
+    spec.stat.extent, spec.stat.center = 1.0, [0, 0, 0]
+    for name, repeat in (("floor", 6), ("wall", 3), ("table", 2)):
+        spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=TEXTURE_SIZE, height=TEXTURE_SIZE,
+                         nchannel=3, builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT)
+        material = spec.add_material(name=name, texrepeat=[repeat, repeat], specular=0, shininess=0)
+        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
+    world = spec.worldbody
+    common = dict(contype=0, conaffinity=0)
+    plane, box = mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX
+    world.add_geom(type=plane, size=[_ROOM_HALF, _ROOM_HALF, 0.1], pos=[0, 0, -_TABLE_HEIGHT], material="floor",
+                   **common)
+    for turn in range(4):
+        angle = turn * np.pi / 2
+        inward = np.array([-np.cos(angle), -np.sin(angle), 0.0])
+        x_axis = np.cross([0.0, 0.0, 1.0], inward)
+        quaternion = np.zeros(4)
+        mujoco.mju_mat2Quat(quaternion, np.stack([x_axis, [0.0, 0.0, 1.0], inward], 1).ravel())
+        world.add_geom(type=plane, size=[_ROOM_HALF, _ROOM_HEIGHT / 2, 0.1], quat=quaternion, material="wall",
+                       pos=[*(-_ROOM_HALF * inward[:2]), _ROOM_HEIGHT / 2 - _TABLE_HEIGHT], **common)
+    world.add_geom(type=box, size=[*TABLE_HALF, 0.015], pos=[0, 0, -0.019], name="board", **common)
+    world.add_geom(type=plane, size=[*TABLE_HALF, 0.1], material="table", **common)
+    for x in (-1, 1):
+        for y in (-1, 1):
+            world.add_geom(type=box, size=[0.025, 0.025, _TABLE_HEIGHT / 2 - 0.015], name=f"leg{x}{y}",
+                           pos=[x * (TABLE_HALF[0] - 0.05), y * (TABLE_HALF[1] - 0.05), -_TABLE_HEIGHT / 2 - 0.015],
+                           **common)
+    for i in range(3):
+        world.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, castshadow=i == 0, ambient=[0, 0, 0])
+    world.add_camera(name="camera")
+    for number, shape in enumerate(all_shapes()):
+        mesh = spec.add_mesh(name=f"shape{number}", inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL)
+        mesh.uservert, mesh.usernormal = shape.mesh.vertices.ravel(), shape.mesh.normals.ravel()
+        mesh.userface = mesh.userfacenormal = shape.mesh.faces.ravel()
+    for slot in range(MAX_OBJECTS):
+        spec.add_material(name=f"slot{slot}")
+        body = world.add_body(name=f"slot{slot}", mocap=True)
+        body.add_geom(name=f"slot{slot}", type=mujoco.mjtGeom.mjGEOM_MESH, meshname="shape0", material=f"slot{slot}",
+                      **common)
+    return spec.compile()
+
+
+class TabletopRenderer:
+    """Renders `Scene`s, one after another; not for use from several threads at once.
+
+    render(split, seed, index) gives the same bytes and boxes every time: scenes are drawn from
+    SeedSequence([split number, seed, index]). Raises RendererError where no OpenGL is to be had.
+    """
+
+    def __init__(self, width: int = 320, height: int = 240) -> None:
+        if min(width, height) < 32 or max(width, height) > 4096:
+            raise ValueError(f"image size {width}×{height}: each side must be 32 to 4096 pixels")
+        self.width, self.height = width, height
+        self._mujoco = mujoco = _import_mujoco()
+        self._model = model = _build_model(mujoco, width, height)
+        self._data = mujoco.MjData(model)
+        try:
+            self._renderer = mujoco.Renderer(model, height, width, max_geom=model.ngeom + 8)
+        except Exception as error:  # each GL backend fails with exceptions of its own
+            raise RendererError(_advice(error)) from error
+        self._slots = np.array([model.geom(f"slot{i}").id for i in range(MAX_OBJECTS)])
+        self._board = [model.geom(n).id for n in ("board", "leg-1-1", "leg-11", "leg1-1", "leg11")]
+        # The compiler notes geoms that coincide with their body and skips their poses; ours change with the mesh.
+        model.geom_sameframe[self._slots] = 0
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[:] = (1, 1, 1, 0, 0, 0)
+        self._shown: tuple[str, int, int] | None = None
+        self._layout: Layout | None = None
+
+    def close(self) -> None:
+        """Frees the OpenGL context. A second call does nothing."""
+        self._renderer.close()
+
+    def __enter__(self) -> TabletopRenderer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def render(self, split: str, seed: int, index: int) -> Scene:
+        """The scene of that split, seed and index (both ≥ 0), from its first camera position."""
+        return self.render_view(split, seed, index, 0)
+
+    def render_view(self, split: str, seed: int, index: int, step: int) -> Scene:
+        """The same scene after `step` steps (≥ 0) of a camera that circles it; object_index names the same object in
+        every view. Raises ValueError for an unknown split or a negative number."""
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+        if min(seed, index, step) < 0:
+            raise ValueError(f"seed, index and step must be ≥ 0, got {seed}, {index}, {step}")
+        entropy = [SPLITS[split], seed, index]
+        if self._shown != (split, seed, index):
+            self._layout = draw_layout(np.random.default_rng(np.random.SeedSequence(entropy)), split)
+            self._apply(self._layout)
+            self._shown = (split, seed, index)
+        layout = self._layout
+        position, rotation = layout.camera.pose(step)
+        self._aim(position, rotation, layout.camera.fovy)
+        image, owner = self._draw()
+        # A key of its own for the sensor: the scene's numbers don't depend on how many views are drawn.
+        sensor_rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(step,)))
+        image = _through_sensor(image, layout.sensor, sensor_rng)
+        objects = self._ground_truth(layout, owner, position, rotation)
+        return Scene(split, seed, index, self.width, self.height, image, owner, objects, tuple(map(float, position)),
+                     step)
+
+    def _apply(self, layout: Layout) -> None:
+        mujoco, model, data = self._mujoco, self._model, self._data
+        model.geom_group[self._slots] = 5  # hidden until filled
+        for slot, item in enumerate(layout.objects):
+            geom = self._slots[slot]
+            model.geom_group[geom] = 1
+            model.geom_dataid[geom] = item.shape
+            # MuJoCo moves a mesh's vertices to its centre of mass; the geom's pose undoes that.
+            model.geom_pos[geom], model.geom_quat[geom] = model.mesh_pos[item.shape], model.mesh_quat[item.shape]
+            # A geom's own rgba overrides its material's, so it is the one to set.
+            model.geom_rgba[geom, :3] = item.rgb
+            material = model.geom_matid[geom]
+            model.mat_specular[material], model.mat_shininess[material] = _SHINY[item.material]
+            data.mocap_pos[slot], data.mocap_quat[slot] = item.origin, item.quaternion
+        for number, surface in enumerate(layout.surfaces):
+            start = model.tex_adr[number]
+            model.tex_data[start:start + surface.size] = surface.ravel()
+            self._renderer._gl_context.make_current()
+            mujoco.mjr_uploadTexture(model, self._renderer._mjr_context, number)
+        model.geom_rgba[self._board, :3] = layout.leg_rgb
+        model.vis.headlight.ambient[:] = layout.ambient
+        for i, light in enumerate(layout.lights):
+            model.light_dir[i], model.light_pos[i] = light.direction, -1.5 * light.direction
+            model.light_diffuse[i], model.light_specular[i] = light.diffuse, light.specular
+        mujoco.mj_kinematics(model, data)
+
+    def _aim(self, position: np.ndarray, rotation: np.ndarray, fovy: float) -> None:
+        model = self._model
+        model.cam_pos[0], model.cam_fovy[0] = position, fovy
+        self._mujoco.mju_mat2Quat(model.cam_quat[0], rotation.ravel())
+        self._mujoco.mj_camlight(model, self._data)
+
+    def _draw(self) -> tuple[np.ndarray, np.ndarray]:
+        """Image uint8 RGB [H, W, 3] and, for each pixel, the slot seen there or −1, int8 [H, W]."""
+        renderer = self._renderer
+        renderer.update_scene(self._data, "camera", self._option)
+        image = renderer.render()
+        renderer.enable_segmentation_rendering()
+        geoms = renderer.render()[..., 0]
+        renderer.disable_segmentation_rendering()
+        slot_of_geom = np.full(self._model.ngeom + 1, -1, np.int8)
+        slot_of_geom[self._slots] = np.arange(MAX_OBJECTS)
+        return image, slot_of_geom[geoms]  # background is −1, the last entry
+
+    def _ground_truth(self, layout: Layout, owner: np.ndarray, position: np.ndarray,
+                      rotation: np.ndarray) -> tuple[SceneObject, ...]:
+        focal = self.height / 2 / np.tan(np.radians(layout.camera.fovy) / 2)
+        min_side = MIN_SIDE * self.height
+        found = []
+        for slot, item in enumerate(layout.objects):
+            mask = owner == slot
+            columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+            if not len(columns):
+                continue
+            box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+            if min(box[2] - box[0], box[3] - box[1]) < min_side:
+                continue
+            visible = min(1.0, int(mask.sum()) / self._outline_area(slot, item.shape, position, rotation, focal))
+            if visible < MIN_VISIBLE:
+                continue
+            distance = float(np.linalg.norm(item.centre - position))
+            found.append(SceneObject(item.kind, item.colour, item.size, item.material, box, visible,
+                                     tuple(map(float, item.centre)), distance, slot))
+        return tuple(found)
+
+    def _outline_area(self, slot: int, shape: int, position: np.ndarray, rotation: np.ndarray, focal: float) -> float:
+        """Pixels the object would cover alone in an image without borders: the union of its convex parts' outlines."""
+        turn = np.empty(9)
+        self._mujoco.mju_quat2Mat(turn, self._data.mocap_quat[slot])
+        parts = all_shapes()[shape].parts
+        points = np.concatenate(parts) @ turn.reshape(3, 3).T + self._data.mocap_pos[slot]
+        points = (points - position) @ rotation
+        depth = np.maximum(-points[:, 2:], 1e-3)
+        pixels = points[:, :2] / depth * focal
+        scale = _OUTLINE_SIDE / np.ptp(pixels, axis=0).max()
+        pixels *= scale
+        low = np.floor(pixels.min(0)) - 1
+        canvas = np.zeros(np.ceil(pixels.max(0) - low).astype(int)[::-1] + 2, np.uint8)
+        # cv2 paints every pixel an outline touches, half a pixel too much all around; finer pixels make that small.
+        pixels = np.round((pixels - low - 0.5) * 16).astype(np.int32)
+        for part in np.split(pixels, np.cumsum([len(p) for p in parts[:-1]])):
+            cv2.fillConvexPoly(canvas, cv2.convexHull(part), 1, shift=4)
+        return max(1.0, cv2.countNonZero(canvas) / scale ** 2)
+
+
+def _through_sensor(image: np.ndarray, sensor: SensorSpec, rng: np.random.Generator) -> np.ndarray:
+    """Lens blur, exposure, tone curve and noise: uint8 RGB [H, W, 3] → the same."""
+    levels = np.arange(256) / 255.0
+    curve = np.clip(levels[:, None] * sensor.gain, 0, 1) ** sensor.gamma * 255
+    image = cv2.GaussianBlur(image, (0, 0), sensor.blur)
+    image = cv2.LUT(image, np.round(curve).astype(np.uint8)[:, None])
+    noise = rng.standard_normal(image.shape, np.float32) * sensor.noise
+    return np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)

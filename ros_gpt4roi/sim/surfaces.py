@@ -1,0 +1,48 @@
+"""Procedural surfaces for the floor, the walls and the table top: uint8 RGB [SIZE, SIZE, 3]."""
+
+from __future__ import annotations
+
+import colorsys
+
+import cv2
+import numpy as np
+
+SIZE = 128
+
+
+def muted_colour(rng: np.random.Generator, saturation: float) -> np.ndarray:
+    """A colour for surroundings, float32 [3] in 0..255: never as strong as an object's, nor as black or white."""
+    rgb = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.0, saturation), rng.uniform(0.28, 0.78))
+    return np.array(rgb, np.float32) * 255
+
+
+def _smooth_noise(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    """float32 [SIZE, SIZE] in −1..1 with that many blobs along each axis."""
+    coarse = rng.uniform(-1, 1, (rows, columns)).astype(np.float32)
+    return cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC).clip(-1, 1)
+
+
+def random_surface(rng: np.random.Generator, saturation: float) -> np.ndarray:
+    """One of: plain, wood, marble, tiles, checks, stripes, speckle."""
+    base = muted_colour(rng, saturation)
+    other = np.clip(base * rng.uniform(0.6, 1.3) + rng.uniform(-12, 12, 3), 35, 215).astype(np.float32)
+    pattern = rng.choice(["plain", "wood", "marble", "tiles", "checks", "stripes", "speckle"])
+    y, x = np.mgrid[0:SIZE, 0:SIZE]
+    period = int(rng.choice([16, 32, 64]))
+    if pattern == "plain":
+        mix = 0.15 * _smooth_noise(rng, 6, 6)
+    elif pattern == "wood":
+        mix = 0.5 + 0.5 * np.sin(_smooth_noise(rng, 3, 3) * 6 + _smooth_noise(rng, 32, 4) * 2 + y / 5.0)
+        mix = mix.astype(np.float32) * 0.8
+    elif pattern == "marble":
+        mix = np.abs(_smooth_noise(rng, 5, 5) + 0.5 * _smooth_noise(rng, 14, 14))
+    elif pattern == "tiles":
+        mix = ((x % period < 2) | (y % period < 2)).astype(np.float32)
+    elif pattern == "checks":
+        mix = (((x // period) + (y // period)) % 2).astype(np.float32)
+    elif pattern == "stripes":
+        mix = ((x // (period // 2)) % 2).astype(np.float32)
+    else:
+        mix = (rng.uniform(size=(SIZE, SIZE)) < 0.12).astype(np.float32)
+    surface = base + (other - base) * mix[..., None] + 5 * _smooth_noise(rng, 40, 40)[..., None]
+    return surface.clip(0, 255).astype(np.uint8)
