@@ -1,0 +1,215 @@
+"""The whole way once: a simulated camera and the perception node as two processes, this one as their client over DDS.
+
+Prints the description of every region of a few frames, asks four questions through the `ask` action, saves the
+annotated frame as a PNG. scripts/demo.sh sets up and runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+from ament_index_python.packages import get_package_prefix
+from isolation import claim_domain, for_children, variables
+from processes import ProcessDied, Processes
+from robot_client import STATUS, ClientError, RobotClient
+from ros_gpt4roi_interfaces.msg import Answer, RegionDescription, RegionDescriptionArray
+from sensor_msgs.msg import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURE = ROOT / "demo_output" / "annotated.png"
+FRAMES = 3
+START_LIMIT_S = 180.0  # loading the model and rendering the first view, on a busy machine
+FRAME_LIMIT_S = 60.0
+ANSWER_LIMIT_S = 60.0
+RATE_HZ = 10.0
+VIEWS = 20  # of the camera's way round the table; few, so that the same objects stay in sight
+
+
+class DemoError(RuntimeError):
+    """Why the demonstration did not succeed."""
+
+
+class Demo:
+    """What the client has received, and the steps of the demonstration."""
+
+    def __init__(self, client: RobotClient) -> None:
+        self._client = client
+        self._described: list[RegionDescriptionArray] = []
+        self._images: dict[tuple[int, int], Image] = {}
+        client.on_descriptions(self._described.append)
+        client.on_annotated_image(self._keep_image)
+
+    def _keep_image(self, message: Image) -> None:
+        self._images[_stamp(message)] = message
+        while len(self._images) > FRAMES:
+            self._images.pop(next(iter(self._images)))
+
+    def show_frames(self) -> list[RegionDescription]:
+        """Print `FRAMES` frames as they come. Returns the last frame's descriptions of regions that all of them have."""
+        frames: list[RegionDescriptionArray] = []
+        while len(frames) < FRAMES:
+            self._client.wait_for(lambda: bool(self._described), FRAME_LIMIT_S, "descriptions of another frame")
+            frame = self._described.pop(0)
+            if len(frame.descriptions) < 2:
+                continue  # of the camera's first moment; the questions need two regions
+            frames.append(frame)
+            times = ", ".join(f"{item.stage} {item.duration.sec * 1000 + item.duration.nanosec / 1e6:.0f} ms"
+                              for item in frame.stage_times)
+            print(f"\nFrame {frame.header.stamp.sec}.{frame.header.stamp.nanosec:09d} ({times})")
+            for description in frame.descriptions:
+                kept = ", kept" if description.reused else ""
+                print(f"  region {description.region.id:>2}  {description.text}  ({description.confidence:.2f}{kept})")
+        in_all = set.intersection(*({d.region.id for d in frame.descriptions} for frame in frames))
+        common = [d for d in frames[-1].descriptions if d.region.id in in_all]
+        if len(common) < 2:
+            raise DemoError(f"the {FRAMES} frames have fewer than two regions in common; the questions need two")
+        return common
+
+    def save_picture(self) -> None:
+        """Write the newest annotated frame to PICTURE."""
+        self._client.wait_for(lambda: bool(self._images), FRAME_LIMIT_S, "an annotated image")
+        message = next(reversed(self._images.values()))
+        if message.encoding != "rgb8":
+            raise DemoError(f"annotated image has encoding {message.encoding!r}; expected rgb8")
+        rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
+        image = rows[:, : message.width * 3].reshape(message.height, message.width, 3)
+        PICTURE.parent.mkdir(exist_ok=True)
+        if not cv2.imwrite(str(PICTURE), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+            raise DemoError(f"{PICTURE} could not be written")
+        print(f"\nAnnotated frame: {PICTURE}")
+
+    def ask(self, title: str, question: str, conversation_id: str = "") -> Answer:
+        """Ask and print the answer as it grows. Raises DemoError where its status is not OK or it is empty."""
+        print(f"\n{title}\n  ? {question}\n  > ", end="", flush=True)
+        answer = self._client.ask(question, conversation_id, lambda piece: print(piece, end="", flush=True),
+                                  ANSWER_LIMIT_S)
+        print()
+        if answer.status != Answer.OK:
+            raise DemoError(f"{question!r} was answered with {STATUS.get(answer.status, answer.status)}: {answer.error}")
+        if not answer.text.strip():
+            raise DemoError(f"{question!r} was answered with an empty text")
+        return answer
+
+    def ask_all(self, descriptions: Sequence[RegionDescription]) -> None:
+        """Four questions that fit what the frames show. Raises DemoError, ClientError."""
+        first, second = _two_apart(descriptions)
+        self.ask("About one region", f"What is region {first.region.id} and where is it?")
+        self.ask("About two", f"Is region {first.region.id} left or right of region {second.region.id}?")
+        answer = self.ask("To be answered with a region", f"Which region is the {_distinct_phrase(descriptions)}?")
+        if not answer.regions:
+            raise DemoError(f"the answer {answer.text!r} names no region")
+        for region in answer.regions:
+            box = region.bbox
+            print(f"    region {region.id}: {box.size_x:.0f} x {box.size_y:.0f} pixels around "
+                  f"({box.center.position.x:.0f}, {box.center.position.y:.0f})")
+        self.ask("And on, in the same conversation", "Why?", answer.conversation_id)
+
+    def stay(self, domain: int) -> None:
+        """Print how to ask, then the answers to whatever is asked, until Ctrl-C."""
+        print(f"""
+Camera and node keep running; Ctrl-C ends them. In another terminal:
+
+    cd {ROOT} && . scripts/env.sh
+    export ROS_DOMAIN_ID={domain} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
+    python scripts/ask.py "What is region {self._described[-1].descriptions[0].region.id if self._described else 1}?"
+
+or, where the ros2 command is installed:
+
+    ros2 topic pub --once /query_text std_msgs/msg/String "{{data: 'How many red things are there?'}}"
+
+Answers:""", flush=True)
+        self._client.on_answer_text(lambda text: print(f"  > {text}", flush=True))
+        with suppress(KeyboardInterrupt):
+            while True:
+                self._described.clear()
+                self._client.wait_for(lambda: bool(self._described), FRAME_LIMIT_S, "descriptions of another frame")
+        print()
+
+
+def _stamp(message: Image) -> tuple[int, int]:
+    return message.header.stamp.sec, message.header.stamp.nanosec
+
+
+def _two_apart(descriptions: Sequence[RegionDescription]) -> tuple[RegionDescription, RegionDescription]:
+    """The leftmost and the rightmost region: which is left of which can't be disputed."""
+    ordered = sorted(descriptions, key=lambda item: item.region.bbox.center.position.x)
+    return ordered[0], ordered[-1]
+
+
+def _distinct_phrase(descriptions: Sequence[RegionDescription]) -> str:
+    """What only one region is: its last two words where they are enough ("red mug"), else its whole text."""
+    texts = [item.text.strip().rstrip(".").lower() for item in descriptions]
+    phrases = [[" ".join(text.split()[-2:]) for text in texts], [text.split(" ", 1)[-1] for text in texts]]
+    for candidates in phrases:
+        for phrase in candidates:
+            if phrase and candidates.count(phrase) == 1:
+                return phrase
+    return phrases[0][0]
+
+
+def executable(name: str) -> str:
+    """Path of one of the package's installed executables, the one that `ros2 run ros_gpt4roi <name>` runs."""
+    path = Path(get_package_prefix("ros_gpt4roi")) / "lib" / "ros_gpt4roi" / name
+    if not path.is_file():
+        raise DemoError(f"{path} does not exist; run scripts/setup.sh")
+    return str(path)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ros_gpt4roi_demo_")))
+        domain, claim = claim_domain()
+        stack.enter_context(claim)
+        os.environ.update(variables(domain, home))
+        # Large buffers are reused, not given back to the kernel with every image.
+        environment = for_children({"MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "536870912"})
+        processes = stack.enter_context(Processes(home, environment))
+        print(f"Starting a simulated camera and the perception node (ROS domain {domain}) ...", flush=True)
+        processes.start("camera", [executable("sim_camera"), "--ros-args", "-p", f"rate_hz:={RATE_HZ}",
+                                   "-p", f"views:={VIEWS}", "-p", f"seed:={arguments.seed}"])
+        model = ["--ros-args", "-p", f"model:={arguments.model.resolve()}"] if arguments.model else []
+        processes.start("perception", [executable("perception"), *model])
+        client = stack.enter_context(RobotClient("demo", processes.check))
+        demo = Demo(client)
+        client.wait_for_node(START_LIMIT_S)
+        descriptions = demo.show_frames()
+        demo.ask_all(descriptions)
+        demo.save_picture()
+        if arguments.stay:
+            demo.stay(domain)
+
+
+def _end(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stay", action="store_true", help="keep camera and node running until Ctrl-C")
+    parser.add_argument("--seed", type=int, default=0, help="which scene the camera sees (0)")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a checkpoint of your own (the embedded model)")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _end)  # so that the children are stopped as after Ctrl-C
+    try:
+        run(arguments)
+    except KeyboardInterrupt:
+        print("\ndemo.py: interrupted", file=sys.stderr)
+        return 130
+    except (DemoError, ClientError, ProcessDied) as error:
+        print(f"\ndemo.py: {error}", file=sys.stderr)
+        return 1
+    print("\nDone. Try next:  scripts/demo.sh --stay   and ask questions of your own.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Build of the ament_python package; colcon calls it."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+NAME = "ros_gpt4roi"
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={NAME: ["**/*.xml", "**/*.html", "**/*.js", "**/*.css"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/launch", sorted(glob("launch/*.py"))),
+        (f"share/{NAME}/config", sorted(glob("config/*.yaml"))),
+        (f"share/{NAME}/engines", sorted(glob("engines/*.yaml"))),
+        (f"share/{NAME}/models/tabletop", sorted(glob("models/tabletop/*.json") + glob("models/tabletop/*.safetensors"))),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=False,
+    maintainer="ros_gpt4roi developers",
+    maintainer_email="dev@example.com",
+    description="Region captioning and region questions for robots: GPT4RoI as a ROS 2 node",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            f"perception = {NAME}.nodes.perception:main",
+            f"sim_camera = {NAME}.nodes.sim_camera:main",
+            f"build_engine = {NAME}.engine.build_engine:main",
+        ],
+    },
+)

@@ -1,0 +1,82 @@
+"""The set-up scripts: what they say on a machine that lacks something, and that their helpers may be run twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import check_venv
+import fix_ros_wheels
+import pytest
+
+_BUILD_MACHINE = ('  INTERFACE_INCLUDE_DIRECTORIES "/opt/python/cp311-cp311/include/python3.11;'
+                  '/opt/python/cp311-cp311/lib/python3.11/site-packages/numpy/_core/include"\n')
+_TOOLS = ("awk", "bash", "cat", "cut", "df", "dirname", "du", "env", "find", "grep", "head", "id", "ls", "printf", "sed",
+          "sha256sum", "sort", "tail")
+
+
+def _run(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(root / "scripts" / "setup.sh"), *arguments], env={**os.environ, **environment},
+                          capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+
+
+def test_a_missing_compiler_is_named_with_the_command_that_installs_it(root: Path, tmp_path: Path) -> None:
+    for tool in _TOOLS:
+        (tmp_path / tool).symlink_to(shutil.which(tool) or pytest.fail(f"no {tool} here"))
+    result = _run(root, "--check", PATH=str(tmp_path))
+    assert result.returncode == 3
+    for word in ("C++ compiler", "make", "CMake", "sudo apt-get install", "g++"):
+        assert word in result.stderr, word
+
+
+def test_a_ros_that_python_can_not_import_is_named(root: Path, tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    python.chmod(0o755)
+    result = _run(root, "--check", ROS_DISTRO="nosuch", AMENT_PREFIX_PATH="/opt/ros/nosuch",
+                  PATH=f"{tmp_path}:/usr/bin:/bin", PYTHONPATH="")
+    assert result.returncode == 3
+    assert "ROS 2 nosuch is sourced" in result.stderr
+    assert "sudo apt-get install ros-nosuch-rclpy" in result.stderr
+
+
+def test_an_unknown_argument_is_named(root: Path) -> None:
+    result = _run(root, "--chekc")
+    assert result.returncode == 2
+    assert "--chekc" in result.stderr
+
+
+def test_env_without_a_set_up_says_what_to_run(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(root / "scripts" / "env.sh", tmp_path / "scripts")
+    result = subprocess.run(["bash", "-c", ". scripts/env.sh"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert "scripts/setup.sh" in result.stderr
+
+
+def test_exports_are_rewritten_once(tmp_path: Path) -> None:
+    export = tmp_path / "share" / "some_msgs" / "cmake" / "some_msgsExport.cmake"
+    export.parent.mkdir(parents=True)
+    export.write_text(_BUILD_MACHINE, encoding="utf-8")
+    assert fix_ros_wheels.fix(tmp_path, "/here/python", "/here/numpy") == (1, 1)
+    assert export.read_text(encoding="utf-8") == '  INTERFACE_INCLUDE_DIRECTORIES "/here/python;/here/numpy"\n'
+    assert fix_ros_wheels.fix(tmp_path, "/here/python", "/here/numpy") == (1, 0)
+
+
+def test_exports_of_this_environment_name_folders_that_exist() -> None:
+    exports = list(Path(sys.prefix).glob("share/*/cmake/*rosidl_generator_pyExport.cmake"))
+    if not exports:
+        pytest.skip("ROS 2 is not from pip here: there are no wheels to mend")
+    for export in exports:
+        assert "/opt/python/" not in export.read_text(encoding="utf-8"), export
+
+
+def test_what_pip_left_half_installed_is_found(tmp_path: Path) -> None:
+    for name in ("whole-1.0.dist-info", "cut_short-2.0.dist-info", "~removed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "METADATA").touch()
+    (tmp_path / "whole-1.0.dist-info" / "INSTALLER").write_text("pip\n", encoding="utf-8")
+    assert [path.name for path in check_venv.half_installed(tmp_path)] == ["cut_short-2.0.dist-info", "~removed"]

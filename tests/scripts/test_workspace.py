@@ -1,0 +1,93 @@
+"""What the colcon workspace holds once built: packages, executables, interfaces, and each ROS domain used by one only."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from isolation import claim_domain
+
+from ros_gpt4roi import paths
+
+pytest.importorskip("rclpy", reason="no ROS 2 here: run through scripts/test.sh")
+
+from ament_index_python.packages import get_package_prefix  # noqa: E402
+
+# Fields of Jazzy's vision_msgs 4.1.1, as its messages list them.
+_VISION_MSGS = {
+    "BoundingBox2D": {"center": "vision_msgs/Pose2D", "size_x": "double", "size_y": "double"},
+    "BoundingBox2DArray": {"header": "std_msgs/Header", "boxes": "sequence<vision_msgs/BoundingBox2D>"},
+    "BoundingBox3D": {"center": "geometry_msgs/Pose", "size": "geometry_msgs/Vector3"},
+    "BoundingBox3DArray": {"header": "std_msgs/Header", "boxes": "sequence<vision_msgs/BoundingBox3D>"},
+    "Classification": {"header": "std_msgs/Header", "results": "sequence<vision_msgs/ObjectHypothesis>"},
+    "Detection2D": {"header": "std_msgs/Header", "results": "sequence<vision_msgs/ObjectHypothesisWithPose>",
+                    "bbox": "vision_msgs/BoundingBox2D", "id": "string"},
+    "Detection2DArray": {"header": "std_msgs/Header", "detections": "sequence<vision_msgs/Detection2D>"},
+    "Detection3D": {"header": "std_msgs/Header", "results": "sequence<vision_msgs/ObjectHypothesisWithPose>",
+                    "bbox": "vision_msgs/BoundingBox3D", "id": "string"},
+    "Detection3DArray": {"header": "std_msgs/Header", "detections": "sequence<vision_msgs/Detection3D>"},
+    "LabelInfo": {"header": "std_msgs/Header", "class_map": "sequence<vision_msgs/VisionClass>", "threshold": "float"},
+    "ObjectHypothesis": {"class_id": "string", "score": "double"},
+    "ObjectHypothesisWithPose": {"hypothesis": "vision_msgs/ObjectHypothesis",
+                                 "pose": "geometry_msgs/PoseWithCovariance"},
+    "Point2D": {"x": "double", "y": "double"},
+    "Pose2D": {"position": "vision_msgs/Point2D", "theta": "double"},
+    "VisionClass": {"class_id": "uint16", "class_name": "string"},
+    "VisionInfo": {"header": "std_msgs/Header", "method": "string", "database_location": "string",
+                   "database_version": "int32"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(_VISION_MSGS))
+def test_vision_msgs_has_the_fields_of_the_distribution(name: str) -> None:
+    import vision_msgs.msg
+
+    assert getattr(vision_msgs.msg, name).get_fields_and_field_types() == _VISION_MSGS[name]
+
+
+@pytest.mark.parametrize("name", ["perception", "sim_camera"])
+def test_ros2_run_finds_an_executable_for_this_python(name: str) -> None:
+    path = Path(get_package_prefix("ros_gpt4roi")) / "lib" / "ros_gpt4roi" / name
+    assert os.access(path, os.X_OK)
+    shebang = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#!")
+    prefix = subprocess.run([shebang, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, timeout=60)
+    assert prefix.stdout.strip() == sys.prefix
+
+
+def test_all_packages_have_one_version(root: Path) -> None:
+    manifests = [root / "package.xml", root / "interfaces" / "ros_gpt4roi_interfaces" / "package.xml"]
+    versions = {ElementTree.parse(path).getroot().findtext("version") for path in manifests}
+    setup = subprocess.run([sys.executable, "setup.py", "--version"], cwd=root, capture_output=True, text=True, timeout=60)
+    versions.add(setup.stdout.strip().splitlines()[-1])
+    assert len(versions) == 1
+
+
+def test_every_interface_file_is_built(root: Path) -> None:
+    for package in ("ros_gpt4roi_interfaces", "vision_msgs"):
+        folder = root / "interfaces" / package
+        listed = (folder / "CMakeLists.txt").read_text(encoding="utf-8").split()
+        files = [str(path.relative_to(folder)) for kind in ("msg", "srv", "action") for path in folder.glob(f"{kind}/*")]
+        assert sorted(set(files) - set(listed)) == []
+
+
+def test_files_of_the_package_are_found_installed_or_not(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    assert paths.find("package.xml").samefile(root / "package.xml")
+    monkeypatch.setattr(paths, "share_folder", lambda: None)
+    assert paths.find("package.xml") == root / "package.xml"
+    with pytest.raises(FileNotFoundError, match="models/nosuch"):
+        paths.find("models/nosuch")
+
+
+def test_two_processes_never_share_a_ros_domain(root: Path, ros_domain: int) -> None:
+    domain, claim = claim_domain()
+    with claim:
+        code = "import isolation; print(isolation.claim_domain()[0])"
+        other = subprocess.run([sys.executable, "-c", code], cwd=root / "scripts", capture_output=True, text=True,
+                               timeout=60)
+        domains = {domain, int(other.stdout), ros_domain}
+    assert len(domains) == 3
+    assert all(1 <= number <= 101 for number in domains)
