@@ -1,0 +1,1 @@
+"""The GPT4RoI network in plain PyTorch: no ROS, no engine, no file of the robot's."""

@@ -1,0 +1,216 @@
+"""Checkpoints: a folder of config.json, model.safetensors (or numbered shards) and the tokenizer's files.
+
+`python -m ros_gpt4roi.model.checkpoint convert` makes one of the published layout (see `convert.py`).
+
+The config says how to build the model; the hash of the preprocessing it was trained with is kept beside it and refused
+where it differs, because a model fed with other pixels fails silently.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .config import ConfigError, ModelConfig
+from .gpt4roi import GPT4RoI
+from .preprocess import preprocess_hash
+from .prompt import IMAGE_PATCH, PromptBuilder, PromptError
+
+VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message names the file, what it holds and what was expected."""
+
+
+class LoadedModel(NamedTuple):
+    """A model with everything that is needed to use it."""
+
+    model: GPT4RoI
+    tokenizer: PreTrainedTokenizerBase
+    prompts: PromptBuilder
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+
+def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
+    """A model of random weights for a tokenizer that knows the special tokens.
+
+    Raises ConfigError where the tokenizer has ids that the language model has no embedding for.
+    """
+    rows = config.language.model.get("vocab_size")
+    if rows is not None and rows < len(tokenizer):
+        raise ConfigError(f"language.model.vocab_size is {rows}, expected at least the tokenizer's {len(tokenizer)}")
+    model = GPT4RoI(config, tokenizer.convert_tokens_to_ids(IMAGE_PATCH))
+    return LoadedModel(model, tokenizer, PromptBuilder(tokenizer, config, model.vision.token_count))
+
+
+def save_checkpoint(model: GPT4RoI, tokenizer: PreTrainedTokenizerBase, folder: str | Path,
+                    dtype: torch.dtype | None = None) -> None:
+    """Writes a checkpoint folder; the weights appear under their name only when they are whole.
+
+    dtype: store floating-point weights in this format (None: as they are).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {key: value.to(dtype) if dtype and value.is_floating_point() else value
+            for key, value in unshared(model.state_dict()).items()}
+    partial = folder / (WEIGHTS_FILE + ".partial")
+    save_file(kept, partial, metadata={"format": "ros_gpt4roi", "version": str(VERSION)})
+    partial.chmod(0o644)  # safetensors writes for its user only, and robots load what others installed
+    os.replace(partial, folder / WEIGHTS_FILE)
+    for shard in folder.glob("model-*.safetensors"):
+        shard.unlink()
+    tokenizer.save_pretrained(folder)
+    write_config(model.config, folder)
+
+
+def write_config(config: ModelConfig, folder: Path) -> None:
+    """Writes config.json, the file that makes a folder a checkpoint: the last one to be written."""
+    facts = {"format": "ros_gpt4roi", "version": VERSION, "preprocess_hash": preprocess_hash(config.preprocess),
+             "model": config.to_dict()}
+    partial = folder / (CONFIG_FILE + ".partial")
+    partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, folder / CONFIG_FILE)
+
+
+def unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights as safetensors take them: contiguous, on the CPU, and one of those that share memory (tied embeddings).
+
+    Loading ties them again.
+    """
+    kept, places = {}, set()
+    for key, value in state.items():
+        place = (value.data_ptr(), value.shape, value.stride())
+        if value.numel() and place in places:
+            continue
+        places.add(place)
+        kept[key] = value.detach().contiguous().cpu()
+    return kept
+
+
+def read_config(folder: str | Path) -> ModelConfig:
+    """The model config of a checkpoint folder, after its version and preprocessing have been checked.
+
+    Raises CheckpointError.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}, expected a checkpoint folder with {CONFIG_FILE}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from error
+    if not isinstance(facts, dict) or facts.get("format") != "ros_gpt4roi":
+        raise CheckpointError(f"{path}: not a ros_gpt4roi checkpoint, expected \"format\": \"ros_gpt4roi\"")
+    if facts.get("version") != VERSION:
+        raise CheckpointError(f"{path}: checkpoint version {facts.get('version')!r}, expected {VERSION}")
+    try:
+        config = ModelConfig.from_dict(facts.get("model", {}))
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    expected = preprocess_hash(config.preprocess)
+    if facts.get("preprocess_hash") != expected:
+        raise CheckpointError(f"{path}: trained with preprocessing {facts.get('preprocess_hash')}, "
+                              f"expected {expected}, which this program's preprocess.py does")
+    return config
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint folder, from its own files only. Raises CheckpointError."""
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: no usable tokenizer ({error})") from error
+
+
+def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu",
+                    dtype: torch.dtype | None = torch.float32) -> LoadedModel:
+    """Loads a checkpoint folder for inference.
+
+    dtype: number format of the weights (None: as stored). Weights go to the device tensor by tensor.
+    Raises CheckpointError for files that are missing, truncated, of another version, or do not fit the config: all
+    missing, surplus and misshapen weights are listed at once.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    tokenizer = load_tokenizer(folder)
+    try:
+        with init_empty_weights(include_buffers=False):
+            loaded = build_model(config, tokenizer)
+    except (ConfigError, PromptError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    read_weights(loaded.model, weight_files(folder), device, dtype)
+    loaded.model.to(device).eval()
+    return loaded
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder. Raises CheckpointError where there are none."""
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder}: no weights, expected {WEIGHTS_FILE}")
+    return files
+
+
+def read_weights(model: torch.nn.Module, files: list[Path], device: str | torch.device,
+                 dtype: torch.dtype | None) -> None:
+    """Fills a model built on the meta device from safetensors files. Raises CheckpointError (see load_checkpoint)."""
+    expected = model.state_dict()
+    optional = tied_keys(model)
+    problems, found = [], set()
+    for path in files:
+        try:
+            with safe_open(path, framework="pt", device="cpu") as archive:
+                for key in archive.keys():
+                    if key not in expected:
+                        problems.append(f"{key}: not part of this model")
+                        continue
+                    value = archive.get_tensor(key)
+                    if value.shape != expected[key].shape:
+                        problems.append(f"{key}: {list(value.shape)}, expected {list(expected[key].shape)}")
+                        continue
+                    found.add(key)
+                    if dtype is not None and value.is_floating_point():
+                        value = value.to(dtype)
+                    _assign(model, key, value.to(device))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from error
+    missing = [key for key in expected if key not in found and key not in optional]
+    problems += [f"{key}: missing, expected {list(expected[key].shape)}" for key in missing]
+    if problems:
+        raise CheckpointError(f"{files[0].parent}: weights do not fit the config:\n  " + "\n  ".join(problems))
+    model.language.tie_weights()
+
+
+def tied_keys(model: GPT4RoI) -> set[str]:
+    """Keys that a file may lack: weights of the language model that are another one's by its config."""
+    return {f"language.{key}" for key in getattr(model.language, "all_tied_weights_keys", {})}
+
+
+def _assign(model: torch.nn.Module, key: str, value: torch.Tensor) -> None:
+    """Puts a value in the place of a parameter or buffer of the meta device."""
+    path, _, name = key.rpartition(".")
+    owner = model.get_submodule(path)
+    if name in owner._buffers:
+        owner._buffers[name] = value
+    else:
+        owner._parameters[name] = torch.nn.Parameter(value, requires_grad=owner._parameters[name].requires_grad)
+
+
+if __name__ == "__main__":
+    from .convert import main
+
+    sys.exit(main())

@@ -1,0 +1,370 @@
+"""Weights of others → our checkpoint: the published GPT4RoI (whole, or as a delta to a Llama), or a pretrained encoder
+and a pretrained language model that are to be trained into one.
+
+Published layout: `model.spi_module.*`, `model.mm_projector.*` and the language model's own keys; the encoder is not part
+of it. The conversion streams tensor by tensor into numbered shards, keeps a record of the finished ones and takes up
+where an interrupted one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import init_empty_weights
+from transformers import PreTrainedTokenizerBase
+
+from .checkpoint import CONFIG_FILE, VERSION, CheckpointError, build_model, load_tokenizer, tied_keys, write_config
+from .config import ConfigError, LanguageConfig, ModelConfig, VisionConfig, preset
+from .focal import FocalCrop
+from .gpt4roi import GPT4RoI
+from .prompt import SPECIAL_TOKENS, PromptError
+from .regions import build_region_extractor
+from .shard_writer import Part, write_parts
+from .weights_io import WeightFileError, WeightSource
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+# Numbers converted at a time.
+_BLOCK = 1 << 20
+
+# Our names of the region extractor's parts and the published ones.
+_REGION_PARTS = (("pyramid.lateral.", "mlvl_fuse.input_conv."), ("pyramid.rounds.", "mlvl_fuse.fuse_convs."),
+                 ("convs.", "roi_align.pconvs."), ("position.layers.", "roi_align.pos_embedd."),
+                 ("flatten.", "roi_align.flatten_linear."), ("project.", "roi_align.updims."))
+# Buffers that old versions of transformers stored, and parts of a contrastive model that are not the image encoder.
+_SURPLUS = re.compile(r"rotary_emb\.inv_freq$|position_ids$|^text_model\.|^(text|visual)_projection\.|^logit_(scale|bias)$")
+_LANGUAGE_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                    "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "hidden_act",
+                    "tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters")
+
+
+def published_key(key: str) -> str:
+    """The name of one of our weights in the published layout; those of the encoder begin with `vision.`."""
+    if key.startswith("language."):
+        return key.removeprefix("language.")
+    if key.startswith("projector."):
+        return "model.mm_projector." + key.removeprefix("projector.")
+    if key.startswith("regions."):
+        rest = key.removeprefix("regions.")
+        for ours, theirs in _REGION_PARTS:
+            if rest.startswith(ours):
+                return "model.spi_module." + theirs + rest.removeprefix(ours).replace(".norm.", ".gn.")
+    return key
+
+
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Adds the special tokens that the tokenizer lacks, in the published order; returns them."""
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+    tokenizer.add_tokens(missing, special_tokens=True)
+    return missing
+
+
+def _complete_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int | None, problems: list[str]) -> None:
+    """Adds what training added; every special token must meet the embedding it was trained with."""
+    before = len(tokenizer)
+    missing = sum(token not in tokenizer.get_vocab() for token in SPECIAL_TOKENS)
+    # The published training gives a Llama without a padding token one, before all others.
+    if missing and rows == before + missing + 1 and tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    added = add_special_tokens(tokenizer)
+    if rows is not None and (rows < len(tokenizer) or (added and rows != len(tokenizer))):
+        problems.append(f"model.embed_tokens.weight: {rows} rows, expected {len(tokenizer)} for the tokenizer's {before} "
+                        f"tokens and {added}")
+
+
+class Plan(NamedTuple):
+    """A conversion worked out but not begun. parts: the tensors to write. sources: the folders they are read from."""
+
+    parts: list[Part]
+    sources: list[WeightSource]
+    config: ModelConfig
+    tokenizer: PreTrainedTokenizerBase
+
+    def run(self, output: str | Path, *, shard_bytes: int = 1 << 31, progress: bool = True) -> None:
+        """Writes the checkpoint folder.
+
+        shard_bytes: most bytes of weights in one file. progress: show a bar on stderr. Raises CheckpointError.
+        """
+        output = Path(output)
+        # Without its config a folder is no checkpoint: nobody loads a half-written one.
+        (output / CONFIG_FILE).unlink(missing_ok=True)
+        salt = json.dumps(self.config.to_dict())
+        try:
+            write_parts(self.parts, self.sources, output, {"format": "ros_gpt4roi", "version": str(VERSION)},
+                        shard_bytes, progress, salt)
+        except WeightFileError as error:
+            raise CheckpointError(str(error)) from error
+        self.tokenizer.save_pretrained(output)
+        write_config(self.config, output)
+
+
+def plan_published(source: str | Path, vision: str | Path, *, base: str | Path | None = None,
+                   tokenizer: str | Path | None = None, config: ModelConfig | None = None,
+                   dtype: str = "float16") -> Plan:
+    """Plans the conversion of a checkpoint of the published layout; reads headers and configs only.
+
+    source: folder of the GPT4RoI weights, or of the delta where `base` names the folder of the Llama it is added to.
+    vision: folder of the encoder (CLIP ViT-L/14 for the published model). tokenizer: folder of the tokenizer, by default
+    the source's own. config: describes what the folders' config.json do not: region extractor, prompts, preprocessing
+    (default: the preset gpt4roi-7b). dtype: number format to write.
+    Raises CheckpointError; keys and shapes that do not fit are listed all at once, with both shapes.
+    """
+    with _checkpoint_errors():
+        weights, encoder = WeightSource(source), WeightSource(vision)
+        llama = None if base is None else WeightSource(base)
+        words = load_tokenizer(source if tokenizer is None else tokenizer)
+        problems: list[str] = []
+        embedding = weights.entries.get("model.embed_tokens.weight")
+        rows = None if embedding is None else embedding.shape[0]
+        _complete_vocabulary(words, rows, problems)
+        config = preset("gpt4roi-7b") if config is None else config
+        described = {key: value for key, value in _described(Path(source)).items()
+                     if key in _LANGUAGE_FIELDS and value is not None}
+        facts = {**config.language.model, **described, "vocab_size": max(rows or 0, len(words))}
+        config = dataclasses.replace(config, language=LanguageConfig(facts),
+                                     vision=_vision_config(config.vision, Path(vision)))
+        model = _empty_model(config, words)
+        expected, optional = model.state_dict(), tied_keys(model)
+        parts, used = [], set()
+        for key, value in expected.items():
+            if key.startswith("vision."):
+                continue
+            theirs = published_key(key)
+            used.add(theirs)
+            if theirs in weights.entries:
+                parts += _part(key, value, weights, theirs, DTYPES[dtype], problems, llama)
+            elif key not in optional:
+                problems.append(f"{theirs}: missing, expected {list(value.shape)}")
+        parts += _vision_parts(expected, encoder, DTYPES[dtype], problems)
+        problems += [f"{key}: {list(weights.entries[key].shape)}, not part of this model" for key in weights.entries
+                     if key not in used and not _SURPLUS.search(key)]
+        if llama is not None:
+            problems += [f"{key}: {list(llama.entries[key].shape)} in the base model, not part of this model"
+                         for key in llama.entries if key not in used and not _SURPLUS.search(key)]
+        _raise(problems, weights)
+        return Plan(parts, [s for s in (weights, encoder, llama) if s], config, words)
+
+
+def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig, *, seed: int = 0,
+                  dtype: str = "float32") -> Plan:
+    """Plans a checkpoint to train from: a pretrained encoder and language model, projector and region extractor random.
+
+    language, vision: folders as transformers saves them; their config.json take the place of config's. New tokens get
+    the mean of the known ones' embeddings. Raises CheckpointError (see plan_published).
+    """
+    with _checkpoint_errors():
+        weights, encoder = WeightSource(language), WeightSource(vision)
+        words = load_tokenizer(language)
+        known = len(words)
+        add_special_tokens(words)
+        facts = _described(Path(language))
+        facts["vocab_size"] = max(facts.get("vocab_size", 0), len(words))
+        config = dataclasses.replace(config, language=LanguageConfig(facts),
+                                     vision=_vision_config(config.vision, Path(vision)))
+        model = _empty_model(config, words)
+        expected, optional = model.state_dict(), tied_keys(model)
+        problems: list[str] = []
+        parts = _random_parts(model, seed, DTYPES[dtype])
+        for key, value in expected.items():
+            theirs = key.removeprefix("language.")
+            if not key.startswith("language."):
+                continue
+            if theirs in weights.entries:
+                parts += _part(key, value, weights, theirs, DTYPES[dtype], problems, known=known)
+            elif key not in optional:
+                problems.append(f"{theirs}: missing, expected {list(value.shape)}")
+        parts += _vision_parts(expected, encoder, DTYPES[dtype], problems)
+        _raise(problems, weights)
+        return Plan(parts, [weights, encoder], config, words)
+
+
+@contextlib.contextmanager
+def _checkpoint_errors() -> Iterator[None]:
+    try:
+        yield
+    except (WeightFileError, ConfigError, PromptError) as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _empty_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> GPT4RoI:
+    with init_empty_weights(include_buffers=False):
+        return build_model(config, tokenizer).model
+
+
+def _raise(problems: list[str], source: WeightSource) -> None:
+    if problems:
+        raise CheckpointError(f"{source.folder}: {len(problems)} weights do not fit:\n  " + "\n  ".join(problems))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path}: expected an object")
+    return facts
+
+
+def _vision_config(config: VisionConfig, folder: Path) -> VisionConfig:
+    """The encoder as its folder describes it; a contrastive model's config holds the encoder's under vision_config."""
+    facts = _described(folder)
+    facts = facts.get("vision_config", facts)
+    return dataclasses.replace(config, encoder=facts) if facts else config
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """A folder's config.json without what speaks of its file and not of the model."""
+    drop = ("architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "quantization_config")
+    return {key: value for key, value in _json(folder / CONFIG_FILE).items() if key not in drop}
+
+
+def _part(key: str, value: torch.Tensor, source: WeightSource, theirs: str, dtype: torch.dtype, problems: list[str],
+          base: WeightSource | None = None, known: int | None = None) -> list[Part]:
+    """The tensor `theirs` as ours, or a problem.
+
+    base: what is added to it. known: tokens whose embeddings count, the rest of a longer matrix gets their mean.
+    """
+    entry, expected = source.entries[theirs], tuple(value.shape)
+    vocabulary = theirs in ("model.embed_tokens.weight", "lm_head.weight")
+    if entry.shape != expected and not (known is not None and vocabulary and _longer(expected, entry.shape)):
+        problems.append(f"{theirs}: {list(entry.shape)}, expected {list(expected)}")
+        return []
+    other = None if base is None else base.entries.get(theirs)
+    if base is not None and other is None and not theirs.startswith(("model.spi_module.", "model.mm_projector.")):
+        problems.append(f"{theirs}: {list(entry.shape)} in the delta, missing in the base model")
+        return []
+    if other is not None and other.shape != entry.shape and not (vocabulary and _longer(entry.shape, other.shape)):
+        problems.append(f"{theirs}: {list(entry.shape)} in the delta, {list(other.shape)} in the base model")
+        return []
+    dtype = dtype if value.is_floating_point() else value.dtype
+    rows = min(known, entry.shape[0]) if vocabulary and known is not None else None
+
+    def blocks() -> Iterator[torch.Tensor]:
+        tensor = source.read(theirs)
+        if other is not None:
+            made = _sum(tensor, base.read(theirs), dtype)
+        elif rows is not None and rows < expected[0]:
+            made = _extended(tensor[:rows], expected[0], dtype)
+        else:
+            made = (block.to(dtype) for block in _rows(tensor))
+        for block in made:
+            yield _checked(block, theirs)
+
+    return [Part(key, expected, dtype, str(entry.file), blocks)]
+
+
+def _longer(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether a matrix has other's columns and more rows."""
+    return len(shape) == len(other) == 2 and shape[1] == other[1] and shape[0] > other[0]
+
+
+def _rows(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The tensor in runs of whole rows, small enough that what is made of them needs little memory."""
+    if tensor.ndim == 0:
+        yield tensor
+        return
+    yield from tensor.split(max(1, _BLOCK * len(tensor) // max(1, tensor.numel())))
+
+
+def _sum(delta: torch.Tensor, base: torch.Tensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """delta, and base added to its first rows."""
+    start = 0
+    for block in _rows(delta):
+        # In single precision, where the sum of two half-precision numbers is exact before it is rounded once.
+        block, added = block.float(), base[start:start + len(block)]
+        start += len(block)
+        block = torch.cat([block[:len(added)] + added, block[len(added):]])
+        yield block.to(dtype)
+
+
+def _extended(tensor: torch.Tensor, rows: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """The matrix, filled up to `rows` with its mean row."""
+    total = torch.zeros(tensor.shape[1], dtype=torch.float64)
+    for block in _rows(tensor):
+        total += block.sum(0, dtype=torch.float64)
+        yield block.to(dtype)
+    yield from _rows((total / len(tensor)).to(dtype).expand(rows - len(tensor), -1))
+
+
+def _checked(value: torch.Tensor, name: str) -> torch.Tensor:
+    """Raises CheckpointError where there are infinities, such as a narrower number format makes of large numbers."""
+    if value.is_floating_point() and not torch.isfinite(value).all():
+        raise CheckpointError(f"{name}: infinite or not a number in {value.dtype}, expected finite weights "
+                              "(a wider --dtype, if it is their format)")
+    return value
+
+
+def _vision_parts(expected: dict[str, torch.Tensor], source: WeightSource, dtype: torch.dtype,
+                  problems: list[str]) -> list[Part]:
+    """The encoder's weights. Its files may be of the encoder alone or of a larger model, where a prefix leads the keys."""
+    ours = [key for key in expected if key.startswith("vision.model.")]
+    names = [key.removeprefix("vision.model.") for key in ours]
+    prefixes = {""} | {key.removesuffix(names[0]) for key in source.entries if key.endswith(names[0])}
+    prefix = max(sorted(prefixes), key=lambda p: sum(p + name in source.entries for name in names))
+    parts = []
+    for key, name in zip(ours, names):
+        if prefix + name in source.entries:
+            parts += _part(key, expected[key], source, prefix + name, dtype, problems)
+        else:
+            problems.append(f"{prefix}{name} of {source.folder}: missing, expected {list(expected[key].shape)}")
+    return parts
+
+
+def _random_parts(model: GPT4RoI, seed: int, dtype: torch.dtype) -> list[Part]:
+    """Freshly initialised projector and region extractor."""
+    config, width = model.config, model.projector.out_features
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = {"projector": torch.nn.Linear(model.projector.in_features, width),
+                 "regions": build_region_extractor(config.regions, model.vision.level_channels, width)}
+        if config.regions.focal:
+            fresh["focal"] = FocalCrop(config.regions, config.preprocess, fresh["regions"].feature_width)
+    return [Part(f"{name}.{key}", tuple(value.shape), dtype, "", lambda value=value: iter([value.to(dtype)]))
+            for name, module in fresh.items() for key, value in module.state_dict().items()]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ros_gpt4roi.model.checkpoint", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    convert = commands.add_parser("convert", help="convert a checkpoint of the published GPT4RoI layout")
+    convert.add_argument("source", help="folder of the published weights, or of the delta")
+    convert.add_argument("--base", help="folder of the Llama weights that the delta is added to")
+    convert.add_argument("--tokenizer", help="folder of the tokenizer (default: the source's)")
+    build = commands.add_parser("assemble", help="join a pretrained encoder and language model, to train from")
+    build.add_argument("language", help="folder of the language model, as transformers saves it")
+    build.add_argument("--seed", type=int, default=0, help="of the random parts")
+    for command, dtype in ((convert, "float16"), (build, "float32")):
+        command.add_argument("output", help="folder of the checkpoint to write")
+        command.add_argument("--vision", required=True, help="folder of the image encoder")
+        command.add_argument("--preset", default="gpt4roi-7b", help="describes what the folders do not")
+        command.add_argument("--config", help="JSON file with sections that replace the preset's")
+        command.add_argument("--dtype", choices=sorted(DTYPES), default=dtype)
+        command.add_argument("--shard-mib", type=int, default=2048, help="most MiB of weights in one file")
+    given = parser.parse_args(arguments)
+    try:
+        config = preset(given.preset)
+        if given.config:
+            config = ModelConfig.from_dict({**config.to_dict(), **_json(Path(given.config))})
+        if given.command == "convert":
+            plan = plan_published(given.source, given.vision, base=given.base, tokenizer=given.tokenizer, config=config,
+                                  dtype=given.dtype)
+        else:
+            plan = plan_assembly(given.language, given.vision, config, seed=given.seed, dtype=given.dtype)
+        plan.run(given.output, shard_bytes=given.shard_mib << 20)
+    except (CheckpointError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

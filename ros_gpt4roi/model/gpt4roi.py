@@ -1,0 +1,95 @@
+"""The whole network: image and region embeddings take the place of placeholder tokens in the language model's prompt.
+
+GPT4RoI: Instruction Tuning Large Language Model on Region-of-Interest, arXiv 2307.03601.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from .config import ConfigError, ModelConfig
+from .focal import FocalCrop
+from .regions import build_region_extractor
+from .vision import VisionEncoder
+
+
+class VisionOutput(NamedTuple):
+    """What the vision stage hands to the language stage.
+
+    image_tokens: [B, T, D]. region_embeddings: [B, N, K, D], K embeddings a region.
+    """
+
+    image_tokens: torch.Tensor
+    region_embeddings: torch.Tensor
+
+
+class GPT4RoI(nn.Module):
+    """Encoder, projector, region extractor and language model.
+
+    image_token_id: id of the placeholder that image tokens replace; a prompt has none or all T of them.
+    """
+
+    def __init__(self, config: ModelConfig, image_token_id: int):
+        super().__init__()
+        self.config, self.image_token_id = config, image_token_id
+        facts = dict(config.language.model)
+        if "model_type" not in facts:
+            raise ConfigError("language.model has no model_type, expected transformers' name of an architecture")
+        self.language = AutoModelForCausalLM.from_config(AutoConfig.for_model(facts.pop("model_type"), **facts))
+        self.vision = VisionEncoder(config.vision, config.preprocess)
+        width = self.language.get_input_embeddings().embedding_dim
+        self.projector = nn.Linear(self.vision.width, width)
+        self.regions = build_region_extractor(config.regions, self.vision.level_channels, width)
+        self.focal = None
+        if config.regions.focal:
+            self.focal = FocalCrop(config.regions, config.preprocess, self.regions.feature_width)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.projector.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.projector.weight.device
+
+    def encode(self, images: torch.Tensor, boxes: torch.Tensor, masks: torch.Tensor | None = None) -> VisionOutput:
+        """The vision stage.
+
+        images: uint8 RGB [B, S, S, 3]. boxes: [B, N, 4] x1 y1 x2 y2 in units of the image.
+        masks: weights of a region's RoI bins [B, N, P, P] in 0..1, or None for whole boxes.
+        """
+        tokens, levels = self.vision(images)
+        extra = None if self.focal is None else self.focal(images, boxes, masks, self.vision, self.regions)
+        return VisionOutput(self.projector(tokens), self.regions(levels, boxes, masks, extra))
+
+    def embed(self, input_ids: torch.Tensor, vision: VisionOutput, region_index: torch.Tensor) -> torch.Tensor:
+        """Token embeddings with image tokens and region embeddings spliced in.
+
+        input_ids: [B, L]. region_index: [B, L], which of the image's N·K region embeddings (flattened) takes the
+        token's place, −1 for none. Returns [B, L, D].
+        """
+        text = self.language.get_input_embeddings()(input_ids)
+        is_image, is_region = input_ids == self.image_token_id, region_index >= 0
+
+        def gather(source: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+            index = index.clamp(min=0, max=source.shape[1] - 1).unsqueeze(-1).expand(-1, -1, source.shape[-1])
+            return source.gather(1, index).to(text.dtype)
+
+        text = torch.where(is_image.unsqueeze(-1), gather(vision.image_tokens, is_image.long().cumsum(1) - 1), text)
+        regions = vision.region_embeddings.flatten(1, 2)
+        if regions.shape[1] == 0:
+            return text
+        return torch.where(is_region.unsqueeze(-1), gather(regions, region_index), text)
+
+    def forward(self, input_ids: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, region_index: torch.Tensor,
+                attention_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None,
+                masks: torch.Tensor | None = None, **loss_arguments) -> CausalLMOutputWithPast:
+        """Next-token logits [B, L, vocabulary], and the loss where labels [B, L] (−100: not learned) are given."""
+        embeddings = self.embed(input_ids, self.encode(images, boxes, masks), region_index)
+        return self.language(inputs_embeds=embeddings, attention_mask=attention_mask, labels=labels,
+                             use_cache=False, **loss_arguments)

@@ -1,0 +1,159 @@
+"""Conversations with region references → token ids, splice positions and what is to be learned.
+
+In a conversation's text `<regionK>` refers to region K, the K-th box of the frame counted from 1, by name, `<boxK>` by its
+bare token and `<pointK>` by the bare token of a point. A named region's embedding is spliced in where it is first mentioned:
+`region1 <bbox>` there (`region1 <point>` where the region is a point), `region1` afterwards. Image tokens stand between
+`<im_start>` and `<im_end>`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from .config import ModelConfig
+from .templates import template
+
+IMAGE_PATCH, BOX, POINT, IMAGE_START, IMAGE_END = "<im_patch>", "<bbox>", "<point>", "<im_start>", "<im_end>"
+# The order in which the published checkpoint adds them to its tokenizer.
+SPECIAL_TOKENS = (IMAGE_PATCH, BOX, POINT, IMAGE_START, IMAGE_END)
+IGNORED = -100
+_REFERENCE = re.compile(r"<(region|box|point)(\d+)>")
+
+
+class PromptError(ValueError):
+    """Text that cannot become a prompt; the message names the offending part and what was expected."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenised conversation; the three lists have one entry a token.
+
+    input_ids: token ids. labels: the id where it is learned, −100 elsewhere.
+    region_index: which of the frame's N·K region embeddings takes the token's place, −1 for none.
+    dropped_rounds: how many of the oldest rounds did not fit the context.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    region_index: list[int]
+    dropped_rounds: int = 0
+
+
+class PromptBuilder:
+    """Builds prompts for one model.
+
+    tokenizer: a fast transformers tokenizer (offsets are needed) that knows SPECIAL_TOKENS.
+    image_tokens: image tokens a frame.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, image_tokens: int):
+        self.tokenizer, self.config, self.image_tokens = tokenizer, config.prompt, image_tokens
+        self.embeddings = config.regions.embeddings
+        self.template = template(config.prompt.template)
+        # The end mark, too, where it is plain text: a person could otherwise write the other side's turns.
+        self.special = [*SPECIAL_TOKENS, *self.template.tokens, self.template.end.strip(), *tokenizer.all_special_tokens]
+        for token in (*SPECIAL_TOKENS, *self.template.tokens):
+            ids = tokenizer.encode(token, add_special_tokens=False)
+            if len(ids) != 1:
+                raise PromptError(f"the tokenizer splits {token!r} into {ids}, expected one special token")
+        self.image_patch_id = tokenizer.convert_tokens_to_ids(IMAGE_PATCH)
+        self.region_ids = tuple(tokenizer.convert_tokens_to_ids((BOX, POINT)))
+
+    @property
+    def stop_text(self) -> str:
+        """What the model writes when its answer is over."""
+        return self.template.end
+
+    def check_user_text(self, text: str) -> None:
+        """Raises PromptError where a person's text holds a marker that only the program may write."""
+        found = [t for t in self.special if t and t in text] + [m.group() for m in _REFERENCE.finditer(text)]
+        if found:
+            raise PromptError(f"the text holds {found[0]!r}, which is reserved: write \"region 2\" to speak of a region")
+
+    def encode(self, rounds: Sequence[tuple[str, str | None]], n_regions: int, *, list_regions: bool = False,
+               points: Collection[int] = (), reserve: int = 0) -> Encoded:
+        """Tokenises a conversation about one frame.
+
+        rounds: (question, answer) pairs, oldest first; the last answer may be None: the prompt then ends where the
+            model has to write it. n_regions: boxes of the frame; references beyond it are an error.
+        list_regions: introduce all regions in the preamble, so that any of them may be spoken of.
+        points: numbers (from 1) of the regions that are points. reserve: tokens of the context left free for the answer.
+        Where it does not fit `prompt.context`, whole oldest rounds are left out; what refers to a region for the first
+        time among those left then carries its embedding.
+        Raises PromptError for no rounds, an unknown region or a last round that alone does not fit.
+        """
+        if not rounds:
+            raise PromptError("a conversation without rounds, expected at least one question")
+        room = self.config.context - reserve
+        for dropped in range(len(rounds)):
+            encoded = self._encode(rounds[dropped:], n_regions, list_regions, frozenset(points), dropped)
+            if len(encoded.input_ids) <= room:
+                return encoded
+        raise PromptError(f"the prompt has {len(encoded.input_ids)} tokens, expected at most {room} "
+                          f"(prompt.context {self.config.context}, {reserve} of them reserved for the answer)")
+
+    def _encode(self, rounds: Sequence[tuple[str, str | None]], n_regions: int, list_regions: bool,
+                points: frozenset[int], dropped: int) -> Encoded:
+        text, learned, regions = self._render(rounds, n_regions, list_regions, points)
+        tokens = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=True)
+        ids = tokens["input_ids"]
+        labels, region_index = [IGNORED] * len(ids), [-1] * len(ids)
+        mentions = iter(regions)
+        span = 0
+        for i, (token, (begin, end)) in enumerate(zip(ids, tokens["offset_mapping"])):
+            if token in self.region_ids:
+                region_index[i] = next(mentions)
+            while span < len(learned) and learned[span][1] <= begin:
+                span += 1
+            # Offsets, not lengths of separately tokenised pieces: a token belongs to what its characters belong to.
+            if span < len(learned) and learned[span][0] <= begin and end <= learned[span][1]:
+                labels[i] = token
+        return Encoded(ids, labels, region_index, dropped)
+
+    def _render(self, rounds: Sequence[tuple[str, str | None]], n_regions: int, list_regions: bool,
+                points: frozenset[int]) -> tuple[str, list[tuple[int, int]], list[int]]:
+        """The text, the character spans to be learned, and the embedding index of every region token in order."""
+        t, mentioned, regions = self.template, set(), []
+        system = self.config.system or t.default_system
+        text = t.before_system + system + t.after_system if system else ""
+        learned = []
+        for number, (question, answer) in enumerate(rounds):
+            if number == 0:
+                question = self._introduction(n_regions, list_regions) + question
+            text += t.before_question + self._resolve(question, n_regions, points, mentioned, regions)
+            text += t.before_answer
+            if answer is None:
+                break
+            begin = len(text)
+            text += t.opening + self._resolve(answer, n_regions, points, mentioned, regions) + t.end
+            learned.append((begin, len(text)))
+            text += t.close if number == len(rounds) - 1 else t.between
+        return text, learned, regions
+
+    def _introduction(self, n_regions: int, list_regions: bool) -> str:
+        image = IMAGE_START + IMAGE_PATCH * self.image_tokens + IMAGE_END
+        text = self.config.image_text.replace("{image}", image)
+        if list_regions and n_regions:
+            names = [f"<region{k}>" for k in range(1, min(n_regions, self.config.max_regions) + 1)]
+            text += self.config.preamble.replace("{regions}", self.config.separator.join(names))
+        return text
+
+    def _resolve(self, text: str, n_regions: int, points: frozenset[int], mentioned: set[int],
+                 regions: list[int]) -> str:
+        def replace(match: re.Match) -> str:
+            kind, number = match.group(1), int(match.group(2))
+            if not 1 <= number <= n_regions:
+                raise PromptError(f"the text refers to {match.group()}, expected a region from 1 to {n_regions}")
+            first = number not in mentioned
+            mentioned.add(number)
+            if kind == "region" and not first:
+                return f"region{number}"
+            regions.extend((number - 1) * self.embeddings + k for k in range(self.embeddings))
+            token = (POINT if kind == "point" or number in points else BOX) * self.embeddings
+            return f"region{number} {token}" if kind == "region" else token
+
+        return _REFERENCE.sub(replace, text)

@@ -1,0 +1,132 @@
+"""Regions that are more than boxes: masks, polygons and points, made into what the network takes.
+
+Every region has a box; a mask or polygon also weighs the grid of bins over it; a point is a small box that the prompt
+marks with a token of its own. Coordinates are pixels of the frame, origin at the outer corner of the top left pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from .config import RegionConfig
+from .preprocess import normalise_boxes
+
+# Fractional bits of polygon corners, as cv2.fillPoly takes them.
+_SHIFT = 4
+# Cells a side that a polygon's box is divided into before it is sampled.
+_POLYGON_GRID = 128
+
+
+class ShapeError(ValueError):
+    """A region that cannot be one; the message names what it holds and what was expected."""
+
+
+class RegionShape(NamedTuple):
+    """A region of a frame.
+
+    box: x1 y1 x2 y2. mask: weights in 0..1 of a grid [h, w] of any size that divides exactly the box; None: all of it.
+    is_point: whether the prompt speaks of it as a point.
+    """
+
+    box: tuple[float, float, float, float]
+    mask: np.ndarray | None = None
+    is_point: bool = False
+
+
+class RegionInputs(NamedTuple):
+    """What `GPT4RoI.encode` and `PromptBuilder.encode` take for the regions of one frame.
+
+    boxes: float32 [N, 4] in units of the image. masks: float32 [N, P, P], or None where every region is a whole box.
+    points: numbers, from 1, of the regions that are points.
+    """
+
+    boxes: np.ndarray
+    masks: np.ndarray | None
+    points: frozenset[int]
+
+
+def box_region(x1: float, y1: float, x2: float, y2: float) -> RegionShape:
+    """A whole box."""
+    return RegionShape((float(x1), float(y1), float(x2), float(y2)))
+
+
+def mask_region(mask: np.ndarray) -> RegionShape:
+    """A mask's pixels and their tight box.
+
+    mask: bool, or numbers in 0..1, [H, W] of the whole frame. Raises ShapeError for an empty or other array.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or not (mask.dtype == bool or np.issubdtype(mask.dtype, np.number)):
+        raise ShapeError(f"mask is {mask.dtype} {mask.shape}, expected bool or numbers in 0..1, [H, W]")
+    weights = mask.astype(np.float32)
+    if weights.size and not (weights.min() >= 0 and weights.max() <= 1):
+        raise ShapeError(f"mask holds {weights.min():g} to {weights.max():g}, expected 0 to 1")
+    rows, columns = np.flatnonzero(weights.any(1)), np.flatnonzero(weights.any(0))
+    if not len(rows):
+        raise ShapeError(f"mask of {mask.shape} is empty, expected at least one pixel in it")
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    return RegionShape((left, top, right, bottom), weights[top:bottom, left:right])
+
+
+def polygon_region(corners: np.ndarray) -> RegionShape:
+    """The inside of a polygon; may reach outside the frame.
+
+    corners: [M, 2] x y, M at least 3. Raises ShapeError for fewer, for other arrays and where they enclose nothing.
+    """
+    corners = np.asarray(corners, dtype=np.float64)
+    if corners.ndim != 2 or corners.shape[1:] != (2,) or len(corners) < 3 or not np.isfinite(corners).all():
+        raise ShapeError(f"polygon is {corners.tolist()}, expected at least 3 corners of finite x y")
+    low, high = corners.min(0), corners.max(0)
+    if not (low < high).all():
+        raise ShapeError(f"polygon {corners.tolist()} encloses nothing")
+    # Drawn enlarged, so that thin and small polygons keep their form; its grid covers exactly the box.
+    side = _POLYGON_GRID
+    grid = (corners - low) / (high - low) * side
+    canvas = np.zeros((side, side), np.uint8)
+    # cv2 counts from the centres of pixels.
+    cv2.fillPoly(canvas, [np.round((grid - 0.5) * (1 << _SHIFT)).astype(np.int32)], 255, shift=_SHIFT)
+    if not canvas.any():
+        raise ShapeError(f"polygon {corners.tolist()} encloses nothing")
+    return RegionShape((*low.tolist(), *high.tolist()), canvas.astype(np.float32) / 255)
+
+
+def point_region(x: float, y: float, width: int, height: int, config: RegionConfig) -> RegionShape:
+    """A point of a width × height frame: a square box of `config.point_size` of the shorter side around it."""
+    if not (np.isfinite((x, y)).all() and 0 <= x <= width and 0 <= y <= height):
+        raise ShapeError(f"point is ({x}, {y}), expected one inside the {width} × {height} frame")
+    half = config.point_size * min(width, height) / 2
+    return RegionShape((x - half, y - half, x + half, y + half), is_point=True)
+
+
+def region_inputs(regions: Sequence[RegionShape], width: int, height: int, config: RegionConfig) -> RegionInputs:
+    """The regions of a width × height frame as the network's inputs.
+
+    Raises ValueError where a box is not finite x1 < x2, y1 < y2 (see normalise_boxes).
+    """
+    boxes = normalise_boxes(np.array([region.box for region in regions], np.float32), width, height)
+    points = frozenset(i for i, region in enumerate(regions, 1) if region.is_point)
+    if all(region.mask is None for region in regions):
+        return RegionInputs(boxes, None, points)
+    size = config.roi_size
+    masks = np.ones((len(regions), size, size), np.float32)
+    for i, region in enumerate(regions):
+        if region.mask is not None:
+            masks[i] = area_sample(region.mask, size)
+    return RegionInputs(boxes, masks, points)
+
+
+def area_sample(mask: np.ndarray, size: int) -> np.ndarray:
+    """A mask over a box [h, w] → the part of every bin that it covers, [size, size], exact for any h and w."""
+    rows, columns = _overlaps(mask.shape[0], size), _overlaps(mask.shape[1], size)
+    return (rows @ mask @ columns.T).astype(np.float32)
+
+
+def _overlaps(length: int, size: int) -> np.ndarray:
+    """[size, length]: the part of bin i that lies in cell j, where both divide the same extent."""
+    bins, cells = np.arange(size)[:, None] / size, np.arange(length)[None] / length
+    shared = np.minimum(bins + 1 / size, cells + 1 / length) - np.maximum(bins, cells)
+    return shared.clip(min=0) * size

@@ -1,0 +1,139 @@
+"""Weight files read tensor by tensor: safetensors and PyTorch's .bin shards.
+
+Nothing here holds more than the tensor at hand (of a .bin shard of the old format: the shard).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+SUMS_FILE = "SHA256SUMS"
+_CHUNK = 1 << 24
+# Names of number formats in a safetensors header.
+DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
+               torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
+_FROM_NAME = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
+class WeightFileError(RuntimeError):
+    """A weight file that is missing, truncated or damaged; the message names it."""
+
+
+class Entry(NamedTuple):
+    """Where a tensor lies and what it is. offset: of a safetensors file's tensor, bytes from the file's beginning."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    offset: int | None = None
+
+
+class WeightSource:
+    """The weights of a folder: all its *.safetensors, or, where it has none, its pytorch_model*.bin.
+
+    entries: key → Entry, in the files' order.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.files = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("pytorch_model*.bin"))
+        if not self.files:
+            raise WeightFileError(f"{self.folder}: no weights, expected *.safetensors or pytorch_model*.bin")
+        self._open: tuple[Path, dict[str, torch.Tensor]] | None = None
+        self.entries: dict[str, Entry] = {}
+        for file in self.files:
+            facts = _safetensors_entries(file) if file.suffix == ".safetensors" else self._bin_entries(file)
+            self.entries.update(facts)
+
+    def _bin_entries(self, file: Path) -> dict[str, Entry]:
+        return {key: Entry(file, tuple(value.shape), value.dtype) for key, value in self._load_bin(file).items()}
+
+    def _load_bin(self, file: Path) -> dict[str, torch.Tensor]:
+        if self._open is None or self._open[0] != file:
+            self._open = None  # Released before the next is loaded.
+            self._open = (file, load_bin(file))
+        return self._open[1]
+
+    def read(self, key: str) -> torch.Tensor:
+        """The tensor, memory-mapped (of an old .bin file: in memory). Raises WeightFileError."""
+        file, shape, dtype, offset = self.entries[key]
+        if offset is None:
+            return self._load_bin(file)[key]
+        size = torch.Size(shape).numel() * dtype.itemsize
+        if not size:
+            return torch.empty(shape, dtype=dtype)
+        try:
+            # Copy-on-write: nobody writes, but PyTorch has no read-only tensors.
+            data = np.memmap(file, np.uint8, "c", offset, (size,))
+        except (OSError, ValueError) as error:
+            raise WeightFileError(f"{file}: changed while it was read ({error})") from error
+        return torch.from_numpy(data).view(dtype).reshape(shape)
+
+    def check_sums(self) -> None:
+        """Compares the files with the folder's SHA256SUMS, where it has one. Raises WeightFileError."""
+        sums = self.folder / SUMS_FILE
+        if not sums.is_file():
+            return
+        expected = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text("utf-8").splitlines() if line.strip())
+        expected = {name.lstrip("*"): digest for name, digest in expected.items()}
+        for file in self.files:
+            if file.name in expected and file_digest(file) != expected[file.name]:
+                raise WeightFileError(f"{file}: SHA-256 {file_digest(file)}, expected {expected[file.name]} ({SUMS_FILE})")
+
+
+def load_bin(file: Path) -> dict[str, torch.Tensor]:
+    """A .bin shard's tensors; only tensors are unpickled, never code. Raises WeightFileError."""
+    try:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:
+            # Files of the format before PyTorch 1.6 cannot be mapped.
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise WeightFileError(f"{file}: truncated, or holds something other than tensors ({error})") from error
+    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise WeightFileError(f"{file}: expected a dictionary of tensors")
+    return content
+
+
+def _safetensors_entries(file: Path) -> dict[str, Entry]:
+    """Reads only the header, so it works on a file of any size."""
+    try:
+        with open(file, "rb") as stream:
+            length = struct.unpack("<Q", stream.read(8))[0]
+            size = os.fstat(stream.fileno()).st_size
+            if 8 + length > size:
+                raise ValueError(f"header of {length} bytes in a file of {size}")
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            entries = {key: Entry(file, tuple(facts["shape"]), _FROM_NAME[facts["dtype"]],
+                                  8 + length + facts["data_offsets"][0])
+                       for key, facts in sorted(header.items(), key=lambda item: item[1]["data_offsets"])}
+            end = max((facts["data_offsets"][1] for facts in header.values()), default=0)
+            if 8 + length + end != size:
+                raise ValueError(f"{size} bytes, expected {8 + length + end}")
+            for key, facts in header.items():
+                begin, end = facts["data_offsets"]
+                if begin < 0 or end - begin != torch.Size(entries[key].shape).numel() * entries[key].dtype.itemsize:
+                    raise ValueError(f"{key} has {end - begin} bytes, expected those of {facts['dtype']} {facts['shape']}")
+            return entries
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise WeightFileError(f"{file}: truncated or not a safetensors file ({error})") from error
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file, hex."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,169 @@
+"""Checkpoints come back as they went, and each bad one is refused with what is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from model_fixtures import sentencepiece_like, tiny_config
+from safetensors.torch import load_file, save_file
+
+from ros_gpt4roi.model import preprocess
+from ros_gpt4roi.model.checkpoint import CheckpointError, build_model, load_checkpoint, save_checkpoint
+from ros_gpt4roi.model.config import ConfigError, LanguageConfig, ModelConfig, preset
+from ros_gpt4roi.model.preprocess import preprocess_hash
+
+
+@pytest.fixture(scope="module")
+def original():
+    torch.manual_seed(0)
+    tokenizer = sentencepiece_like()
+    config = tiny_config(len(tokenizer))
+    tied = {**config.language.model, "tie_word_embeddings": True}
+    return build_model(dataclasses.replace(config, language=LanguageConfig(tied)), tokenizer)
+
+
+@pytest.fixture
+def folder(tmp_path, original):
+    save_checkpoint(original.model, original.tokenizer, tmp_path)
+    return tmp_path
+
+
+def change_config(folder, change) -> None:
+    facts = json.loads((folder / "config.json").read_text())
+    change(facts)
+    (folder / "config.json").write_text(json.dumps(facts))
+
+
+def change_weights(folder, change) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+def test_round_trip(folder, original):
+    loaded = load_checkpoint(folder)
+    assert loaded.config == original.config
+    assert loaded.tokenizer.get_vocab() == original.tokenizer.get_vocab()
+    state = original.model.state_dict()
+    for key, value in loaded.model.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    assert not loaded.model.training
+    assert loaded.model.language.lm_head.weight is loaded.model.language.get_input_embeddings().weight
+    rounds = [("What is <region1>?", "A mug.")]
+    assert loaded.prompts.encode(rounds, 1) == original.prompts.encode(rounds, 1)
+    assert not any(t.is_meta for t in [*loaded.model.parameters(), *loaded.model.buffers()])
+
+
+def test_number_formats(folder, original, tmp_path):
+    save_checkpoint(original.model, original.tokenizer, tmp_path / "half", torch.float16)
+    assert load_checkpoint(tmp_path / "half", dtype=None).model.projector.weight.dtype == torch.float16
+    assert load_checkpoint(tmp_path / "half").model.projector.weight.dtype == torch.float32
+    small, large = ((f / "model.safetensors").stat().st_size for f in (tmp_path / "half", folder))
+    assert small < 0.6 * large
+
+
+def test_saving_over_shards_leaves_none(folder, original):
+    save_file({"projector.bias": torch.zeros(1)}, folder / "model-00001-of-00002.safetensors")
+    save_checkpoint(original.model, original.tokenizer, folder)
+    assert [f.name for f in folder.glob("*.safetensors")] == ["model.safetensors"]
+
+
+def test_other_preprocessing_is_refused_with_both_hashes(folder, original, monkeypatch):
+    trained = preprocess_hash(original.config.preprocess)
+    monkeypatch.setattr(preprocess, "REVISION", preprocess.REVISION + 1)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(folder)
+    assert trained in str(caught.value) and preprocess_hash(original.config.preprocess) in str(caught.value)
+
+
+def test_edited_preprocessing_is_refused(folder):
+    change_config(folder, lambda facts: facts["model"]["preprocess"].update(interpolation="linear"))
+    with pytest.raises(CheckpointError, match="trained with preprocessing [0-9a-f]{64}, expected [0-9a-f]{64}"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(("change", "text"), [
+    (lambda facts: facts.update(format="pytorch"), "not a ros_gpt4roi checkpoint"),
+    (lambda facts: facts.update(version=99), "version 99, expected 1"),
+    (lambda facts: facts["model"].update(audio={}), r"unknown section \['audio'\]"),
+    (lambda facts: facts["model"]["regions"].update(depth=3), r"unknown field \['depth'\] in section regions"),
+    (lambda facts: facts["model"]["regions"].update(kind="none"), "regions.kind is 'none'"),
+    (lambda facts: facts["model"]["prompt"].update(template="none"), "prompt.template is 'none'"),
+    (lambda facts: facts["model"]["prompt"].update(template="llama3"), "splits '<|start_header_id|>'"),
+    (lambda facts: facts["model"]["language"]["model"].update(vocab_size=9), "vocab_size is 9, expected at least"),
+    (lambda facts: facts["model"]["vision"].update(encoder={}), "vision.encoder has no model_type"),
+    (lambda facts: facts["model"]["vision"].update(levels=[-9, -1]), "vision.levels or vision.tokens name {-9}"),
+    (lambda facts: facts["model"].update(regions=3), "section regions of a model config is 3"),
+])
+def test_bad_configs_are_refused(folder, change, text):
+    change_config(folder, change)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(folder)
+    assert text.replace("\\", "") in str(caught.value) and str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\"text\"", ""])
+def test_configs_that_are_none_are_refused(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="config.json: not "):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(("name", "text"), [("config.json", "config.json: No such file"),
+                                            ("model.safetensors", "no weights"), ("tokenizer.json", "no usable tokenizer")])
+def test_missing_files_are_named(folder, name, text):
+    (folder / name).unlink()
+    if name == "tokenizer.json":
+        (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(CheckpointError, match=text):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("length", [0, 7, 1000, -1])
+def test_truncated_weights_are_refused(folder, length):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:length])
+    with pytest.raises(CheckpointError, match="model.safetensors: truncated or not a safetensors file"):
+        load_checkpoint(folder)
+
+
+def test_all_weights_that_do_not_fit_are_listed(folder):
+    def change(weights):
+        del weights["projector.bias"], weights["language.model.embed_tokens.weight"]
+        weights["projector.weight"] = torch.zeros(3, 4)
+        weights["left.over"] = torch.zeros(2)
+
+    change_weights(folder, change)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(folder)
+    for line in ("projector.bias: missing, expected [32]", "projector.weight: [3, 4], expected [32, 16]",
+                 "left.over: not part of this model", "language.model.embed_tokens.weight: missing, expected ["):
+        assert line in str(caught.value)
+
+
+def test_a_missing_shard_shows(folder):
+    weights = load_file(folder / "model.safetensors")
+    keys = list(weights)
+    (folder / "model.safetensors").unlink()
+    save_file({k: weights[k] for k in keys[::2]}, folder / "model-00001-of-00002.safetensors")
+    with pytest.raises(CheckpointError, match=f"{keys[1]}: missing"):
+        load_checkpoint(folder)
+    save_file({k: weights[k] for k in keys[1::2]}, folder / "model-00002-of-00002.safetensors")
+    assert torch.equal(load_checkpoint(folder).model.state_dict()[keys[1]], weights[keys[1]])
+
+
+@pytest.mark.parametrize("name", ["gpt4roi-7b", "gpt4roi-7b-lite", "tabletop"])
+def test_presets_survive_json(name):
+    config = preset(name)
+    again = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert dataclasses.replace(again, vision=config.vision) == config
+    assert again.vision.levels == config.vision.levels
+    assert again.vision.encoder.keys() == config.vision.encoder.keys()
+
+
+def test_unknown_preset_is_refused():
+    with pytest.raises(ConfigError, match="'gpt5'.*tabletop"):
+        preset("gpt5")

@@ -1,0 +1,372 @@
+"""Checkpoints of the published layout become ours: values, deltas, special tokens, interruption, and what does not fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from model_fixtures import sentencepiece_like, tiny_config
+from published import clip_shapes, draw, llama_shapes, region_shapes, tiny_shapes, write_folder
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+from ros_gpt4roi.model import convert, shard_writer
+from ros_gpt4roi.model.checkpoint import CheckpointError, load_checkpoint
+from ros_gpt4roi.model.config import preset
+from ros_gpt4roi.model.convert import plan_assembly, plan_published
+from ros_gpt4roi.model.prompt import SPECIAL_TOKENS
+from ros_gpt4roi.model.weights_io import WeightFileError, WeightSource
+
+
+@pytest.fixture(scope="module")
+def words() -> PreTrainedTokenizerFast:
+    return sentencepiece_like()
+
+
+@pytest.fixture(scope="module")
+def shapes(words):
+    return tiny_shapes(tiny_config(0), len(words))
+
+
+@pytest.fixture
+def folders(tmp_path, words, shapes):
+    """A published checkpoint and an encoder, with the values that are in them."""
+    config = tiny_config(len(words))
+    published, encoder = draw(shapes[0], 1), draw(shapes[1], 2, torch.float32)
+    published["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    whole_clip = {**encoder, "logit_scale": torch.ones(()), "text_model.final_layer_norm.weight": torch.ones(16),
+                  "vision_model.embeddings.position_ids": torch.arange(17)}
+    write_folder(tmp_path / "published", published, "bin", tokenizer=words,
+                 config={"model_type": "llava", "hidden_size": 32, "torch_dtype": "float16", "vocab_size": 7})
+    write_folder(tmp_path / "clip", whole_clip, count=1,
+                 config={"model_type": "clip", "vision_config": config.vision.encoder})
+    return tmp_path, config, published, encoder
+
+
+def run_published(folder: Path, config, **options):
+    plan = plan_published(folder / "published", folder / "clip", config=config, **options)
+    plan.run(folder / "ours", progress=False)
+    return load_checkpoint(folder / "ours")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "old bin"])
+def test_every_weight_arrives(folders, kind, words):
+    folder, config, published, encoder = folders
+    for file in (folder / "published").glob("pytorch_model*"):
+        file.unlink()
+    write_folder(folder / "published", published, kind, count=3)
+    model = run_published(folder, config).model
+    assert torch.equal(model.regions.pyramid.rounds[1].norm.weight,
+                       published["model.spi_module.mlvl_fuse.fuse_convs.1.gn.weight"].float())
+    assert torch.equal(model.regions.position.layers[3].weight,
+                       published["model.spi_module.roi_align.pos_embedd.3.weight"].float())
+    state = model.state_dict()
+    ours = {convert.published_key(k).replace("vision.model.", "vision_model."): v for k, v in state.items()}
+    for key, value in {**published, **encoder}.items():
+        if "inv_freq" not in key:
+            assert torch.equal(ours.pop(key), value.to(torch.float16).float()), key
+    assert not ours
+    assert model.config.language.model["vocab_size"] == len(words)
+
+
+def test_converted_model_describes(folders):
+    folder, config, *_ = folders
+    model, tokenizer, prompts = run_published(folder, config, dtype="float32")
+    prompt = prompts.encode([(prompts.config.describe.replace("{region}", "<region1>"), None)], 1)
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (1, 32, 32, 3), dtype=np.uint8))
+    with torch.no_grad():
+        vision = model.encode(image, torch.tensor([[[0.1, 0.2, 0.7, 0.8]]]))
+        embeddings = model.embed(torch.tensor([prompt.input_ids]), vision, torch.tensor([prompt.region_index]))
+        ids = model.language.generate(inputs_embeds=embeddings, max_new_tokens=5, do_sample=False, pad_token_id=0)
+    assert ids.shape == (1, 5) and isinstance(tokenizer.decode(ids[0]), str)
+
+
+def test_delta_is_added_to_the_base(folders, words, shapes):
+    folder, config, delta, _ = folders
+    old_rows = len(words) - 5
+    width, inner = 32, 48
+    base = draw(llama_shapes(old_rows, width, inner, 2, 16), 9)
+    write_folder(folder / "base", base, count=4)
+    model = run_published(folder, config, base=folder / "base", dtype="float16").model
+    state = {convert.published_key(k): v for k, v in model.state_dict().items()}
+    for key, value in base.items():
+        # Half precision of the exact sum, as adding in half precision gives it.
+        expected = delta[key].clone()
+        expected[:len(value)] += value
+        assert torch.equal(state[key], expected.float()), key
+    assert torch.equal(state["model.embed_tokens.weight"][old_rows:], delta["model.embed_tokens.weight"][old_rows:].float())
+    for key, value in delta.items():
+        if "spi_module" in key or "mm_projector" in key:
+            assert torch.equal(state[key], value.float()), key
+
+
+def test_special_tokens_come_in_the_published_order(folders):
+    folder, config, published, _ = folders
+    bare = sentencepiece_like(added=())
+    bare.save_pretrained(folder / "published")
+    tokenizer = run_published(folder, config).tokenizer
+    first = len(bare)
+    assert tokenizer.convert_tokens_to_ids(
+        ["<im_patch>", "<bbox>", "<point>", "<im_start>", "<im_end>"]) == list(range(first, first + 5))
+    # The published training adds a padding token first: one row more, and all of them one further.
+    for key in ("model.embed_tokens.weight", "lm_head.weight"):
+        published[key] = torch.cat([published[key], torch.zeros(1, 32, dtype=torch.float16)])
+    write_folder(folder / "published", published, "bin")
+    tokenizer = run_published(folder, config).tokenizer
+    assert tokenizer.pad_token == "[PAD]" and tokenizer.pad_token_id == first
+    assert tokenizer.convert_tokens_to_ids("<im_patch>") == first + 1
+    for key in ("model.embed_tokens.weight", "lm_head.weight"):
+        published[key] = published[key][:-7]
+    write_folder(folder / "published", published, "bin")
+    with pytest.raises(CheckpointError, match=rf"embed_tokens.weight: {first - 1} rows, expected {first + 5}"):
+        run_published(folder, config)
+
+
+def test_all_mismatches_are_listed_at_once(folders, words):
+    folder, config, published, encoder = folders
+    published["model.norm.weight"] = torch.zeros(31, dtype=torch.float16)
+    published["model.spi_module.extra"] = torch.zeros(2, 3)
+    del published["model.mm_projector.bias"]
+    write_folder(folder / "published", published, "bin")
+    del encoder["vision_model.pre_layrnorm.bias"]
+    encoder["vision_model.post_layernorm.weight"] = torch.zeros(17)
+    write_folder(folder / "clip", encoder, count=1)
+    base = draw(llama_shapes(len(words) - 5, 32, 48, 2, 16), 9)
+    base["model.layers.1.mlp.up_proj.weight"] = torch.zeros(48, 33)
+    base["model.layers.2.mlp.up_proj.weight"] = torch.zeros(48, 32)
+    del base["model.layers.0.mlp.up_proj.weight"]
+    write_folder(folder / "base", base)
+    with pytest.raises(CheckpointError) as caught:
+        plan_published(folder / "published", folder / "clip", base=folder / "base", config=config)
+    text = str(caught.value)
+    assert "8 weights do not fit" in text
+    for line in ("model.norm.weight: [31], expected [32]", "model.spi_module.extra: [2, 3], not part of this model",
+                 "model.mm_projector.bias: missing, expected [32]", "pre_layrnorm.bias", "expected [16]",
+                 "vision_model.post_layernorm.weight: [17], expected [16]",
+                 "model.layers.1.mlp.up_proj.weight: [48, 32] in the delta, [48, 33] in the base model",
+                 "model.layers.2.mlp.up_proj.weight: [48, 32] in the base model, not part of this model",
+                 "model.layers.0.mlp.up_proj.weight: [48, 32] in the delta, missing in the base model"):
+        assert line in text
+
+
+def test_resumes_behind_the_last_finished_shard(folders, monkeypatch):
+    folder, config, *_ = folders
+    plan = plan_published(folder / "published", folder / "clip", config=config)
+    written = []
+    write = shard_writer.write_shard
+
+    def interrupted(file, header, tensors):
+        if len(written) == 2:
+            next(tensors)
+            raise KeyboardInterrupt
+        written.append(file.name)
+        return write(file, header, tensors)
+
+    monkeypatch.setattr(shard_writer, "write_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plan.run(folder / "ours", shard_bytes=20_000, progress=False)
+    with pytest.raises(CheckpointError, match="config.json"):
+        load_checkpoint(folder / "ours")
+    before = {name: (folder / "ours" / name).stat().st_mtime_ns for name in written}
+    # One of the two finished shards is damaged meanwhile: it is written again, the other is not.
+    damaged = folder / "ours" / written[1]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x55")
+    monkeypatch.setattr(shard_writer, "write_shard", write)
+    plan_published(folder / "published", folder / "clip", config=config).run(
+        folder / "ours", shard_bytes=20_000, progress=False)
+    assert (folder / "ours" / written[0]).stat().st_mtime_ns == before[written[0]]
+    sums = dict(reversed(line.split()) for line in (folder / "ours" / "SHA256SUMS").read_text().splitlines())
+    assert len(sums) > 3
+    for name, digest in sums.items():
+        assert hashlib.sha256((folder / "ours" / name).read_bytes()).hexdigest() == digest
+    whole = {}
+    for name in sums:
+        whole |= load_file(folder / "ours" / name)
+    plan.run(folder / "again", progress=False)
+    once = load_checkpoint(folder / "again", dtype=None).model.state_dict()
+    assert all(torch.equal(once[key], value) for key, value in whole.items())
+
+
+def test_another_plan_does_not_resume(folders, monkeypatch):
+    folder, config, *_ = folders
+    (folder / "ours").mkdir()
+    (folder / "ours" / "conversion.json").write_text('{"plan": "other", "shards": {"model-00001-of-00001.safetensors": "0"}}')
+    (folder / "ours" / "model-00001-of-00009.safetensors").write_bytes(b"stale")
+    run_published(folder, config)
+    assert [f.name for f in sorted((folder / "ours").glob("model*"))] == ["model-00001-of-00001.safetensors"]
+
+
+def test_damaged_source_is_refused_by_its_checksums(folders):
+    folder, config, *_ = folders
+    file = next((folder / "clip").glob("*.safetensors"))
+    (folder / "clip" / "SHA256SUMS").write_text(f"{'0' * 64}  {file.name}\n")
+    with pytest.raises(CheckpointError, match=f"{file.name}: SHA-256 .*expected 000"):
+        run_published(folder, config)
+
+
+def test_truncated_files_are_refused(tmp_path):
+    save_file({"a": torch.zeros(100)}, tmp_path / "model.safetensors")
+    data = (tmp_path / "model.safetensors").read_bytes()
+    for cut in (data[:-1], data[:20], data[:3], b""):
+        (tmp_path / "model.safetensors").write_bytes(cut)
+        with pytest.raises(WeightFileError, match="truncated"):
+            WeightSource(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(WeightFileError, match="no weights"):
+        WeightSource(tmp_path)
+    torch.save({"a": torch.zeros(100)}, tmp_path / "pytorch_model.bin")
+    data = (tmp_path / "pytorch_model.bin").read_bytes()
+    (tmp_path / "pytorch_model.bin").write_bytes(data[:-200])
+    with pytest.raises(WeightFileError, match="truncated"):
+        WeightSource(tmp_path)
+
+
+class Hostile:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('ran')",))
+
+
+def test_bin_files_run_no_code(tmp_path):
+    torch.save({"a": Hostile()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightFileError, match="other than tensors"):
+        WeightSource(tmp_path)
+
+
+def test_numbers_too_large_for_the_format_are_refused(folders):
+    folder, config, published, _ = folders
+    published["model.norm.weight"] = torch.full((32,), 1e6)
+    write_folder(folder / "published", published, "bin")
+    with pytest.raises(CheckpointError, match="model.norm.weight: infinite.*wider --dtype"):
+        run_published(folder, config, dtype="float16")
+
+
+def test_command_line(folders, capsys):
+    folder, config, *_ = folders
+    facts = {k: v for k, v in config.to_dict().items() if k in ("regions", "vision", "language", "preprocess")}
+    (folder / "small.json").write_text(json.dumps(facts))
+    arguments = ["convert", str(folder / "published"), str(folder / "ours"), "--vision", str(folder / "clip"), "--config",
+                 str(folder / "small.json"), "--dtype", "float32", "--shard-mib", "1"]
+    assert convert.main(arguments) == 0
+    assert "converting: 100%" in capsys.readouterr().err
+    assert load_checkpoint(folder / "ours").config.prompt == preset("gpt4roi-7b").prompt
+    arguments[4] = str(folder / "nowhere")
+    assert convert.main(arguments) == 1
+    assert "nowhere: no weights" in capsys.readouterr().err
+
+
+def sparse_shard(file: Path, shapes, dtype: torch.dtype) -> None:
+    """A safetensors file of its true size whose tensors are a hole: no disk, no memory."""
+    header = shard_writer.header_bytes([(key, shape, dtype) for key, shape in shapes.items()], {})
+    size = sum(shard_writer.byte_count(shape, dtype) for shape in shapes.values())
+    with open(file, "wb") as stream:
+        stream.write(header)
+        stream.truncate(len(header) + size)
+
+
+def test_full_size_shape_by_shape(tmp_path, words):
+    """The published 7B and its CLIP, without their bytes: every key and shape finds its place, with and without base."""
+    rows = len(words)
+    published = llama_shapes(rows, 4096, 11008, 32)
+    published |= {"model.mm_projector.weight": (4096, 1024), "model.mm_projector.bias": (4096,)}
+    regions = region_shapes(1024, 1024, 1024, 256, 4096, 14, 5)
+    assert 298e6 < sum(torch.Size(s).numel() for s in regions.values()) < 300e6
+    published |= regions
+    clip = clip_shapes(1024, 4096, 24, 14, 224)
+    keys = list(published)
+    for name in ("delta", "base", "clip"):
+        (tmp_path / name).mkdir()
+    for i in range(2):
+        sparse_shard(tmp_path / "delta" / f"model-0000{i + 1}-of-00002.safetensors",
+                     {key: published[key] for key in keys[i::2]}, torch.float16)
+    sparse_shard(tmp_path / "base" / "model.safetensors", llama_shapes(rows - 5, 4096, 11008, 32), torch.float16)
+    sparse_shard(tmp_path / "clip" / "model.safetensors", clip, torch.float32)
+    words.save_pretrained(tmp_path / "delta")
+    plan = plan_published(tmp_path / "delta", tmp_path / "clip", base=tmp_path / "base")
+    assert sorted(convert.published_key(p.key).replace("vision.model.", "vision_model.") for p in plan.parts) \
+        == sorted([*published, *clip])
+    written = {convert.published_key(p.key).replace("vision.model.", "vision_model."): p.shape for p in plan.parts}
+    assert written == published | clip
+    assert plan.config.regions == preset("gpt4roi-7b").regions
+    assert plan.config.language.model["vocab_size"] == rows
+
+
+@pytest.mark.slow
+def test_memory_stays_under_two_shards(tmp_path):
+    """Anonymous memory, watched from within a process that adds a delta of 4 shards of 32 MiB to a base."""
+    code = textwrap.dedent("""
+        import sys, threading, pathlib, torch
+        from safetensors.torch import save_file
+        from ros_gpt4roi.model.shard_writer import write_parts
+        from ros_gpt4roi.model.weights_io import WeightSource
+        from ros_gpt4roi.model import convert
+        torch.set_num_threads(1)
+        root = pathlib.Path(sys.argv[1])
+        shard = 32 << 20
+        for name in ("delta", "base"):
+            (root / name).mkdir()
+            for i in range(4):
+                save_file({f"w{i}": torch.ones(4096, shard // 8192, dtype=torch.float16)}, root / name / f"m{i}.safetensors")
+        delta, base = WeightSource(root / "delta"), WeightSource(root / "base")
+        problems, parts = [], []
+        for key, entry in delta.entries.items():
+            parts += convert._part(key, torch.empty(entry.shape, device="meta"), delta, key, torch.float16, problems, base)
+        assert not problems
+        def anonymous():
+            with open("/proc/self/status") as f:
+                return next(int(line.split()[1]) for line in f if line.startswith("RssAnon")) << 10
+        list(convert._sum(torch.ones(2, 2), torch.ones(2, 2), torch.float16))
+        start, peak, done = anonymous(), 0, threading.Event()
+        def watch():
+            global peak
+            while not done.wait(0.001):
+                peak = max(peak, anonymous())
+        thread = threading.Thread(target=watch); thread.start()
+        write_parts(parts, [delta, base], root / "out", {}, shard, False)
+        done.set(); thread.join()
+        out = WeightSource(root / "out")
+        assert len(out.files) == 4 and float(out.read("w3").min()) == 2
+        print((peak - start) / shard)
+    """)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 2
+
+
+def test_assembly_of_pretrained_parts(tmp_path):
+    bare = sentencepiece_like(added=())
+    language = AutoModelForCausalLM.from_config(AutoConfig.for_model(
+        "qwen3", hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, head_dim=8,
+        num_key_value_heads=2, vocab_size=len(bare) + 3, tie_word_embeddings=True))
+    language.save_pretrained(tmp_path / "qwen")
+    bare.save_pretrained(tmp_path / "qwen")
+    clip = CLIPModel(CLIPConfig(
+        text_config=dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=99),
+        vision_config=tiny_config(0).vision.encoder, projection_dim=8))
+    clip.save_pretrained(tmp_path / "clip")
+    config = tiny_config(0)
+    plan_assembly(tmp_path / "qwen", tmp_path / "clip", config, seed=3).run(tmp_path / "ours", progress=False)
+    loaded = load_checkpoint(tmp_path / "ours")
+    model, tokenizer = loaded.model, loaded.tokenizer
+    assert model.config.language.model["model_type"] == "qwen3"
+    ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    assert ids == list(range(len(bare), len(bare) + 5))
+    trained = language.get_input_embeddings().weight
+    known = len(bare)
+    embeddings = model.language.get_input_embeddings().weight
+    assert torch.equal(embeddings[:known], trained[:known])
+    assert torch.allclose(embeddings[ids], trained[:known].mean(0).expand(5, -1), atol=1e-6)
+    pixels = torch.randint(0, 255, (1, 32, 32, 3), dtype=torch.uint8)
+    clip.eval()
+    with torch.no_grad():
+        states = clip.vision_model(model.vision.normalise(pixels), output_hidden_states=True).hidden_states
+        tokens, _ = model.vision(pixels)
+    assert torch.allclose(tokens, states[-2][:, 1:], atol=1e-5)

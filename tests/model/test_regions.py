@@ -1,0 +1,205 @@
+"""Region extractors: RoIAlign against torchvision, the published vectors, masks, costs, and what survives export."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torchvision
+from torch.utils.flop_counter import FlopCounterMode
+
+from ros_gpt4roi.model.config import ConfigError, RegionConfig, preset
+from ros_gpt4roi.model.convert import published_key
+from ros_gpt4roi.model.regions import build_region_extractor, resize
+from ros_gpt4roi.model.roi_align import roi_align
+
+SMALL = RegionConfig(channels=16, scales=(2, 1, 1), fusion_rounds=1, groups=4, roi_size=4, hidden=24, position_hidden=8,
+                     heads=4, points=3, layers=2, embeddings=2)
+KINDS = ("roi_align", "roi_align_lite", "deformable")
+
+
+def levels(seed: int = 0, batch: int = 2, channels: tuple[int, ...] = (8, 8, 12)) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(batch, c, 16 >> i, 16 >> i, generator=generator) for i, c in enumerate(channels)]
+
+
+def extractor(kind: str, **changes) -> torch.nn.Module:
+    torch.manual_seed(1)
+    built = build_region_extractor(dataclasses.replace(SMALL, kind=kind, **changes), (8, 8, 12), 20).eval()
+    if kind == "deformable":
+        for layer in built.layers:
+            torch.nn.init.normal_(layer.attention.offsets.weight, std=0.1)
+            torch.nn.init.normal_(layer.attention.weights.weight, std=0.5)
+    return built
+
+
+BOXES = torch.tensor([[[0.1, 0.2, 0.6, 0.9], [0.5, 0.5, 0.55, 0.6], [-0.2, 0.3, 0.4, 1.3]],
+                      [[0, 0, 1, 1], [0.7, 0.1, 0.9, 0.2], [0.0, 0.0, 0.0, 0.0]]])
+
+
+@pytest.mark.parametrize(("size", "samples"), [(7, 2), (14, 2), (3, 1), (1, 4)])
+def test_roi_align_is_torchvisions(size, samples):
+    generator = torch.Generator().manual_seed(size)
+    features = torch.randn(2, 5, 13, 17, generator=generator)
+    low = torch.rand(2, 60, 2, generator=generator) * 2 - 0.5
+    extent = torch.rand(2, 60, 2, generator=generator) ** 3 * 1.5
+    extent[:, :10] *= 1e-3  # Far below a cell.
+    boxes = torch.cat([low, low + extent], -1)
+    boxes[0, 10] = torch.tensor([2.0, 2, 3, 3])  # Wholly outside.
+    boxes[0, 11] = torch.tensor([-5.0, -5, 6, 6])
+    boxes[0, 12] = 0  # A padding row.
+    pixels = boxes * torch.tensor([17, 13, 17, 13.0])
+    places = torch.cat([torch.arange(2.0).repeat_interleave(60)[:, None], pixels.flatten(0, 1)], 1)
+    expected = torchvision.ops.roi_align(features, places, size, 1.0, samples, aligned=True)
+    ours = roi_align(features, boxes, size, samples).flatten(0, 1)
+    torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
+    assert not ours[10].any()
+
+
+def published_draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, dtype=np.float32)
+
+
+@pytest.mark.slow
+def test_published_vectors(shared_parity: Path):
+    config = preset("gpt4roi-7b").regions
+    with torch.device("meta"):
+        module = build_region_extractor(config, (1024,) * 4, 4096)
+    weights = {}
+    for key, value in module.state_dict().items():
+        name = published_key("regions." + key).removeprefix("model.spi_module.")
+        drawn = published_draw(name, tuple(value.shape))
+        if name.endswith("bias"):
+            drawn *= 0.02
+        elif name.endswith(".gn.weight") or name in ("roi_align.pos_embedd.2.weight", "roi_align.pos_embedd.5.weight"):
+            drawn = 1 + 0.1 * drawn
+        else:
+            drawn /= np.sqrt(np.prod(drawn.shape[1:]))
+        weights[key] = torch.from_numpy(drawn)
+    module.load_state_dict(weights, assign=True)
+    vectors = np.load(shared_parity / "region_module_vectors.npz")
+    maps = [torch.from_numpy(published_draw(f"feat{i}", (2, 256, 1024))).transpose(1, 2).unflatten(2, (16, 16))
+            for i in range(4)]
+    boxes = torch.zeros(2, 3, 4)
+    boxes[0] = torch.from_numpy(vectors["boxes0"])
+    boxes[1, :2] = torch.from_numpy(vectors["boxes1"])
+    with torch.no_grad():
+        embeddings = module(maps, boxes)[:, :, 0]
+    for ours, name in ((embeddings[0], "image0"), (embeddings[1, :2], "image1")):
+        reference = torch.from_numpy(vectors[name])
+        assert (ours - reference).norm() / reference.norm() <= 1e-4
+
+
+def test_resizing_commutes_with_a_pointwise_convolution():
+    conv = torch.nn.Conv2d(8, 5, 1)
+    features = levels()[0]
+    torch.testing.assert_close(resize(conv(features), 41, 29), conv(resize(features, 41, 29)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_boxes_of_an_image_do_not_see_each_other(kind):
+    module = extractor(kind)
+    with torch.no_grad():
+        together = module(levels(), BOXES)
+        assert together.shape == (2, 3, 2, 20)
+        for place in range(3):
+            torch.testing.assert_close(module(levels(), BOXES[:, place:place + 1])[:, 0], together[:, place],
+                                       atol=1e-5, rtol=1e-4)
+        alone = module([level[:1] for level in levels()], BOXES[:1])
+        torch.testing.assert_close(alone, together[:1], atol=1e-5, rtol=1e-4)
+        assert module(levels(), BOXES[:, :0]).shape == (2, 0, 2, 20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_embeddings_of_a_region_differ(kind):
+    with torch.no_grad():
+        first, second = extractor(kind)(levels(), BOXES).unbind(2)
+    assert (first - second).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_mask_is_no_mask_and_a_half_one_hides_the_other_half(kind):
+    module = extractor(kind)
+    box = torch.tensor([[[0.25, 0.25, 0.75, 0.75]]])
+    masks = torch.ones(1, 1, 4, 4)
+    maps = levels(batch=1)
+    with torch.no_grad():
+        torch.testing.assert_close(module(maps, box, masks), module(maps, box))
+        masks[..., 2:] = 0
+        half = module(maps, box, masks)
+        assert (half - module(maps, box)).abs().max() > 1e-4
+        assert (half - module(maps, box, 0 * masks)).abs().max() > 1e-4
+
+
+def test_masked_bins_are_not_seen():
+    """What lies in bins of weight 0 changes nothing (no fusion round: only the level's own cells reach a bin)."""
+    module = extractor("roi_align", fusion_rounds=0, scales=None, embeddings=1)
+    box, masks = torch.tensor([[[0.0, 0, 1, 1]]]), torch.ones(1, 1, 4, 4)
+    masks[..., 2:] = 0
+    maps = levels(batch=1)
+    other = [level.clone() for level in maps]
+    for level in other:
+        level[..., -level.shape[-1] // 4:] += 5
+    with torch.no_grad():
+        torch.testing.assert_close(module(maps, box, masks), module(other, box, masks))
+        assert (module(maps, box) - module(other, box)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_export_computes_the_same(kind, masked, tmp_path):
+    module = extractor(kind)
+    maps, boxes = levels(batch=1), BOXES[:1]
+    masks = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    arguments = (maps, boxes, masks) if masked else (maps, boxes)
+    torch.onnx.export(module, arguments, tmp_path / "model.onnx", dynamo=True, opset_version=18, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    values = [*maps, boxes, *([masks] if masked else [])]
+    feed = {place.name: value.numpy() for place, value in zip(session.get_inputs(), values, strict=True)}
+    with torch.no_grad():
+        expected = module(*arguments)
+    np.testing.assert_allclose(session.run(None, feed)[0], expected.numpy(), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_weight_learns(kind):
+    module = extractor(kind).train()
+    module(levels(), BOXES[:, :2]).square().sum().backward()
+    assert [name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def multiply_adds(name: str, boxes: int = 1) -> float:
+    config = preset(name)
+    with torch.device("meta"):
+        module = build_region_extractor(config.regions, (1024,) * 4, 4096)
+        maps = [torch.empty(1, 1024, 16, 16) for _ in range(4)]
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(maps, torch.empty(1, boxes, 4))
+    return counter.get_total_flops() / 2
+
+
+def test_costs_at_full_size():
+    assert multiply_adds("gpt4roi-7b") == pytest.approx(1.05e12, rel=0.05)
+    assert multiply_adds("gpt4roi-7b-lite", boxes=8) < 0.1e12
+
+
+def test_deformable_points_start_inside_the_box():
+    attention = extractor("deformable").layers[0].attention
+    attention._spread()
+    assert attention.offsets.bias.abs().max() <= 1
+    assert len({tuple(o) for o in attention.offsets.bias.reshape(4, 3, 3, 2)[:, 0, -1].round(decimals=3).tolist()}) == 4
+
+
+@pytest.mark.parametrize(("changes", "text"), [
+    ({"kind": "roi_pool"}, "'roi_pool', expected one of"), ({"scales": (1, 2)}, "2 entries, expected one a level: 3"),
+    ({"kind": "deformable", "heads": 5}, "hidden is 24, expected a multiple of heads=5"),
+    ({"channels": 18}, "multiple of 4"), ({"groups": 3}, "groups=3"), ({"embeddings": 0}, "embeddings is 0"),
+    ({"focal": 0.5}, "focal is 0.5"), ({"point_size": 0}, "point_size is 0")])
+def test_impossible_configs_are_refused(changes, text):
+    with pytest.raises(ConfigError, match=text):
+        build_region_extractor(dataclasses.replace(SMALL, **changes), (8, 8, 12), 20)
