@@ -1,0 +1,324 @@
+"""Questions about a scene with their true answers, one function a form, from ground truth only.
+
+Nothing is asked whose answer could be disputed (see relations.py). Wherever the answer is yes or no, the question is
+drawn so that the scene allows both, and then a fair coin decides which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ros_gpt4roi.sim import yes_no
+from ros_gpt4roi.sim.quiz import (
+    ORDER, Quiz, join, long_text, region_round, regions_of, sentence, short_text, with_article,
+)
+from ros_gpt4roi.sim.relations import REASON, RELATIONS
+from ros_gpt4roi.sim.scoring import ATTRIBUTES, Expected, TextRound, plural
+
+#: The number of different short descriptions.
+COMBINATIONS = int(np.prod([len(values) for values in ATTRIBUTES.values()]))
+_FEW_SIDES = {"left of": "left", "right of": "right", "in front of": "front", "behind": "behind"}
+
+
+# ---------------------------------------------------------------------------------------------- one region
+
+_ASK_ATTRIBUTE: dict[str, tuple[str, ...]] = {
+    "kind": ("What kind of object is {}?", "What sort of thing is {}?", "What type of object is {}?",
+             "Name the kind of {}."),
+    "colour": ("What colour is {}?", "What is the colour of {}?", "What color is {}?", "Which colour does {} have?"),
+    "size": ("What size is {}?", "How big is {}?", "Is {} small or large?", "What is the size of {}?"),
+    "material": ("What material is {}?", "Is {} matte or shiny?", "What finish does {} have?",
+                 "How does the surface of {} look?"),
+}
+
+
+def attribute(quiz: Quiz, task: str) -> TextRound | None:
+    """The kind, colour, size or material of one object."""
+    i = quiz.target()
+    value = getattr(quiz.objects[i], task)
+    templates = [t for t in _ASK_ATTRIBUTE[task] if quiz.it is None or " of {}" not in t]
+    question = quiz.pick(templates).format(quiz.name(i, hide=(task,)))
+    return TextRound(question, sentence(with_article(value) if task == "kind" else value), task, task,
+                     Expected(task, (value,), len(ATTRIBUTES[task])), regions_of(i), i)
+
+
+def short(quiz: Quiz) -> TextRound | None:
+    """What one object is, in a few words."""
+    i = quiz.target()
+    question = quiz.pick(("What is {}?", "What can you see in {}?", "Name {}.")).format(quiz.number(i))
+    values = tuple(getattr(quiz.objects[i], name) for name in ORDER)
+    return TextRound(question, sentence(short_text(quiz.objects[i])), "short", "short",
+                     Expected("attributes", values, COMBINATIONS), regions_of(i), i, frozenset({i}))
+
+
+def describe(quiz: Quiz) -> TextRound | None:
+    """What one object is and where it stands to its nearest neighbour, in detail to its nearest two."""
+    i = quiz.target()
+    detail = quiz.coin(0.3)
+    templates = ("Describe {} in detail.", "What is {} and what is around it?") if detail else \
+        ("Describe {}.", "What is {} and where is it?", "Tell me about {}.")
+    question = quiz.pick(templates).format(quiz.number(i))
+    values = tuple(getattr(quiz.objects[i], name) for name in ORDER)
+    answer = long_text(quiz.scene, i, 2 if detail else 1, quiz.layout)
+    return TextRound(question, answer, "describe", "detail" if detail else "plain",
+                     Expected("attributes", values, COMBINATIONS), regions_of(i), i,
+                     frozenset({i, *quiz.layout.neighbours(i)[:3]}))
+
+
+# ---------------------------------------------------------------------------------------------- relations
+
+def pair_relation(quiz: Quiz) -> TextRound | None:
+    """How one object stands to another: left or right, in front or behind, or both."""
+    i = quiz.target()
+    axis = quiz.pick((("left of", "right of"), ("in front of", "behind"), None))
+    for j in quiz.partners(i):
+        if axis is None:
+            found = [r for r in RELATIONS if quiz.layout.holds(r, i, j)]
+            if len(found) < 2:
+                continue
+            templates, form, options = ("Where is {} from {}?", "Where does {} stand from {}?"), "where", 4
+        else:
+            found = [r for r in axis if quiz.layout.holds(r, i, j)]
+            if not found:
+                continue
+            form, options = ("side", 2) if axis[0] == "left of" else ("depth", 2)
+            templates = ("Is {0} left or right of {1}?", "On which side of {1} is {0}, left or right?") \
+                if form == "side" else \
+                ("Is {} in front of or behind {}?", "Is {} closer to the camera or further away than {}?")
+        question = quiz.pick(templates).format(quiz.name(i), quiz.name(j))
+        said = f"It is {join(found)} {quiz.number(j)}."
+        reason = " and ".join([f"{quiz.number(i)} {REASON[found[0]]}", *(REASON[r] for r in found[1:])])
+        return TextRound(question, said, "relations", form,
+                         Expected("relation", tuple(_FEW_SIDES[r] for r in found), options), regions_of(i, j), i,
+                         reason=f"Because {reason}.")
+    return None
+
+
+def extreme(quiz: Quiz) -> TextRound | None:
+    """Which of two or three objects is furthest left or right, or closest to the camera."""
+    relation = quiz.pick(RELATIONS)
+    wide = quiz.coin()
+    for triple in quiz.triples():
+        group = triple if wide else triple[:2]
+        winners = [i for i in group if all(quiz.layout.holds(relation, i, j) for j in group if j != i)]
+        if len(winners) != 1:
+            continue
+        comparative = {"left of": "further left", "right of": "further right",
+                       "in front of": "closer to the camera", "behind": "further from the camera"}[relation]
+        superlative = {"left of": "furthest left", "right of": "furthest right",
+                       "in front of": "closest to the camera", "behind": "furthest from the camera"}[relation]
+        names = [quiz.name(i) for i in quiz.shuffled(group)]
+        if wide:
+            question = quiz.pick(("Which is {0}: {1}, {2} or {3}?", "Which of {1}, {2} and {3} is {0}?"))
+            question = question.format(superlative, *names)
+        else:
+            question = quiz.pick(("Which is {0}, {1} or {2}?", "Which of {1} and {2} is {0}?"))
+            question = question.format(comparative, *names)
+        return region_round(quiz, question, "relations", "extreme", winners[0], group, len(group),
+                            f"Because {quiz.number(winners[0])} {REASON[relation]}.")
+    return None
+
+
+def closest(quiz: Quiz) -> TextRound | None:
+    """Which object is the closest to another: of all, or of two."""
+    of_two = quiz.coin()
+    for i, a, b in quiz.triples():
+        winner = quiz.layout.nearest(i, [a, b] if of_two else None)
+        if winner is None:
+            continue
+        if of_two:
+            question = quiz.pick(("Which is closer to {0}: {1} or {2}?", "Is {1} or {2} closer to {0}?"))
+            options, about = 2, (i, a, b)
+            reason = f"Because {quiz.number(b if winner == a else a)} is further from {quiz.number(i)}."
+        else:
+            question = quiz.pick(("What is closest to {0}?", "Which region is nearest to {0}?",
+                                  "What is the closest thing to {0}?"))
+            options, about = quiz.count - 1, (i,)
+            reason = f"Because every other object is further from {quiz.number(i)}."
+        return region_round(quiz, question.format(quiz.name(i), quiz.name(a), quiz.name(b)), "relations",
+                            "closer" if of_two else "closest", winner, about, options, reason)
+    return None
+
+
+def between(quiz: Quiz) -> TextRound | None:
+    """What stands between two objects."""
+    for a, b, _ in quiz.triples():
+        i = quiz.layout.only_between(a, b)
+        if i is not None:
+            question = quiz.pick(("What is between {} and {}?", "Which region is between {} and {}?",
+                                  "What stands between {} and {}?")).format(quiz.name(a), quiz.name(b))
+            return region_round(quiz, question, "relations", "between", i, (a, b), quiz.count - 2,
+                                f"Because it is on the line from {quiz.number(a)} to {quiz.number(b)}.")
+    return None
+
+
+# ---------------------------------------------------------------------------------------------- counting
+
+def counting(quiz: Quiz) -> TextRound | None:
+    """How many objects fit a description."""
+    form = quiz.pick(("kind", "colour", "other", "two", "relation") if quiz.count > 1 else ("kind", "colour"))
+    options = min(quiz.count + 1, 4)
+    things = quiz.pick(("things", "objects"))
+    template = quiz.pick(("How many {} are there?", "How many {} do you see?", "Count the {}."))
+    if form == "relation":
+        i, relation = quiz.target(), quiz.pick(RELATIONS)
+        found = quiz.layout.all_in(relation, i)
+        if found is None:
+            return None
+        where = quiz.name(i)
+        question = quiz.pick(("How many {0} are {1}?", "Count the {0} {1}.")).format(things, f"{relation} {where}")
+        options = quiz.count
+    else:
+        wanted = _wanted(quiz, {"kind": ("kind",), "colour": ("colour",), "other": (quiz.pick(("size", "material")),),
+                                "two": quiz.pick((("size", "kind"), ("size", "colour"), ("colour", "kind"),
+                                                  ("material", "kind"), ("material", "colour")))}[form])
+        if wanted is None:
+            return None
+        found = quiz.has(**wanted)
+        words = [wanted[n] for n in ORDER if n in wanted and n != "kind"]
+        question = template.format(" ".join([*words, plural(wanted["kind"]) if "kind" in wanted else things]))
+    if not found:
+        answer = "None, so 0."
+    else:
+        only = "Only " if len(found) == 1 else ""
+        answer = f"{only}{join([quiz.number(i) for i in found])}, so {len(found)}."
+    return TextRound(question, answer, "counting", form, Expected("number", (str(len(found)),), options),
+                     regions_of(*found))
+
+
+def _wanted(quiz: Quiz, names: tuple[str, ...]) -> dict[str, str] | None:
+    """Values to count: mostly those of an object, sometimes values that the scene may lack."""
+    if quiz.coin(0.75):
+        obj = quiz.objects[quiz.target()]
+        return {name: getattr(obj, name) for name in names}
+    wanted = {name: quiz.pick(ATTRIBUTES[name]) for name in names}
+    if {"kind", "colour"} <= set(names) and not quiz.may_deny(wanted["kind"], wanted["colour"]):
+        return None
+    return wanted
+
+
+# ---------------------------------------------------------------------------------------------- comparing
+
+def comparing(quiz: Quiz) -> TextRound | None:
+    """Which of two objects is larger, what they have in common."""
+    i = quiz.target()
+    if quiz.coin(0.6):
+        for j in quiz.partners(i):
+            if quiz.agree(i, j, ("size",)):
+                continue
+            relation = quiz.pick(("larger", "smaller"))
+            first, second = quiz.name(i, hide=("size",)), quiz.name(j, hide=("size",))
+            question = quiz.pick(("Which is {0}, {1} or {2}?", "Is {1} or {2} {0}?", "Which of {1} and {2} is {0}?"))
+            winner = i if (quiz.objects[i].size == "large") == (relation == "larger") else j
+            loser = j if winner == i else i
+            return TextRound(question.format(relation, first, second), f"{quiz.number(winner)} is {relation}.",
+                             "comparing", "larger", Expected("region", (f"region{winner + 1}",), 2), regions_of(i, j),
+                             reason=f"Because {quiz.number(winner)} is {quiz.objects[winner].size} "
+                                    f"and {quiz.number(loser)} is {quiz.objects[loser].size}.")
+        return None
+    j = quiz.pick(quiz.partners(i)) if quiz.count > 1 else None
+    if j is None:
+        return None
+    question = quiz.pick(("What do {} and {} have in common?", "In what are {} and {} alike?"))
+    shared = [getattr(quiz.objects[i], name) for name in ORDER if quiz.agree(i, j, (name,))]
+    if quiz.agree(i, j, ("kind",)):
+        answer = f"Both are {' '.join([*shared[:-1], plural(shared[-1])])}."
+    else:
+        answer = f"Both are {join(shared)}." if shared else "Nothing."
+    expected = Expected("statement", ("both", *shared) if shared else ("nothing",), 16)
+    return TextRound(question.format(quiz.number(i), quiz.number(j)), answer, "comparing", "common", expected,
+                     regions_of(i, j))
+
+
+def same(quiz: Quiz) -> TextRound | None:
+    """Whether two objects have the same colour, kind, size or material; as often yes as no."""
+    i = quiz.target()
+    names = quiz.shuffled(tuple(ATTRIBUTES))
+    for name in names:
+        groups: dict[bool, list[int]] = {True: [], False: []}
+        for j in quiz.partners(i):
+            groups[quiz.agree(i, j, (name,))].append(j)
+        if not groups[True] or not groups[False]:
+            continue
+        truth = quiz.coin()
+        j = quiz.pick(groups[truth])
+        templates = ("Are {1} and {2} the same {0}?", "Do {1} and {2} have the same {0}?",
+                     "Is the {0} of {1} the same as that of {2}?")
+        question = templates[0] if name == "kind" else quiz.pick(templates)
+        word = "kind of object" if name == "kind" else name
+        question = question.format(word, quiz.name(i, hide=(name,)), quiz.name(j, hide=(name,)))
+        value, other = getattr(quiz.objects[i], name), getattr(quiz.objects[j], name)
+        if name == "kind":
+            value, other = with_article(value), with_article(other)
+            both = plural(quiz.objects[i].kind)
+        else:
+            both = value
+        reason = f"Because both are {both}." if truth else \
+            f"Because {quiz.number(i)} is {value} and {quiz.number(j)} is {other}."
+        size = len(ATTRIBUTES[name])
+        return TextRound(question, "Yes." if truth else "No.", "comparing", "same",
+                         Expected("yes_no", ("yes" if truth else "no",), 2), regions_of(i, j), reason=reason,
+                         reason_options=size if truth else size * (size - 1))
+    return None
+
+
+# ---------------------------------------------------------------------------------------------- which region
+
+def which_fits(quiz: Quiz) -> TextRound | None:
+    """Which region fits a description that only one fits."""
+    i = quiz.target()
+    phrase = quiz.phrase(i)
+    if phrase is None:
+        return None
+    question = quiz.pick(("Which region is the {}?", "Which one is the {}?", "Where is the {}?", "Find the {}.",
+                          "Show me the {}.", "Point at the {}.")).format(phrase)
+    return region_round(quiz, question, "which_region", "fits", i, (), quiz.count,
+                        f"Because {quiz.number(i)} is the only {phrase}.")
+
+
+def which_stands(quiz: Quiz) -> TextRound | None:
+    """Which object stands in a relation to another, asked where there is just one, or for the nearest such."""
+    i = quiz.target()
+    for relation in quiz.shuffled(RELATIONS):
+        answer = quiz.layout.only(relation, i)
+        name = quiz.name(i)
+        if answer is not None:
+            question = quiz.pick(("What is {} {}?", "Which region is {} {}?", "Which one is {} {}?"))
+            options = quiz.count - 1
+        else:
+            found = quiz.layout.all_in(relation, i)
+            answer = quiz.layout.nearest(i, found) if found else None
+            if answer is None:
+                continue
+            question = quiz.pick(("What is the nearest thing {} {}?", "Which region is next {} {}?"))
+            options = len(found)
+        return region_round(quiz, question.format(relation, name), "which_region", "stands", answer, (i,), options,
+                            f"Because {quiz.number(answer)} {REASON[relation]}.")
+    return None
+
+
+def which_missing(quiz: Quiz) -> TextRound | None:
+    """Which region fits a description that none fits: colour and kind are there, but not on one object."""
+    pairs = [(a.colour, b.kind) for a in quiz.objects for b in quiz.objects
+             if not quiz.has(colour=a.colour, kind=b.kind) and quiz.may_deny(b.kind, a.colour)]
+    if not pairs:
+        return None
+    colour, kind = quiz.pick(pairs)
+    question = quiz.pick(("Which region is the {}?", "Where is the {}?", "Find the {}."))
+    return TextRound(question.format(f"{colour} {kind}"), f"There is no {colour} {kind}.", "which_region", "fits",
+                     Expected("region", (), quiz.count + 1))
+
+
+#: The forms of question of each task; one is drawn at random, the next where the scene does not allow it.
+TASKS: dict[str, tuple[Callable[[Quiz], TextRound | None], ...]] = {
+    **{name: ((lambda quiz, name=name: attribute(quiz, name)),) for name in ATTRIBUTES},
+    "short": (short,),
+    "describe": (describe,),
+    "relations": (pair_relation, pair_relation, extreme, closest, between),
+    "counting": (counting,),
+    "comparing": (comparing, same),
+    "which_region": (which_fits, which_fits, which_fits, which_stands, which_stands, which_stands, which_missing),
+    "yes_no": yes_no.FORMS,
+}

@@ -1,0 +1,159 @@
+"""What questions are drawn from: one scene, its layout, a random generator, and how objects are referred to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TypeVar
+
+import numpy as np
+
+from ros_gpt4roi.sim.relations import Layout
+from ros_gpt4roi.sim.scene import HELD_OUT, Scene, SceneObject
+from ros_gpt4roi.sim.scoring import Expected, TextRound
+
+T = TypeVar("T")
+#: The order in which attributes are named: "a small shiny red mug".
+ORDER: tuple[str, ...] = ("size", "material", "colour", "kind")
+
+
+def with_article(phrase: str) -> str:
+    """``phrase`` with "a" or "an" before it."""
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def sentence(text: str) -> str:
+    """``text`` with a capital letter and a full stop."""
+    return text[0].upper() + text[1:] + "."
+
+
+def short_text(obj: SceneObject) -> str:
+    """The short description of one object: "a small shiny red mug"."""
+    return with_article(" ".join(getattr(obj, name) for name in ORDER))
+
+
+class Quiz:
+    """One scene, its layout and a random generator: what the question functions draw from.
+
+    regions_only: refer to objects by ``<regionK>`` and never by what they look like.
+    it: 0-based object that "it" means at this point of the conversation, and that the question is to be about.
+    told: 0-based objects whose looks were already told, and that are not asked about if there are others.
+    layout: of that scene, where it is at hand.
+    """
+
+    def __init__(self, scene: Scene, rng: np.random.Generator, *, regions_only: bool = False, it: int | None = None,
+                 told: frozenset[int] = frozenset(), layout: Layout | None = None) -> None:
+        self.scene, self.rng, self.it = scene, rng, it
+        self.objects = scene.objects
+        self.count = len(scene.objects)
+        self.layout = Layout(scene) if layout is None else layout
+        self.told = told
+        self._regions_only = regions_only
+
+    def pick(self, items: Sequence[T]) -> T:
+        """One of ``items``, each as likely as the others."""
+        return items[int(self.rng.integers(len(items)))]
+
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        """``items`` in random order."""
+        return [items[int(i)] for i in self.rng.permutation(len(items))]
+
+    def coin(self, probability: float = 0.5) -> bool:
+        """True with ``probability``."""
+        return bool(self.rng.random() < probability)
+
+    def target(self) -> int:
+        """The object to ask about."""
+        if self.it is not None:
+            return self.it
+        return self.pick([i for i in range(self.count) if i not in self.told] or range(self.count))
+
+    def number(self, i: int) -> str:
+        """The reference to object i by its region: ``<regionK>``."""
+        return f"<region{i + 1}>"
+
+    def name(self, i: int, hide: tuple[str, ...] = ()) -> str:
+        """A reference to object i: "it", its region, or a phrase only it fits that does not tell ``hide``."""
+        if i == self.it:
+            return "it"
+        phrase = None if self._regions_only or self.coin(0.65) else self.phrase(i, hide)
+        return f"the {phrase}" if phrase else self.number(i)
+
+    def phrase(self, i: int, hide: tuple[str, ...] = ()) -> str | None:
+        """A phrase that fits object i and no other ("small red mug", "blue thing"), or None where there is none."""
+        usable = [name for name in ORDER if name not in hide]
+        unique = []
+        for size in range(1, len(usable) + 1):
+            for names in combinations(usable, size):
+                if sum(self.agree(i, j, names) for j in range(self.count)) == 1:
+                    unique.append(names)
+            if len(unique) >= 2:
+                break
+        return self.describe(self.objects[i], self.pick(unique)) if unique else None
+
+    def describe(self, obj: SceneObject, names: Sequence[str]) -> str:
+        """The attributes ``names`` of ``obj`` as a phrase without an article; "thing" where the kind is not told."""
+        words = [getattr(obj, name) for name in ORDER if name in names]
+        return " ".join(words if "kind" in names else [*words, self.pick(("thing", "object"))])
+
+    def agree(self, i: int, j: int, names: Sequence[str]) -> bool:
+        """Whether objects i and j have the same values of the attributes ``names``."""
+        return all(getattr(self.objects[i], name) == getattr(self.objects[j], name) for name in names)
+
+    def tell(self, i: int) -> str:
+        """Object i as an answer: "<region3>, a small shiny red mug"."""
+        return f"{self.number(i)}, {short_text(self.objects[i])}"
+
+    def may_deny(self, kind: str, colour: str) -> bool:
+        """Whether a text may say that there is no such thing.
+
+        Of the held-out pairs training scenes have none; to say so would teach that they do not exist.
+        """
+        return self.scene.split == "test" or (kind, colour) not in HELD_OUT
+
+    def has(self, **wanted: str) -> list[int]:
+        """The objects that have all the attributes ``wanted``."""
+        return [i for i, o in enumerate(self.objects) if all(getattr(o, n) == v for n, v in wanted.items())]
+
+    def triples(self, limit: int = 12) -> list[tuple[int, int, int]]:
+        """Some ordered triples of different objects, the one that "it" means first where there is one."""
+        found = []
+        for _ in range(limit if self.count >= 3 else 0):
+            first = self.target()
+            rest = self.shuffled([j for j in range(self.count) if j != first])
+            found.append((first, rest[0], rest[1]))
+        return found
+
+    def partners(self, i: int) -> list[int]:
+        """All other objects in random order."""
+        return self.shuffled([j for j in range(self.count) if j != i])
+
+
+def regions_of(*objects: int) -> tuple[int, ...]:
+    """Region numbers of 0-based objects, each once."""
+    return tuple(dict.fromkeys(i + 1 for i in objects))
+
+
+def join(parts: Sequence[str]) -> str:
+    """"a", "a and b", "a, b and c"."""
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def region_round(quiz: Quiz, question: str, task: str, form: str, answer: int, about: tuple[int, ...],
+                 options: int, reason: str, reason_options: int = 1) -> TextRound:
+    """A question whose answer is one region."""
+    expected = Expected("region", (f"region{answer + 1}",), options)
+    return TextRound(question, quiz.tell(answer) + ".", task, form, expected,
+                     regions_of(*about, answer), answer, frozenset({answer}), reason, reason_options)
+
+
+def long_text(scene: Scene, i: int, neighbours: int = 1, layout: Layout | None = None) -> str:
+    """What object i is and where it stands: "This is a large matte blue bowl, left of <region2>, a small red mug."."""
+    layout = Layout(scene) if layout is None else layout
+    parts = []
+    for j in layout.neighbours(i):
+        relations = layout.clear_relations(i, j)
+        if relations and len(parts) < neighbours:
+            parts.append(f"{relations[0]} <region{j + 1}>, {short_text(scene.objects[j])}")
+    place = ", " + ", and ".join(parts) if parts else ""
+    return f"This is {short_text(scene.objects[i])}{place}."

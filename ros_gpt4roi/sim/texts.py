@@ -1,0 +1,153 @@
+"""Texts about a scene, from ground truth only: descriptions, and conversations of questions and true answers.
+
+Regions are written ``<regionK>``, K the 1-based place in ``scene.objects``. That place must say nothing about the
+object, so shuffle the objects first (`permuted`). A scene and a random generator fix every text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ros_gpt4roi.sim import questions, yes_no
+from ros_gpt4roi.sim.questions import TASKS
+from ros_gpt4roi.sim.quiz import ORDER, Quiz, long_text, sentence, short_text
+from ros_gpt4roi.sim.relations import Layout
+from ros_gpt4roi.sim.scene import Scene
+from ros_gpt4roi.sim.scoring import ATTRIBUTES, Expected, TextRound, chance_level, meaning, score
+
+__all__ = ["SCORED_TASKS", "WEIGHTS", "Expected", "TextRound", "ask", "chance_level", "conversation", "long_text",
+           "permuted", "score", "short_rounds", "short_text", "why"]
+
+#: How often each task is drawn as the next independent question of a conversation. Relations, which_region and yes_no
+#: have many forms, so they need the most practice; colour is learnt in no time.
+WEIGHTS: dict[str, float] = {
+    "kind": 1.5, "colour": 1.0, "size": 1.5, "material": 1.0, "short": 1.0, "describe": 1.5, "relations": 3.0,
+    "counting": 2.0, "comparing": 2.0, "which_region": 3.0, "yes_no": 3.0,
+}
+#: The tasks that `ask` knows, and that scores are given for.
+SCORED_TASKS: tuple[str, ...] = (*WEIGHTS, "why")
+#: How often "Why?" follows a question that has a reason, and a question about "it" one that has a subject.
+WHY_RATE = 0.2
+FOLLOW_UP_RATE = 0.3
+#: How often a question is typed carelessly: no capital, no question mark.
+CARELESS_RATE = 0.15
+
+_ATTEMPTS = 6
+_WHY = ("Why?", "Why is that?", "How do you know?", "Why do you say that?")
+_ABOUT_IT: tuple[Callable[[Quiz], TextRound | None], ...] = (
+    *(form for name in ("kind", "colour", "size", "material") for form in TASKS[name]),
+    questions.pair_relation, questions.pair_relation, questions.closest, questions.which_stands, yes_no.is_it,
+    yes_no.stands, yes_no.exists_there,
+)
+
+
+def permuted(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The same scene with its objects in random order, so that region numbers carry no information."""
+    return replace(scene, objects=tuple(scene.objects[int(i)] for i in rng.permutation(len(scene.objects))))
+
+
+def short_rounds(scene: Scene) -> list[TextRound]:
+    """One short description a region, asked for by the bare region token ``<boxK>``: the texts of training stage 1."""
+    rounds = []
+    for i, obj in enumerate(scene.objects):
+        values = tuple(getattr(obj, name) for name in ORDER)
+        expected = Expected("attributes", values, questions.COMBINATIONS)
+        rounds.append(TextRound(f"What is <box{i + 1}>?", sentence(short_text(obj)), "short", "bare", expected,
+                                (i + 1,), i, frozenset({i})))
+    return rounds
+
+
+def why(parent: TextRound, rng: np.random.Generator) -> TextRound | None:
+    """The question "Why?" after ``parent``, or None where it has no reason to give."""
+    if not parent.reason:
+        return None
+    return TextRound(_WHY[int(rng.integers(len(_WHY)))], parent.reason, "why", f"{parent.task} {parent.form}",
+                     Expected("statement", meaning(parent.reason), parent.reason_options), parent.regions,
+                     parent.subject, parent.reveals, follow_up=True)
+
+
+def ask(scene: Scene, task: str, rng: np.random.Generator, *, regions_only: bool = False,
+        told: frozenset[int] = frozenset(), layout: Layout | None = None) -> tuple[TextRound, ...] | None:
+    """One question of ``task`` (one of SCORED_TASKS, else KeyError) with the rounds it needs before it.
+
+    The last round is the question, those before it are its history. None where the scene allows no such question.
+    regions_only: refer to objects by their regions and never by what they look like.
+    told: 0-based objects not to ask about where others are left. layout: of that scene, where it is at hand.
+    """
+    if not scene.objects:
+        return None
+    if task == "why":
+        for _ in range(_ATTEMPTS):
+            parents = ask(scene, ("relations", "yes_no", "which_region", "comparing")[int(rng.integers(4))], rng,
+                          regions_only=regions_only, told=told, layout=layout)
+            if parents and (turn := why(parents[-1], rng)):
+                return (*parents, turn)
+        return None
+    quiz = Quiz(scene, rng, regions_only=regions_only, told=told, layout=layout)
+    for form in quiz.shuffled(TASKS[task]):
+        turn = form(quiz)
+        if turn is not None:
+            return (turn,)
+    return None
+
+
+def about_it(scene: Scene, parent: TextRound, rng: np.random.Generator,
+             layout: Layout | None = None) -> TextRound | None:
+    """A question that calls the subject of ``parent`` "it" ("And what colour is it?"), or None where none fits."""
+    if parent.subject is None:
+        return None
+    quiz = Quiz(scene, rng, it=parent.subject, layout=layout)
+    told = parent.subject in parent.reveals
+    for form in quiz.shuffled(_ABOUT_IT)[:_ATTEMPTS]:
+        turn = form(quiz)
+        if turn is None or turn.task == parent.task and turn.form == parent.form:
+            continue
+        if told and turn.task in ATTRIBUTES and not quiz.coin(0.25):
+            continue  # the answer only has to be copied: rarely worth a round
+        question = turn.question
+        if turn.task in ATTRIBUTES and quiz.coin(0.3):
+            question = quiz.pick((f"And its {turn.task}?", f"What about its {turn.task}?"))
+        elif quiz.coin():
+            question = "And " + question[0].lower() + question[1:]
+        return replace(turn, question=question, follow_up=True)
+    return None
+
+
+def conversation(scene: Scene, rng: np.random.Generator, max_rounds: int = 8,
+                 weights: dict[str, float] | None = None) -> list[TextRound]:
+    """At most ``max_rounds`` rounds about one scene; empty where nothing can be asked.
+
+    Each round stands for itself except for follow-ups, which come right after the round they refer to. ``weights``
+    (task → how often) stands in for WEIGHTS. No question comes twice.
+    """
+    weights = WEIGHTS if weights is None else weights
+    tasks = list(weights)
+    shares = np.array([weights[task] for task in tasks]) / sum(weights.values())
+    layout = Layout(scene)
+    rounds: list[TextRound] = []
+    told: frozenset[int] = frozenset()
+    asked: set[str] = set()
+    for _ in range(3 * max_rounds):
+        if len(rounds) >= max_rounds:
+            break
+        turns = ask(scene, tasks[int(rng.choice(len(tasks), p=shares))], rng, told=told, layout=layout)
+        turn = turns[-1] if turns else None
+        while turn is not None and len(rounds) < max_rounds and (turn.follow_up or turn.question not in asked):
+            asked.add(turn.question)
+            rounds.append(replace(turn, question=_typed(turn.question, rng)))
+            told = told | turn.reveals
+            parent, turn = turn, None
+            if rng.random() < WHY_RATE:
+                turn = why(parent, rng)
+            elif rng.random() < FOLLOW_UP_RATE:
+                turn = about_it(scene, parent, rng, layout)
+    return rounds
+
+
+def _typed(question: str, rng: np.random.Generator) -> str:
+    if rng.random() >= CARELESS_RATE:
+        return question
+    return (question[0].lower() + question[1:]).rstrip("?.")
