@@ -1,0 +1,244 @@
+"""Rendered scenes on disk, the data set over them, and the evaluation: all with the real renderer and a real model."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, save_checkpoint
+from ros_gpt4roi.model.config import preset
+from ros_gpt4roi.model.preprocess import preprocess_frame
+from ros_gpt4roi.sim.renderer import TabletopRenderer
+from ros_gpt4roi.sim.scene import HELD_OUT
+from ros_gpt4roi.sim.scoring import ATTRIBUTES
+from ros_gpt4roi.sim.texts import SCORED_TASKS
+from training import evaluate
+from training.data.record import Record, check_record
+from training.data.tabletop import TabletopDataset, TabletopError, main, render_scenes
+from training.evaluation.generate import answer, common_prefix
+from training.evaluation.tabletop import PER_REGION, QUESTIONS, examine, summary
+from training.tokenizer import train_tokenizer
+from training.train import _with_vocabulary
+
+SCENES = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return render_scenes(tmp_path_factory.mktemp("scenes") / "train", "train", SCENES, seed=4, workers=1)
+
+
+@pytest.fixture(scope="module")
+def renderer():
+    with TabletopRenderer() as renderer:
+        yield renderer
+
+
+@pytest.fixture(scope="module")
+def loaded(folder) -> LoadedModel:
+    """A model of random weights, large enough that it says something else to every question."""
+    torch.manual_seed(0)
+    config = preset("tabletop")
+    dataset = TabletopDataset(folder)
+    texts = [re.sub("<(region[0-9]+)>", r"\1", text) for epoch in range(20) for i in range(SCENES)
+             for turn in _at(dataset, epoch, i).rounds for text in (turn.question, turn.answer)]
+    tokenizer = train_tokenizer(texts, 400, config.prompt.template)
+    loaded = build_model(_with_vocabulary(config, tokenizer), tokenizer)
+    with torch.no_grad():
+        for name, weight in loaded.model.language.named_parameters():
+            if weight.ndim == 2 and "embed" not in name:
+                weight.mul_(4)
+    loaded.model.eval()
+    return loaded
+
+
+def _at(dataset: TabletopDataset, epoch: int, index: int):
+    dataset.set_epoch(epoch)
+    return dataset[index]
+
+
+def test_images_are_the_frames_the_renderer_gives(folder, renderer):
+    dataset = TabletopDataset(folder)
+    assert len(dataset) == SCENES
+    preprocess = preset("tabletop").preprocess
+    for index in range(SCENES):
+        scene = renderer.render("train", 4, index)
+        np.testing.assert_array_equal(dataset[index].image, preprocess_frame(scene.image, preprocess))
+        assert dataset.scene(index).objects == scene.objects
+
+
+def test_boxes_and_attributes_follow_the_shuffled_regions(folder):
+    dataset = TabletopDataset(folder)
+    orders = set()
+    for epoch in range(4):
+        for index in range(SCENES):
+            sample, scene = _at(dataset, epoch, index), dataset.scene(index)
+            truth = {tuple(o.box): tuple(getattr(o, name) for name in ATTRIBUTES) for o in scene.objects}
+            boxes = [tuple(int(v) for v in np.round(b * [320, 240, 320, 240])) for b in sample.boxes]
+            assert sample.boxes.dtype == np.float32 and sample.attributes.dtype == np.int64
+            assert sorted(boxes) == sorted(truth)
+            for box, labels in zip(boxes, sample.attributes):
+                assert truth[box] == tuple(values[k] for values, k in zip(ATTRIBUTES.values(), labels))
+            orders.add((index, tuple(boxes)))
+    assert len(orders) > 2 * SCENES
+
+
+def test_samples_are_functions_of_seed_epoch_and_index(folder):
+    first, again, other = (TabletopDataset(folder, seed=s) for s in (1, 1, 2))
+    assert _at(first, 3, 2).rounds == _at(again, 3, 2).rounds
+    assert _at(first, 3, 2).rounds != _at(first, 4, 2).rounds
+    assert _at(first, 3, 2).rounds != _at(other, 3, 2).rounds
+
+
+def test_loader_processes_change_nothing(folder):
+    dataset = TabletopDataset(folder, seed=7)
+    alone = [dataset[i].rounds for i in range(SCENES)]
+    shared = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
+    assert [sample.rounds for sample in shared] == alone
+
+
+@pytest.mark.parametrize("texts", ["short", "long"])
+def test_rounds_make_valid_records(folder, texts):
+    dataset = TabletopDataset(folder, texts=texts)
+    for index in range(SCENES):
+        scene, sample = dataset.scene(index), dataset[index]
+        check_record(Record(sample.image, scene.boxes(), tuple(sample.rounds), f"tabletop {index}"))
+        if texts == "short":
+            assert len(sample.rounds) == len(scene.objects)
+
+
+def test_training_scenes_lack_the_held_out_pairs(folder):
+    dataset = TabletopDataset(folder)
+    pairs = {(o.kind, o.colour) for i in range(SCENES) for o in dataset.scene(i).objects}
+    assert pairs and not pairs & HELD_OUT
+
+
+def test_rendering_goes_on_where_it_stopped(folder, tmp_path):
+    whole = (folder / "shard-00000.npy").read_bytes()
+    render_scenes(tmp_path / "again", "train", SCENES, seed=4, workers=1)
+    again = tmp_path / "again" / "shard-00000.npy"
+    assert again.read_bytes() == whole
+    finished = again.stat().st_mtime_ns
+    render_scenes(tmp_path / "again", "train", SCENES, seed=4, workers=1)
+    assert again.stat().st_mtime_ns == finished, "what is whole must not be rendered again"
+    # A shard whose ground truth is missing was interrupted.
+    (tmp_path / "again" / "shard-00000.jsonl").unlink()
+    with pytest.raises(TabletopError, match="shard-00000 is not finished"):
+        TabletopDataset(tmp_path / "again")
+    render_scenes(tmp_path / "again", "train", SCENES, seed=4, workers=1)
+    assert len(TabletopDataset(tmp_path / "again")) == SCENES
+    assert not list((tmp_path / "again").glob("*.partial"))
+
+
+def test_a_folder_of_other_scenes_is_refused(folder):
+    with pytest.raises(TabletopError, match="seed 4 instead of 5"):
+        render_scenes(folder, "train", SCENES, seed=5, workers=1)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--scenes", "2", "--out", "{file}/scenes"], "Not a directory"),
+    (["--scenes", "0", "--out", "{folder}"], "at least 1"),
+    (["--scenes", "100000000", "--out", "{folder}"], "GB free"),
+])
+def test_what_cannot_be_rendered_is_said(tmp_path, capsys, arguments, message):
+    file = tmp_path / "file"
+    file.touch()
+    places = [a.format(file=file, folder=tmp_path / "scenes") for a in arguments]
+    assert main(["render", "--split", "train", "--seed", "1", *places]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_disk_that_takes_no_more_is_an_error_with_the_folder_in_it(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # the rendering processes inherit it
+    try:
+        with pytest.raises(TabletopError, match=f"{tmp_path}: cannot write the scenes"):
+            render_scenes(tmp_path, "train", 2, seed=1, workers=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "shard-00000.jsonl").exists()
+
+
+# ---------------------------------------------------------------------------------------------- evaluation
+
+def one_by_one(loaded: LoadedModel, vision, prompt, limit: int) -> tuple[str, int]:
+    """The greedy answer without batch, cache or shared beginning; and how many tokens it has."""
+    model, ids = loaded.model, []
+    end = loaded.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    embeddings = model.embed(torch.tensor([prompt.input_ids]), vision, torch.tensor([prompt.region_index]))
+    while len(ids) < limit:
+        token = model.language(inputs_embeds=embeddings).logits[0, -1].argmax()
+        if token == end:
+            break
+        ids.append(int(token))
+        embeddings = torch.cat([embeddings, model.language.get_input_embeddings()(token)[None, None]], dim=1)
+    return loaded.tokenizer.decode(ids, skip_special_tokens=True).strip(), len(ids)
+
+
+def test_batched_answers_equal_those_given_one_by_one(folder, loaded):
+    sample = TabletopDataset(folder)[0]
+    rounds = [[(turn.question, None)] for turn in sample.rounds[:5]]
+    rounds.append([(sample.rounds[0].question, sample.rounds[0].answer), ("Why?", None)])
+    prompts = [loaded.prompts.encode(r, len(sample.boxes), list_regions=True) for r in rounds]
+    assert common_prefix(prompts) > loaded.prompts.image_tokens
+    ends = loaded.model.language.get_output_embeddings().weight[loaded.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    size = float(ends.detach().norm())
+    with torch.inference_mode():
+        vision = loaded.model.encode(torch.from_numpy(sample.image)[None], torch.from_numpy(sample.boxes)[None])
+        for seed in range(30):  # until the answers end at different times, so that rows leave the batch
+            direction = torch.randn(ends.shape, generator=torch.Generator().manual_seed(seed))
+            ends.data.copy_(4 * size * direction / direction.norm())
+            expected = [one_by_one(loaded, vision, prompt, 12) for prompt in prompts]
+            lengths = {length for _, length in expected}
+            if len(lengths) > 2 and max(lengths) > 3:
+                break
+        else:
+            pytest.fail("no random model gave answers of different lengths")
+    assert answer(loaded, vision, prompts, 12) == [text for text, _ in expected]
+    assert answer(loaded, vision, prompts[:1], 12) == [expected[0][0]]
+
+
+def test_every_region_and_every_task_is_asked(renderer, loaded):
+    scene = renderer.render("test", 11, 0)
+    asked = examine(loaded, scene, np.random.default_rng(0))
+    again = examine(loaded, scene, np.random.default_rng(0), zero_regions=True)
+    assert [a.turn for a in asked] == [a.turn for a in again], "the control must be asked the same questions"
+    assert [a.said for a in asked] != [a.said for a in again], "the answers must depend on the region embeddings"
+    figures = summary(asked)
+    for task in SCORED_TASKS:
+        assert figures["counts"][task] == (len(scene.objects) if task in PER_REGION else QUESTIONS)
+        assert 0 <= figures[task] <= 1 and 0 < figures["chance"][task] <= 1
+    regions = {a.turn.regions[0] for a in asked if a.turn.task == "kind"}
+    assert regions == set(range(1, len(scene.objects) + 1))
+
+
+@pytest.mark.slow
+def test_command_writes_figures_and_answers(tmp_path, loaded, capsys):
+    save_checkpoint(loaded.model, loaded.tokenizer, tmp_path / "model")
+    figures, answers = tmp_path / "figures.json", tmp_path / "answers.jsonl"
+    status = evaluate.main(["tabletop", "--model", str(tmp_path / "model"), "--scenes", "2", "--seed", "3",
+                            "--device", "cpu", "--json", str(figures), "--answers", str(answers)])
+    assert status == 0
+    facts = json.loads(figures.read_text(encoding="utf-8"))
+    lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
+    assert {line["scene"] for line in lines} == {0, 1}
+    for task in SCORED_TASKS:
+        right = [line["right"] for line in lines if line["task"] == task]
+        assert facts["counts"][task] == len(right)
+        assert facts[task] == pytest.approx(sum(right) / len(right), abs=1e-4)
+    assert facts["seed"] == 3 and facts["scenes"] == 2 and len(facts["model"]["sha256"]) == 64
+    assert "relations" in capsys.readouterr().out
+
+
+def test_command_says_what_is_missing(tmp_path, capsys):
+    assert evaluate.main(["tabletop", "--model", str(tmp_path / "none"), "--scenes", "1"]) == 1
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert evaluate.main(["tabletop", "--model", "x", "--json", str(tmp_path / "no" / "file.json")]) == 1
+    assert "does not exist" in capsys.readouterr().err

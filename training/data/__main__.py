@@ -1,0 +1,66 @@
+"""``python -m training.data check``: look at a configuration's data. ``convert``: a detector's pickle to npz."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from training.data.boxes import load_class_names, load_pickle, save_detections
+from training.data.check import check
+from training.data.mixture import open_mixture
+from training.data.record import RecordError
+from training.recipe import RecipeError, read_recipe
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0 where all is well, 1 where data cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m training.data", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    look = commands.add_parser("check", help="counts, first errors, and samples rendered as pictures")
+    look.add_argument("--config", type=Path, required=True, help="a recipe (YAML)")
+    look.add_argument("--out", type=Path, default=Path("data_check"), help="folder for the pictures")
+    look.add_argument("--samples", type=int, default=4, help="visits of every source to look at")
+    look.set_defaults(run=_check)
+    turn = commands.add_parser("convert", help="turn a detector's pickle into npz or JSON")
+    turn.add_argument("pickle", type=Path)
+    turn.add_argument("out", type=Path)
+    turn.add_argument("--class-names", type=Path, help="a name a line, or the categories of a COCO or LVIS file")
+    turn.set_defaults(run=_convert)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    # What is malformed is printed in the table; a line each would bury it.
+    logging.getLogger("training.data.index").setLevel(logging.ERROR)
+    try:
+        return options.run(options)
+    except (RecordError, RecipeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _check(options: argparse.Namespace) -> int:
+    recipe = read_recipe(options.config)
+    failures = 0
+    for name, section in (("train", recipe.train), ("validation", recipe.validation)):
+        values = dict(section)
+        if values.pop("kind", None) != "mixture":
+            print(f"{name}: {section.get('kind')}, made by this program; nothing to check")
+            continue
+        text, failed = check(open_mixture(values, recipe.seed), options.samples, options.out / name)
+        print(f"{name}\n{text}")
+        failures += failed
+    return 1 if failures else 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    detections = load_pickle(options.pickle)
+    if options.class_names:
+        detections = detections.named(load_class_names(options.class_names))
+    save_detections(detections, options.out)
+    print(f"{options.out}: {len(detections.filenames)} images, {len(detections.boxes)} boxes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""A look at the data before a long run: counts, what the filters took, the first errors, and samples as pictures."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from training.data.mixture import Mixture
+from training.data.record import Record, RecordError, references
+
+_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
+_WIDTH = 640
+_LINE = 14
+
+
+def check(mixture: Mixture, samples: int, out: Path) -> tuple[str, int]:
+    """Read ``samples`` visits of every source and render them under ``out``.
+
+    Returns the text to print and the number of sampled visits that failed.
+    """
+    lines, failures = [], 0
+    out.mkdir(parents=True, exist_ok=True)
+    for number, part in enumerate(mixture.parts):
+        source, report = part.source, part.source.report
+        lines.append(f"{number} {source.kind}: {', '.join(str(path) for path in source.inputs())}")
+        lines.append(f"    read {report.read}, images kept {report.kept}, visits an epoch {part.visits}")
+        lines += [f"    filtered {count}: {reason}" for reason, count in sorted(report.filtered.items())]
+        lines.append(f"    malformed {report.malformed}")
+        lines += [f"      {message}" for message in report.errors]
+        places = np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int)
+        boxes, rounds = [], []
+        for place in dict.fromkeys(places.tolist()):
+            try:
+                record = mixture.visit(number, place, 0)
+            except (RecordError, ValueError, OSError) as error:
+                failures += 1
+                lines.append(f"    visit {place} failed: {error}")
+                continue
+            boxes.append(len(record.boxes))
+            rounds.append(len(record.rounds))
+            path = out / f"{number}-{source.kind}-{place}.png"
+            render(record).save(path)
+        if boxes:
+            means = f"{np.mean(boxes):.1f} regions and {np.mean(rounds):.1f} rounds a visit"
+            lines.append(f"    {len(boxes)} samples: {means}")
+    lines.append(f"{len(mixture)} visits an epoch; pictures in {out}")
+    return "\n".join(lines), failures
+
+
+def render(record: Record) -> Image.Image:
+    """The image with its numbered boxes, and the conversation under it."""
+    picture = Image.fromarray(np.asarray(record.image))
+    scale = _WIDTH / picture.width
+    picture = picture.resize((_WIDTH, max(1, round(picture.height * scale))))
+    text = _conversation(record)
+    page = Image.new("RGB", (_WIDTH, picture.height + _LINE * len(text) + 8), "white")
+    page.paste(picture)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default()
+    for number, box in enumerate(record.boxes * scale, 1):
+        colour = _COLOURS[(number - 1) % len(_COLOURS)]
+        draw.rectangle(box.tolist(), outline=colour, width=2)
+        label = draw.textbbox((box[0] + 2, box[1] + 1), str(number), font=font)
+        draw.rectangle(label, fill=colour)
+        draw.text((box[0] + 2, box[1] + 1), str(number), fill="white", font=font)
+    for line, (words, colour) in enumerate(text):
+        draw.text((6, picture.height + 4 + _LINE * line), words, fill=colour, font=font)
+    return page
+
+
+def _conversation(record: Record) -> Sequence[tuple[str, str]]:
+    """(line, colour) of the conversation; an answer takes the colour of the region that its round names first."""
+    lines = [(record.source, "#888888")]
+    for turn in record.rounds:
+        named = references(turn.question + turn.answer)
+        colour = _COLOURS[(named[0] - 1) % len(_COLOURS)] if named else "black"
+        for mark, words, tint in (("Q", turn.question, "black"), ("A", turn.answer, colour)):
+            wrapped = [row for part in words.split("\n") for row in textwrap.wrap(part, 100) or [""]]
+            lines += [(f"{mark if row == 0 else ' '} {part}", tint) for row, part in enumerate(wrapped)]
+    return lines

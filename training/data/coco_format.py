@@ -1,0 +1,97 @@
+"""Streaming reader of the COCO layout: "images" and "annotations" lists in one JSON file, joined by image id.
+
+COCO, the MDETR files (RefCOCO, Flickr30k) and GRiT's Visual Genome file all have it. The file is never held in memory:
+annotations are grouped by image on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ijson
+
+from training.data.index import Report
+from training.data.record import RecordError
+from training.data.spool import Spool
+
+Item = dict[str, Any]
+
+
+def stream(path: Path, prefix: str) -> Iterator[Any]:
+    """The elements of one list of a JSON file, e.g. prefix "annotations.item". Raises RecordError on broken JSON."""
+    with Path(path).open("rb") as file:
+        try:
+            yield from ijson.items(file, prefix, use_float=True)
+        except ijson.JSONError as error:
+            raise RecordError(f"{path}: not valid JSON: {error}") from error
+
+
+def read_coco(
+    path: Path,
+    image_fields: Sequence[str],
+    annotation_fields: Sequence[str],
+    group: Callable[[Item], Any],
+    report: Report,
+) -> Iterator[tuple[list[Item], list[Item]]]:
+    """Yield (images, their annotations) for each group of images, in the file's order.
+
+    ``group`` maps an image to what it is grouped by: its id, or its file where the file holds one image per sentence.
+    Of an annotation the named fields are kept, its id, and under "skip" why it is to be left out, if so. An item
+    without one of the fields, or an annotation of an unknown image, is malformed.
+    """
+    groups: dict[Any, list[Item]] = {}
+    key_of: dict[Any, Any] = {}
+    broken: set[Any] = set()
+    with Spool() as spool:
+        for image in stream(path, "images.item"):
+            report.read += 1
+            item = _pick(image, ("id", *image_fields), f"{path}: image", report)
+            if item is None:
+                broken.add(image.get("id"))
+                continue
+            if item["id"] in key_of:
+                report.fail(f"{path}: image {item['id']} is there twice")
+                continue
+            key = key_of[item["id"]] = group(item)
+            groups.setdefault(key, []).append(item)
+            spool.open(key)
+        for annotation in stream(path, "annotations.item"):
+            item = _pick(annotation, ("image_id", *annotation_fields), f"{path}: annotation", report)
+            if item is None or item["image_id"] in broken:
+                continue
+            if item["image_id"] not in key_of:
+                report.fail(f"{path}: annotation {annotation.get('id')} is of unknown image {item['image_id']}")
+                continue
+            item["id"] = annotation.get("id")
+            item["skip"] = "ignored" if annotation.get("ignore") else "crowd" if annotation.get("iscrowd") else ""
+            spool.add(key_of[item["image_id"]], item)
+        for key, annotations in spool.groups():
+            yield groups[key], annotations
+
+
+def _pick(item: Item, fields: Sequence[str], what: str, report: Report) -> Item | None:
+    """The ``fields`` of ``item``, or None where one is missing."""
+    missing = [name for name in fields if name not in item]
+    if missing:
+        report.fail(f"{what} {item.get('id')} has no {', '.join(missing)}")
+        return None
+    return {name: item[name] for name in fields}
+
+
+def corners(annotation: Item) -> tuple[float, float, float, float]:
+    """x1 y1 x2 y2 of an annotation's bbox (x y w h). Raises ValueError where it isn't four numbers."""
+    bbox = annotation["bbox"]
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(value, (int, float)) for value in bbox):
+        raise ValueError(f"annotation {annotation.get('id')}: bbox is {bbox!r}, expected four numbers")
+    x, y, w, h = bbox
+    return x, y, x + w, y + h
+
+
+def size_of(image: Item) -> tuple[int, int]:
+    """(width, height) of an image entry; Flickr's MDETR file writes them as strings. Raises ValueError."""
+    try:
+        return int(image["width"]), int(image["height"])
+    except (TypeError, ValueError):
+        raise ValueError(f"image {image['id']}: size {image['width']!r} x {image['height']!r} is no number") from None

@@ -1,0 +1,121 @@
+"""Flickr30k Entities in the MDETR format: a caption that mentions every box, then which words belong to which box.
+
+A phrase may have several boxes and a box several phrases; all of both are kept. Works with the merged and the separate
+ground truth alike. Heights and widths are strings in these files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.data import questions
+from training.data.coco import usable
+from training.data.coco_format import read_coco, size_of
+from training.data.index import Report
+from training.data.record import Record, Round
+from training.data.source import BoxFilter, Source, boxes_array, find_image, sample
+from training.data.texts import plain
+
+
+@dataclass(frozen=True)
+class FlickrOptions:
+    """annotations: a final_flickr_*GT_*.json. max_regions: boxes a caption may have before it is left out.
+
+    captions: conversations (of an image's five captions) on one visit.
+    """
+
+    annotations: Path
+    images: tuple[Path, ...]
+    max_regions: int = 150
+    captions: int = 5
+    boxes: BoxFilter = field(default_factory=BoxFilter)
+
+
+class Flickr(Source):
+    """Entry: image and its captions, each with boxes and, for each box, its phrases."""
+
+    kind = "flickr"
+    options_type = FlickrOptions
+
+    def scan(self, report: Report) -> Iterator[dict[str, Any]]:
+        options = self.options
+        groups = read_coco(
+            options.annotations, ("file_name", "width", "height", "caption"), ("bbox", "tokens_positive"),
+            lambda image: image["file_name"], report,
+        )
+        for images, annotations in groups:
+            where = f"flickr {images[0]['file_name']}"
+            try:
+                path, size = find_image(options.images, images[0]["file_name"]), size_of(images[0])
+            except ValueError as error:
+                report.fail(f"{where}: {error}")
+                continue
+            if not options.boxes.image(size, report):
+                continue
+            captions = []
+            for image in images:
+                own = [item for item in annotations if item["image_id"] == image["id"]]
+                try:
+                    plain(image["caption"], "caption")
+                except ValueError as error:
+                    report.fail(f"{where}, entry {image['id']}: {error}")
+                    continue
+                boxes = self._boxes(image["caption"], own, size, where, report)
+                if not boxes:
+                    report.filter("caption without boxes")
+                elif len(boxes) > options.max_regions:
+                    report.filter(f"caption of more than {options.max_regions} boxes")
+                else:
+                    captions.append({"text": " ".join(image["caption"].split()), "boxes": boxes})
+            if captions:
+                yield {"image": path, "captions": captions}
+
+    def _boxes(self, caption: str, annotations: list[dict[str, Any]], size: tuple[int, int], where: str,
+               report: Report) -> list[list[Any]]:
+        """[box, phrases] for every box of a caption; a box that several annotations name collects their phrases."""
+        phrases_of: dict[tuple[float, ...], list[str]] = {}
+        for annotation in annotations:
+            box = usable(annotation, size, self.options.boxes, report, where)
+            if box is None:
+                continue
+            try:
+                found = spans(caption, annotation["tokens_positive"])
+            except ValueError as error:
+                report.fail(f"{where}, annotation {annotation['id']}: {error}")
+                continue
+            phrases = phrases_of.setdefault(tuple(box), [])
+            phrases += [phrase for phrase in found if phrase not in phrases]
+        return [[list(box), phrases] for box, phrases in phrases_of.items()]
+
+    def records(self, position: int, rng: np.random.Generator, size: tuple[int, int]) -> list[Record]:
+        entry = self.index[position]
+        records = []
+        for caption in sample(rng, entry["captions"], self.options.captions):
+            boxes = sample(rng, caption["boxes"], len(caption["boxes"]))
+            numbers = list(range(1, len(boxes) + 1))
+            wording = questions.DESCRIBE_MANY if len(boxes) > 1 else questions.DESCRIBE_ONE
+            question = questions.pick(rng, wording, regions=questions.naming(numbers))
+            rounds = [Round(question, caption["text"], "caption")]
+            for number in sample(rng, numbers, len(numbers)):
+                question = questions.pick(rng, questions.WHICH_PHRASE, regions=f"<region{number}>")
+                rounds.append(Round(question, ", ".join(boxes[number - 1][1]), "phrase"))
+            array = boxes_array([box for box, _ in boxes])
+            records.append(Record(entry["image"], array, tuple(rounds), f"flickr {entry['image']}"))
+        return records
+
+
+def spans(caption: str, positions: Any) -> list[str]:
+    """The phrases at character ``positions`` [[begin, end], …]. Raises ValueError where one is outside the caption."""
+    if not isinstance(positions, list) or not positions:
+        raise ValueError(f"tokens_positive is {positions!r}, expected [[begin, end], …]")
+    phrases = []
+    for span in positions:
+        if not isinstance(span, list) or len(span) != 2 or not 0 <= span[0] < span[1] <= len(caption):
+            raise ValueError(f"tokens_positive {span!r} is not inside the caption of {len(caption)} characters")
+        phrases.append(plain(caption[span[0]:span[1]], f"the phrase at {span}"))
+    return phrases

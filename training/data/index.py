@@ -1,0 +1,156 @@
+"""Annotations parsed once and kept on disk as an index that every process and every worker maps into memory.
+
+An index is a folder of three files: ``entries.bin`` (one compact JSON object after another), ``offsets.npy`` (int64
+[N + 1], where each begins) and ``report.json`` (what the scan read, filtered and found malformed). Its name carries a
+hash of the annotation files' sizes and times and of the loader's options, so a change of either makes a new one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.data.record import RecordError
+
+FORMAT = 1
+LOCK_LIMIT_S = 3600.0
+NAMED_ERRORS = 20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Report:
+    """What a scan did. ``filtered`` and ``malformed`` count what was left out; the first errors are kept by name.
+
+    ``facts`` holds what is true of the whole file, such as class names, so that nobody has to open it again.
+    """
+
+    limit: int
+    read: int = 0
+    kept: int = 0
+    filtered: dict[str, int] = field(default_factory=dict)
+    malformed: int = 0
+    errors: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def filter(self, reason: str, count: int = 1) -> None:
+        """Count ``count`` items left out on purpose."""
+        self.filtered[reason] = self.filtered.get(reason, 0) + count
+
+    def fail(self, message: str) -> None:
+        """Count one malformed item. Raises RecordError once more than ``limit`` of them were met."""
+        self.malformed += 1
+        if len(self.errors) < NAMED_ERRORS:
+            self.errors.append(message)
+        log.warning("malformed, skipped: %s", message)
+        if self.malformed > self.limit:
+            listing = "\n  ".join(self.errors)
+            raise RecordError(f"more than {self.limit} malformed items; the first of them:\n  {listing}")
+
+
+class Index:
+    """Read access to a built index. Cheap to pickle: a worker maps the files again instead of copying them."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.report = Report(**json.loads((self.folder / "report.json").read_text()))
+        self._map()
+
+    def _map(self) -> None:
+        self._offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
+        entries = self.folder / "entries.bin"
+        # An empty file cannot be mapped.
+        self._entries = np.memmap(entries, np.uint8, "r") if entries.stat().st_size else np.zeros(0, np.uint8)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "report": self.report}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map()
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        if not 0 <= position < len(self):
+            raise IndexError(f"entry {position} of an index of {len(self)}")
+        begin, end = self._offsets[position], self._offsets[position + 1]
+        return json.loads(self._entries[begin:end].tobytes())
+
+
+def open_index(
+    cache: Path,
+    name: str,
+    inputs: Iterable[Path],
+    options: dict[str, Any],
+    scan: Callable[[Report], Iterator[dict[str, Any]]],
+    limit: int,
+) -> Index:
+    """Open the index of ``inputs`` under ``cache``, building it first where there is none.
+
+    ``scan`` yields one JSON-ready entry per image. One process builds while the others wait for it.
+    Raises RecordError where an input is missing or too much of it is malformed.
+    """
+    stamps = []
+    for path in map(Path, inputs):
+        if not path.is_file():
+            raise RecordError(f"{name}: {path} does not exist")
+        stat = path.stat()
+        stamps.append([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
+    key = json.dumps([FORMAT, name, stamps, options, limit], sort_keys=True, default=str)
+    folder = Path(cache) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                _build(folder, name, scan, limit)
+    return Index(folder)
+
+
+def _build(folder: Path, name: str, scan: Callable[[Report], Iterator[dict[str, Any]]], limit: int) -> None:
+    report = Report(limit)
+    started = time.monotonic()
+    staging = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        offsets = [0]
+        with (staging / "entries.bin").open("wb") as file:
+            for entry in scan(report):
+                file.write(json.dumps(entry, separators=(",", ":")).encode())
+                offsets.append(file.tell())
+        report.kept = len(offsets) - 1
+        np.save(staging / "offsets.npy", np.asarray(offsets, np.int64))
+        (staging / "report.json").write_text(json.dumps(asdict(report), indent=1))
+        os.replace(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    log.info("%s: %d of %d read, indexed in %.1f s", name, report.kept, report.read, time.monotonic() - started)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    deadline = time.monotonic() + LOCK_LIMIT_S
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RecordError(f"{path}: another process has been building this index for an hour") from None
+                time.sleep(0.2)
+        yield

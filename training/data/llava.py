@@ -1,0 +1,156 @@
+"""LLaVA-Instruct-150K with boxes from a detector, and yes/no questions about what is and what is not in the image.
+
+Half of the visits introduce the detected regions ("<region1> may feature a dog"), half only show the image. Everything
+added to a conversation is made afresh for each visit from the seed and the epoch, so nothing accumulates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.data import questions
+from training.data.boxes import Detections, load_class_names, load_detections
+from training.data.coco_format import stream
+from training.data.index import Report
+from training.data.record import Record, RecordError, Round
+from training.data.source import Source, boxes_array, find_image, sample
+from training.data.spool import Spool
+from training.data.texts import plain, readable
+
+ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+
+
+@dataclass(frozen=True)
+class LlavaOptions:
+    """annotations: llava_instruct_150k.json. detections: the detector's results (.json or .npz) for the same images.
+
+    class_names: needed where the results don't name their classes (see load_class_names).
+    score, min_side, max_regions: which detections are used; where none passes, the fallback_regions best are.
+    box_share: share of the visits that introduce regions.
+    per_visit: conversations about one image that make one visit; an image with more makes several.
+    """
+
+    annotations: Path
+    images: tuple[Path, ...]
+    detections: Path
+    class_names: Path | None = None
+    score: float = 0.3
+    min_side: float = 0.02
+    max_regions: int = 100
+    fallback_regions: int = 10
+    box_share: float = 0.5
+    per_visit: int = 3
+
+
+class Llava(Source):
+    """Entry: image, conversations, and the detections used: normalised boxes and their labels."""
+
+    kind = "llava"
+    options_type = LlavaOptions
+
+    @property
+    def names(self) -> list[str]:
+        """The detector's class names as people write them."""
+        return self.report.facts["names"]
+
+    def inputs(self) -> list[Path]:
+        options = self.options
+        return [path for path in (options.annotations, options.detections, options.class_names) if path is not None]
+
+    def scan(self, report: Report) -> Iterator[dict[str, Any]]:
+        options = self.options
+        detections = load_detections(options.detections)
+        if options.class_names is not None:
+            detections = detections.named(load_class_names(options.class_names))
+        if not detections.class_names:
+            raise RecordError(f"{options.detections} has no class names; give class_names")
+        report.facts["names"] = [readable(name) for name in detections.class_names]
+        places = {name: place for place, name in enumerate(detections.filenames)}
+        with Spool() as spool:
+            for number, item in enumerate(stream(options.annotations, "item")):
+                report.read += 1
+                try:
+                    rounds = conversation(item)
+                    image = find_image(options.images, item["image"])
+                except (KeyError, TypeError, ValueError) as error:
+                    where = item.get("id", number) if isinstance(item, dict) else number
+                    report.fail(f"llava {where}: {type(error).__name__}: {error}")
+                    continue
+                place = places.get(item["image"], places.get(item["image"].rsplit("_", 1)[-1]))
+                if place is None:
+                    report.filter("conversation without detector results")
+                    continue
+                spool.add((image, place), rounds)
+            for (image, place), conversations in spool.groups():
+                boxes, labels = self._choose(detections, place)
+                for begin in range(0, len(conversations), options.per_visit):
+                    chosen = conversations[begin:begin + options.per_visit]
+                    yield {"image": image, "conversations": chosen, "boxes": boxes, "labels": labels}
+
+    def _choose(self, detections: Detections, place: int) -> tuple[list[Any], list[int]]:
+        options, rows = self.options, detections.rows(place)
+        boxes, labels = detections.boxes[rows], detections.labels[rows]
+        order = np.argsort(-boxes[:, 4], kind="stable")
+        boxes, labels = boxes[order], labels[order]
+        boxes[:, :4] = boxes[:, :4].clip(0, 1)
+        sides = boxes[:, 2:4] - boxes[:, :2]
+        good = (boxes[:, 4] > options.score) & (sides > options.min_side).all(1)
+        chosen = np.flatnonzero(good)[:options.max_regions]
+        if not len(chosen):
+            chosen = np.flatnonzero((sides > 0).all(1))[:options.fallback_regions]
+        return boxes[chosen, :4].round(5).tolist(), labels[chosen].tolist()
+
+    def records(self, position: int, rng: np.random.Generator, size: tuple[int, int]) -> list[Record]:
+        entry = self.index[position]
+        labels = entry["labels"]
+        order = sample(rng, entry["conversations"], len(entry["conversations"]))
+        rounds = [Round(question, answer, "conversation") for rounds in order for question, answer in rounds]
+        boxes = np.zeros((0, 4), np.float32)
+        if labels and rng.random() < self.options.box_share:
+            boxes = boxes_array(entry["boxes"]) * np.asarray([*size, *size], np.float32)
+            features = ", ".join(
+                f"<region{number}> may feature {questions.with_article(self.names[label])}"
+                for number, label in enumerate(labels, 1)
+            )
+            first = rounds[0]
+            rounds[0] = Round(f"In the image, {features}.\n{first.question}", first.answer, first.task)
+        rounds += yes_no(rng, self.names, sorted(set(labels)))
+        return [Record(entry["image"], boxes, tuple(rounds), f"llava {entry['image']}")]
+
+
+def yes_no(rng: np.random.Generator, names: list[str], seen: list[int]) -> list[Round]:
+    """A question about a class that was detected and one about a class that was not, in random order.
+
+    Where nothing (or everything) was detected, only the other question is there.
+    """
+    unseen = sorted(set(range(len(names))) - set(seen))
+    rounds = []
+    for pool, wording in ((seen, questions.THERE_IS), (unseen, questions.THERE_IS_NOT)):
+        if pool:
+            bare = names[int(rng.choice(pool))]
+            name = questions.with_article(bare)
+            question = questions.pick(rng, questions.IS_THERE, name=name)
+            rounds.append(Round(question, questions.pick(rng, wording, name=name, bare=bare), "yes_no"))
+    return [rounds[place] for place in rng.permutation(len(rounds))]
+
+
+def conversation(item: dict[str, Any]) -> list[tuple[str, str]]:
+    """[(question, answer)] of one item, `<image>` taken out. Raises ValueError where the turns don't alternate."""
+    turns = item["conversations"]
+    if not turns or len(turns) % 2:
+        raise ValueError(f"{len(turns)} turns, expected pairs of question and answer")
+    rounds = []
+    for asked, answered in zip(turns[::2], turns[1::2], strict=True):
+        if (ROLES.get(asked["from"]), ROLES.get(answered["from"])) != ("human", "gpt"):
+            raise ValueError(f"turns from {asked['from']!r} and {answered['from']!r}, expected human and gpt")
+        # Line breaks are part of these answers, so they are kept.
+        question = asked["value"].replace("<image>", "").strip() if isinstance(asked["value"], str) else asked["value"]
+        plain(question, "question")
+        plain(answered["value"], "answer")
+        rounds.append((question, answered["value"].strip()))
+    return rounds

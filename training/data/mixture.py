@@ -1,0 +1,203 @@
+"""All data sets of a stage as one sequence of records, in an order that the seed and the epoch fix.
+
+A visit decodes one image and packs every conversation about it into one record. Position p of the sequence belongs to
+epoch p // len(mixture), so a sampler that counts on past the end moves to the next epoch, on any number of workers and
+after any restart, without telling anybody.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ros_gpt4roi.model.config import PreprocessConfig
+from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
+from training.data.coco import Coco
+from training.data.flickr import Flickr
+from training.data.llava import Llava
+from training.data.record import REFERENCE, Record, RecordError, Round, check_record
+from training.data.refcoco import RefCoco
+from training.data.source import Shared, Source, parse_options
+from training.data.vcr import Vcr
+from training.data.visual_genome import VisualGenome
+
+log = logging.getLogger(__name__)
+
+SOURCES: dict[str, type[Source]] = {
+    source.kind: source for source in (Coco, RefCoco, Flickr, VisualGenome, Vcr, Llava)
+}
+# Keeps the random streams of orders and of visits apart.
+_ORDER, _VISIT = 0, 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """A source in a mixture. ratio: visits an epoch per image; under 1 a new random share of the images every epoch."""
+
+    source: Source
+    ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.ratio <= 0:
+            raise RecordError(f"{self.source.kind}: ratio is {self.ratio}, expected more than 0")
+
+    @property
+    def visits(self) -> int:
+        """Visits an epoch."""
+        return round(len(self.source) * self.ratio)
+
+
+class Mixture:
+    """A map-style data set for torch's DataLoader: ``mixture[p]`` is a packed Record with its image decoded.
+
+    Images that cannot be read, or whose records break the contract, are counted, logged and replaced by the next
+    position; more than ``malformed_limit`` of them (in one process) raise RecordError.
+    """
+
+    def __init__(self, parts: Sequence[Part], seed: int, malformed_limit: int):
+        self.parts = tuple(parts)
+        self.seed = seed
+        self.malformed_limit = malformed_limit
+        self.errors: list[str] = []
+        self._bounds = np.cumsum([0, *(part.visits for part in self.parts)])
+        self._order: tuple[int, np.ndarray] | None = None
+        if not len(self):
+            raise RecordError("the mixture yields no records at all")
+
+    def __len__(self) -> int:
+        """Visits an epoch."""
+        return int(self._bounds[-1])
+
+    def locate(self, position: int) -> tuple[int, int, int]:
+        """(epoch, part, image) of a position in the endless sequence."""
+        epoch, place = divmod(int(position), len(self))
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, self._shuffle(epoch)
+        visit = int(self._order[1][place])
+        part = int(np.searchsorted(self._bounds, visit, side="right")) - 1
+        return epoch, part, self._image_of(epoch, part, visit - int(self._bounds[part]))
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        return self._rng(_ORDER, epoch).permutation(len(self)).astype(np.int64)
+
+    def _image_of(self, epoch: int, part: int, visit: int) -> int:
+        """Full rounds over the images first, then a random share of them that changes with the epoch."""
+        count = len(self.parts[part].source)
+        whole, rest = divmod(visit, count)
+        if whole < self.parts[part].visits // count:
+            return rest
+        # An affine walk is a cheap permutation: every worker computes it for itself, without an array per part.
+        rng = self._rng(_ORDER, epoch, part)
+        step = int(rng.integers(1, count + 1))
+        while np.gcd(step, count) != 1:
+            step = step % count + 1
+        return (int(rng.integers(count)) + rest * step) % count
+
+    def _rng(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence([self.seed, *key]))
+
+    def __getitem__(self, position: int) -> Record:
+        if position < 0:
+            raise IndexError(f"position {position}")
+        for attempt in range(len(self)):
+            epoch, part, image = self.locate(position + attempt)
+            try:
+                return self.visit(part, image, epoch)
+            except (RecordError, ValueError, OSError) as error:
+                self._fail(f"{self.parts[part].source.kind} {image}: {error}")
+        raise RecordError("no record of the mixture can be read")
+
+    def visit(self, part: int, image: int, epoch: int) -> Record:
+        """The packed record of one image. Raises RecordError, ValueError or OSError where it cannot be made."""
+        source = self.parts[part].source
+        pixels = decode(source.image(image))
+        rng = self._rng(_VISIT, epoch, part, image)
+        records = source.records(image, rng, (pixels.shape[1], pixels.shape[0]))
+        return check_record(dataclasses.replace(pack(records), image=pixels))
+
+    def _fail(self, message: str) -> None:
+        self.errors.append(message)
+        log.warning("skipped: %s", message)
+        if len(self.errors) > self.malformed_limit:
+            listing = "\n  ".join(self.errors[:20])
+            raise RecordError(f"more than {self.malformed_limit} images skipped; the first of them:\n  {listing}")
+
+
+class MixtureDataset(Dataset):
+    """A mixture as training.collate.Sample, for transformers' Trainer, which numbers every epoch from 0."""
+
+    def __init__(self, mixture: Mixture, preprocess: PreprocessConfig):
+        self.mixture, self.preprocess, self.epoch = mixture, preprocess, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose visits `[0 … len)` are."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    def __getitem__(self, index: int) -> Any:
+        from training.collate import Sample  # collate imports this package
+
+        record = self.mixture[self.epoch * len(self) + index]
+        height, width = record.image.shape[:2]
+        boxes = normalise_boxes(record.boxes, width, height)
+        return Sample(preprocess_frame(record.image, self.preprocess), boxes, None, record.rounds)
+
+
+def decode(path: Path) -> np.ndarray:
+    """uint8 RGB [H, W, 3], as stored: annotations are made on the pixels of the file, before any EXIF rotation."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def pack(records: Sequence[Record]) -> Record:
+    """One record of all conversations about an image: boxes that are equal become one region, texts follow suit."""
+    if len(records) == 1:
+        return records[0]
+    boxes: list[list[float]] = []
+    rounds: list[Round] = []
+    for record in records:
+        numbers = {}
+        for number, box in enumerate(record.boxes.tolist(), 1):
+            if box not in boxes:
+                boxes.append(box)
+            numbers[number] = boxes.index(box) + 1
+        rename = _renamer(numbers)
+        rounds += [Round(rename(turn.question), rename(turn.answer), turn.task) for turn in record.rounds]
+    return Record(records[0].image, np.asarray(boxes, np.float32).reshape(-1, 4), tuple(rounds), records[0].source)
+
+
+def _renamer(numbers: Mapping[int, int]) -> Callable[[str], str]:
+    return lambda text: REFERENCE.sub(lambda match: f"<{match.group(1)}{numbers[int(match.group(2))]}>", text)
+
+
+def open_mixture(section: Mapping[str, Any], seed: int) -> Mixture:
+    """Make a mixture of a YAML section.
+
+    section: ``cache`` (folder for indexes), ``malformed_limit`` and ``sources``, a list of mappings with ``type``
+    (a key of SOURCES), ``ratio`` and the options of that type. Raises RecordError for an unknown or missing option.
+    """
+    values = dict(section)
+    listed = values.pop("sources", None)
+    shared = parse_options(Shared, values, "mixture")
+    if not listed:
+        raise RecordError("mixture: sources is missing or empty")
+    parts = []
+    for number, item in enumerate(listed):
+        options = dict(item)
+        kind, ratio = options.pop("type", None), float(options.pop("ratio", 1.0))
+        where = f"sources[{number}]"
+        if kind not in SOURCES:
+            raise RecordError(f"{where}: type is {kind!r}, expected one of {', '.join(SOURCES)}")
+        source = SOURCES[kind]
+        parts.append(Part(source(parse_options(source.options_type, options, f"{where} ({kind})"), shared), ratio))
+    return Mixture(parts, seed, shared.malformed_limit)

@@ -1,0 +1,69 @@
+"""The one record type every data set is turned into: an image, its boxes, and a conversation about them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+REFERENCE = re.compile(r"<(region|box|point)(\d+)>")
+
+
+class RecordError(ValueError):
+    """A record, or the annotation it comes from, breaks its format. The message names the record and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One question and its answer.
+
+    Both texts refer to regions as ``<regionK>`` (named) or ``<boxK>`` (the bare region token), where K is the 1-based
+    place of the region in the record's boxes. ``task`` names what is asked, for scoring.
+    """
+
+    question: str
+    answer: str
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """An image with its regions and one conversation.
+
+    image: path, or uint8 RGB [H, W, 3].
+    boxes: float32 [N, 4], x1 y1 x2 y2 in pixels of that image.
+    rounds: the conversation, in order.
+    source: data set and id, for error messages.
+    """
+
+    image: str | Path | np.ndarray
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    rounds: tuple[Round, ...] = ()
+    source: str = ""
+
+
+def references(text: str) -> list[int]:
+    """The 1-based region places ``text`` refers to, in order, repeats kept."""
+    return [int(number) for _, number in REFERENCE.findall(text)]
+
+
+def check_record(record: Record) -> Record:
+    """Return ``record`` unchanged, or raise RecordError where it breaks the contract."""
+    boxes = record.boxes
+    if boxes.dtype != np.float32 or boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise RecordError(f"{record.source}: boxes must be float32 [N, 4], got {boxes.dtype} {list(boxes.shape)}")
+    if not np.isfinite(boxes).all():
+        raise RecordError(f"{record.source}: boxes are not finite")
+    if (boxes[:, 2:] <= boxes[:, :2]).any():
+        raise RecordError(f"{record.source}: a box has no area: {boxes.tolist()}")
+    if not record.rounds:
+        raise RecordError(f"{record.source}: no conversation")
+    for turn in record.rounds:
+        if not turn.question.strip() or not turn.answer.strip():
+            raise RecordError(f"{record.source}: an empty question or answer: {turn.question!r} / {turn.answer!r}")
+        for number in references(turn.question) + references(turn.answer):
+            if not 1 <= number <= len(boxes):
+                raise RecordError(f"{record.source}: region {number} is named but there are {len(boxes)} boxes")
+    return record

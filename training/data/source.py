@@ -1,0 +1,166 @@
+"""What every data set's loader shares: its options, the filters on boxes and images, and how it hands out records."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from training.data.index import Report, open_index
+from training.data.record import Record, RecordError
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Options of the whole data section. ``malformed_limit`` holds for each source by itself."""
+
+    cache: Path
+    malformed_limit: int = 100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", Path(self.cache))
+
+
+@dataclass(frozen=True)
+class BoxFilter:
+    """The release's filters. Sides of boxes are measured in the network's input, where they decide what can be seen."""
+
+    input_size: int = 224
+    min_side: float = 2.0
+    min_image_side: int = 32
+
+    def box(self, box: Sequence[float], size: tuple[int, int], report: Report) -> list[float] | None:
+        """Clip ``box`` (x1 y1 x2 y2, pixels) to an image of ``size`` (width, height); None where it is filtered."""
+        width, height = size
+        x1, y1, x2, y2 = (float(value) for value in box)
+        if not np.isfinite([x1, y1, x2, y2]).all():
+            raise ValueError(f"box {list(box)} is not finite")
+        if x2 - x1 < 1 or y2 - y1 < 1:
+            report.filter("box under 1 pixel")
+            return None
+        x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+        if x2 <= x1 or y2 <= y1:
+            report.filter("box outside the image")
+            return None
+        if (x2 - x1) * self.input_size < self.min_side * width or (y2 - y1) * self.input_size < self.min_side * height:
+            report.filter(f"box under {self.min_side:g} pixels of the network's input")
+            return None
+        return [round(value, 3) for value in (x1, y1, x2, y2)]
+
+    def image(self, size: tuple[int, int], report: Report) -> bool:
+        """Whether an image of ``size`` (width, height) is large enough."""
+        if min(size) >= self.min_image_side:
+            return True
+        report.filter(f"image under {self.min_image_side} pixels")
+        return False
+
+
+class Source(ABC):
+    """One data set. Its entries are images; a visit to one yields all the conversations about it.
+
+    A subclass names its options' dataclass (fields ``annotations`` and ``images``, and what else it needs), scans the
+    annotation files into entries, each with the path of its image under "image", and turns an entry into records.
+    """
+
+    kind: str
+    options_type: type
+
+    def __init__(self, options: Any, shared: Shared):
+        self.options = options
+        self.shared = shared
+        self.index = open_index(
+            shared.cache, self.kind, self.inputs(), dataclasses.asdict(options), self.scan, shared.malformed_limit
+        )
+
+    @property
+    def report(self) -> Report:
+        return self.index.report
+
+    def inputs(self) -> list[Path]:
+        """The annotation files; a change of any of them makes a new index."""
+        return [self.options.annotations]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def image(self, position: int) -> Path:
+        """Path of the image at ``position``."""
+        return Path(self.index[position]["image"])
+
+    @abstractmethod
+    def scan(self, report: Report) -> Iterator[dict[str, Any]]:
+        """Yield an entry for every usable image, counting in ``report`` what is left out."""
+
+    @abstractmethod
+    def records(self, position: int, rng: np.random.Generator, size: tuple[int, int]) -> list[Record]:
+        """The conversations about one image of ``size`` (width, height); every choice is drawn from ``rng``."""
+
+
+def parse_options(options_type: type[Options], values: Mapping[str, Any], where: str) -> Options:
+    """Make ``options_type`` from a YAML mapping: paths become Path, nested dataclasses are parsed in turn.
+
+    Raises RecordError for a name that is no option and for an option that is missing.
+    """
+    fields = {field.name: field for field in dataclasses.fields(options_type)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise RecordError(f"{where}: no such option: {', '.join(unknown)}; there are {', '.join(fields)}")
+    required = [
+        name for name, field in fields.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise RecordError(f"{where}: missing option: {', '.join(missing)}")
+    parsed = {}
+    for name, value in values.items():
+        annotation = str(fields[name].type)
+        if annotation == "BoxFilter":
+            value = parse_options(BoxFilter, value, f"{where}.{name}")
+        elif annotation.startswith("tuple[Path"):
+            value = tuple(Path(item) for item in ([value] if isinstance(value, (str, Path)) else value))
+        elif annotation.startswith("Path") and value is not None:
+            value = Path(value)
+        parsed[name] = value
+    return options_type(**parsed)
+
+
+def find_image(folders: Sequence[Path], name: str) -> str:
+    """Path of image ``name`` in the first of ``folders`` that has it.
+
+    "COCO_train2014_000000000009.jpg" is also looked for as "000000000009.jpg", its name since 2017.
+    Raises ValueError where there is none.
+    """
+    for folder in folders:
+        for candidate in (name, name.rsplit("_", 1)[-1]):
+            path = Path(folder) / candidate
+            if path.is_file():
+                return str(path)
+    raise ValueError(f"image {name} is not in {', '.join(map(str, folders))}")
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of an image, from its header. Raises ValueError where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except OSError as error:
+        raise ValueError(f"image {path} cannot be read: {error}") from error
+
+
+def boxes_array(boxes: Sequence[Sequence[float]]) -> np.ndarray:
+    """float32 [N, 4], also where there are none."""
+    return np.asarray(boxes, np.float32).reshape(-1, 4)
+
+
+def sample(rng: np.random.Generator, items: Sequence[Any], limit: int) -> list[Any]:
+    """At most ``limit`` of ``items``, in random order."""
+    return [items[place] for place in rng.permutation(len(items))[:limit]]

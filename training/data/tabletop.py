@@ -1,0 +1,265 @@
+"""The tabletop as a data set: scenes rendered once to disk, texts drawn anew every epoch.
+
+    python -m training.data.tabletop render --scenes 32000 --split train --seed 1 --out runs/scenes/train --workers 2
+
+renders to shards of SHARD scenes: `shard-00000.npy`, the network's inputs, uint8 RGB [n, S, S, 3], and
+`shard-00000.jsonl`, the ground truth, a line a scene; a shard without its .jsonl is not finished. The same command
+goes on where it was interrupted; a larger --scenes adds to what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ros_gpt4roi.model.config import PreprocessConfig, preset
+from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame, preprocess_hash
+from ros_gpt4roi.sim.renderer import RendererError, TabletopRenderer
+from ros_gpt4roi.sim.scene import SPLITS, Scene, SceneObject
+from ros_gpt4roi.sim.scoring import ATTRIBUTES
+from ros_gpt4roi.sim.texts import conversation, permuted, short_rounds
+
+from .record import Round
+
+SHARD = 128
+MANIFEST = "dataset.json"
+_NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
+_NO_OWNER = np.zeros((0, 0), np.int8)
+
+logger = logging.getLogger(__name__)
+
+
+class TabletopError(RuntimeError):
+    """Scenes that cannot be written or read; the message names the folder and what is wrong."""
+
+
+# ---------------------------------------------------------------------------------------------- rendering
+
+_renderer: TabletopRenderer | None = None
+
+
+def _start_worker(width: int, height: int) -> None:
+    global _renderer  # one a process: building it takes longer than dozens of pictures
+    cv2.setNumThreads(1)
+    _renderer = TabletopRenderer(width, height)
+
+
+def _render_shard(stem: str, split: str, seed: int, first: int, count: int, preprocess: PreprocessConfig) -> int:
+    # Kept in memory and written at the end: a full disk kills whoever writes to a mapped file.
+    images = np.empty((count, preprocess.image_size, preprocess.image_size, 3), np.uint8)
+    lines = []
+    for row in range(count):
+        scene = _renderer.render(split, seed, first + row)
+        images[row] = preprocess_frame(scene.image, preprocess)
+        lines.append(json.dumps([[*dataclasses.astuple(o)] for o in scene.objects], separators=(",", ":")))
+    with open(stem + ".npy.partial", "wb") as file:
+        np.save(file, images)
+    os.replace(stem + ".npy.partial", stem + ".npy")
+    with open(stem + ".jsonl.partial", "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    os.replace(stem + ".jsonl.partial", stem + ".jsonl")
+    return count
+
+
+def _shards(scenes: int) -> list[tuple[str, int, int]]:
+    """(stem, first scene, number of scenes) of every shard."""
+    return [(f"shard-{first // SHARD:05d}", first, min(SHARD, scenes - first)) for first in range(0, scenes, SHARD)]
+
+
+def _is_whole(folder: Path, stem: str, count: int) -> bool:
+    truth = folder / (stem + ".jsonl")
+    return (folder / (stem + ".npy")).is_file() and truth.is_file() and truth.read_bytes().count(b"\n") >= count
+
+
+def render_scenes(folder: str | Path, split: str, scenes: int, seed: int, workers: int = 2, width: int = 320,
+                  height: int = 240, preprocess: PreprocessConfig | None = None) -> Path:
+    """Renders the first ``scenes`` scenes of a split and seed into ``folder``, in ``workers`` processes.
+
+    width, height: of the camera's frame, pixels. preprocess: by default that of the model "tabletop".
+    What is there already is kept. Returns the folder. Raises TabletopError where the folder holds other scenes, cannot
+    be written or has no room, RendererError where nothing can be rendered, ValueError for senseless numbers.
+    """
+    if scenes < 1 or workers < 1:
+        raise ValueError(f"scenes and workers must be at least 1, got {scenes} and {workers}")
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    folder = Path(folder)
+    preprocess = preset("tabletop").preprocess if preprocess is None else preprocess
+    manifest = {"split": split, "seed": seed, "width": width, "height": height,
+                "preprocess": preprocess_hash(preprocess), "image_size": preprocess.image_size}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_manifest(folder, manifest)
+        begun = {path.name for path in folder.iterdir()}
+        missing = [s for s in _shards(scenes) if s[0] + ".jsonl" not in begun or not _is_whole(folder, s[0], s[2])]
+        needed = sum(count for _, _, count in missing) * (3 * preprocess.image_size**2 + 4096)
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise TabletopError(f"{folder}: {scenes} scenes need {needed / 1e9:.1f} GB more, "
+                                f"but the disk has only {free / 1e9:.1f} GB free")
+        (folder / MANIFEST).write_text(json.dumps({**manifest, "scenes": scenes}, indent=1) + "\n", encoding="utf-8")
+        if missing:
+            _render_missing(folder, missing, split, seed, scenes, workers, (width, height), preprocess)
+    except OSError as error:
+        raise TabletopError(f"{folder}: cannot write the scenes: {error.strerror or error}") from error
+    return folder
+
+
+def _render_missing(folder: Path, missing: Sequence[tuple[str, int, int]], split: str, seed: int, scenes: int,
+                    workers: int, size: tuple[int, int], preprocess: PreprocessConfig) -> None:
+    TabletopRenderer(*size).close()  # what is wrong with OpenGL is said here, once and clearly
+    done = scenes - sum(count for _, _, count in missing)
+    # Not forked: an OpenGL driver's threads do not survive that.
+    pool = ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn"), _start_worker, size)
+    try:
+        futures = [pool.submit(_render_shard, str(folder / stem), split, seed, first, count, preprocess)
+                   for stem, first, count in missing]
+        with tqdm(total=scenes, initial=done, unit=" scenes", desc=f"rendering {split}") as progress:
+            for future in as_completed(futures):
+                progress.update(future.result())
+    except BrokenProcessPool as error:
+        raise TabletopError(f"{folder}: a rendering process died (out of memory?); repeat the command") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_manifest(folder: Path, wanted: dict[str, Any]) -> None:
+    path = folder / MANIFEST
+    if not path.exists():
+        return
+    found = _read_manifest(folder)
+    differing = [f"{key} {found.get(key)!r} instead of {value!r}"
+                 for key, value in wanted.items() if found.get(key) != value]
+    if differing:
+        raise TabletopError(f"{path}: the folder holds other scenes ({', '.join(differing)}); name another folder")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TabletopError(f"{path}: {error}, expected the manifest of rendered scenes") from error
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+class TabletopDataset(Dataset):
+    """Rendered scenes with attributes and conversations, as training.collate.Sample.
+
+    folder: what `render_scenes` has filled. texts: "short" (a description a region) or "long" (conversations of at most
+    ``max_rounds`` rounds). scenes: read only so many, None: all.
+    The order of a scene's regions and its texts are functions of seed, epoch and index.
+    Raises TabletopError where the folder is incomplete.
+    """
+
+    def __init__(self, folder: str | Path, seed: int = 0, texts: str = "long", scenes: int | None = None,
+                 max_rounds: int = 12) -> None:
+        if texts not in ("short", "long"):
+            raise ValueError(f"texts is {texts!r}, expected short or long")
+        self.folder, self.seed, self.texts, self.max_rounds, self.epoch = Path(folder), seed, texts, max_rounds, 0
+        self.manifest = _read_manifest(self.folder)
+        count = self.manifest["scenes"] if scenes is None else scenes
+        self._truth: list[bytes] = []
+        self._places: list[tuple[int, int]] = []
+        self._stems = []
+        for number, (stem, _, size) in enumerate(_shards(count)):
+            if not _is_whole(self.folder, stem, size):
+                raise TabletopError(f"{self.folder}: {stem} is not finished; repeat the render command")
+            self._stems.append(stem)
+            for row, line in enumerate((self.folder / (stem + ".jsonl")).read_bytes().splitlines()[:size]):
+                if line != b"[]":
+                    self._truth.append(line)
+                    self._places.append((number, row))
+        self._images: dict[int, np.ndarray] = {}
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Number of classes of each attribute, in the order of ATTRIBUTES."""
+        return tuple(len(values) for values in ATTRIBUTES.values())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses which texts the scenes get."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._truth)
+
+    def scene(self, index: int) -> Scene:
+        """The ground truth of one scene as it was rendered, without its pixels."""
+        objects = tuple(SceneObject(kind, colour, size, material, tuple(box), visible, tuple(place), distance, identity)
+                        for kind, colour, size, material, box, visible, place, distance, identity
+                        in json.loads(self._truth[index]))
+        number, row = self._places[index]
+        facts = self.manifest
+        return Scene(facts["split"], facts["seed"], number * SHARD + row, facts["width"], facts["height"], _NO_PIXELS,
+                     _NO_OWNER, objects, (0.0, 0.0, 0.0), 0)
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 RGB [S, S, 3], the network's input."""
+        number, row = self._places[index]
+        if number not in self._images:
+            self._images[number] = np.load(self.folder / (self._stems[number] + ".npy"), mmap_mode="r")
+        return np.array(self._images[number][row])
+
+    def __getitem__(self, index: int) -> Any:
+        from training.collate import Sample  # collate imports this package
+
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, index]))
+        scene = permuted(self.scene(index), rng)
+        rounds = short_rounds(scene) if self.texts == "short" else conversation(scene, rng, self.max_rounds)
+        attributes = np.array([[values.index(getattr(o, name)) for name, values in ATTRIBUTES.items()]
+                               for o in scene.objects], np.int64)
+        return Sample(self.image(index), normalise_boxes(scene.boxes(), scene.width, scene.height), attributes,
+                      [Round(turn.question, turn.answer, turn.task) for turn in rounds])
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, expected WIDTHxHEIGHT") from None
+    return width, height
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training.data.tabletop", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    render = commands.add_parser("render", help="render scenes with their ground truth")
+    render.add_argument("--scenes", type=int, required=True, metavar="N")
+    render.add_argument("--split", choices=tuple(SPLITS), required=True)
+    render.add_argument("--seed", type=int, required=True)
+    render.add_argument("--out", type=Path, required=True, metavar="DIR")
+    render.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
+    render.add_argument("--size", type=_size, default=(320, 240), metavar="WxH", help="camera frame (default 320x240)")
+    options = parser.parse_args(arguments)
+    try:
+        render_scenes(options.out, options.split, options.scenes, options.seed, options.workers, *options.size)
+    except (TabletopError, RendererError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

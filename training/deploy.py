@@ -1,0 +1,88 @@
+"""Makes the folder a robot loads from a finished run:  python -m training.deploy RECIPE.yaml --run FOLDER --out MODEL
+
+MODEL gets the last stage's weights in half precision, config and tokenizer, the recipe, the training curve of every stage
+and a model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from ros_gpt4roi.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+
+from .recipe import Recipe, RecipeError, read_recipe
+from .trainer import CURVE_FILE, FINAL_FOLDER
+
+CARD_FILE, RECIPE_FILE = "README.md", "recipe.yaml"
+
+
+def read_curves(recipe: Recipe, run: Path) -> dict[str, list[dict[str, float]]]:
+    """What every stage logged: stage name → entries with step, loss, eval_loss, …; numbers rounded to 4 digits."""
+    curves = {}
+    for stage in recipe.stages:
+        entries = json.loads((run / stage.name / CURVE_FILE).read_text(encoding="utf-8"))
+        wanted = [{k: v for k, v in e.items() if k in ("step", "loss", "eval_loss") or k.startswith("accuracy")}
+                  for e in entries if "loss" in e or "eval_loss" in e]
+        curves[stage.name] = [{k: round(v, 4) for k, v in e.items()} for e in wanted]
+    return curves
+
+
+def model_card(recipe: Recipe, parameters: dict[str, int], curves: dict[str, list[dict[str, float]]]) -> str:
+    """The model card, Markdown: what it is, how it was made, where its scores are."""
+    lines = [f"# Model card: a GPT4RoI model, preset `{recipe.model}`", "",
+             "Made by `python -m training.train` and `python -m training.deploy` of ros_gpt4roi. Licence: Apache-2.0.", "",
+             "| part | parameters |", "|---|---|",
+             *(f"| {part} | {count / 1e6:.2f} M |" for part, count in parameters.items()), "",
+             f"Training data: `{json.dumps(recipe.train)}`, seed {recipe.seed}.", "",
+             "| stage | learns | steps | batch | first loss | last loss | last validation loss |",
+             "|---|---|---|---|---|---|---|"]
+    for stage in recipe.stages:
+        train = [e for e in curves[stage.name] if "loss" in e]
+        held = [e["eval_loss"] for e in curves[stage.name] if "eval_loss" in e]
+        lines.append(
+            f"| {stage.name} ({stage.objective}) | {', '.join(stage.trainable)} | {train[-1]['step']} | "
+            f"{stage.arguments.get('per_device_train_batch_size', 8)} | {train[0]['loss']} | {train[-1]['loss']} | "
+            f"{held[-1] if held else ''} |")
+    lines += ["", f"The recipe is `{RECIPE_FILE}`, every logged value is in `{CURVE_FILE}`, scores (if measured) are in "
+              "`scores.json`, written by `python -m training.evaluate`."]
+    return "\n".join(lines) + "\n"
+
+
+def deploy(recipe_file: Path, run: Path, out: Path) -> None:
+    """Writes the folder. Raises CheckpointError where the run's last stage is not finished, RecipeError, OSError."""
+    recipe = read_recipe(recipe_file)
+    loaded = load_checkpoint(run / recipe.stages[-1].name / FINAL_FOLDER)
+    curves = read_curves(recipe, run)
+    save_checkpoint(loaded.model, loaded.tokenizer, out, dtype=torch.float16)
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in loaded.model.named_children()}
+    (out / CURVE_FILE).write_text(json.dumps(curves, separators=(",", ":")) + "\n", encoding="utf-8")
+    (out / CARD_FILE).write_text(model_card(recipe, parts, curves), encoding="utf-8")
+    shutil.copyfile(recipe_file, out / RECIPE_FILE)
+
+
+def main() -> int:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m training.deploy", description=__doc__.partition("\n")[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--run", type=Path, required=True, help="the run's folder")
+    parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        deploy(options.recipe, options.run, options.out)
+    except (RecipeError, CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.out}: ready")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

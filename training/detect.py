@@ -1,0 +1,224 @@
+"""Runs a detector over a folder of images:  python -m training.detect IMAGES --detector NAME --weights PATH --out FILE
+
+writes what training/data/boxes.py reads. The detector comes from a local path: a state dict of one of torchvision's
+Faster R-CNNs, or a folder of any of transformers' object detectors, such as RT-DETR. Finished images are kept in
+FILE.partial; the same command goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torchvision.models import detection
+from tqdm import tqdm
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+from training.data.boxes import load_class_names, pack, save_detections
+from training.data.mixture import decode
+from training.data.record import RecordError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+TORCHVISION = {
+    "fasterrcnn_resnet50_fpn": detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
+    "fasterrcnn_resnet50_fpn_v2": detection.FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1,
+    "fasterrcnn_mobilenet_v3_large_fpn": detection.FasterRCNN_MobileNet_V3_Large_FPN_Weights.COCO_V1,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": detection.FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1,
+}
+_NO_CLASS = ("__background__", "N/A")
+
+log = logging.getLogger(__name__)
+
+
+class Found(NamedTuple):
+    """boxes: float32 [M, 4], x1 y1 x2 y2 in pixels. scores: float32 [M]. labels: int64 [M], the detector's own."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+class Detector(NamedTuple):
+    """find: uint8 RGB images [H, W, 3] of any sizes → what is in them. names: name of every label, by its number."""
+
+    find: Callable[[Sequence[np.ndarray]], list[Found]]
+    names: tuple[str, ...]
+
+
+def torchvision_detector(name: str, weights: Path, class_names: Sequence[str] | None, device: str) -> Detector:
+    """One of TORCHVISION with a local state dict (.pth or .safetensors).
+
+    class_names: for weights that are not COCO's; label 0 is the background. Raises RecordError where they don't fit.
+    """
+    names = tuple(class_names or TORCHVISION[name].meta["categories"])
+    model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=len(names))
+    state = _read(load_file if weights.suffix == ".safetensors" else _load_tensors, weights)
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise RecordError(f"{weights} does not fit {name} of {len(names)} classes: {str(error)[:300]}") from error
+    model.eval().to(device)
+
+    @torch.inference_mode()
+    def find(images: Sequence[np.ndarray]) -> list[Found]:
+        batch = [torch.from_numpy(image.copy()).to(device).permute(2, 0, 1) / 255 for image in images]
+        return [Found(*(out[key].cpu().numpy() for key in ("boxes", "scores", "labels"))) for out in model(batch)]
+
+    return Detector(find, names)
+
+
+def transformers_detector(folder: Path, score: float, device: str) -> Detector:
+    """An object detector of transformers with its image processor, from a local folder."""
+    processor = _read(lambda path: AutoImageProcessor.from_pretrained(path, local_files_only=True), folder)
+    model = _read(lambda path: AutoModelForObjectDetection.from_pretrained(path, local_files_only=True), folder)
+    model.eval().to(device)
+    names = model.config.id2label
+
+    @torch.inference_mode()
+    def find(images: Sequence[np.ndarray]) -> list[Found]:
+        inputs = processor(images=list(images), return_tensors="pt").to(device)
+        sizes = [image.shape[:2] for image in images]
+        results = processor.post_process_object_detection(model(**inputs), threshold=score, target_sizes=sizes)
+        return [Found(*(out[key].cpu().numpy() for key in ("boxes", "scores", "labels"))) for out in results]
+
+    return Detector(find, tuple(names[number] for number in range(len(names))))
+
+
+def _load_tensors(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read(load: Callable[[Path], Any], path: Path) -> Any:
+    if not path.exists():
+        raise RecordError(f"{path} does not exist")
+    try:
+        return load(path)
+    except Exception as error:  # every loader has its own ways to fail
+        raise RecordError(f"{path}: {type(error).__name__}: {str(error)[:300]}") from error
+
+
+def find_images(folder: Path) -> list[str]:
+    """Names of all images under ``folder``, relative to it, in order. Raises RecordError where there are none."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not names:
+        raise RecordError(f"{folder}: no images ({', '.join(SUFFIXES)})")
+    return names
+
+
+def detect(detector: Detector, folder: Path, out: Path, facts: dict[str, Any], score: float, max_boxes: int, batch: int,
+           malformed_limit: int) -> int:
+    """Write the results of all images under ``folder`` to ``out`` (.npz or .json); returns how many there are.
+
+    facts: what the results depend on; a partial file with other facts is refused. Unreadable images are logged and
+    left out. Raises RecordError where more than ``malformed_limit`` are, or nothing can be written.
+    """
+    if out.suffix not in (".npz", ".json"):
+        raise RecordError(f"{out}: expected .npz or .json")
+    partial = out.with_name(out.name + ".partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    results = _resume(partial, facts)
+    done = {result["filename"] for result in results}
+    names = find_images(folder)
+    # Labels without a class (torchvision's COCO has eleven) are dropped, the others counted from 0.
+    kept = [number for number, name in enumerate(detector.names) if name not in _NO_CLASS]
+    place = np.full(len(detector.names), -1)
+    place[kept] = np.arange(len(kept))
+    unread = 0
+    waiting = [name for name in names if name not in done]
+    with partial.open("a", encoding="utf-8") as file, tqdm(total=len(names), initial=len(done), unit=" images") as bar:
+        for begin in range(0, len(waiting), batch):
+            readable: list[tuple[str, np.ndarray]] = []
+            for name in waiting[begin:begin + batch]:
+                try:
+                    readable.append((name, decode(folder / name)))
+                except (OSError, ValueError) as error:
+                    unread += 1
+                    log.warning("left out: %s: %s", name, error)
+                    if unread > malformed_limit:
+                        raise RecordError(f"more than {malformed_limit} images cannot be read, the last: {name}") from None
+            for (name, image), found in zip(readable, detector.find([i for _, i in readable]) if readable else ()):
+                results.append(_result(name, image, found, place, score, max_boxes))
+                file.write(json.dumps(results[-1]) + "\n")
+            file.flush()
+            bar.update(min(batch, len(waiting) - begin))
+    results.sort(key=lambda result: result["filename"])
+    save_detections(pack(results, [detector.names[number] for number in kept]), out)
+    partial.unlink()
+    return len(results)
+
+
+def _result(name: str, image: np.ndarray, found: Found, place: np.ndarray, score: float, max_boxes: int) -> dict[str, Any]:
+    labels = place[found.labels]
+    order = np.argsort(-found.scores, kind="stable")
+    order = order[(found.scores[order] >= score) & (labels[order] >= 0)][:max_boxes]
+    height, width = image.shape[:2]
+    boxes = (found.boxes[order] / [width, height, width, height]).clip(0, 1)
+    rows = np.concatenate([boxes, found.scores[order, None]], axis=1)
+    return {"filename": name, "pred_bboxes": rows.round(6).tolist(), "labels": labels[order].tolist()}
+
+
+def _resume(partial: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an interrupted run has written, its last line cut off where it is not whole."""
+    if not partial.is_file():
+        partial.write_text(json.dumps({"facts": facts}) + "\n", encoding="utf-8")
+        return []
+    whole = partial.read_bytes()
+    whole = whole[:whole.rfind(b"\n") + 1]
+    lines = list(_lines(whole))
+    if not lines or lines[0] != {"facts": facts}:
+        raise RecordError(f"{partial} is of another detector or other settings; remove it, or name another file")
+    os.truncate(partial, len(whole))
+    return lines[1:]
+
+
+def _lines(content: bytes) -> Iterator[Any]:
+    for line in content.splitlines():
+        yield json.loads(line)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training.detect", description=__doc__.splitlines()[0])
+    parser.add_argument("images", type=Path, help="folder, searched with all its subfolders")
+    parser.add_argument("--detector", choices=("transformers", *TORCHVISION), required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="state dict, or folder for transformers")
+    parser.add_argument("--class-names", type=Path, help="for torchvision weights not of COCO; background first")
+    parser.add_argument("--out", type=Path, required=True, help=".npz or .json")
+    parser.add_argument("--score", type=float, default=0.05, help="least score kept (default %(default)s)")
+    parser.add_argument("--max-boxes", type=int, default=100, help="of an image (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="images at once (default %(default)s)")
+    parser.add_argument("--malformed-limit", type=int, default=100, help="unreadable images (default %(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        if options.detector == "transformers":
+            detector = transformers_detector(options.weights, options.score, options.device)
+        else:
+            names = load_class_names(options.class_names) if options.class_names else None
+            detector = torchvision_detector(options.detector, options.weights, names, options.device)
+        facts = {"detector": options.detector, "weights": str(options.weights.resolve()), "score": options.score,
+                 "max_boxes": options.max_boxes, "images": str(options.images.resolve()), "names": list(detector.names)}
+        count = detect(detector, options.images, options.out, facts, options.score, options.max_boxes, options.batch,
+                       options.malformed_limit)
+    except RecordError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"{options.out}: {count} images")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Measures trained models:  python -m training.evaluate WHAT …
+
+WHAT is one of COMMANDS, each a module of training.evaluation with `add_arguments(parser)` and `run(options)`, which
+returns the exit status and raises EvaluationError where it cannot be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from ros_gpt4roi.model.checkpoint import CheckpointError
+from ros_gpt4roi.sim.renderer import RendererError
+
+from .evaluation.errors import EvaluationError
+
+#: Command → (module, what it measures).
+COMMANDS: dict[str, tuple[str, str]] = {
+    "tabletop": ("training.evaluation.tabletop", "questions about rendered scenes that the model has not seen"),
+    "benchmarks": ("training.evaluation.benchmarks", "the benchmarks of a YAML file, with a report of the worst cases"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    modules = {}
+    for name, (module, help_text) in COMMANDS.items():
+        modules[name] = import_module(module)
+        modules[name].add_arguments(commands.add_parser(name, help=help_text))
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return modules[options.command].run(options)
+    except (EvaluationError, CheckpointError, RendererError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a trained model is worth: one file a kind of benchmark, one result type, one report."""

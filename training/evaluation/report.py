@@ -1,0 +1,152 @@
+"""Results for machines (JSON), for the terminal (a table), and for people (a page with pictures of the worst cases)."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image, ImageDraw
+
+from training.data.record import references
+from training.evaluation.benchmark import Result, Scored
+
+PUBLISHED = Path(__file__).with_name("published.yaml")
+COLOURS = ("#d7263d", "#1b998b", "#2e294e", "#f46036", "#6a4c93", "#3a86ff", "#8a5a00", "#4f772d")
+_PICTURE = 360
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; } th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
+th:first-child, td:first-child { text-align: left; } .ours { font-weight: 600; } .protocol, .facts { color: #666; }
+.cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1.2rem; }
+figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; overflow: hidden; }
+figure img { width: 100%; display: block; } figcaption { padding: .6rem .8rem; overflow-wrap: anywhere; }
+figcaption p { margin: .2rem 0; white-space: pre-line; } .history { color: #888; } .said { color: #b00020; }
+.good .said { color: #1a7f37; } .source { color: #999; font-size: .8rem; }
+"""
+
+
+def load_published(path: Path = PUBLISHED) -> dict[str, dict[str, dict[str, float]]]:
+    """Benchmark → model → metric → figure, as printed."""
+    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+
+
+def write_report(results: Sequence[Result], out: Path, facts: Mapping[str, Any], worst: int = 12) -> str:
+    """Write report.json, report.txt and report.html to ``out``; returns the table.
+
+    facts: what was measured with what (model, versions, …). worst: cases shown of each benchmark.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    published = load_published()
+    text = table(results, published)
+    (out / "report.txt").write_text(text + "\n", encoding="utf-8")
+    (out / "report.json").write_text(json.dumps({
+        "facts": dict(facts),
+        "results": [{
+            "name": result.name, "protocol": result.protocol, "metrics": result.metrics,
+            "published": published.get(result.name, {}),
+            "cases": [_plain_case(case) for case in result.cases],
+        } for result in results],
+    }, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / "report.html").write_text(page(results, published, facts, worst), encoding="utf-8")
+    return text
+
+
+def table(results: Sequence[Result], published: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """A block a benchmark: its protocol, then a line a metric with our figure and the published ones."""
+    lines = []
+    for result in results:
+        others = published.get(result.name, {})
+        lines += [result.name, f"  {result.protocol}"]
+        lines.append(f"  {'':<22}{'this model':>12}" + "".join(f"{name:>20}" for name in others))
+        for metric, value in result.metrics.items():
+            row = "".join(f"{_figure(other.get(metric)):>20}" for other in others.values())
+            lines.append(f"  {metric:<22}{_figure(value):>12}{row}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def page(results: Sequence[Result], published: Mapping[str, Mapping[str, Mapping[str, float]]],
+         facts: Mapping[str, Any], worst: int) -> str:
+    """One HTML file that needs nothing else: tables, then the worst cases of each benchmark and a few good ones."""
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>Evaluation</title><style>{_STYLE}</style><h1>Evaluation</h1>",
+        "<p class=facts>" + "<br>".join(f"{_escape(name)}: {_escape(value)}" for name, value in facts.items()) + "</p>",
+    ]
+    for result in results:
+        others = published.get(result.name, {})
+        heads = "".join(f"<th>{_escape(name)}" for name in others)
+        parts.append(f"<h2>{_escape(result.name)}</h2><p class=protocol>{_escape(result.protocol)}</p>")
+        parts.append(f"<table><tr><th><th>this model{heads}")
+        for metric, value in result.metrics.items():
+            cells = "".join(f"<td>{_figure(other.get(metric))}" for other in others.values())
+            parts.append(f"<tr><td>{_escape(metric)}<td class=ours>{_figure(value)}{cells}")
+        parts.append("</table>")
+        order = sorted(result.cases, key=lambda case: case.score)
+        shown = [("The worst", order[:worst], ""), ("Some of the best", order[worst:][::-1][:3], "good")]
+        for title, cases, kind in shown:
+            if cases:
+                parts.append(f"<h3>{title}</h3><div class='cases {kind}'>{''.join(map(_case, cases))}</div>")
+    return "\n".join(parts) + "\n</html>\n"
+
+
+def _case(case: Scored) -> str:
+    record = case.item.record
+    earlier = [f"{_escape(turn.question)} — {_escape(turn.answer)}" for turn in record.rounds[:-1]]
+    history = "".join(f"<p class=history>{turn}" for turn in earlier)
+    right = " / ".join(case.item.references)
+    return (
+        f"<figure><img alt='' src='{picture(case)}'><figcaption>{history}<p>{_escape(record.rounds[-1].question)}"
+        f"<p class=said>{_escape(case.text or '(nothing)')}<p>right: {_escape(right)}"
+        f"<p class=source>{_escape(record.source)}, score {case.score:.2f}</figcaption></figure>"
+    )
+
+
+def picture(case: Scored) -> str:
+    """The case's image with the boxes that the question names (all, where it names none), as a data: URL."""
+    record = case.item.record
+    if isinstance(record.image, np.ndarray):
+        image = Image.fromarray(record.image)
+    else:
+        with Image.open(record.image) as file:
+            image = file.convert("RGB")
+    scale = _PICTURE / max(image.size)
+    image = image.resize([max(1, round(side * scale)) for side in image.size])
+    draw = ImageDraw.Draw(image)
+    named = set(references(record.rounds[-1].question)) or set(range(1, len(record.boxes) + 1))
+    for number in sorted(named):
+        box = (record.boxes[number - 1] * scale).tolist()
+        colour = COLOURS[(number - 1) % len(COLOURS)]
+        draw.rectangle(box, outline=colour, width=2)
+        draw.rectangle((box[0], box[1], box[0] + 14, box[1] + 13), fill=colour)
+        draw.text((box[0] + 4, box[1] + 1), str(number), fill="white")
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _plain_case(case: Scored) -> dict[str, Any]:
+    record = case.item.record
+    return {
+        "source": record.source, "question": record.rounds[-1].question, "said": case.text,
+        "right": list(case.item.references), "score": round(case.score, 4),
+    }
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.1f}"
+
+
+def _escape(value: Any) -> str:
+    return html.escape(str(value))

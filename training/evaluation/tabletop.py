@@ -1,0 +1,232 @@
+"""How well a model answers questions about tabletop scenes of the test split, which no training ever sees.
+
+Every region is asked its kind, colour, size, material and both descriptions; of every other task each scene gets
+QUESTIONS questions, where it allows so many. All are asked for themselves, without the questions before them (but "why"
+with the question it refers to, answered truly). Answers are greedy and scored by ros_gpt4roi.sim.scoring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
+from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
+from ros_gpt4roi.sim.renderer import TabletopRenderer
+from ros_gpt4roi.sim.scene import HELD_OUT, Scene
+from ros_gpt4roi.sim.scoring import ATTRIBUTES, TextRound, chance_level, meaning, score
+from ros_gpt4roi.sim.texts import SCORED_TASKS, ask, permuted
+
+from .errors import EvaluationError
+from .generate import answer
+
+#: Questions of each task a scene, for the tasks that are not asked of every region.
+QUESTIONS = 4
+PER_REGION: tuple[str, ...] = (*ATTRIBUTES, "short", "describe")
+#: Sides of boxes (square root of the area, pixels of the network's input) at which small, middling and large divide.
+BOX_SIDES: tuple[float, float] = (16.0, 34.0)
+_PACKAGES = ("torch", "transformers", "numpy", "mujoco", "opencv-python-headless")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with what came of it. held_out, side: of the object it is about (per-region tasks only)."""
+
+    turn: TextRound
+    said: str
+    right: bool
+    scene: int
+    held_out: bool = False
+    side: float = 0.0
+
+
+def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[TextRound, ...]]:
+    """The questions put about one scene; the last round of each is the question, those before it its history."""
+    everyone = frozenset(range(len(scene.objects)))
+    found: list[tuple[TextRound, ...]] = []
+    for i in sorted(everyone):
+        for task in PER_REGION:
+            found.append(ask(scene, task, rng, regions_only=True, told=everyone - {i}))
+    for task in SCORED_TASKS:
+        if task not in PER_REGION:
+            texts: set[str] = set()
+            for _ in range(4 * QUESTIONS):
+                turns = ask(scene, task, rng)
+                text = "" if turns is None else " ".join(t.question for t in turns)
+                if turns is not None and text not in texts and len(texts) < QUESTIONS:
+                    texts.add(text)
+                    found.append(turns)
+    return found
+
+
+def examine(loaded: LoadedModel, scene: Scene, rng: np.random.Generator, zero_regions: bool = False) -> list[Asked]:
+    """Puts all questions about one scene to the model and scores the answers. ``zero_regions``: hide the regions."""
+    preprocess = loaded.config.preprocess
+    scene = permuted(scene, rng)
+    image = torch.from_numpy(preprocess_frame(scene.image, preprocess))[None].to(loaded.model.device)
+    boxes = normalise_boxes(scene.boxes(), scene.width, scene.height)
+    with torch.inference_mode():
+        vision = loaded.model.encode(image, torch.from_numpy(boxes)[None].to(loaded.model.device))
+        if zero_regions:
+            vision = vision._replace(region_embeddings=torch.zeros_like(vision.region_embeddings))
+    asked = questions(scene, rng)
+    prompts = [loaded.prompts.encode([*((t.question, t.answer) for t in turns[:-1]), (turns[-1].question, None)],
+                                     len(scene.objects), list_regions=True) for turns in asked]
+    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) * preprocess.image_size
+    results = []
+    for turns, said in zip(asked, answer(loaded, vision, prompts)):
+        turn = turns[-1]
+        about: dict[str, Any] = {}
+        if turn.task in PER_REGION:
+            obj = scene.objects[turn.regions[0] - 1]
+            about = {"held_out": (obj.kind, obj.colour) in HELD_OUT, "side": float(sides[turn.regions[0] - 1])}
+        results.append(Asked(turn, said, score(turn.expected, said), scene.index, **about))
+    return results
+
+
+# ---------------------------------------------------------------------------------------------- figures
+
+def fraction(asked: Iterable[Asked]) -> float | None:
+    """The fraction that is right, rounded to 4 digits; None of none."""
+    right = [a.right for a in asked]
+    return round(sum(right) / len(right), 4) if right else None
+
+
+def image_prior(asked: Sequence[Asked], task: str) -> float | None:
+    """What somebody scores who sees the picture but not which region is meant: the scene's most common value."""
+    scenes: dict[int, Counter[str]] = defaultdict(Counter)
+    for a in asked:
+        if a.turn.task == task:
+            scenes[a.scene][a.turn.expected.values[0]] += 1
+    total = sum(sum(values.values()) for values in scenes.values())
+    return round(sum(values.most_common(1)[0][1] for values in scenes.values()) / total, 4) if total else None
+
+
+def confusions(asked: Sequence[Asked], task: str, top: int = 8) -> list[list[Any]]:
+    """The commonest wrong answers: [expected, said, how often]; said is "?" where it is not one word of the task."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    for a in asked:
+        if a.turn.task == task and not a.right:
+            said = set(meaning(a.said)) & set(ATTRIBUTES[task])
+            pairs[a.turn.expected.values[0], said.pop() if len(said) == 1 else "?"] += 1
+    return [[expected, said, count] for (expected, said), count in pairs.most_common(top)]
+
+
+def summary(asked: Sequence[Asked]) -> dict[str, Any]:
+    """All figures of a set of answers, as they go into the JSON file. Fractions 0..1, None where nothing was asked."""
+    by_task = {task: [a for a in asked if a.turn.task == task] for task in (*SCORED_TASKS,)}
+    low, high = BOX_SIDES
+    bands = {f"under_{low:.0f}_px": (0.0, low), f"{low:.0f}_to_{high:.0f}_px": (low, high),
+             f"over_{high:.0f}_px": (high, float("inf"))}
+    figures: dict[str, Any] = {task: fraction(group) for task, group in by_task.items()}
+    figures["counts"] = {task: len(group) for task, group in by_task.items()}
+    figures["chance"] = {task: round(chance_level(a.turn for a in group), 4) if group else None
+                         for task, group in by_task.items()}
+    figures["image_prior"] = {task: image_prior(asked, task) for task in ATTRIBUTES}
+    for task in ATTRIBUTES:
+        figures[f"held_out_{task}"] = fraction(a for a in by_task[task] if a.held_out)
+    figures["counts"]["held_out"] = sum(a.held_out for a in by_task["kind"])
+    figures["by_box"] = {
+        task: {band: {"fraction": fraction(group), "count": len(group)} for band, (least, most) in bands.items()
+               if (group := [a for a in by_task[task] if least <= a.side < most]) is not None}
+        for task in ("kind", "colour", "size", "material")}
+    # Where a question names no region, words and image tokens can be enough, also when the regions are hidden.
+    figures["by_reference"] = {}
+    for task, group in by_task.items():
+        with_region = [a for a in group if "<region" in a.turn.question]
+        words = [a for a in group if "<region" not in a.turn.question]
+        figures["by_reference"][task] = {"regions": fraction(with_region), "words": fraction(words)}
+    forms: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for task, group in by_task.items():
+        for form in sorted({a.turn.form for a in group}):
+            chosen = [a for a in group if a.turn.form == form]
+            forms[task][form] = {"fraction": fraction(chosen), "count": len(chosen),
+                                 "chance": round(chance_level(a.turn for a in chosen), 4)}
+    figures["forms"] = dict(forms)
+    figures["confusions"] = {task: confusions(asked, task) for task in ATTRIBUTES}
+    return figures
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The main figures for a person to read, in per cent."""
+    def percent(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.1f}"
+
+    rows = [("task", "right %", "chance %", "questions")]
+    rows += [(task, percent(figures[task]), percent(figures["chance"][task]), str(figures["counts"][task]))
+             for task in SCORED_TASKS]
+    rows += [("held-out kind", percent(figures["held_out_kind"]), "", str(figures["counts"]["held_out"])),
+             ("held-out colour", percent(figures["held_out_colour"]), "", str(figures["counts"]["held_out"]))]
+    rows += [(f"kind, box {band.replace('_', ' ')}", percent(cell["fraction"]), "", str(cell["count"]))
+             for band, cell in figures["by_box"]["kind"].items()]
+    return "\n".join(f"{name:<24}{right:>9}{chance:>10}{count:>11}" for name, right, chance, count in rows)
+
+
+# ---------------------------------------------------------------------------------------------- command
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m training.evaluate tabletop`."""
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
+    parser.add_argument("--scenes", type=int, default=300, metavar="N", help="scenes (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S",
+                        help="of scenes and questions; no seed meets training or validation (default %(default)s)")
+    parser.add_argument("--zero-regions", action="store_true", help="hide the region embeddings, as a control")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    parser.add_argument("--answers", type=Path, metavar="FILE", help="write every question and answer here, JSON lines")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Renders, asks, scores, prints a table. Raises EvaluationError, CheckpointError or RendererError."""
+    if options.scenes < 1 or options.seed < 0:
+        raise EvaluationError(f"--scenes {options.scenes} --seed {options.seed}: expected at least 1 and at least 0")
+    for path in (options.json, options.answers):
+        if path is not None and not os.access(path.parent, os.W_OK):
+            raise EvaluationError(f"{path}: the folder {path.parent} does not exist or cannot be written")
+    loaded = load_checkpoint(options.model, options.device)
+    asked: list[Asked] = []
+    with TabletopRenderer() as renderer:
+        for index in tqdm(range(options.scenes), unit=" scenes", desc="asking"):
+            rng = np.random.default_rng(np.random.SeedSequence([options.seed, index]))
+            scene = renderer.render("test", options.seed, index)
+            if scene.objects:
+                asked += examine(loaded, scene, rng, options.zero_regions)
+    figures = summary(asked)
+    print(table(figures))
+    if options.answers is not None:
+        options.answers.write_text("".join(json.dumps(_answer_line(a), ensure_ascii=False) + "\n" for a in asked),
+                                   encoding="utf-8")
+    if options.json is not None:
+        facts = {
+            "command": "python -m training.evaluate " + " ".join(sys.argv[1:]), "scenes": options.scenes,
+            "split": "test", "seed": options.seed, "zero_regions": options.zero_regions,
+            "model": {"folder": str(options.model), "sha256": model_hash(options.model)},
+            "versions": {name: version(name) for name in _PACKAGES}, **figures}
+        options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _answer_line(a: Asked) -> dict[str, Any]:
+    return {"scene": a.scene, "task": a.turn.task, "form": a.turn.form, "question": a.turn.question,
+            "expected": a.turn.answer, "said": a.said, "right": a.right}
+
+
+def model_hash(folder: Path) -> str:
+    """SHA-256 over the config and weights of a checkpoint folder, hex."""
+    digest = hashlib.sha256()
+    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,153 @@
+"""Every kind of benchmark on rendered tabletop scenes, so that all of them run for real, without any download.
+
+Scenes are of the test split. Where a public benchmark needs four written choices, the tabletop's own rule for right
+answers (ros_gpt4roi.sim.scoring) takes their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ros_gpt4roi.sim.renderer import TabletopRenderer
+from ros_gpt4roi.sim.scene import KINDS, Scene
+from ros_gpt4roi.sim.scoring import TextRound, meaning, score
+from ros_gpt4roi.sim.texts import ask, permuted
+from training.data.record import Record, Round
+from training.evaluation.benchmark import Benchmark, Item
+from training.evaluation.captioning import caption_scores
+from training.evaluation.detection import class_scores, named
+from training.evaluation.grounding import region_said
+from training.evaluation.hallucination import yes_no_scores
+from training.evaluation.semantic import semantic_scores
+
+_TRIES = 4
+
+
+class _Tabletop(Benchmark):
+    """One question of ``task`` for every region (``every_region``), or several for every scene that allows them."""
+
+    task: str
+    every_region = True
+
+    def __init__(self, scenes: int = 50, seed: int = 0):
+        self.scenes, self.seed = scenes, seed
+        self.turns: list[TextRound] = []
+
+    def items(self) -> Iterator[Item]:
+        self.turns = []
+        with TabletopRenderer() as renderer:
+            for index in range(self.scenes):
+                rng = np.random.default_rng(np.random.SeedSequence([self.seed, index]))
+                scene = permuted(renderer.render("test", self.seed, index), rng)
+                for turns in self.ask(scene, rng):
+                    yield from self.put(scene, turns, index)
+
+    def put(self, scene: Scene, turns: Sequence[TextRound], index: int) -> Iterator[Item]:
+        """The items that a question with its history makes: here, one."""
+        self.turns.append(turns[-1])
+        rounds = tuple(Round(turn.question, turn.answer, turn.task) for turn in turns)
+        yield Item(Record(scene.image, scene.boxes(), rounds, f"{self.name} {index}"), (turns[-1].answer,))
+
+    def ask(self, scene: Scene, rng: np.random.Generator) -> Iterator[Sequence[TextRound]]:
+        """The questions about one scene, each with the rounds before it."""
+        everyone = frozenset(range(len(scene.objects)))
+        if not self.every_region:
+            asked = [ask(scene, self.task, rng) for _ in range(_TRIES)]
+        else:
+            # Nothing but the one region is left to ask about.
+            asked = [ask(scene, self.task, rng, regions_only=True, told=everyone - {k}) for k in sorted(everyone)]
+        texts = set()
+        for turns in asked:
+            if turns and (text := " ".join(turn.question for turn in turns)) not in texts:
+                texts.add(text)
+                yield turns
+
+    def right(self, texts: Sequence[str]) -> np.ndarray:
+        """Which answers the tabletop's own rule calls right, 0 or 1."""
+        return np.asarray([score(turn.expected, text) for turn, text in zip(self.turns, texts)], float)
+
+
+class TabletopCaptioning(_Tabletop):
+    """Descriptions of regions against the true one."""
+
+    name = "tabletop_captioning"
+    task = "describe"
+    protocol = "tabletop test scenes, every region described, the true description as reference; × 100"
+
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+        metrics, each = caption_scores([item.references for item in items], texts)
+        return {**metrics, "right": 100 * float(self.right(texts).mean())}, each / 10
+
+
+class TabletopClassification(_Tabletop):
+    """Kinds of things as classes."""
+
+    name = "tabletop_classification"
+    task = "kind"
+    protocol = "tabletop test scenes, the kind of every region; right where the answer names exactly it, per cent"
+
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+        said = [named(text, tuple(KINDS)) for text in texts]
+        return class_scores([turn.expected.values[0] for turn, _ in zip(self.turns, texts)], said)
+
+
+class TabletopNaming(_Tabletop):
+    """Short descriptions as open-vocabulary names."""
+
+    name = "tabletop_naming"
+    task = "short"
+    protocol = "tabletop test scenes, a short description of every region; IoU of words with the true one, × 100"
+
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+        return semantic_scores([item.references[0] for item in items], texts, None)
+
+
+class TabletopYesNo(_Tabletop):
+    """Questions about what is and what is not so."""
+
+    name = "tabletop_yes_no"
+    task = "yes_no"
+    every_region = False
+    protocol = "tabletop test scenes, yes/no questions about what is and is not there or so; per cent, as POPE counts"
+
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+        words = [set(meaning(text)) & {"yes", "no"} for text in texts]
+        said = [("yes" in found) if len(found) == 1 else None for found in words]
+        return yes_no_scores(["yes" in turn.expected.values for turn, _ in zip(self.turns, texts)], said)
+
+
+class TabletopGrounding(_Tabletop):
+    """Which region is meant, among all of the scene."""
+
+    name = "tabletop_grounding"
+    task = "which_region"
+    every_region = False
+    protocol = "tabletop test scenes, which region is meant; right by the tabletop's rule, per cent"
+
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+        right = self.right(texts)
+        unnamed = [region_said(text) is None for text in texts]
+        return {"accuracy": 100 * float(right.mean()), "no region named": 100 * float(np.mean(unnamed))}, right
+
+
+class TabletopReasoning(_Tabletop):
+    """VCR's three figures: a question, then why, given the true answer. Items alternate."""
+
+    name = "tabletop_reasoning"
+    task = "why"
+    every_region = False
+    protocol = ("tabletop test scenes; Q→A: a question that has a reason; QA→R: why, given the right answer; Q→AR: "
+                "both right by the tabletop's rule, per cent")
+
+    def put(self, scene: Scene, turns: Sequence[TextRound], index: int) -> Iterator[Item]:
+        for end in (len(turns) - 1, len(turns)):
+            yield from super().put(scene, turns[:end], index)
+
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+        right = self.right(texts)
+        answers, reasons = right[0::2], right[1::2]
+        both = answers[:len(reasons)] * reasons
+        return {name: 100 * float(values.mean()) if len(values) else None
+                for name, values in (("Q→A", answers), ("QA→R", reasons), ("Q→AR", both))}, right

@@ -1,0 +1,80 @@
+"""What a stage optimises: a module that takes a batch and returns a loss, around a GPT4RoI model.
+
+`attributes`: classify every region's attributes from its vector, which teaches an encoder without pretrained weights to see.
+`facts`: next token, with regions told instead of seen, which teaches a language model without pretrained weights to speak.
+`conversation`: next token with everything in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ros_gpt4roi.model.gpt4roi import GPT4RoI, VisionOutput
+from ros_gpt4roi.model.prompt import IGNORED
+
+
+class AttributeObjective(nn.Module):
+    """One linear head an attribute on the region extractor's vector; the heads are thrown away after the stage.
+
+    classes: number of classes of each attribute.
+    """
+
+    def __init__(self, model: GPT4RoI, classes: Sequence[int]):
+        super().__init__()
+        self.model = model
+        self.heads = nn.ModuleList(nn.Linear(model.config.regions.hidden, n) for n in classes)
+
+    def forward(self, images: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """labels: [B, N, A], −100 where there is no region. Returns loss (sum over attributes) and accuracy [A]."""
+        _, levels = self.model.vision(images)
+        vectors = self.model.regions.features(levels, boxes)
+        loss, right = 0.0, []
+        known = labels[..., 0] != IGNORED
+        for attribute, head in enumerate(self.heads):
+            logits, wanted = head(vectors[known]).float(), labels[..., attribute][known]
+            loss = loss + F.cross_entropy(logits, wanted)
+            right.append((logits.argmax(-1) == wanted).float().mean())
+        return {"loss": loss, "accuracy": torch.stack(right)}
+
+
+class FactsObjective(nn.Module):
+    """Next-token loss of a conversation whose picture is blank and whose regions are told instead of seen.
+
+    A region's embedding is made of its attributes' classes (embeddings that are thrown away after the stage) and of its
+    box, through the extractor's own position layers and projection: what the language model learns to read there is
+    what the extractor learns to write in stage 1.
+
+    classes: number of classes of each attribute.
+    """
+
+    def __init__(self, model: GPT4RoI, classes: Sequence[int]):
+        super().__init__()
+        self.model = model
+        self.facts = nn.ModuleList(nn.Embedding(n, model.config.regions.hidden) for n in classes)
+
+    def forward(self, input_ids: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, attributes: torch.Tensor,
+                region_index: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor,
+                **loss_arguments) -> dict[str, torch.Tensor]:
+        """attributes: [B, N, A], −100 where there is no region; the rest as GPT4RoI.forward takes it."""
+        model, regions = self.model, self.model.regions
+        told = sum(fact(attributes[..., i].clamp(min=0)) for i, fact in enumerate(self.facts))
+        embeddings = regions.project(told + regions.position(boxes)).unflatten(-1, (model.config.regions.embeddings, -1))
+        blank = boxes.new_zeros(len(images), model.vision.token_count, embeddings.shape[-1])
+        out = model.language(inputs_embeds=model.embed(input_ids, VisionOutput(blank, embeddings), region_index),
+                             attention_mask=attention_mask, labels=labels, use_cache=False, **loss_arguments)
+        return {"loss": out.loss}
+
+
+class ConversationObjective(nn.Module):
+    """Next-token loss of a conversation with image tokens and region embeddings in place."""
+
+    def __init__(self, model: GPT4RoI):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **batch) -> dict[str, torch.Tensor]:
+        return {"loss": self.model(**batch).loss}

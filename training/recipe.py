@@ -1,0 +1,79 @@
+"""Recipes: YAML files that say which stages a model is trained in, on what, and with which settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+OBJECTIVES = ("attributes", "facts", "conversation")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run; the message names the file, the field and what was expected."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    objective: see objectives.py. trainable: parts of the model that learn ("vision", "projector", "regions",
+    "regions.position", "language", …); all else is frozen. texts: which of the data set's texts, "short" or "long".
+    list_regions: conversations introduce all regions of their image. arguments: transformers' TrainingArguments.
+    """
+
+    name: str
+    objective: str
+    trainable: tuple[str, ...]
+    texts: str = "long"
+    list_regions: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise RecipeError(f"stage {self.name}: objective {self.objective!r}, expected one of {OBJECTIVES}")
+        if self.texts not in ("short", "long"):
+            raise RecipeError(f"stage {self.name}: texts {self.texts!r}, expected short or long")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training.
+
+    model: a preset's name, or a checkpoint folder to go on from. seed: of everything random.
+    vocabulary: size of the tokenizer that is learned where the model is a preset.
+    train, validation: data sets, as training/data/__init__.py opens them.
+    arguments: TrainingArguments of all stages; a stage's own go over them.
+    """
+
+    model: str
+    stages: tuple[Stage, ...]
+    train: dict[str, Any]
+    validation: dict[str, Any]
+    seed: int = 0
+    vocabulary: int = 1024
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Reads a recipe. Raises RecipeError for unknown or missing fields."""
+    try:
+        facts = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+    try:
+        stages = tuple(_build(Stage, stage, "stage") for stage in facts.pop("stages"))
+        return _build(Recipe, {**facts, "stages": stages}, "recipe")
+    except (RecipeError, KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(f"{path}: {error!s}") from error
+
+
+def _build(kind: type, facts: dict[str, Any], what: str) -> Any:
+    known = {f.name for f in dataclasses.fields(kind)}
+    unknown = sorted(set(facts) - known)
+    if unknown:
+        raise RecipeError(f"unknown {what} field {unknown}, expected some of {sorted(known)}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})

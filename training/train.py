@@ -1,0 +1,95 @@
+"""Trains a model by a recipe:  python -m training.train RECIPE.yaml --out FOLDER
+
+Every stage's result lies in FOLDER/<stage>/final. What is done is not done again: an interrupted run goes on from its
+last checkpoint when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+from transformers import set_seed
+
+from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_model, load_checkpoint, read_config
+from ros_gpt4roi.model.config import ConfigError, LanguageConfig, ModelConfig, preset
+
+from .data import DataError, open_dataset
+from .recipe import Recipe, RecipeError, read_recipe
+from .tokenizer import train_tokenizer
+from .trainer import FINAL_FOLDER, run_stage
+
+# Conversations the tokenizer is learned from: more of them no longer change a vocabulary this small.
+TOKENIZER_SAMPLES = 3000
+
+logger = logging.getLogger(__name__)
+
+
+def model_config(recipe: Recipe) -> ModelConfig:
+    """The description of the model that a recipe trains."""
+    return read_config(recipe.model) if Path(recipe.model).is_dir() else preset(recipe.model)
+
+
+def start_model(recipe: Recipe, train: Dataset) -> LoadedModel:
+    """The model before its first stage: a checkpoint, or a preset with random weights and a tokenizer learned on `train`."""
+    if Path(recipe.model).is_dir():
+        return load_checkpoint(recipe.model)
+    config = model_config(recipe)
+    texts = (text for i in range(min(TOKENIZER_SAMPLES, len(train))) for r in train[i].rounds
+             for text in (r.question, r.answer))
+    # References become names before the tokenizer ever sees them.
+    texts = (text.replace("<region", "region").replace(">", "") for text in texts)
+    tokenizer = train_tokenizer(texts, recipe.vocabulary, config.prompt.template)
+    return build_model(_with_vocabulary(config, tokenizer), tokenizer)
+
+
+def _with_vocabulary(config: ModelConfig, tokenizer: Any) -> ModelConfig:
+    facts = {**config.language.model, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
+             "bos_token_id": None, "eos_token_id": None}
+    return dataclasses.replace(config, language=LanguageConfig(facts))
+
+
+def train(recipe: Recipe, out: Path) -> Path:
+    """Runs the stages of a recipe that are not done yet. Returns the last result's folder."""
+    loaded = result = None
+    for stage in recipe.stages:
+        previous, result = result, out / stage.name / FINAL_FOLDER
+        if result.is_dir():
+            logger.info("stage %s is done: %s", stage.name, result)
+            loaded = None
+            continue
+        set_seed(recipe.seed)
+        preprocess = model_config(recipe).preprocess
+        sources = [open_dataset(facts, out, recipe.seed, stage.texts, preprocess)
+                   for facts in (recipe.train, recipe.validation)]
+        if loaded is None:
+            loaded = load_checkpoint(previous) if previous else start_model(recipe, sources[0])
+        run_stage(stage, loaded, *sources, result.parent, recipe.arguments, getattr(sources[0], "classes", ()), recipe.seed)
+    return result
+
+
+def main() -> int:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.partition("\n")[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; give it again to go on")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        print(train(read_recipe(options.recipe), options.out))
+    except (RecipeError, DataError, CheckpointError, ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
