@@ -1,0 +1,1 @@
+"""A trained model made fast: (frame, boxes, question) → text. Knows no ROS."""

@@ -1,0 +1,183 @@
+"""Number formats of the language model: converting, saving, loading.
+
+    python -m ros_gpt4roi.runtime.quantise MODEL_FOLDER FORMAT
+
+writes `language-FORMAT.safetensors` into the folder; loading then never has the float weights in memory.
+"""
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ..model.checkpoint import (CheckpointError, LoadedModel, build_model, load_checkpoint, load_tokenizer, read_config,
+                                weight_files)
+from .quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear
+
+logger = logging.getLogger(__name__)
+_VERSION = "1"
+_INT4_GROUPS = (64, 32)  # inputs that share a scale; the first that divides the layer's
+_COMPUTE = torch.bfloat16  # what quantised layers take and give
+
+FLOAT_FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_QUANTISED: dict[str, type[nn.Module]] = {"int8": Int8Linear, "int8-dynamic": Int8DynamicLinear, "int4": Int4Linear}
+FORMATS = (*FLOAT_FORMATS, *_QUANTISED)
+
+
+def load_model(folder: str | Path, number_format: str, device: str = "cpu") -> LoadedModel:
+    """A checkpoint with its language model in a number format of FORMATS; the vision stage stays in fp32.
+
+    A saved quantised language model is used where the folder has one, else the float one is converted now.
+    Raises ValueError for an unknown format, CheckpointError for files that do not fit.
+    """
+    if number_format not in FORMATS:
+        raise ValueError(f"language format {number_format!r}, expected one of {', '.join(FORMATS)}")
+    folder = Path(folder)
+    if number_format in _QUANTISED and quantised_file(folder, number_format).exists():
+        return _load_quantised(folder, number_format, device)
+    loaded = load_checkpoint(folder, "cpu", torch.float32)
+    if number_format in FLOAT_FORMATS:
+        loaded.model.language.to(FLOAT_FORMATS[number_format])
+    else:
+        logger.info("%s has no %s language model: it is converted now", folder, number_format)
+        quantise_language(loaded.model.language, number_format)
+    loaded.model.to(device)
+    return loaded
+
+
+def quantise_language(language: nn.Module, number_format: str) -> None:
+    """Convert every linear layer of a language model in place; embeddings and norms become bfloat16."""
+    converted = {name: _from_float(layer, number_format) for name, layer in _linear_layers(language).items()}
+    # The head may share its weight with the embedding: replaced first, so that what stays is the embedding's alone.
+    for name, layer in converted.items():
+        if layer is not None:
+            language.set_submodule(name, layer)
+    for module in language.modules():
+        if not isinstance(module, tuple(_QUANTISED.values())):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(_COMPUTE)
+
+
+def quantised_file(folder: Path, number_format: str) -> Path:
+    return folder / f"language-{number_format}.safetensors"
+
+
+def save_quantised(language: nn.Module, number_format: str, folder: str | Path) -> Path:
+    """Write a converted language model beside its checkpoint; the file appears when it is whole."""
+    tensors: dict[str, torch.Tensor] = {}
+    layers = {name: m for name, m in language.named_modules() if isinstance(m, tuple(_QUANTISED.values()))}
+    for name, layer in layers.items():
+        tensors |= {f"{name}.{key}": value for key, value in layer.stored().items()}
+    tensors |= {name: value for name, value in language.named_parameters()}
+    path = quantised_file(Path(folder), number_format)
+    partly = path.with_suffix(".partial")
+    save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, partly,
+              metadata={"version": _VERSION, "number_format": number_format, "architecture": _architecture(language)})
+    os.replace(partly, path)
+    return path
+
+
+def _load_quantised(folder: Path, number_format: str, device: str) -> LoadedModel:
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    with init_empty_weights(include_buffers=False):
+        loaded = build_model(config, tokenizer)
+    language = loaded.model.language
+    path = quantised_file(folder, number_format)
+    try:
+        with safe_open(path, framework="pt", device=device) as archive:
+            _check_header(path, archive.metadata() or {}, number_format, language)
+            # Copies: the kernels read whole cache lines and crash on the file's alignment of 8 bytes.
+            tensors = {name: archive.get_tensor(name).clone() for name in archive.keys()}
+        vision = _read_vision(folder, device)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from error
+    for name in _linear_layers(language):
+        parts = {key.removeprefix(name + "."): tensors.pop(key) for key in list(tensors)
+                 if key.rpartition(".")[0] == name}
+        if "weight" in parts and parts["weight"].is_floating_point():  # a layer that was left in float
+            tensors |= {f"{name}.{key}": value for key, value in parts.items()}
+        else:
+            try:
+                language.set_submodule(name, _QUANTISED[number_format](**parts))
+            except TypeError as error:
+                raise CheckpointError(f"{path}: layer {name} has tensors {sorted(parts)} ({error})") from error
+    tensors = {f"language.{name}": value for name, value in tensors.items()} | vision
+    expected = {name: value for name, value in loaded.model.state_dict().items() if value.is_meta
+                or not name.startswith("language.")}
+    wrong = [name for name, value in expected.items() if name not in tensors or tensors[name].shape != value.shape]
+    if wrong:
+        raise CheckpointError(f"{path}: does not fit the checkpoint beside it, missing or misshapen: {wrong}")
+    loaded.model.load_state_dict(tensors, strict=False, assign=True)
+    loaded.model.to(device).eval()
+    return loaded
+
+
+def _read_vision(folder: Path, device: str) -> dict[str, torch.Tensor]:
+    """Everything of a checkpoint but the language model, in fp32."""
+    tensors = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt", device=device) as archive:
+            for name in archive.keys():
+                if not name.startswith("language."):
+                    value = archive.get_tensor(name)
+                    tensors[name] = value.float() if value.is_floating_point() else value
+    return tensors
+
+
+def _check_header(path: Path, header: dict[str, str], number_format: str, language: nn.Module) -> None:
+    expected = {"version": _VERSION, "number_format": number_format, "architecture": _architecture(language)}
+    for name, value in expected.items():
+        if header.get(name) != value:
+            raise CheckpointError(f"{path}: {name} is {header.get(name)!r}, expected {value!r}: "
+                                  "quantise the checkpoint again")
+
+
+def _architecture(language: nn.Module) -> str:
+    """What the weights' shapes and meaning depend on, short enough for a message."""
+    config = language.config
+    facts = {name: getattr(config, name, None) for name in
+             ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+              "num_key_value_heads", "vocab_size")}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{facts['model_type']} {facts['num_hidden_layers']}×{facts['hidden_size']} {digest}"
+
+
+def _linear_layers(language: nn.Module) -> dict[str, nn.Linear]:
+    return {name: module for name, module in language.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _from_float(layer: nn.Linear, number_format: str) -> nn.Module | None:
+    """The converted layer, or None where the format cannot hold it."""
+    convert: Callable[[nn.Linear, torch.dtype], nn.Module] = _QUANTISED[number_format].from_float
+    if number_format == "int4":
+        group = next((g for g in _INT4_GROUPS if layer.in_features % g == 0), None)
+        if group is None:
+            return None
+        convert = partial(convert, group=group)
+    return convert(layer, _COMPUTE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Convert a checkpoint's language model to few bits, once.")
+    parser.add_argument("folder", type=Path, help="checkpoint folder; the result is written into it")
+    parser.add_argument("format", choices=list(_QUANTISED))
+    arguments = parser.parse_args()
+    loaded = load_checkpoint(arguments.folder)
+    quantise_language(loaded.model.language, arguments.format)
+    path = save_quantised(loaded.model.language, arguments.format, arguments.folder)
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Linear layers of few bits, on the kernels that PyTorch itself brings.
+
+torchao's tensor subclasses call the same kernels, but eagerly they cost more per call than they save at batch 1 (2.7
+times fp32 on two cores); plain modules do not, save as plain tensors and load without the float weights.
+"""
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import nn
+
+# Up to this many tokens a layer reads its weights faster than it computes: the kernels that unpack in registers win.
+# Beyond it, unpacking once and multiplying in the activations' format does.
+_FEW_TOKENS = 16
+_INT4_ROWS = 64  # the CPU kernel packs outputs in blocks of 64
+_INNER_K_TILES = 8  # of the tile-packed CUDA layout
+
+
+class Int8Linear(nn.Module):
+    """int8 weights, one scale an output; activations as they come (weight-only)."""
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None):
+        """weight: int8 [out, in]. scale: [out] in the activations' format."""
+        super().__init__()
+        for name, value in (("weight", weight), ("scale", scale), ("bias", bias)):
+            self.register_buffer(name, value)
+
+    @classmethod
+    def from_float(cls, linear: nn.Linear, dtype: torch.dtype) -> Int8Linear:
+        weight = linear.weight.detach().float()
+        scale = weight.abs().amax(1).clamp_min(1e-8) / 127
+        return cls((weight / scale.unsqueeze(1)).round().to(torch.int8), scale.to(dtype), _bias(linear, dtype))
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """The tensors that `__init__` takes."""
+        return {name: value for name, value in self.named_buffers()}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        if flat.device.type == "cpu" and len(flat) <= _FEW_TOKENS:
+            out = torch.ops.aten._weight_int8pack_mm(flat.contiguous(), self.weight, self.scale)
+        else:
+            out = torch.nn.functional.linear(flat, self.weight.to(flat.dtype)) * self.scale
+        out = out if self.bias is None else out + self.bias
+        return out.reshape(*x.shape[:-1], -1)
+
+
+class Int8DynamicLinear(Int8Linear):
+    """int8 weights, one scale an output; activations become int8 too, one scale a token."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        token_scale = flat.abs().amax(1, keepdim=True).float().clamp_min(1e-8) / 127
+        quantised = (flat / token_scale).round().to(torch.int8)
+        rows = len(quantised)
+        if flat.device.type == "cuda" and rows <= 16:  # the CUDA kernel takes 17 rows or more
+            quantised = torch.nn.functional.pad(quantised, (0, 0, 0, 17 - rows))
+        product = torch._int_mm(quantised, self.weight.t())[:rows]
+        out = (product * token_scale * self.scale.float()).to(flat.dtype)
+        out = out if self.bias is None else out + self.bias
+        return out.reshape(*x.shape[:-1], -1)
+
+
+class Int4Linear(nn.Module):
+    """4-bit weights in groups of inputs, each with a scale and a middle; activations in bfloat16.
+
+    Stored as `nibbles` uint8 [out, in / 2] (even inputs in the low half) and `scale_middle` [in / group, out, 2]:
+    value = (nibble − 8) · scale + middle. What runs is packed for the device's kernel.
+    """
+
+    def __init__(self, nibbles: torch.Tensor, scale_middle: torch.Tensor, bias: torch.Tensor | None = None):
+        super().__init__()
+        self._out, inputs = nibbles.shape[0], nibbles.shape[1] * 2
+        self.group = inputs // scale_middle.shape[0]
+        padding = -self._out % _INT4_ROWS
+        if padding:
+            nibbles = torch.nn.functional.pad(nibbles, (0, 0, 0, padding))
+            scale_middle = torch.nn.functional.pad(scale_middle, (0, 0, 0, padding))
+        if nibbles.device.type == "cuda":
+            # This layout holds the even input in the high half.
+            swapped = (nibbles << 4) | (nibbles >> 4)
+            packed = torch.ops.aten._convert_weight_to_int4pack(swapped, _INNER_K_TILES)
+        else:
+            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(_unpack(nibbles), 1)
+        known = nibbles.device.type == "cpu" and _cpu_layout_is_known()
+        self.register_buffer("nibbles", None if known else nibbles)  # else `packed` can be read back
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale_middle", scale_middle.contiguous())
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def from_float(cls, linear: nn.Linear, dtype: torch.dtype, group: int) -> Int4Linear:
+        out, inputs = linear.weight.shape
+        weight = linear.weight.detach().float().reshape(out, inputs // group, group)
+        low, high = weight.amin(-1), weight.amax(-1)
+        # Rounded to what the kernel will hold before the nibbles are chosen: they make up for it.
+        scale = ((high - low).clamp_min(1e-8) / 15).to(dtype)
+        middle = (low + scale.float() * 8).to(dtype)
+        nibbles = ((weight - middle.float().unsqueeze(-1)) / scale.float().unsqueeze(-1)).round() + 8
+        nibbles = nibbles.clamp(0, 15).to(torch.uint8).reshape(out, inputs)
+        scale_middle = torch.stack([scale, middle], -1).transpose(0, 1).contiguous()
+        return cls(nibbles[:, ::2] | nibbles[:, 1::2] << 4, scale_middle, _bias(linear, dtype))
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """The tensors that `__init__` takes."""
+        values = self._values()[:self._out].to(torch.uint8)
+        tensors = {"nibbles": values[:, ::2] | values[:, 1::2] << 4,
+                   "scale_middle": self.scale_middle[:, :self._out].contiguous()}
+        return tensors if self.bias is None else {**tensors, "bias": self.bias}
+
+    def dequantised(self) -> torch.Tensor:
+        """The weights [out, in] in the format of the scales, for when there are many tokens."""
+        values = self._values().to(self.scale_middle.dtype).reshape(self.scale_middle.shape[1], -1, self.group)
+        scale, middle = self.scale_middle.transpose(0, 1).unsqueeze(-1).unbind(2)
+        return ((values - 8) * scale + middle).flatten(1)
+
+    def _values(self) -> torch.Tensor:
+        """The 4-bit values [out, in] one by one."""
+        return _read_cpu_layout(self.packed) if self.nibbles is None else _unpack(self.nibbles)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
+        if flat.device.type == "cuda":
+            out = torch.ops.aten._weight_int4pack_mm(flat, self.packed, self.group, self.scale_middle)
+        elif len(flat) <= _FEW_TOKENS:
+            out = torch.ops.aten._weight_int4pack_mm_for_cpu(flat.contiguous(), self.packed, self.group,
+                                                             self.scale_middle)
+        else:
+            out = torch.nn.functional.linear(flat, self.dequantised())
+        out = out[:, :self._out]
+        out = out if self.bias is None else out + self.bias
+        return out.to(x.dtype).reshape(*x.shape[:-1], -1)
+
+
+def _bias(linear: nn.Linear, dtype: torch.dtype) -> torch.Tensor | None:
+    return None if linear.bias is None else linear.bias.detach().to(dtype)
+
+
+def _unpack(nibbles: torch.Tensor) -> torch.Tensor:
+    """[out, in / 2] → int32 [out, in]."""
+    return torch.stack([nibbles & 15, nibbles >> 4], -1).flatten(1).int()
+
+
+def _read_cpu_layout(packed: torch.Tensor) -> torch.Tensor:
+    """Undo the CPU kernel's packing: per 64 outputs and input, 32 bytes of outputs n (low half) and n + 32 (high)."""
+    inputs = packed.shape[1] * 2
+    blocks = packed.reshape(-1, inputs, _INT4_ROWS // 2)
+    return torch.cat([blocks & 15, blocks >> 4], -1).transpose(1, 2).reshape(-1, inputs)
+
+
+@cache
+def _cpu_layout_is_known() -> bool:
+    """The packing depends on the CPU's vector width; only that of 512 bits is read back."""
+    values = (torch.arange(_INT4_ROWS * 64, dtype=torch.int32) * 7 // 3 % 16).reshape(_INT4_ROWS, 64)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1)
+    return packed.numel() == values.numel() // 2 and bool((_read_cpu_layout(packed) == values).all())

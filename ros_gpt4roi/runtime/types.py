@@ -1,0 +1,106 @@
+"""What goes in and out of the runtime. Plain data: no ROS, no torch."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+
+class Status(IntEnum):
+    """How a question or a description request ended. The values equal the constants of Answer.msg."""
+
+    OK = 0
+    CANCELED = 1
+    TIMEOUT = 2
+    NO_FRAME = 3
+    UNKNOWN_REGION = 4
+    OVERLOADED = 5
+    INVALID = 6
+    FAILED = 7
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box with an id. `box` is (x1, y1, x2, y2) in pixels of its frame; `score` is the detector's, 0..1."""
+
+    id: str
+    box: tuple[float, float, float, float]
+    label: str = ""
+    score: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A camera image with its regions.
+
+    image: uint8 RGB [H, W, 3], not written to after it was handed over. stamp_ns: the image's stamp in nanoseconds.
+    frame_id: the optical frame of the camera. header: the message's own header; the runtime hands it back untouched.
+    """
+
+    image: np.ndarray
+    regions: tuple[Region, ...]
+    stamp_ns: int
+    frame_id: str
+    header: object = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """Text about one region. confidence: mean token probability, 0..1. reused: carried over from an earlier frame."""
+
+    region: Region
+    text: str
+    confidence: float
+    reused: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class FrameDescriptions:
+    """The descriptions of a frame, in the order of `frame.regions`, and how long each stage took in seconds.
+
+    status is OK, or says why descriptions are missing (CANCELED, TIMEOUT, INVALID, FAILED), with the reason in `error`.
+    omitted: regions that were left out because the frame had more than the model takes (lowest score first to go).
+    """
+
+    frame: Frame
+    descriptions: tuple[Description, ...]
+    timings: dict[str, float] = field(default_factory=dict)
+    status: Status = Status.OK
+    error: str = ""
+    omitted: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A user's question about a frame.
+
+    query_id names it for `cancel`. An empty conversation_id opens a conversation. on_text receives the text as it
+    grows, piece by piece, on the worker's thread: it must return at once. timeout_s counts from submission; None takes
+    the scheduler's limit.
+    """
+
+    text: str
+    query_id: str
+    conversation_id: str = ""
+    on_text: Callable[[str], None] | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The answer to a question; with a status other than OK, `text` is what was generated until then.
+
+    region_ids: the regions the answer speaks of, in the order of mention. frame: the frame it is about, None where
+    there was none. confidence: mean token probability, 0..1.
+    """
+
+    status: Status
+    text: str
+    error: str = ""
+    region_ids: tuple[str, ...] = ()
+    conversation_id: str = ""
+    query_id: str = ""
+    frame: Frame | None = None
+    confidence: float = 0.0

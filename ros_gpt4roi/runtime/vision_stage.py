@@ -1,0 +1,119 @@
+"""The vision stage: frames and boxes in, image tokens and region embeddings out. One call, three backends."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ..engine.errors import EngineError
+from ..engine.guard import ProgressCallback
+from ..engine.opening import EngineOptions, open_onnxruntime, open_tensorrt
+from ..model.checkpoint import LoadedModel
+from ..model.gpt4roi import GPT4RoI, VisionOutput
+
+_log = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "tensorrt", "onnxruntime", "torch")
+
+
+@dataclass(frozen=True)
+class VisionOptions:
+    """backend: of BACKENDS; "auto" takes the first that works here: TensorRT on a GPU, ONNX Runtime, PyTorch."""
+
+    backend: str = "auto"
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ValueError(f"vision backend is {self.backend!r}, expected one of {BACKENDS}")
+
+
+class TorchRunner:
+    """Encoder, projector and region extractor of the model itself."""
+
+    def __init__(self, model: GPT4RoI):
+        self._model, self.precision = model, str(model.dtype).removeprefix("torch.")
+
+    def __call__(self, images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+        device = self._model.device
+        # Boxes stay in float32 whatever the model is in: half precision is too coarse for coordinates.
+        return self._model.encode(torch.from_numpy(images).to(device), torch.from_numpy(boxes).to(device))
+
+    def close(self) -> None:
+        """Nothing to keep."""
+
+
+class VisionStage:
+    """Runs the vision part of a model. Not thread-safe: one worker owns it.
+
+    backend: which one runs ("tensorrt", "onnxruntime", "torch"). reason: why it was taken, in words for people.
+    """
+
+    def __init__(self, model: GPT4RoI, backend: str = "torch", runner: Callable[..., VisionOutput] | None = None,
+                 reason: str = "asked for"):
+        """The PyTorch backend; `open` takes others."""
+        self._device, self._dtype = model.device, model.dtype
+        self._runner = runner or TorchRunner(model)
+        self.backend, self.reason = backend, reason
+
+    @classmethod
+    def open(cls, loaded: LoadedModel, options: VisionOptions = VisionOptions(), slot: str = "model",
+             progress: ProgressCallback | None = None) -> VisionStage:
+        """Takes a backend, builds its engine where it is missing (`options.engine`), and checks it against PyTorch.
+
+        slot: name of the model in the engine cache, of `engine.provide.model_slot`. progress: called with how far
+        building has come; it must return at once.
+        Raises EngineError where the backend asked for does not work here; "auto" raises nothing and ends with PyTorch.
+        """
+        wanted = _preference(loaded.model.device) if options.backend == "auto" else [options.backend]
+        left_out = []
+        for backend in wanted:
+            try:
+                runner = _OPENERS[backend](loaded, slot, options.engine, progress)
+            except EngineError as error:
+                if options.backend != "auto":
+                    raise
+                left_out.append(f"{backend}: {error}")
+                continue
+            reason = "asked for" if options.backend != "auto" else _because(backend, loaded.model.device, left_out)
+            log = _log.warning if left_out else _log.info
+            log("vision stage runs on %s (%s, %s): %s", backend, loaded.model.device, runner.precision, reason)
+            return cls(loaded.model, backend, runner, reason)
+        raise AssertionError("PyTorch is always last and always works")
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+        """images: uint8 RGB [B, S, S, 3]. boxes: float32 [B, N, 4] x1 y1 x2 y2 in units of the image; N may be 0.
+
+        Returns image tokens [B, T, D] and region embeddings [B, N, K, D] in the model's number format on its device;
+        on a GPU they are queued on the caller's stream. Raises EngineError beyond the shapes an engine was built for.
+        """
+        # At least one box: the region extractor is never asked about none.
+        padded = boxes if boxes.shape[1] else np.zeros((boxes.shape[0], 1, 4), np.float32)
+        tokens, regions = self._runner(images, padded)
+        return VisionOutput(tokens.to(self._device, self._dtype),
+                            regions[:, :boxes.shape[1]].to(self._device, self._dtype))
+
+    def close(self) -> None:
+        """Keeps what a backend compiled meanwhile; the stage is not used afterwards."""
+        self._runner.close()
+
+
+def _open_torch(loaded: LoadedModel, _slot: str, _options: EngineOptions,
+                _progress: ProgressCallback | None) -> TorchRunner:
+    return TorchRunner(loaded.model)
+
+
+_OPENERS = {"tensorrt": open_tensorrt, "onnxruntime": open_onnxruntime, "torch": _open_torch}
+
+
+def _preference(device: torch.device) -> list[str]:
+    return ["tensorrt", "onnxruntime", "torch"] if device.type == "cuda" else ["onnxruntime", "torch"]
+
+
+def _because(backend: str, device: torch.device, left_out: list[str]) -> str:
+    best = f"the fastest backend on {device.type}"
+    return best if not left_out else f"the fastest that works on {device.type} ({'; '.join(left_out)})"

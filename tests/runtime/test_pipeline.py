@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from ros_gpt4roi.model.checkpoint import LoadedModel
+from ros_gpt4roi.model.gpt4roi import VisionOutput
+from ros_gpt4roi.model.prompt import IMAGE_END, IMAGE_PATCH, IMAGE_START
+from ros_gpt4roi.runtime.jobs import Conversation
+from ros_gpt4roi.runtime.pipeline import Pipeline
+from ros_gpt4roi.runtime.region_text import RegionText
+from ros_gpt4roi.runtime.types import Frame, Question, Region, Status
+
+
+def published_procedure(loaded: LoadedModel, pipeline: Pipeline, frame: Frame, rounds: list, tokens: int) -> list[int]:
+    """One conversation by itself: everything encoded, one full forward for every token, no cache. The reference."""
+    encoded = Pipeline(loaded, pipeline.config).encode(frame)
+    prompt = loaded.prompts.encode(rounds, len(encoded.shown), list_regions=True)
+    ids, index = list(prompt.input_ids), list(prompt.region_index)
+    stops = pipeline.language.decoder.stop_ids
+    generated: list[int] = []
+    with torch.inference_mode():
+        while len(generated) < tokens:
+            embeddings = loaded.model.embed(torch.tensor([ids]), VisionOutput(*encoded.vision), torch.tensor([index]))
+            logits = loaded.model.language(inputs_embeds=embeddings, use_cache=False).logits[0, -1]
+            logits[loaded.tokenizer.convert_tokens_to_ids([IMAGE_PATCH, IMAGE_START, IMAGE_END])] = -torch.inf
+            token = int(logits.argmax())
+            if token in stops:
+                break
+            generated.append(token)
+            ids.append(token)
+            index.append(-1)
+    return generated
+
+
+def reference_text(loaded: LoadedModel, pipeline: Pipeline, frame: Frame, rounds: list, tokens: int) -> str:
+    ids = published_procedure(loaded, pipeline, frame, rounds, tokens)
+    text = pipeline.language.text(ids).rstrip()
+    return RegionText([region.id for region in frame.regions]).to_user(text)
+
+
+@pytest.mark.parametrize("regions", range(1, 17))
+def test_descriptions_are_those_of_separate_full_runs(regions: int, loaded: LoadedModel, make_pipeline: Callable,
+                                                      make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(), make_frame(regions, seed=regions)
+    job = pipeline.begin_description(frame)
+    while not job.done:
+        pipeline.step()
+        job.poll()
+    result = job.result()
+    assert result.status is Status.OK
+    assert [d.region for d in result.descriptions] == list(frame.regions)
+    for place, (description, sequence) in enumerate(zip(result.descriptions, job.sequences, strict=True), start=1):
+        rounds = [(f"Describe <region{place}>.", None)]
+        assert sequence.generated == published_procedure(loaded, pipeline, frame, rounds, 12)
+        assert description.text == RegionText(str(i) for i in range(1, 17)).to_user(
+            pipeline.language.text(sequence.generated)).rstrip()
+        assert 0 < description.confidence <= 1
+    assert len({tuple(sequence.generated) for sequence in job.sequences}) >= min(2, regions)  # they do differ
+
+
+def test_more_regions_than_rows_take_turns(loaded: LoadedModel, make_pipeline: Callable, make_frame: Callable) -> None:
+    frame = make_frame(9)
+    narrow = make_pipeline(description_rows=2, question_rows=1).describe(frame)
+    assert [d.text for d in narrow.descriptions] == [d.text for d in make_pipeline().describe(frame).descriptions]
+
+
+def test_a_conversation_is_a_full_run_over_its_rounds(loaded: LoadedModel, make_pipeline: Callable,
+                                                      make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(), make_frame(3)
+    conversation = Conversation("c", frame)
+    for question, asked in (("What is region 2?", "What is <region2>?"), ("And region 3?", "And <region3>?"),
+                            ("How many are there?", "How many are there?")):
+        rounds = [*conversation.rounds, (asked, None)]
+        answer = pipeline.ask(conversation, Question(question, "q"))
+        assert answer.status is Status.OK
+        assert answer.text == reference_text(loaded, pipeline, frame, rounds, 12)
+        assert conversation.rounds[-1][0] == asked
+    assert len(conversation.rounds) == 3
+
+
+def test_the_prefix_is_computed_once_and_a_follow_up_costs_its_own_tokens(make_pipeline: Callable,
+                                                                          make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(), make_frame(8)
+    counters = pipeline.language.decoder.counters
+    pipeline.describe(frame)
+    builder = pipeline.language.prompts
+    whole = len(builder.encode([("Describe <region1>.", None)], 8, list_regions=True).input_ids)
+    assert counters["prefilled_tokens"] < whole + 8 * 15
+    before = counters["prefilled_tokens"]
+    conversation = Conversation("c", frame)
+    pipeline.ask(conversation, Question("What is region 1?", "q"))
+    assert counters["prefilled_tokens"] - before < 25  # the descriptions' prefix serves questions too
+    conversation.rounds[-1] = (conversation.rounds[-1][0], "A mug.")
+    before = counters["prefilled_tokens"]
+    pipeline.ask(conversation, Question("Where?", "q"))
+    assert counters["prefilled_tokens"] - before < 25
+    assert pipeline.counters["frames_encoded"] == 1
+
+
+def test_an_evicted_conversation_is_recomputed(make_pipeline: Callable, make_frame: Callable) -> None:
+    kept, starved = make_pipeline(), make_pipeline(cache_mib=0)
+    for pipeline in (kept, starved):
+        pipeline.texts = []
+        conversation = Conversation("c", make_frame(3))
+        for question in ("What is region 2?", "And region 1?"):
+            pipeline.texts.append(pipeline.ask(conversation, Question(question, "q")).text)
+    assert starved.texts == kept.texts
+    assert starved.language.decoder.store.bytes == 0 < kept.language.decoder.store.bytes
+
+
+def test_a_conversation_outlives_the_vision_output(make_pipeline: Callable, make_frame: Callable) -> None:
+    pipeline, other = make_pipeline(), make_pipeline()
+    frame = make_frame(3)
+    first, second = Conversation("c", frame), Conversation("c", frame)
+    for p, conversation in ((pipeline, first), (other, second)):
+        p.ask(conversation, Question("What is region 2?", "q"))
+    for seed in range(12):
+        pipeline.encode(make_frame(2, seed=seed))
+    follow_up = Question("And region 1?", "q")
+    assert pipeline.ask(first, follow_up).text == other.ask(second, follow_up).text
+    assert pipeline.counters["frames_encoded"] == 14
+
+
+def test_text_streams_in_pieces_that_make_the_answer(make_pipeline: Callable, make_frame: Callable) -> None:
+    pieces: list[str] = []
+    answer = make_pipeline(answer_tokens=24).ask(Conversation("c", make_frame(2)),
+                                                 Question("What is region 1?", "q", on_text=pieces.append))
+    assert "".join(pieces) == answer.text and len(pieces) > 3
+
+
+def test_a_cancelled_description_stops_within_a_step(make_pipeline: Callable, make_frame: Callable) -> None:
+    pipeline = make_pipeline()
+    asked = []
+    result = pipeline.describe(make_frame(4), cancelled=lambda: len(asked) == 3 or asked.append(1))
+    assert result.status is Status.CANCELED
+    assert pipeline.language.decoder.live_rows == 0
+    full = [d.text for d in make_pipeline().describe(make_frame(4)).descriptions]
+    assert all(text.startswith(d.text) and d.text != text for d, text in zip(result.descriptions, full, strict=True))
+
+
+def test_drafts_from_the_last_frame_save_steps_and_change_nothing(make_pipeline: Callable,
+                                                                      make_frame: Callable) -> None:
+    drafting, plain = make_pipeline(), make_pipeline(draft_tokens=0)
+    frames = [make_frame(5), make_frame(5), make_frame(5, seed=3)]  # the same, the same again, another
+    texts = []
+    for pipeline in (drafting, plain):
+        texts.append([[d.text for d in pipeline.describe(frame).descriptions] for frame in frames])
+    assert texts[0] == texts[1]
+    counters = drafting.language.decoder.counters
+    assert counters["accepted_draft_tokens"] >= 5 * 5
+    assert counters["steps"] < plain.language.decoder.counters["steps"]
+
+
+def test_a_region_that_looks_the_same_keeps_its_text(make_pipeline: Callable, make_frame: Callable) -> None:
+    pipeline = make_pipeline(reuse_distance=0.001, reuse_age_s=2.0)
+    frame = make_frame(3)
+    first = pipeline.describe(frame)
+    assert not any(d.reused for d in first.descriptions)
+    moved = dataclasses.replace(frame.regions[1], box=(1.0, 1.0, 40.0, 12.0))
+    later = dataclasses.replace(frame, regions=(frame.regions[0], moved, frame.regions[2]), stamp_ns=1_000_000_000)
+    second = pipeline.describe(later)
+    assert [d.reused for d in second.descriptions] == [True, False, True]
+    assert second.descriptions[0].text == first.descriptions[0].text
+    assert second.descriptions[0].confidence == first.descriptions[0].confidence
+    old = pipeline.describe(dataclasses.replace(frame, stamp_ns=4_000_000_000))
+    assert not any(d.reused for d in old.descriptions)
+    assert pipeline.statistics()["reuse_rate"] == pytest.approx(2 / 9)
+
+
+def test_sampling_repeats_with_its_seed_and_not_with_another(make_pipeline: Callable, make_frame: Callable) -> None:
+    def texts(**how) -> list[str]:
+        return [d.text for d in make_pipeline(temperature=1.5, top_p=0.9, **how).describe(make_frame(4)).descriptions]
+    assert texts(seed=1) == texts(seed=1) != texts(seed=2)
+
+
+def test_a_very_small_top_p_is_greedy(make_pipeline: Callable, make_frame: Callable) -> None:
+    sampled = make_pipeline(temperature=1.0, top_p=1e-6).describe(make_frame(4))
+    greedy = make_pipeline().describe(make_frame(4))
+    assert [d.text for d in sampled.descriptions] == [d.text for d in greedy.descriptions]
+    assert [d.confidence for d in sampled.descriptions] == pytest.approx([d.confidence for d in greedy.descriptions])
+
+
+def test_regions_beyond_the_limit_lose_by_score(make_pipeline: Callable, make_frame: Callable) -> None:
+    frame = make_frame(18)
+    regions = tuple(dataclasses.replace(region, score=0.1 if region.id in ("4", "9") else 0.9)
+                    for region in frame.regions)
+    pipeline = make_pipeline()
+    crowded = dataclasses.replace(frame, regions=regions)
+    result = pipeline.describe(crowded)
+    assert [region.id for region in result.omitted] == ["4", "9"]
+    assert [d.region.id for d in result.descriptions] == [r.id for r in regions if r.id not in ("4", "9")]
+    assert pipeline.statistics()["regions_omitted"] == 2
+    answer = pipeline.ask(Conversation("c", crowded), Question("What is region 9?", "q"))
+    assert answer.status is Status.UNKNOWN_REGION and "'9'" in answer.error and "left out" in answer.error
+
+
+def test_no_regions_describe_to_nothing_and_can_be_asked_about(make_pipeline: Callable, make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(), make_frame(0)
+    assert pipeline.describe(frame).status is Status.OK
+    assert pipeline.describe(frame).descriptions == ()
+    assert pipeline.ask(Conversation("c", frame), Question("What is there?", "q")).status is Status.OK
+
+
+@pytest.mark.parametrize(("text", "status", "named"), [
+    ("", Status.INVALID, "empty"),
+    (" \n", Status.INVALID, "empty"),
+    ("x" * 100_000, Status.INVALID, "100000"),
+    ("What is <bbox>?", Status.INVALID, "<bbox>"),
+    ("What is <region1>?", Status.INVALID, "<region1>"),
+    ("<|im_end|> now", Status.INVALID, "<|im_end|>"),
+    ("What is region 77?", Status.UNKNOWN_REGION, "'77'"),
+    ("Compare regions 1 and 5.", Status.UNKNOWN_REGION, "'5'"),
+])
+def test_a_question_that_cannot_be_asked_is_refused_by_name(text: str, status: Status, named: str,
+                                                            make_pipeline: Callable, make_frame: Callable) -> None:
+    answer = make_pipeline().ask(Conversation("c", make_frame(3)), Question(text, "q7"))
+    assert answer.status is status and named in answer.error and answer.query_id == "q7"
+
+
+@pytest.mark.parametrize("box", [(float("nan"), 1, 2, 3), (5, 5, 4, 9), (5, 5, 5, 9), (0, 0, float("inf"), 3)])
+def test_a_bad_box_is_refused_with_its_numbers(box: tuple, make_pipeline: Callable, make_frame: Callable) -> None:
+    pipeline, good = make_pipeline(), make_frame(2)
+    bad = dataclasses.replace(good, regions=(good.regions[0], Region("x", box)))
+    for result in (pipeline.describe(bad), pipeline.ask(Conversation("c", bad), Question("What is region x?", "q"))):
+        assert result.status is Status.INVALID and "box 1" in result.error and str(float(box[2])) in result.error
+    assert pipeline.describe(good).status is Status.OK
+
+
+def test_a_prompt_longer_than_the_context_is_refused(make_pipeline: Callable, make_frame: Callable) -> None:
+    text = " ".join("z q" for _ in range(400))
+    answer = make_pipeline().ask(Conversation("c", make_frame(2)), Question(text, "q"))
+    assert answer.status is Status.INVALID and "tokens" in answer.error
+
+
+def test_numbers_that_are_not_finite_fail_the_text_and_nothing_after_it(make_pipeline: Callable,
+                                                                        make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(), make_frame(2)
+    good = pipeline.describe(frame)
+    encoded = pipeline.encode(make_frame(2, seed=5))
+    with torch.inference_mode():
+        encoded.vision.image_tokens.mul_(float("nan"))
+    failed = pipeline.describe(encoded.frame)
+    assert failed.status is Status.FAILED and "finite" in failed.error
+    after = pipeline.describe(dataclasses.replace(frame))
+    assert [d.text for d in after.descriptions] == [d.text for d in good.descriptions]
+
+
+def test_the_warm_up_leaves_no_trace(make_pipeline: Callable, make_frame: Callable) -> None:
+    warm, cold = make_pipeline(reuse_distance=2.0), make_pipeline()
+    warm.warm_up()
+    result = warm.describe(make_frame(3))
+    assert not any(d.reused for d in result.descriptions)
+    assert [d.text for d in result.descriptions] == [d.text for d in cold.describe(make_frame(3)).descriptions]
+
+
+def test_a_frame_that_is_no_image_is_refused(make_pipeline: Callable) -> None:
+    result = make_pipeline().describe(Frame(np.zeros((4, 4), np.uint8), (), 0, ""))
+    assert result.status is Status.INVALID and "(4, 4)" in result.error

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ros_gpt4roi.engine.errors import EngineError
+from ros_gpt4roi.engine.opening import EngineOptions
+from ros_gpt4roi.model.checkpoint import LoadedModel
+from ros_gpt4roi.runtime.vision_stage import VisionOptions, VisionStage
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def inputs(frames: int, regions: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(regions)
+    boxes = np.sort(random.random((frames, regions, 2, 2), np.float32), axis=2).reshape(frames, regions, 4)
+    return random.integers(0, 256, (frames, 32, 32, 3), np.uint8), boxes
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> EngineOptions:
+    """Options with a cache of this file's tests."""
+    return EngineOptions(cache=str(tmp_path_factory.mktemp("engines")))
+
+
+def test_torch_backend_is_the_model(loaded: LoadedModel) -> None:
+    images, boxes = inputs(2, 5)
+    output = VisionStage(loaded.model).encode(images, boxes)
+    with torch.inference_mode():
+        expected = loaded.model.encode(torch.from_numpy(images), torch.from_numpy(boxes))
+    assert torch.equal(output.image_tokens, expected.image_tokens)
+    assert torch.equal(output.region_embeddings, expected.region_embeddings)
+
+
+def test_frame_without_regions_has_image_tokens(loaded: LoadedModel) -> None:
+    output = VisionStage(loaded.model).encode(*inputs(1, 0))
+    assert output.region_embeddings.shape[:2] == (1, 0)
+    assert output.image_tokens.abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_auto_takes_onnxruntime_on_a_cpu_and_says_so(
+        loaded: LoadedModel, engines: EngineOptions, caplog: pytest.LogCaptureFixture) -> None:
+    told = []
+    with caplog.at_level(logging.INFO):
+        stage = VisionStage.open(loaded, VisionOptions(engine=engines), "tiny", told.append)
+    assert stage.backend == "onnxruntime" and "fastest" in stage.reason
+    assert "vision stage runs on onnxruntime" in caplog.text
+    assert any(progress.step == "exporting to ONNX" for progress in told)
+    for frames, regions in ((1, 0), (1, 1), (2, 7), (1, 64)):
+        images, boxes = inputs(frames, regions)
+        got, expected = stage.encode(images, boxes), VisionStage(loaded.model).encode(images, boxes)
+        torch.testing.assert_close(got.image_tokens, expected.image_tokens, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(got.region_embeddings, expected.region_embeddings, rtol=1e-3, atol=1e-4)
+        assert got.image_tokens.dtype == loaded.model.dtype
+    # What was exported is found again, also by a node that must not build.
+    never = VisionOptions(engine=EngineOptions(build="never", cache=engines.cache))
+    assert VisionStage.open(loaded, never, "tiny").backend == "onnxruntime"
+
+
+def test_auto_falls_back_to_torch_and_says_why(
+        loaded: LoadedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = VisionOptions(engine=EngineOptions(build="never", cache=str(tmp_path)))
+    stage = VisionStage.open(loaded, options, "tiny")
+    assert stage.backend == "torch"
+    assert "onnxruntime: " in stage.reason and "building is switched off" in stage.reason
+    assert any("building is switched off" in r.message for r in caplog.records if r.levelno == logging.WARNING)
+
+
+def test_backend_asked_for_by_name_does_not_fall_back(loaded: LoadedModel, tmp_path: Path) -> None:
+    engine = EngineOptions(build="never", cache=str(tmp_path))
+    with pytest.raises(EngineError, match="TensorRT needs a GPU"):
+        VisionStage.open(loaded, VisionOptions("tensorrt", engine), "tiny")
+    with pytest.raises(EngineError, match="building is switched off"):
+        VisionStage.open(loaded, VisionOptions("onnxruntime", engine), "tiny")
+    assert VisionStage.open(loaded, VisionOptions("torch", engine), "tiny").backend == "torch"
+
+
+def test_options_name_what_they_expect() -> None:
+    with pytest.raises(ValueError, match="'cuda', expected one of"):
+        VisionOptions(backend="cuda")
+    with pytest.raises(EngineError, match="'always', expected auto or never"):
+        EngineOptions(build="always")
+
+
+@needs_gpu
+@pytest.mark.slow
+def test_tensorrt_matches_pytorch_on_the_callers_stream(loaded: LoadedModel, engines: EngineOptions) -> None:
+    moved = LoadedModel(loaded.model.to("cuda"), loaded.tokenizer, loaded.prompts)
+    try:
+        stage = VisionStage.open(moved, VisionOptions("tensorrt", engines), "tiny")
+        stream = torch.cuda.Stream()
+        # 3 regions replay the graph of 4, 64 run outside any graph; each twice, so that graphs are replayed.
+        for frames, regions in ((1, 1), (1, 3), (2, 7), (1, 64), (1, 3), (1, 64)):
+            images, boxes = inputs(frames, regions)
+            with torch.cuda.stream(stream):
+                got = stage.encode(images, boxes)
+                stream.synchronize()
+            expected = VisionStage(moved.model).encode(images, boxes)
+            torch.testing.assert_close(got.image_tokens, expected.image_tokens, rtol=2e-2, atol=2e-2)
+            torch.testing.assert_close(got.region_embeddings, expected.region_embeddings, rtol=2e-2, atol=2e-2)
+        with pytest.raises(EngineError, match="at most"):
+            stage.encode(*inputs(1, 65))
+        stage.close()
+    finally:
+        loaded.model.to("cpu")
