@@ -1,0 +1,152 @@
+"""Messages ↔ the runtime's dataclasses; with `images` the only files that know both sides."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from builtin_interfaces.msg import Duration, Time
+from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage
+from ros_gpt4roi_interfaces.msg import Region as RegionMessage
+from ros_gpt4roi_interfaces.msg import RegionDescription, RegionDescriptionArray, StageTime
+from std_msgs.msg import Header
+from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray
+
+from ros_gpt4roi.runtime.types import Answer, FrameDescriptions, Region, Status
+
+NANOSECONDS = 1_000_000_000
+
+
+class BoxError(ValueError):
+    """A box that no region can be made of. The text names the box and what is wrong with it."""
+
+
+def stamp_ns(stamp: Time) -> int:
+    """A message's time in nanoseconds."""
+    return stamp.sec * NANOSECONDS + stamp.nanosec
+
+
+def box_from_message(message: BoundingBox2D, width: int, height: int) -> tuple[float, float, float, float]:
+    """Corners (x1, y1, x2, y2) in pixels; of a turned box, those of the upright one around it.
+
+    A box that reaches over the border of the image [height, width] is kept as it is.
+    Raises BoxError for boxes that are not finite, inverted, empty or wholly outside the image.
+    """
+    x, y = message.center.position.x, message.center.position.y
+    size_x, size_y, theta = message.size_x, message.size_y, message.center.theta
+    shown = f"box (centre {x:g} {y:g}, size {size_x:g} {size_y:g})"
+    if not all(map(math.isfinite, (x, y, size_x, size_y, theta))):
+        raise BoxError(f"{shown}, theta {theta:g}, is not finite")
+    if size_x < 0 or size_y < 0:
+        raise BoxError(f"{shown} is inverted; expected sizes above 0")
+    if size_x == 0 or size_y == 0:
+        raise BoxError(f"{shown} is empty; expected sizes above 0")
+    if theta:
+        cosine, sine = abs(math.cos(theta)), abs(math.sin(theta))
+        size_x, size_y = size_x * cosine + size_y * sine, size_x * sine + size_y * cosine
+    box = (x - size_x / 2, y - size_y / 2, x + size_x / 2, y + size_y / 2)
+    if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+        raise BoxError(f"{shown} is outside the image of {width}x{height}")
+    return box
+
+
+def box_to_message(box: Sequence[float]) -> BoundingBox2D:
+    """Centre and size of a box (x1, y1, x2, y2)."""
+    x1, y1, x2, y2 = map(float, box)
+    message = BoundingBox2D(size_x=x2 - x1, size_y=y2 - y1)
+    message.center.position.x, message.center.position.y = (x1 + x2) / 2, (y1 + y2) / 2
+    return message
+
+
+def _best_hypothesis(detection: Detection2D) -> tuple[str, float]:
+    """Label and score of the likeliest hypothesis; a score that is not finite counts as 0."""
+    label, score = "", 0.0
+    for place, result in enumerate(detection.results):
+        value = result.hypothesis.score if math.isfinite(result.hypothesis.score) else 0.0
+        if place == 0 or value > score:
+            label, score = result.hypothesis.class_id, value
+    return label, score
+
+
+def _make_regions(items: Iterable[tuple[str, BoundingBox2D, str, float]], taken: set[str], first_place: int,
+                  width: int, height: int) -> tuple[tuple[Region, ...], tuple[str, ...]]:
+    """Regions with ids that are unique among themselves and `taken`, and why others were refused.
+
+    Without an id of its own, a box gets its place counted from `first_place`, or the next number nobody has.
+    """
+    items = list(items)
+    taken = set(taken)
+    # Ids that are given out come after all those that are asked for: a tracker's "2" stays "2" wherever it stands.
+    reserved = taken | {identifier for identifier, *_ in items if identifier}
+    regions, refusals = [], []
+    for place, (identifier, box_message, label, score) in enumerate(items, first_place):
+        try:
+            box = box_from_message(box_message, width, height)
+            if identifier in taken:
+                raise BoxError(f"id {identifier!r} is given to two boxes")
+        except BoxError as error:
+            refusals.append(f"region {identifier or place}: {error}")
+            continue
+        if not identifier:
+            number = place
+            while str(number) in reserved:
+                number += 1
+            identifier = str(number)
+            reserved.add(identifier)
+        taken.add(identifier)
+        regions.append(Region(identifier, box, label, score))
+    return tuple(regions), tuple(refusals)
+
+
+def regions_from_detections(message: Detection2DArray, width: int,
+                            height: int) -> tuple[tuple[Region, ...], tuple[str, ...]]:
+    """The regions of a detection array on an image [height, width], in its order, and a text for each box refused.
+
+    A region's id is the detection's, else its 1-based place in the array; label and score are those of the best
+    hypothesis. One bad box costs only itself.
+    """
+    items = [(detection.id, detection.bbox, *_best_hypothesis(detection)) for detection in message.detections]
+    return _make_regions(items, set(), 1, width, height)
+
+
+def regions_from_messages(messages: Sequence[RegionMessage], present: Sequence[Region], width: int,
+                          height: int) -> tuple[tuple[Region, ...], tuple[str, ...]]:
+    """Regions an asker has drawn, beside those already present, and a text for each box refused."""
+    items = [(message.id, message.bbox, message.label, message.score) for message in messages]
+    return _make_regions(items, {region.id for region in present}, len(present) + 1, width, height)
+
+
+def region_to_message(region: Region) -> RegionMessage:
+    return RegionMessage(id=region.id, bbox=box_to_message(region.box), label=region.label, score=float(region.score))
+
+
+def descriptions_to_message(result: FrameDescriptions) -> RegionDescriptionArray:
+    """The descriptions of a frame under that frame's own header."""
+    message = RegionDescriptionArray(header=result.frame.header)
+    for description in result.descriptions:
+        message.descriptions.append(RegionDescription(
+            region=region_to_message(description.region), text=description.text,
+            confidence=float(description.confidence), reused=description.reused))
+    for stage, seconds in result.timings.items():
+        whole = int(seconds)
+        duration = Duration(sec=whole, nanosec=int((seconds - whole) * NANOSECONDS))
+        message.stage_times.append(StageTime(stage=stage, duration=duration))
+    return message
+
+
+def answer_to_message(answer: Answer) -> AnswerMessage:
+    """An answer under the header of the frame it speaks of, with the boxes of the regions it names."""
+    message = AnswerMessage(
+        header=answer.frame.header if answer.frame is not None else Header(), query_id=answer.query_id,
+        conversation_id=answer.conversation_id, status=int(answer.status), text=answer.text, error=answer.error,
+        region_ids=list(answer.region_ids), confidence=float(answer.confidence))
+    if answer.frame is not None:
+        named = {region.id: region for region in answer.frame.regions}
+        message.regions = [region_to_message(named[i]) for i in answer.region_ids if i in named]
+    return message
+
+
+def answer_as_text(answer: Answer) -> str:
+    """An answer for a plain String topic: its text, or the status and the reason in square brackets."""
+    if answer.status == Status.OK:
+        return answer.text
+    return f"{answer.text} [{answer.status.name}: {answer.error}]".lstrip()

@@ -1,0 +1,100 @@
+"""Images and detections as they arrive, frames for the runtime as they leave."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sensor_msgs.msg import CompressedImage, Image
+from vision_msgs.msg import Detection2DArray
+
+from ros_gpt4roi.runtime.types import Frame
+
+from .conversions import regions_from_detections, stamp_ns
+from .diagnostics import Problems
+from .frame_buffer import FrameBuffer, Held
+from .images import ImageError, check_compressed, check_image, compressed_to_rgb, image_to_rgb
+
+
+@dataclass(eq=False)
+class _Picture:
+    """An image message, and the frame made of it once one has been asked for."""
+
+    message: Image | CompressedImage
+    frame: Frame | None = None
+    boxes: Detection2DArray | None = None  # those of `frame`
+
+
+class FrameSource:
+    """Pairs images with detections, hands each pair on as a Frame, and finds frames for questions.
+
+    on_frame is called with every pair that is newer than the last. What can not be used is reported to `problems`.
+    Pixels are converted only for frames that are asked for. One thread, the executor's, owns it.
+    """
+
+    def __init__(self, size: int, slop_ns: int, problems: Problems, on_frame: Callable[[Frame], None]) -> None:
+        self._buffer: FrameBuffer[_Picture, Detection2DArray] = FrameBuffer(size, slop_ns)
+        self._problems = problems
+        self._on_frame = on_frame
+        self._images = self._detections = 0
+
+    def on_image(self, message: Image | CompressedImage) -> None:
+        """Subscription callback; takes both kinds of image."""
+        self._images += 1
+        try:
+            (check_image if isinstance(message, Image) else check_compressed)(message)
+        except ImageError as error:
+            self._problems.report("image refused", str(error))
+            return
+        self._deliver(self._buffer.add_image(stamp_ns(message.header.stamp), _Picture(message)))
+
+    def on_detections(self, message: Detection2DArray) -> None:
+        """Subscription callback."""
+        self._detections += 1
+        self._deliver(self._buffer.add_boxes(stamp_ns(message.header.stamp), message))
+
+    def newest(self) -> Frame | None:
+        """The newest frame, one with boxes before one without; None before the first image."""
+        while (held := self._buffer.newest()) is not None:
+            frame = self._frame(held)
+            if frame is not None:
+                return frame
+        return None
+
+    def find(self, stamp: int) -> Frame | None:
+        """The frame of that stamp in nanoseconds; None if it isn't held (any more)."""
+        held = self._buffer.find(stamp)
+        return None if held is None else self._frame(held)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the start."""
+        buffer = self._buffer
+        return {"images received": self._images, "detections received": self._detections,
+                "frames held": len(buffer), "images dropped without boxes": buffer.images_without_boxes,
+                "boxes dropped without image": buffer.boxes_without_image, "pairs too late": buffer.paired_late,
+                "clock set back": buffer.time_jumps}
+
+    def _deliver(self, held: Held[_Picture, Detection2DArray] | None) -> None:
+        if held is not None and (frame := self._frame(held)) is not None:
+            self._on_frame(frame)
+
+    def _frame(self, held: Held[_Picture, Detection2DArray]) -> Frame | None:
+        """The frame of what is held, made once; None, and no longer held, where its pixels can't be read."""
+        picture = held.image
+        if picture.frame is not None and picture.boxes is held.boxes:
+            return picture.frame
+        message = picture.message
+        try:
+            pixels = image_to_rgb(message) if isinstance(message, Image) else compressed_to_rgb(message)
+        except ImageError as error:
+            self._problems.report("image refused", str(error))
+            self._buffer.discard(held.stamp_ns)
+            return None
+        regions, refusals = (), ()
+        if held.boxes is not None:
+            height, width = pixels.shape[:2]
+            regions, refusals = regions_from_detections(held.boxes, width, height)
+        for refusal in refusals:
+            self._problems.report("box refused", refusal)
+        picture.frame = Frame(pixels, regions, held.stamp_ns, message.header.frame_id, message.header)
+        picture.boxes = held.boxes
+        return picture.frame

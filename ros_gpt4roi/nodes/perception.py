@@ -1,0 +1,257 @@
+"""The perception node: images and boxes in, descriptions and answers out.
+
+A lifecycle node. `configure` loads and warms the model and opens the interfaces; `activate` begins to listen. No
+callback computes: it converts, hands over to the scheduler's worker and returns; results are published by the worker.
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from ros_gpt4roi_interfaces.msg import RegionDescriptionArray
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2DArray
+
+from ros_gpt4roi.paths import find
+from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
+from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
+from ros_gpt4roi.runtime.types import FrameDescriptions, Status
+
+from .annotate import annotate
+from .conversions import NANOSECONDS, descriptions_to_message
+from .diagnostics import Problems, diagnostic_array
+from .frame_source import FrameSource
+from .images import rgb_to_image
+from .parameters import ParameterError, TopicQos, declare, names, read, require, setting
+from .process import run_node
+from .questions import Questions
+
+_DESCRIPTIONS_DEPTH = 10
+_STOP_LIMIT_S = 10.0
+_DIAGNOSTICS_PERIOD_S = 1.0
+
+
+@dataclass(frozen=True)
+class SyncParameters:
+    """How boxes find their image."""
+
+    slop_s: float = setting(0.0, "how far the stamps of image and boxes may lie apart; 0 asks for equal stamps")
+    frames: int = setting(30, "images kept for boxes and questions that come later")
+
+    def __post_init__(self) -> None:
+        require(0 <= self.slop_s <= 10, "sync.slop_s", self.slop_s, "0 to 10 seconds")
+        require(1 <= self.frames <= 1000, "sync.frames", self.frames, "1 to 1000")
+
+
+@dataclass(frozen=True)
+class QosParameters:
+    """How the inputs are subscribed."""
+
+    image: TopicQos = TopicQos()
+    detections: TopicQos = TopicQos()
+
+
+@dataclass(frozen=True)
+class PerceptionParameters:
+    """Parameters of the perception node. They take effect at `configure`."""
+
+    model: str = setting("tabletop", "checkpoint folder, or the name of a model that is installed with the package")
+    autostart: bool = setting(True, "configure and activate at the start, without a lifecycle manager")
+    transport: str = setting("raw", "raw: Image on `image`; compressed: CompressedImage on `image/compressed`")
+    sync: SyncParameters = SyncParameters()
+    qos: QosParameters = QosParameters()
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+
+    def __post_init__(self) -> None:
+        require(self.transport in ("raw", "compressed"), "transport", self.transport, "raw or compressed")
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model: a path, or the name of one installed with the package or kept in the source checkout.
+
+    Raises ParameterError.
+    """
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder
+    try:
+        return find(f"models/{name}/config.json").parent
+    except FileNotFoundError as error:
+        raise ParameterError(f"parameter model is {name!r}; expected a folder or an installed model, but {folder} is "
+                             f"no folder and {error}") from error
+
+
+class Perception(LifecycleNode):
+    """See the module; topics, services and actions are listed in the README."""
+
+    def __init__(self) -> None:
+        super().__init__("perception")
+        declare(self, PerceptionParameters())
+        self._state = "unconfigured"
+        self._failure = ""  # why the last configuration failed
+        self._problems = Problems(self.get_logger().warning)
+        self._reported = 0
+        self._settings: PerceptionParameters | None = None
+        self._scheduler: Scheduler | None = None
+        self._frames: FrameSource | None = None
+        self._questions: Questions | None = None
+        self._inputs: list = []
+        self._stage_seconds: dict[str, float] = {}
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+
+    def autostart(self) -> None:
+        """Configures and activates, if the parameter says so; a failure leaves the node unconfigured."""
+        if self.get_parameter("autostart").value:
+            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                self.trigger_activate()
+
+    def close(self) -> None:
+        """Stops the worker; what is open is answered."""
+        self._release()
+
+    # Lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self._settings = parameters = read(self, PerceptionParameters())
+            folder = find_model(parameters.model)
+            self.get_logger().info(f"loading {folder}")
+            pipeline = Pipeline.open(folder, parameters.pipeline)
+            pipeline.warm_up()
+            scheduler = Scheduler(pipeline, parameters.scheduler, self._on_descriptions)
+        except Exception as error:  # a bad file, a missing driver, no memory: all are reasons not to start
+            self._failure = f"{type(error).__name__}: {error}"
+            self.get_logger().error(f"configure failed: {self._failure}")
+            return TransitionCallbackReturn.FAILURE
+        self._failure = ""
+        self._descriptions = self.create_publisher(RegionDescriptionArray, "region_descriptions", _DESCRIPTIONS_DEPTH)
+        self._annotated = self.create_publisher(Image, "annotated_image", parameters.qos.image.profile())
+        self._frames = FrameSource(parameters.sync.frames, round(parameters.sync.slop_s * NANOSECONDS), self._problems,
+                                   scheduler.submit_frame)
+        self._questions = Questions(self, self._frames, scheduler, self._problems, lambda: self._state == "active")
+        self._scheduler = scheduler
+        self._state = "inactive"
+        self.get_logger().info(f"model {folder.name} is ready")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._scheduler.start()
+        qos, compressed = self._settings.qos, self._settings.transport == "compressed"
+        self._inputs = [
+            self.create_subscription(CompressedImage if compressed else Image,
+                                     "image/compressed" if compressed else "image",
+                                     self._frames.on_image, qos.image.profile()),
+            self.create_subscription(Detection2DArray, "detections", self._frames.on_detections,
+                                     qos.detections.profile())]
+        self._state = "active"
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._state = "inactive"
+        self._stop_work()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        # The interfaces stay: goals that this cancels have their results still to be sent by the executor.
+        self._state = "finalized"
+        self._stop_work()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return TransitionCallbackReturn.SUCCESS  # back to unconfigured: can be configured again
+
+    def _stop_work(self) -> None:
+        """Listens no longer, and answers what is open CANCELED."""
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._inputs = []
+        if self._scheduler is not None:
+            self._scheduler.stop(_STOP_LIMIT_S)
+
+    def _release(self) -> None:
+        """Gives back what `configure` took. A second call does nothing."""
+        self._state = "unconfigured"
+        self._stop_work()  # first: the worker publishes
+        if self._scheduler is None:
+            return
+        self._questions.destroy()
+        self.destroy_publisher(self._descriptions)
+        self.destroy_publisher(self._annotated)
+        self._scheduler = self._frames = self._questions = None
+        self._stage_seconds = {}
+
+    def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        if self._state == "unconfigured":
+            return SetParametersResult(successful=True)
+        own = names(PerceptionParameters())
+        refused = ", ".join(parameter.name for parameter in parameters if parameter.name in own)
+        if not refused:  # such as use_sim_time, which is rclpy's
+            return SetParametersResult(successful=True)
+        return SetParametersResult(successful=False, reason=f"{refused}: taken at configure, but the node is "
+                                                            f"{self._state}; deactivate and clean up first")
+
+    # Results; on the worker's thread
+
+    def _on_descriptions(self, result: FrameDescriptions) -> None:
+        if result.status == Status.CANCELED or not self.context.ok():  # deactivated or shut down in the middle of it
+            return
+        if result.status != Status.OK:
+            self._problems.report(f"frame {result.status.name}", result.error)
+            return
+        for region in result.omitted:
+            self._problems.report("region over the limit", f"region {region.id!r} of frame {result.frame.stamp_ns} ns")
+        self._stage_seconds = result.timings
+        self._descriptions.publish(descriptions_to_message(result))
+        if self._annotated.get_subscription_count():
+            texts = [(description.region, description.text) for description in result.descriptions]
+            self._annotated.publish(rgb_to_image(annotate(result.frame.image, texts), result.frame.header))
+
+    # Diagnostics
+
+    def _publish_diagnostics(self) -> None:
+        values: dict[str, object] = {"state": self._state, "model": self.get_parameter("model").value}
+        if self._scheduler is not None:
+            values |= self._frames.statistics()
+            values |= self._scheduler.statistics()
+            values |= {f"stage {stage} [ms]": seconds * 1000 for stage, seconds in self._stage_seconds.items()}
+        values |= self._problems.values()
+        total = self._problems.total()
+        level, text = DiagnosticStatus.OK, self._state
+        if self._failure:
+            level, text = DiagnosticStatus.ERROR, self._failure
+        elif self._state == "active" and not values["images received"]:
+            level, text = DiagnosticStatus.WARN, "active, but no image has arrived yet"
+        elif total > self._reported:
+            level, text = DiagnosticStatus.WARN, f"{total - self._reported} problems since the last report"
+        self._reported = total
+        header = Header(stamp=self.get_clock().now().to_msg())
+        self._diagnostics.publish(diagnostic_array(header, f"{self.get_name()}: pipeline", level, text,
+                                                   str(values["model"]), values))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the node; `ros2 run ros_gpt4roi perception`."""
+    def make_node() -> Perception:
+        node = Perception()
+        node.autostart()
+        return node
+    return run_node(make_node, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""Questions and requests on their way from messages to the scheduler, and answers on their way back."""
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from concurrent import futures
+from dataclasses import replace
+
+import rclpy
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import Executor
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
+from ros_gpt4roi_interfaces.action import Ask
+from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage
+from ros_gpt4roi_interfaces.msg import Query, Region
+from ros_gpt4roi_interfaces.srv import DescribeRegions
+from std_msgs.msg import Header, String
+
+from ros_gpt4roi.runtime.scheduler import Scheduler
+from ros_gpt4roi.runtime.types import Answer, Frame, Question, Status
+
+from .conversions import (answer_as_text, answer_to_message, descriptions_to_message, regions_from_messages,
+                          stamp_ns)
+from .diagnostics import Problems
+from .frame_source import FrameSource
+
+_RESULT_KEPT_S = 60  # for a client that asks for its result late; a goal's memory is freed after it
+_ANSWER_DEPTH = 10
+_SERVICE_HISTORY = 200
+_SHOWN_REFUSALS = 3
+
+
+class _Refused(Exception):
+    """A query or request that goes no further; carries its status and says why."""
+
+    def __init__(self, status: Status, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+
+
+async def _finished(future: futures.Future, executor: Executor) -> object:
+    """Awaits the worker's future in a coroutine of the executor."""
+    bridge = rclpy.task.Future(executor=executor)
+    # Runs on the worker's thread: only the executor's own thread may resume the coroutine.
+    future.add_done_callback(lambda done: executor.create_task(bridge.set_result, done.result()))
+    return await bridge
+
+
+class Questions:
+    """The `ask` action, the `describe_regions` service, the `query_text` topic, and the `answers` to all of them.
+
+    is_active: whether the node takes work. No callback waits: the action and the service are coroutines.
+    """
+
+    def __init__(self, node: LifecycleNode, frames: FrameSource, scheduler: Scheduler, problems: Problems,
+                 is_active: Callable[[], bool]) -> None:
+        self._node = node
+        self._frames = frames
+        self._scheduler = scheduler
+        self._problems = problems
+        self._is_active = is_active
+        self._answers = node.create_publisher(AnswerMessage, "answers", _ANSWER_DEPTH)
+        self._answer_texts = node.create_publisher(String, "answer_text", _ANSWER_DEPTH)
+        # Reentrant, since a coroutine holds its group while it awaits the worker.
+        group = ReentrantCallbackGroup()
+        # The middleware drops what a service's history (10 by default) doesn't hold, and nobody would ever know.
+        history = QoSProfile(depth=_SERVICE_HISTORY)
+        self._action = ActionServer(node, Ask, "ask", self._on_goal, cancel_callback=self._on_cancel,
+                                    callback_group=group, result_timeout=_RESULT_KEPT_S,
+                                    goal_service_qos_profile=history, result_service_qos_profile=history,
+                                    cancel_service_qos_profile=history)
+        self._service = node.create_service(DescribeRegions, "describe_regions", self._on_describe,
+                                            callback_group=group)
+        self._texts = node.create_subscription(String, "query_text", self._on_text, _ANSWER_DEPTH)
+
+    def destroy(self) -> None:
+        self._action.destroy()
+        self._node.destroy_service(self._service)
+        self._node.destroy_subscription(self._texts)
+        self._node.destroy_publisher(self._answers)
+        self._node.destroy_publisher(self._answer_texts)
+
+    # The ways in
+
+    async def _on_goal(self, goal: ServerGoalHandle) -> Ask.Result:
+        text = ""
+
+        def on_text(piece: str) -> None:  # on the worker's thread
+            nonlocal text
+            text += piece
+            goal.publish_feedback(Ask.Feedback(text=text))
+
+        query = goal.request.query
+        submitted = self._submit(query, _goal_name(goal), on_text)
+        if goal.is_cancel_requested:  # before there was anything to cancel
+            self._scheduler.cancel(_goal_name(goal))
+        answer = await _finished(submitted, self._node.executor)
+        if answer.status == Status.OK:
+            goal.succeed()
+        elif answer.status == Status.CANCELED and goal.is_cancel_requested:
+            goal.canceled()
+        else:
+            goal.abort()
+        return Ask.Result(answer=self._publish(replace(answer, query_id=query.query_id or answer.query_id)))
+
+    def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
+        self._scheduler.cancel(_goal_name(goal))
+        return CancelResponse.ACCEPT
+
+    def _on_text(self, message: String) -> None:
+        # Each text opens a conversation: a follow-up would keep speaking of the first one's frame.
+        answered = self._submit(Query(text=message.data), uuid.uuid4().hex, None)
+        answered.add_done_callback(lambda done: self._publish(done.result()))
+
+    async def _on_describe(self, request: DescribeRegions.Request,
+                           response: DescribeRegions.Response) -> DescribeRegions.Response:
+        try:
+            self._check_active()
+            frame = self._frame(request.header)
+            if frame is None:
+                raise _Refused(Status.NO_FRAME, "no image has arrived yet")
+            if request.boxes:
+                frame = self._with_boxes(replace(frame, regions=()), request.boxes)
+            elif not frame.regions:
+                raise _Refused(Status.INVALID, f"no boxes are given and the frame of {frame.stamp_ns} ns has no "
+                                               "detections")
+        except _Refused as refused:
+            response.status, response.error = int(refused.status), str(refused)
+        else:
+            result = await _finished(self._scheduler.describe_once(frame), self._node.executor)
+            response.status, response.error = int(result.status), result.error
+            response.descriptions = descriptions_to_message(result)
+        if response.status != Status.OK:
+            self._problems.report(f"describe_regions {Status(response.status).name}", response.error)
+        return response
+
+    # The common way
+
+    def _submit(self, query: Query, query_id: str,
+                on_text: Callable[[str], None] | None) -> futures.Future[Answer]:
+        """The answer to come; one that is refused has come already."""
+        try:
+            self._check_active()
+            frame = self._frame(query.header)
+            if query.boxes:
+                if query.conversation_id:
+                    raise _Refused(Status.INVALID, f"boxes are given with conversation {query.conversation_id[:40]!r}, "
+                                                   "but a conversation keeps the regions it began with")
+                if frame is None:
+                    raise _Refused(Status.NO_FRAME, "boxes are given but no image has arrived yet")
+                frame = self._with_boxes(frame, query.boxes)
+        except _Refused as refused:
+            answered: futures.Future[Answer] = futures.Future()
+            answered.set_result(Answer(refused.status, "", str(refused), conversation_id=query.conversation_id,
+                                       query_id=query_id))
+            return answered
+        question = Question(query.text, query_id, query.conversation_id, on_text)
+        return self._scheduler.submit_question(question, frame)
+
+    def _check_active(self) -> None:
+        if not self._is_active():
+            raise _Refused(Status.FAILED, f"node {self._node.get_name()} is not active")
+
+    def _frame(self, header: Header) -> Frame | None:
+        """The frame a header speaks of; None where it asks for the newest and there is none."""
+        stamp = stamp_ns(header.stamp)
+        if stamp == 0:
+            return self._frames.newest()
+        frame = self._frames.find(stamp)
+        if frame is None:
+            newest = self._frames.newest()
+            held = "none is held" if newest is None else f"the newest with boxes is of {newest.stamp_ns} ns"
+            raise _Refused(Status.NO_FRAME, f"no frame of stamp {header.stamp.sec}.{header.stamp.nanosec:09d} s "
+                                            f"is held; {held}")
+        return frame
+
+    def _with_boxes(self, frame: Frame, boxes: list[Region]) -> Frame:
+        height, width = frame.image.shape[:2]
+        regions, refusals = regions_from_messages(boxes, frame.regions, width, height)
+        if refusals:  # an operator's box, unlike a detector's, is missed at once when it is left out
+            more = f" (and {len(refusals) - _SHOWN_REFUSALS} more)" if len(refusals) > _SHOWN_REFUSALS else ""
+            raise _Refused(Status.INVALID, "; ".join(refusals[:_SHOWN_REFUSALS]) + more)
+        return replace(frame, regions=frame.regions + regions)
+
+    def _publish(self, answer: Answer) -> AnswerMessage:
+        """Publishes an answer, from whichever thread has it, and counts what was not served."""
+        if answer.status == Status.OK and answer.error:
+            self._problems.report("answer cut", answer.error)
+        elif answer.status not in (Status.OK, Status.CANCELED):
+            self._problems.report(f"query {answer.status.name}", answer.error)
+        message = answer_to_message(answer)
+        if self._node.context.ok():  # answers of questions that a shutdown cut off find nobody to tell
+            self._answers.publish(message)
+            self._answer_texts.publish(String(data=answer_as_text(answer)))
+        return message
+
+
+def _goal_name(goal: ServerGoalHandle) -> str:
+    """The runtime's name for a goal's question; the asker's own id need not be unique."""
+    return bytes(goal.goal_id.uuid).hex()

@@ -1,0 +1,40 @@
+"""A camera and a detector at a test's command."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from ros_peer import Peer
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2D, Detection2DArray
+
+from ros_gpt4roi.nodes.conversions import box_to_message
+from ros_gpt4roi.nodes.images import rgb_to_image
+
+WIDTH, HEIGHT = 64, 48
+
+
+class Camera:
+    """Publishes frames with rising stamps, one for every `send`."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._images = peer.publisher(Image, "image", 10)
+        self._detections = peer.publisher(Detection2DArray, "detections", 10)
+        self._count = 0
+
+    def send(self, boxes: Sequence[tuple[float, float, float, float]], boxes_first: bool = False,
+             changes: dict | None = None) -> Header:
+        """Publishes an image and its boxes; `changes` spoils fields of the image. Returns the header of both."""
+        self._count += 1
+        header = Header(frame_id="camera")
+        header.stamp.sec, header.stamp.nanosec = 1000 + self._count // 30, self._count % 30 * 33_000_000
+        pixels = np.random.default_rng(self._count).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+        image = rgb_to_image(pixels, header)
+        for name, value in (changes or {}).items():
+            setattr(image, name, value)
+        detections = Detection2DArray(header=header, detections=[Detection2D(bbox=box_to_message(b)) for b in boxes])
+        both = [(self._images, image), (self._detections, detections)]
+        for publisher, message in reversed(both) if boxes_first else both:
+            publisher.publish(message)
+        return header

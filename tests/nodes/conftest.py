@@ -1,0 +1,71 @@
+"""Fixtures of the node tests. ROS is imported by those that need it: without it, their modules skip themselves."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from ros_peer import Peer
+
+
+@pytest.fixture(scope="session")
+def ros(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A ROS domain of this test process's own."""
+    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)  # above 101 its ports are ephemeral ones
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_HOME"] = str(tmp_path_factory.mktemp("ros_home"))
+    import rclpy
+
+    from ros_gpt4roi.nodes.process import use_large_messages
+    use_large_messages()
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture(scope="module")
+def peer(ros: None) -> Iterator[Peer]:
+    from ros_peer import Peer
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the real architecture, smaller than small, with random weights: it says anything,
+    always up to the limit of tokens."""
+    import torch
+
+    from ros_gpt4roi.model.checkpoint import build_model, save_checkpoint
+    from ros_gpt4roi.model.config import (LanguageConfig, ModelConfig, PreprocessConfig, PromptConfig, RegionConfig,
+                                          VisionConfig)
+    from training.tokenizer import train_tokenizer
+
+    texts = ["what is region 1? it is a small red mug to the left of the large blue bowl"] * 4
+    tokenizer = train_tokenizer(texts, 300, "chatml")
+    config = ModelConfig(
+        vision=VisionConfig(
+            encoder=dict(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1],
+                         layer_type="basic"),
+            levels=("stage1", "stage2"), tokens="stage2"),
+        regions=RegionConfig(channels=16, scales=None, fusion_rounds=1, groups=4, roi_size=3, hidden=16,
+                             position_hidden=16),
+        language=LanguageConfig(dict(
+            model_type="llama", hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, vocab_size=len(tokenizer), max_position_embeddings=1024, tie_word_embeddings=False,
+            pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=None)),
+        prompt=PromptConfig(template="chatml", image_text="{image}", max_regions=16, context=1024),
+        preprocess=PreprocessConfig(image_size=64))
+    torch.manual_seed(0)
+    loaded = build_model(config, tokenizer)
+    # Words only: random weights would as soon repeat a line break for ever, or end before the first word.
+    wordless = [i for i in range(len(tokenizer)) if not tokenizer.decode([i]).strip().isalpha()]
+    loaded.model.language.get_output_embeddings().weight.data[wordless] = 0
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_checkpoint(loaded.model, tokenizer, folder)
+    return folder

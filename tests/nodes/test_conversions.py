@@ -1,0 +1,148 @@
+"""Detections to regions and results to messages."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage  # noqa: E402
+from ros_gpt4roi_interfaces.msg import Region as RegionMessage  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
+from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose  # noqa: E402
+
+from ros_gpt4roi.nodes.annotate import annotate, region_colour  # noqa: E402
+from ros_gpt4roi.nodes.conversions import (answer_as_text, answer_to_message, box_to_message,  # noqa: E402
+                                           descriptions_to_message, regions_from_detections, regions_from_messages)
+from ros_gpt4roi.runtime.types import (Answer, Description, Frame, FrameDescriptions, Region,  # noqa: E402
+                                       Status)
+
+WIDTH, HEIGHT = 640, 480
+NAN, INFINITE = math.nan, math.inf
+
+
+def detection(box: tuple[float, float, float, float], identifier: str = "", **scores: float) -> Detection2D:
+    result = Detection2D(id=identifier, bbox=box_to_message(box))
+    for label, score in scores.items():
+        hypothesis = ObjectHypothesisWithPose()
+        hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = label, score
+        result.results.append(hypothesis)
+    return result
+
+
+def test_ids_labels_and_boxes() -> None:
+    regions, refusals = regions_from_detections(Detection2DArray(detections=[
+        detection((10, 20, 30, 60), mug=0.2, bowl=0.7), detection((0, 0, 5, 5), "track 7"), detection((1, 1, 9, 9)),
+    ]), WIDTH, HEIGHT)
+    assert refusals == ()
+    assert [region.id for region in regions] == ["1", "track 7", "3"]
+    assert regions[0] == Region("1", (10.0, 20.0, 30.0, 60.0), "bowl", 0.7)
+    assert (regions[1].label, regions[1].score) == ("", 0.0)
+
+
+def test_a_tracker_number_is_never_given_to_another_box() -> None:
+    regions, refusals = regions_from_detections(Detection2DArray(detections=[
+        detection((0, 0, 5, 5)), detection((0, 0, 6, 6)), detection((0, 0, 7, 7), "2"), detection((0, 0, 8, 8), "1"),
+    ]), WIDTH, HEIGHT)
+    assert refusals == ()
+    assert [region.id for region in regions] == ["3", "4", "2", "1"]
+
+
+@pytest.mark.parametrize("x, y, size_x, size_y, theta, words", [
+    (NAN, 1, 2, 2, 0, ["nan", "not finite"]), (1, 1, INFINITE, 2, 0, ["inf", "not finite"]),
+    (10, 10, 2, 2, NAN, ["theta nan"]), (10, 10, -4, 2, 0, ["-4", "inverted"]), (10, 10, 0, 2, 0, ["empty"]),
+    (-10, 10, 20, 5, 0, ["outside", "640x480"]), (700, 10, 20, 5, 0, ["700", "outside"]),
+    (10, 500, 20, 40, 0, ["500", "outside"]),
+])
+def test_a_bad_box_costs_only_itself(x: float, y: float, size_x: float, size_y: float, theta: float,
+                                     words: list[str]) -> None:
+    bad = detection((0, 0, 1, 1), "bad one")
+    bad.bbox.center.position.x, bad.bbox.center.position.y, bad.bbox.center.theta = float(x), float(y), float(theta)
+    bad.bbox.size_x, bad.bbox.size_y = float(size_x), float(size_y)
+    array = Detection2DArray(detections=[detection((0, 0, 5, 5)), bad, detection((0, 0, 6, 6))])
+    regions, (refusal,) = regions_from_detections(array, WIDTH, HEIGHT)
+    assert [region.id for region in regions] == ["1", "3"]  # the places are those of the array
+    for word in [*words, "bad one"]:
+        assert word in refusal
+
+
+def test_two_boxes_of_one_id_are_told() -> None:
+    regions, (refusal,) = regions_from_detections(
+        Detection2DArray(detections=[detection((0, 0, 5, 5), "a"), detection((0, 0, 6, 6), "a")]), WIDTH, HEIGHT)
+    assert len(regions) == 1 and "'a'" in refusal
+
+
+def test_a_box_over_the_border_is_kept_and_a_turned_one_enclosed() -> None:
+    turned = detection((100, 100, 140, 120))
+    turned.bbox.center.theta = math.pi / 2
+    regions, refusals = regions_from_detections(
+        Detection2DArray(detections=[detection((-10, -10, 20, 20)), turned]), WIDTH, HEIGHT)
+    assert refusals == () and regions[0].box == (-10, -10, 20, 20)
+    assert regions[1].box == pytest.approx((110, 90, 130, 130))
+
+
+def test_a_score_that_is_no_number_loses() -> None:
+    (region,), _ = regions_from_detections(
+        Detection2DArray(detections=[detection((0, 0, 5, 5), mug=NAN, bowl=0.1)]), WIDTH, HEIGHT)
+    assert (region.label, region.score) == ("bowl", 0.1)
+
+
+def test_drawn_boxes_come_after_those_present() -> None:
+    present = (Region("1", (0, 0, 5, 5)), Region("2", (0, 0, 6, 6)))
+    drawn = [RegionMessage(bbox=box_to_message((1, 1, 4, 4))), RegionMessage(id="2", bbox=box_to_message((1, 1, 4, 4))),
+             RegionMessage(id="mine", bbox=box_to_message((1, 1, 4, 4)))]
+    regions, (refusal,) = regions_from_messages(drawn, present, WIDTH, HEIGHT)
+    assert [region.id for region in regions] == ["3", "mine"] and "'2'" in refusal
+
+
+@pytest.fixture
+def frame() -> Frame:
+    header = Header(frame_id="camera_optical")
+    header.stamp.sec, header.stamp.nanosec = 12, 345
+    return Frame(np.zeros((HEIGHT, WIDTH, 3), np.uint8), (Region("7", (10, 20, 30, 60), "mug", 0.5),),
+                 12_000_000_345, "camera_optical", header)
+
+
+def test_descriptions_carry_the_header_of_their_image(frame: Frame) -> None:
+    result = FrameDescriptions(frame, (Description(frame.regions[0], "a red mug", 0.75, True),),
+                               {"vision": 1.25, "decode": 0.5})
+    message = descriptions_to_message(result)
+    assert message.header == frame.header
+    (description,) = message.descriptions
+    assert (description.text, description.confidence, description.reused) == ("a red mug", 0.75, True)
+    assert (description.region.id, description.region.label, description.region.score) == ("7", "mug", 0.5)
+    assert description.region.bbox == box_to_message((10, 20, 30, 60))
+    assert [(s.stage, s.duration.sec, s.duration.nanosec) for s in message.stage_times] == [
+        ("vision", 1, 250_000_000), ("decode", 0, 500_000_000)]
+
+
+def test_an_answer_names_its_regions_with_their_boxes(frame: Frame) -> None:
+    answer = Answer(Status.OK, "it is region 7", region_ids=("7",), conversation_id="c", query_id="q", frame=frame,
+                    confidence=0.5)
+    message = answer_to_message(answer)
+    assert (message.status, message.text, message.query_id, message.conversation_id) == (0, answer.text, "q", "c")
+    assert message.header == frame.header and list(message.region_ids) == ["7"]
+    assert message.regions[0].bbox == box_to_message((10, 20, 30, 60))
+    assert answer_as_text(answer) == "it is region 7"
+
+
+def test_an_answer_without_a_frame_has_a_status_and_a_reason() -> None:
+    answer = Answer(Status.NO_FRAME, "", error="no frame has arrived yet", query_id="q")
+    message = answer_to_message(answer)
+    assert message.status == AnswerMessage.NO_FRAME and message.header == Header()
+    assert answer_as_text(answer) == "[NO_FRAME: no frame has arrived yet]"
+
+
+def test_status_constants_of_message_and_runtime_are_the_same() -> None:
+    assert {status.name: int(status) for status in Status} == {
+        name: getattr(AnswerMessage, name) for name in (status.name for status in Status)}
+
+
+def test_annotation_draws_every_region_and_leaves_the_frame_alone(frame: Frame) -> None:
+    regions = [(Region("1", (100, 100, 200, 200)), "a small matte red mug to the left of the large shiny blue bowl"),
+               (Region("2", (-1e9, 300, 1e9, 400)), ""), (Region("3", (600, -5, 700, 20)), "at the border")]
+    drawn = annotate(frame.image, regions)
+    assert drawn.shape == frame.image.shape and not frame.image.any()
+    for region, _ in regions:
+        assert (drawn == region_colour(region.id)).all(-1).sum() > 50

@@ -1,0 +1,52 @@
+"""Problems are counted every time and logged at a bearable rate."""
+from __future__ import annotations
+
+import math
+
+import pytest
+
+pytest.importorskip("diagnostic_msgs.msg", reason="no ROS 2 in this environment")
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
+
+from ros_gpt4roi.nodes.diagnostics import Problems, diagnostic_array  # noqa: E402
+
+
+def test_each_kind_is_counted_and_logged_once_in_a_period() -> None:
+    lines: list[str] = []
+    problems = Problems(lines.append, period_s=math.inf)
+    for number in range(5):
+        problems.report("image refused", f"encoding {number}")
+    problems.report("box refused", "nan")
+    assert lines == ["image refused: encoding 0", "box refused: nan"]
+    assert problems.total() == 6
+    assert problems.values() == {"image refused": "5", "image refused, last": "encoding 4", "box refused": "1",
+                                 "box refused, last": "nan"}
+
+
+def test_what_was_passed_over_is_told_with_the_next_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("ros_gpt4roi.nodes.diagnostics.time.monotonic", lambda: now[0])
+    lines: list[str] = []
+    problems = Problems(lines.append, period_s=5.0)
+    for moment in (100.0, 101.0, 104.9, 105.0, 110.0):
+        now[0] = moment
+        problems.report("image refused", f"at {moment}")
+    assert lines == ["image refused: at 100.0", "image refused: at 105.0 (and 2 more before)",
+                     "image refused: at 110.0"]
+
+
+def test_what_is_refused_may_be_of_any_length() -> None:
+    lines: list[str] = []
+    problems = Problems(lines.append)
+    problems.report("query INVALID", "x" * 100_000)
+    assert len(lines[0]) < 500 and len(problems.values()["query INVALID, last"]) < 500
+
+
+def test_values_are_written_as_text() -> None:
+    message = diagnostic_array(Header(frame_id="f"), "node: part", DiagnosticStatus.WARN, "why", "model",
+                               {"count": 3, "stage [ms]": 12.34567891, "state": "active"})
+    (status,) = message.status
+    assert (status.level, status.name, status.message, status.hardware_id) == (
+        DiagnosticStatus.WARN, "node: part", "why", "model")
+    assert {v.key: v.value for v in status.values} == {"count": "3", "stage [ms]": "12.3457", "state": "active"}

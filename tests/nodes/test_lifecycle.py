@@ -1,0 +1,206 @@
+"""The perception node under a lifecycle manager: bad models, states that take no work, compressed images."""
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from lifecycle_msgs.msg import State, Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from rcl_interfaces.msg import Parameter as ParameterMessage  # noqa: E402
+from rcl_interfaces.msg import ParameterType, ParameterValue  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
+from ros_gpt4roi_interfaces.action import Ask  # noqa: E402
+from ros_gpt4roi_interfaces.msg import Answer, Query, RegionDescriptionArray  # noqa: E402
+from ros_gpt4roi_interfaces.srv import DescribeRegions  # noqa: E402
+from ros_peer import Peer, Process  # noqa: E402
+from sensor_msgs.msg import CompressedImage  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
+from vision_msgs.msg import Detection2D, Detection2DArray  # noqa: E402
+
+from ros_gpt4roi.nodes.conversions import box_to_message  # noqa: E402
+from ros_gpt4roi.nodes.images import rgb_to_compressed  # noqa: E402
+
+
+class Managed:
+    """What a lifecycle manager does to the node."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def change(self, transition: int) -> bool:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self._peer.call(ChangeState, "/perception/change_state", request).success
+
+    def state(self) -> int:
+        return self._peer.call(GetState, "/perception/get_state", GetState.Request()).current_state.id
+
+    def set_model(self, model: Path) -> None:
+        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=str(model))
+        response = self._peer.call(SetParameters, "/perception/set_parameters", SetParameters.Request(
+            parameters=[ParameterMessage(name="model", value=value)]))
+        assert response.results[0].successful, response.results[0].reason
+
+    def unconfigure(self) -> None:
+        if self.state() == State.PRIMARY_STATE_ACTIVE:
+            assert self.change(Transition.TRANSITION_DEACTIVATE)
+        if self.state() == State.PRIMARY_STATE_INACTIVE:
+            assert self.change(Transition.TRANSITION_CLEANUP)
+        assert self.state() == State.PRIMARY_STATE_UNCONFIGURED
+
+    def ask(self) -> Answer:
+        client = self._peer.action(Ask, "ask")
+        sent = client.send_goal_async(Ask.Goal(query=Query(text="what is region 1?")))
+        goal = self._peer.result_of(sent, "a goal's acceptance")
+        answer = self._peer.result_of(goal.get_result_async(), "an answer").result.answer
+        client.destroy()
+        return answer
+
+
+class CompressedCamera:
+    """A camera of jpeg images and a tracker of one object."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._images = peer.publisher(CompressedImage, "image/compressed")
+        self._detections = peer.publisher(Detection2DArray, "detections")
+        self._pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+        self._seconds = 0
+
+    def send(self, spoiled: bool = False) -> None:
+        self._seconds += 1
+        header = Header(frame_id="camera")
+        header.stamp.sec = self._seconds
+        message = rgb_to_compressed(self._pixels, header)
+        if spoiled:
+            message.data = message.data[:20]
+        self._images.publish(message)
+        self._detections.publish(Detection2DArray(header=header, detections=[
+            Detection2D(id="7", bbox=box_to_message((2, 2, 20, 20)))]))
+
+
+@pytest.fixture(scope="module")
+def node(peer: Peer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    process = Process("perception", tmp_path_factory.mktemp("log") / "managed.log", model="no/such/model",
+                      autostart=False, transport="compressed", pipeline__description_tokens=8,
+                      pipeline__answer_tokens=400)
+    peer.watch(process)
+    yield process
+    assert process.running, f"the node has ended:\n{process.output()}"
+    assert process.stop() == 0
+    assert "Traceback" not in process.output(), process.output()
+
+
+@pytest.fixture
+def managed(peer: Peer, node: Process) -> Managed:
+    managed = Managed(peer)
+    managed.unconfigure()
+    return managed
+
+
+def cut(folder: Path) -> str:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    return "model.safetensors"
+
+
+def other_version(folder: Path) -> str:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
+    return "99"
+
+
+def without_config(folder: Path) -> str:
+    (folder / "config.json").unlink()
+    return "config.json"
+
+
+def missing(folder: Path) -> str:
+    shutil.rmtree(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("spoil", [cut, other_version, without_config, missing])
+def test_a_model_that_can_not_be_loaded_is_told_and_another_one_taken(
+        peer: Peer, managed: Managed, tiny_model: Path, tmp_path: Path, spoil: Callable[[Path], str]) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    word = spoil(folder)
+    managed.set_model(folder)
+    assert not managed.change(Transition.TRANSITION_CONFIGURE)
+    assert managed.state() == State.PRIMARY_STATE_UNCONFIGURED
+    reports = peer.collect(DiagnosticArray, "/diagnostics", 10)
+    peer.wait_for(lambda: reports, "diagnostics")
+    status = reports[-1].status[0]
+    assert status.level == DiagnosticStatus.ERROR and word in status.message
+    managed.set_model(tiny_model)
+    assert managed.change(Transition.TRANSITION_CONFIGURE)
+
+
+def test_no_work_is_taken_before_activation_or_after_deactivation(managed: Managed, tiny_model: Path) -> None:
+    managed.set_model(tiny_model)
+    assert managed.change(Transition.TRANSITION_CONFIGURE)
+    answer = managed.ask()
+    assert answer.status == Answer.FAILED and "not active" in answer.error
+    assert managed.change(Transition.TRANSITION_ACTIVATE)
+    answer = managed.ask()
+    assert answer.status == Answer.NO_FRAME and answer.error
+    assert managed.change(Transition.TRANSITION_DEACTIVATE)
+    assert managed.ask().status == Answer.FAILED
+
+
+def test_without_an_image_the_service_says_so(peer: Peer, managed: Managed, tiny_model: Path) -> None:
+    managed.set_model(tiny_model)
+    assert managed.change(Transition.TRANSITION_CONFIGURE) and managed.change(Transition.TRANSITION_ACTIVATE)
+    response = peer.call(DescribeRegions, "describe_regions", DescribeRegions.Request())
+    assert response.status == Answer.NO_FRAME and response.error
+
+
+def test_deactivation_answers_what_is_open(peer: Peer, managed: Managed, tiny_model: Path) -> None:
+    managed.set_model(tiny_model)
+    assert managed.change(Transition.TRANSITION_CONFIGURE) and managed.change(Transition.TRANSITION_ACTIVATE)
+    camera = CompressedCamera(peer)
+    client = peer.action(Ask, "ask")
+    words: list = []
+    goal = None
+    while not words:  # until an image has come through
+        camera.send()
+        sent = client.send_goal_async(Ask.Goal(query=Query(text="what is region 7?")), words.append)
+        goal = peer.result_of(sent, "a goal's acceptance")
+        result = goal.get_result_async()
+        peer.wait_for(lambda: words or result.done(), "words or a refusal")
+    assert managed.change(Transition.TRANSITION_DEACTIVATE)
+    answer = peer.result_of(result, "an answer").result.answer
+    assert answer.status == Answer.CANCELED and answer.error
+    assert managed.change(Transition.TRANSITION_ACTIVATE)
+    assert managed.ask().status == Answer.UNKNOWN_REGION, "the frames are kept, and have no region 1"
+    client.destroy()
+
+
+def test_compressed_images_and_a_broken_one(peer: Peer, managed: Managed, tiny_model: Path) -> None:
+    managed.set_model(tiny_model)
+    assert managed.change(Transition.TRANSITION_CONFIGURE) and managed.change(Transition.TRANSITION_ACTIVATE)
+    descriptions = peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+    camera = CompressedCamera(peer)
+
+    def described() -> bool:  # the default inputs are best effort: one that is lost is sent again
+        camera.send()
+        peer.executor.spin_once(timeout_sec=0.2)
+        return bool(descriptions)
+    peer.wait_for(described, "a description of a compressed image")
+    reports = peer.collect(DiagnosticArray, "/diagnostics", 10)
+
+    def refused() -> bool:
+        camera.send(spoiled=True)
+        peer.executor.spin_once(timeout_sec=0.2)
+        values = {pair.key: pair.value for pair in reports[-1].status[0].values} if reports else {}
+        return "can not be decoded" in values.get("image refused, last", "")
+    peer.wait_for(refused, "the broken image in /diagnostics")
+    descriptions.clear()
+    peer.wait_for(described, "a description after the broken image")
+    assert [d.region.id for d in descriptions[-1].descriptions] == ["7"]

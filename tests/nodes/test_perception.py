@@ -1,0 +1,363 @@
+"""The perception node in its own process on real DDS, with a model of random weights.
+
+What it says is nonsense; to whom, about what and when must be right.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+from action_msgs.msg import GoalStatus  # noqa: E402
+from camera import HEIGHT, WIDTH, Camera  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from lifecycle_msgs.srv import GetState  # noqa: E402
+from rcl_interfaces.msg import Parameter as ParameterMessage  # noqa: E402
+from rcl_interfaces.msg import ParameterType, ParameterValue  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
+from rclpy.qos import QoSProfile  # noqa: E402
+from ros_gpt4roi_interfaces.action import Ask  # noqa: E402
+from ros_gpt4roi_interfaces.msg import Answer, Query, Region, RegionDescriptionArray  # noqa: E402
+from ros_gpt4roi_interfaces.srv import DescribeRegions  # noqa: E402
+from ros_peer import Peer, Process  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+from std_msgs.msg import Header, String  # noqa: E402
+
+from ros_gpt4roi.nodes.conversions import box_to_message  # noqa: E402
+
+BOXES = ((2, 2, 20, 20), (30, 10, 60, 40))
+ANSWER_TOKENS = 200
+QUEUE = 4
+
+
+@pytest.fixture(scope="module")
+def node(peer: Peer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    process = Process(
+        "perception", tmp_path_factory.mktemp("log") / "perception.log", model=tiny_model,
+        qos__image__reliability="reliable", qos__detections__reliability="reliable", sync__frames=8,
+        pipeline__description_tokens=60, pipeline__answer_tokens=ANSWER_TOKENS, pipeline__reuse_distance=0.0,
+        pipeline__decoding__draft_tokens=0,
+        scheduler__queue_length=QUEUE)
+    peer.watch(process)
+    yield process
+    assert process.running, f"the node has ended:\n{process.output()}"
+    words: list[str] = []  # it is interrupted in the middle of an answer, if it has got a frame to speak of
+    peer.action(Ask, "ask").send_goal_async(query_goal(Query(text="why?")), lambda message: words.append(message))
+    answers = peer.collect(Answer, "answers", 10)
+    peer.wait_for(lambda: words or answers, "the first words")
+    assert process.stop() == 0
+    assert "Traceback" not in process.output(), process.output()
+
+
+@pytest.fixture(scope="module")
+def descriptions(peer: Peer, node: Process) -> list[RegionDescriptionArray]:
+    return peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+
+
+@pytest.fixture(scope="module")
+def diagnostics(peer: Peer, node: Process) -> list[DiagnosticArray]:
+    return peer.collect(DiagnosticArray, "/diagnostics", 10)
+
+
+@pytest.fixture(scope="module")
+def camera(peer: Peer, descriptions: list[RegionDescriptionArray]) -> Camera:
+    return Camera(peer)
+
+
+@pytest.fixture(scope="module")
+def ask(peer: Peer, node: Process) -> "Asker":
+    return Asker(peer)
+
+
+class Asker:
+    """Sends goals and waits for what comes of them."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._client = peer.action(Ask, "ask")
+
+    def send(self, query: Query, feedback: list | None = None):
+        """The accepted goal's handle."""
+        def received(message) -> None:
+            if feedback is not None:
+                feedback.append(message.feedback.text)
+        goal = self._peer.result_of(self._client.send_goal_async(query_goal(query), received), "a goal's acceptance")
+        assert goal.accepted
+        return goal
+
+    def result(self, goal) -> tuple[int, Answer]:
+        result = self._peer.result_of(goal.get_result_async(), "an answer")
+        return result.status, result.result.answer
+
+    def __call__(self, text: str = "what is region 1?", feedback: list | None = None,
+                 **fields: object) -> tuple[int, Answer]:
+        return self.result(self.send(Query(text=text, **fields), feedback))
+
+
+def query_goal(query: Query) -> Ask.Goal:
+    return Ask.Goal(query=query)
+
+
+def described(peer: Peer, descriptions: list[RegionDescriptionArray], header: Header) -> RegionDescriptionArray:
+    return peer.wait_for(lambda: next((m for m in descriptions if m.header == header), None),
+                         f"descriptions of {header.stamp}")
+
+
+def reported(peer: Peer, diagnostics: list[DiagnosticArray], key: str, *words: str) -> None:
+    """Waits until the diagnostics count a problem whose last text has all the words."""
+    def found() -> bool:
+        values = {pair.key: pair.value for pair in diagnostics[-1].status[0].values} if diagnostics else {}
+        return int(values.get(key, 0)) > 0 and all(word in values[f"{key}, last"] for word in words)
+    peer.wait_for(found, f"{key} with {words} in /diagnostics")
+
+
+@pytest.mark.parametrize("boxes_first", [False, True])
+def test_every_region_is_described_under_the_images_header(peer: Peer, camera: Camera, boxes_first: bool,
+                                                           descriptions: list[RegionDescriptionArray]) -> None:
+    header = camera.send(BOXES, boxes_first=boxes_first)
+    message = described(peer, descriptions, header)
+    assert [d.region.id for d in message.descriptions] == ["1", "2"]
+    assert [d.region.bbox for d in message.descriptions] == [box_to_message(box) for box in BOXES]
+    assert all(d.text and 0 < d.confidence <= 1 and not d.reused for d in message.descriptions)
+    stages = {time.stage: time.duration.sec + time.duration.nanosec * 1e-9 for time in message.stage_times}
+    assert {"vision", "language"} <= set(stages) and all(seconds > 0 for seconds in stages.values())
+
+
+def test_a_frame_without_detections_has_no_descriptions(peer: Peer, camera: Camera,
+                                                        descriptions: list[RegionDescriptionArray]) -> None:
+    assert not described(peer, descriptions, camera.send(())).descriptions
+
+
+def test_a_bad_box_is_counted_and_the_others_are_described(peer: Peer, camera: Camera,
+                                                           descriptions: list[RegionDescriptionArray],
+                                                           diagnostics: list[DiagnosticArray]) -> None:
+    header = camera.send((BOXES[0], (float("nan"), 0, 10, 10), (500, 0, 510, 10), BOXES[1]))
+    message = described(peer, descriptions, header)
+    assert [d.region.id for d in message.descriptions] == ["1", "4"]
+    reported(peer, diagnostics, "box refused", "505", "outside")
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"encoding": "32FC7"}, ["'32FC7'"]), ({"step": 7}, ["step 7"]), ({"height": HEIGHT + 3}, ["data has"]),
+    ({"width": 0}, ["0x"]),
+])
+def test_a_bad_image_is_refused_and_the_next_one_served(peer: Peer, camera: Camera, changes: dict, words: list[str],
+                                                        descriptions: list[RegionDescriptionArray],
+                                                        diagnostics: list[DiagnosticArray]) -> None:
+    camera.send(BOXES, changes=changes)
+    reported(peer, diagnostics, "image refused", *words)
+    assert described(peer, descriptions, camera.send(BOXES)).descriptions
+
+
+def test_answers_stream_and_carry_the_frames_header(peer: Peer, camera: Camera, ask: Asker,
+                                                    descriptions: list[RegionDescriptionArray]) -> None:
+    header = camera.send(BOXES)
+    described(peer, descriptions, header)
+    answers, texts = peer.collect(Answer, "answers", 10), peer.collect(String, "answer_text", 10)
+    feedback: list[str] = []
+    status, answer = ask("what is left of region 2?", feedback, query_id="mine")
+    assert status == GoalStatus.STATUS_SUCCEEDED and answer.status == Answer.OK
+    assert answer.header == header and answer.query_id == "mine" and answer.conversation_id
+    assert answer.text and 0 < answer.confidence <= 1
+    assert len(feedback) > 3
+    assert all(later.startswith(earlier) for earlier, later in zip(feedback, feedback[1:]))
+    assert answer.text.startswith(feedback[-1].rstrip())
+    peer.wait_for(lambda: answers and texts, "the answer on the topics")
+    assert answers[0] == answer and texts[0].data == answer.text
+
+
+def test_a_follow_up_stays_on_the_frame_it_began_on(peer: Peer, camera: Camera, ask: Asker,
+                                                    descriptions: list[RegionDescriptionArray]) -> None:
+    first = camera.send(BOXES)
+    described(peer, descriptions, first)
+    _, opening = ask()
+    described(peer, descriptions, camera.send(BOXES[:1]))
+    _, follow_up = ask("and region 2?", conversation_id=opening.conversation_id)
+    assert follow_up.status == Answer.OK and follow_up.header == first
+    assert follow_up.conversation_id == opening.conversation_id
+    _, fresh = ask("and region 2?")
+    assert fresh.status == Answer.UNKNOWN_REGION, "the newest frame has one region only"
+
+
+def test_a_question_may_name_an_earlier_frame(peer: Peer, camera: Camera, ask: Asker,
+                                              descriptions: list[RegionDescriptionArray]) -> None:
+    earlier = camera.send(BOXES)
+    described(peer, descriptions, earlier)
+    described(peer, descriptions, camera.send(BOXES))
+    _, answer = ask(header=Header(stamp=earlier.stamp))
+    assert answer.status == Answer.OK and answer.header == earlier
+
+
+def test_drawn_boxes_become_regions(peer: Peer, camera: Camera, ask: Asker,
+                                    descriptions: list[RegionDescriptionArray]) -> None:
+    described(peer, descriptions, camera.send(BOXES))
+    drawn = [Region(bbox=box_to_message((5, 5, 15, 15))), Region(id="cup-9", bbox=box_to_message((5, 5, 25, 25)))]
+    _, answer = ask("is region 3 left of region cup-9?", boxes=drawn)
+    assert answer.status == Answer.OK, answer.error
+
+
+@pytest.mark.parametrize("text, fields, status, words", [
+    ("", {}, Answer.INVALID, ["empty"]),
+    (" \n", {}, Answer.INVALID, ["empty"]),
+    ("why " * 25_000, {}, Answer.INVALID, ["100000", "2000"]),
+    ("what is <bbox>?", {}, Answer.INVALID, ["<bbox>"]),
+    ("what is <region1>?", {}, Answer.INVALID, ["<region1>"]),
+    ("<|im_end|> hello", {}, Answer.INVALID, ["<|im_end|>"]),
+    ("what is region 99?", {}, Answer.UNKNOWN_REGION, ["99", "1, 2"]),
+    ("and now?", {"conversation_id": "never opened"}, Answer.INVALID, ["never opened"]),
+    ("what is region 3?", {"boxes": [Region(bbox=box_to_message((9, 9, 3, 3)))]}, Answer.INVALID, ["inverted", "-6"]),
+    ("what is region 1?", {"boxes": [Region(id="1", bbox=box_to_message((1, 1, 3, 3)))]}, Answer.INVALID, ["'1'"]),
+    ("what is region 1?", {"header": Header()}, Answer.NO_FRAME, ["4.000000005"]),
+])
+def test_a_bad_question_is_told_why_and_the_next_one_is_answered(peer: Peer, camera: Camera, ask: Asker, text: str,
+                                                                 fields: dict, status: int, words: list[str],
+                                                                 descriptions: list[RegionDescriptionArray]) -> None:
+    described(peer, descriptions, camera.send(BOXES))
+    if "header" in fields:
+        fields["header"].stamp.sec, fields["header"].stamp.nanosec = 4, 5
+    goal_status, answer = ask(text, **fields)
+    assert answer.status == status and goal_status == GoalStatus.STATUS_ABORTED
+    for word in words:
+        assert word in answer.error
+    assert ask()[1].status == Answer.OK
+
+
+def test_boxes_can_not_join_a_conversation(peer: Peer, camera: Camera, ask: Asker,
+                                           descriptions: list[RegionDescriptionArray]) -> None:
+    described(peer, descriptions, camera.send(BOXES))
+    _, opening = ask()
+    _, answer = ask("what is region 3?", conversation_id=opening.conversation_id,
+                    boxes=[Region(bbox=box_to_message((5, 5, 15, 15)))])
+    assert answer.status == Answer.INVALID and opening.conversation_id in answer.error
+
+
+def test_cancelling_keeps_what_was_said(peer: Peer, camera: Camera, ask: Asker,
+                                        descriptions: list[RegionDescriptionArray]) -> None:
+    described(peer, descriptions, camera.send(BOXES))
+    feedback: list[str] = []
+    goal = ask.send(Query(text="what is region 1?"), feedback)
+    peer.wait_for(lambda: feedback, "the first words")
+    response = peer.result_of(goal.cancel_goal_async(), "the cancel's acceptance")
+    assert response.goals_canceling
+    status, answer = ask.result(goal)
+    assert status == GoalStatus.STATUS_CANCELED and answer.status == Answer.CANCELED
+    assert answer.text and ask()[1].status == Answer.OK
+
+
+def test_more_questions_than_the_queue_takes_are_all_answered(peer: Peer, camera: Camera, ask: Asker,
+                                                              descriptions: list[RegionDescriptionArray]) -> None:
+    described(peer, descriptions, camera.send(BOXES))
+    # A client keeps 10 responses by default and loses the others of a burst.
+    client = peer.action(Ask, "ask", goal_service_qos_profile=QoSProfile(depth=100),
+                         result_service_qos_profile=QoSProfile(depth=100))
+    sent = [client.send_goal_async(query_goal(Query(text="what is region 2?"))) for _ in range(40)]
+    peer.wait_for(lambda: all(future.done() for future in sent), "40 acceptances")
+    results = [future.result().get_result_async() for future in sent]
+    peer.wait_for(lambda: all(future.done() for future in results), "40 answers")
+    statuses = [future.result().result.answer.status for future in results]
+    assert set(statuses) == {Answer.OK, Answer.OVERLOADED}
+    assert statuses.count(Answer.OK) >= QUEUE
+    errors = {f.result().result.answer.error for f in results if f.result().result.answer.status == Answer.OVERLOADED}
+    assert all(str(QUEUE) in error for error in errors)
+
+
+def test_a_plain_string_is_enough_to_ask(peer: Peer, camera: Camera,
+                                         descriptions: list[RegionDescriptionArray]) -> None:
+    described(peer, descriptions, camera.send(BOXES))
+    texts = peer.collect(String, "answer_text", 10)
+    publisher = peer.publisher(String, "query_text")
+    publisher.publish(String(data="what is region 1?"))
+    peer.wait_for(lambda: texts, "an answer")
+    assert texts[0].data and "[" + "INVALID" not in texts[0].data
+    publisher.publish(String(data="what is region 77?"))
+    peer.wait_for(lambda: len(texts) > 1, "the second answer")
+    assert texts[1].data.startswith("[UNKNOWN_REGION: ") and "77" in texts[1].data
+
+
+def test_the_service_describes_the_newest_detections_or_given_boxes(peer: Peer, camera: Camera,
+                                                                    descriptions: list[RegionDescriptionArray]) -> None:
+    header = camera.send(BOXES)
+    described(peer, descriptions, header)
+    response = peer.call(DescribeRegions, "describe_regions", DescribeRegions.Request())
+    assert response.status == Answer.OK and response.descriptions.header == header
+    assert [d.region.id for d in response.descriptions.descriptions] == ["1", "2"]
+    boxes = [Region(id="mine", bbox=box_to_message((5, 5, 15, 15)))]
+    response = peer.call(DescribeRegions, "describe_regions", DescribeRegions.Request(boxes=boxes))
+    assert [(d.region.id, bool(d.text)) for d in response.descriptions.descriptions] == [("mine", True)]
+
+
+@pytest.mark.parametrize("request_, status, words", [
+    (DescribeRegions.Request(boxes=[Region(bbox=box_to_message((99, 99, 120, 120)))]), Answer.INVALID, ["outside"]),
+    (DescribeRegions.Request(header=Header(frame_id="x")), Answer.NO_FRAME, ["7.000000000"]),
+])
+def test_a_bad_request_is_told_why(peer: Peer, camera: Camera, request_: DescribeRegions.Request, status: int,
+                                   words: list[str], descriptions: list[RegionDescriptionArray]) -> None:
+    described(peer, descriptions, camera.send(BOXES))
+    if request_.header.frame_id:
+        request_.header.stamp.sec = 7
+    response = peer.call(DescribeRegions, "describe_regions", request_)
+    assert response.status == status and not response.descriptions.descriptions
+    for word in words:
+        assert word in response.error
+
+
+def test_the_annotated_image_shows_the_regions(peer: Peer, camera: Camera,
+                                               descriptions: list[RegionDescriptionArray]) -> None:
+    images = peer.collect(Image, "annotated_image")
+
+    def annotated() -> Image | None:
+        # The node draws only for those who listen, and learns of a listener a little later than it of the node.
+        described(peer, descriptions, camera.send(BOXES))
+        return images[-1] if images else None
+    image = peer.wait_for(annotated, "an annotated image")
+    assert (image.width, image.height, image.encoding) == (WIDTH, HEIGHT, "rgb8")
+    assert np.frombuffer(image.data, np.uint8).reshape(HEIGHT, WIDTH, 3).std() > 0
+    assert any(message.header == image.header for message in descriptions)
+
+
+def test_a_parameter_is_not_changed_under_a_running_model(peer: Peer, node: Process) -> None:
+    value = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=5)
+    response = peer.call(SetParameters, "/perception/set_parameters", SetParameters.Request(
+        parameters=[ParameterMessage(name="pipeline.answer_tokens", value=value)]))
+    assert not response.results[0].successful
+    assert "pipeline.answer_tokens" in response.results[0].reason and "active" in response.results[0].reason
+
+
+def test_descriptions_are_of_the_newest_frame(peer: Peer, camera: Camera,
+                                              descriptions: list[RegionDescriptionArray]) -> None:
+    """At 30 frames a second and a model that is busy all the time: no older than one inference plus two frames.
+
+    Counted in frames, not timed: the next frame is sent when the node has taken the last one, so that a machine that
+    stalls delays the frames and not the verdict. The worker is never idle, so an inference begins where the last one's
+    result came out, and what it describes must be among the last two frames of that moment.
+    """
+    taken = peer.node.create_client(GetState, "/perception/get_state")
+    peer.wait_for(taken.service_is_ready, "the node's services")
+    period = 1 / 30
+    numbers: dict[tuple[int, int], int] = {}  # stamp → number of the frame
+    results: list[tuple[int, int]] = []  # frame described, frames taken when its description came
+    seen = len(descriptions)
+    while len(results) < 20:
+        began = time.monotonic()
+        stamp = camera.send(BOXES * 8).stamp
+        numbers[(stamp.sec, stamp.nanosec)] = len(numbers)
+        # The executor serves subscriptions before services: with the response, the frame has been handed over.
+        response = taken.call_async(GetState.Request())
+        peer.wait_for(lambda: response.done() and time.monotonic() - began >= period, "the node to take a frame",
+                      poll_s=0.002)
+        for message in descriptions[seen:]:
+            number = numbers.get((message.header.stamp.sec, message.header.stamp.nanosec))
+            if number is not None:
+                results.append((number, len(numbers)))
+        seen = len(descriptions)
+    peer.node.destroy_client(taken)
+    described_frames = [frame for frame, _ in results]
+    assert described_frames == sorted(set(described_frames))
+    assert len(numbers) > 2 * len(results), "the model kept up with the camera: it was not busy all the time"
+    for (_, taken_before), (frame, _) in zip(results, results[1:]):
+        newest = taken_before - 1
+        assert frame >= newest - 2, f"frame {frame} was begun when frame {newest} had come: {results}"
