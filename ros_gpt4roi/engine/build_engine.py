@@ -1,0 +1,102 @@
+"""ros2 run ros_gpt4roi build_engine: builds, checks and lists engines of the vision stage."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from ..model.checkpoint import CheckpointError, load_checkpoint
+from ..paths import default_model_folder
+from .cache import CacheError, EngineCache, verify
+from .errors import EngineError
+from .flavour import choose_flavour
+from .gate import read_report
+from .gpu import this_gpu
+from .guard import Progress
+from .network import VisionNetwork
+from .opening import EngineOptions, open_tensorrt
+from .profiles import PRECISIONS, ladder
+from .provide import EngineRequest, model_slot, provide_engine
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 where everything asked for was done or found in order."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(levelname)s %(message)s")
+    engine_options = EngineOptions(profile=options.profile, precision=options.precision, cache=options.cache,
+                                   frames=options.frames)
+    try:
+        if options.list or options.check:
+            return _show(engine_options.open_cache(), verify_all=options.check)
+        return _build(Path(options.model) if options.model else default_model_folder(), engine_options)
+    except (EngineError, CheckpointError, FileNotFoundError) as error:
+        print(f"build_engine: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = EngineOptions()
+    parser = argparse.ArgumentParser(prog="build_engine", description=__doc__)
+    parser.add_argument("--model", default="", help="model folder (default: the one that comes with the package)")
+    parser.add_argument("--profile", default=defaults.profile,
+                        help="name of a profile in engines/, a .yaml file, or auto: by GPU (default: %(default)s)")
+    parser.add_argument("--precision", default=defaults.precision, choices=PRECISIONS, help="instead of the profile's")
+    parser.add_argument("--frames", default=defaults.frames, help="folder of recorded frames for calibration and gate")
+    parser.add_argument("--cache", default=defaults.cache, help="folder of engines")
+    parser.add_argument("--check", action="store_true", help="verify every engine of the cache, build nothing")
+    parser.add_argument("--list", action="store_true", help="show the cache, build nothing")
+    parser.add_argument("--verbose", action="store_true", help="TensorRT's own messages too")
+    return parser
+
+
+def _build(folder: Path, options: EngineOptions) -> int:
+    gpu = this_gpu()
+    loaded = load_checkpoint(folder, "cuda" if gpu else "cpu")
+    if gpu is not None:
+        runner = open_tensorrt(loaded, model_slot(folder), options, _print_progress)
+        print(f"\nready: {runner.precision} engine on {gpu.name}")
+        return 0
+    profile, cache = options.find_profile(None), options.open_cache()
+    flavour = choose_flavour(profile.flavour, None)
+    request = EngineRequest(VisionNetwork.of(loaded.model), model_slot(folder), profile, flavour, None,
+                            options.frames_folder)
+    reasons = []
+    for precision in ladder(profile.precision, None):
+        try:
+            engine, _ = provide_engine(request, precision, cache, progress=_print_progress)
+        except EngineError as error:
+            reasons.append(f"{precision}: {error}")
+            continue
+        print(f"\nbuilt ahead of time, not run (no GPU here; the gate runs at first use): {engine.path}")
+        return 0
+    raise EngineError("; ".join(reasons))
+
+
+def _print_progress(progress: Progress) -> None:
+    end = "\n" if not sys.stderr.isatty() and progress.fraction >= 1 else "\r"
+    if sys.stderr.isatty() or progress.fraction >= 1:
+        print(f"\x1b[K{100 * progress.fraction:3.0f} % {progress.step}", end=end, file=sys.stderr, flush=True)
+
+
+def _show(cache: EngineCache, verify_all: bool) -> int:
+    files, bad = cache.files(), 0
+    print(f"{cache.folder}: {len(files)} engines")
+    for path in files:
+        try:
+            header = verify(path).header
+        except CacheError as error:
+            bad += 1
+            print(f"  BAD   {error}")
+            continue
+        key, report = header["key"], read_report(path.with_suffix(".gate.json"))
+        known = report is not None and report.engine == header["sha256"]
+        verdict = "gate not run" if not known else "passed" if report.passed else f"refused: {report.reason}"
+        print(f"  ok    {path.name}: {key['precision']}, {key['flavour']} {key['version']}, GPU {key['gpu']}, "
+              f"{header['size'] >> 20} MiB, built in {header['seconds']} s with {header['peak_mib']} MiB, {verdict}")
+    return 1 if bad and verify_all else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""ONNX → TensorRT plan, with either flavour. Runs in the child process."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from .errors import EngineError
+from .flavour import load_flavour, make_logger
+from .graph import INPUTS
+
+
+def build_plan(graph: Path, plan: Path, job: dict[str, Any], say: Any) -> None:
+    """Writes a plan file.
+
+    job: "flavour", "precision", "frames" and "regions" as [least, usual, most], "workspace_mib",
+    "compute_capabilities". say: called with step= and fraction=. Raises EngineError with TensorRT's own words.
+    """
+    flavour = load_flavour(job["flavour"])
+    trt, logger = flavour.module, make_logger(flavour.module)
+    builder = trt.Builder(logger)
+    if not builder:
+        raise EngineError(f"{flavour.name} {flavour.version} cannot build here: {logger.last_error}")
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(graph)):
+        raise EngineError("; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)) or logger.last_error)
+    plugins = [network.get_layer(i).name for i in range(network.num_layers)
+               if "PLUGIN" in str(network.get_layer(i).type)]
+    if plugins:
+        raise EngineError(f"layers {plugins} became plugins, expected none")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job["workspace_mib"] << 20)
+    if job["precision"] == "fp32":
+        # TensorFloat-32 has float16's digits: as the last resort it would refuse what float16 was refused for.
+        config.clear_flag(trt.BuilderFlag.TF32)
+    monitor = _monitor(trt, job["precision"], say)
+    config.progress_monitor = monitor
+    targets = job["compute_capabilities"]
+    if targets:
+        config.num_compute_capabilities = len(targets)
+        for index, name in enumerate(targets):
+            if name not in trt.ComputeCapability.__members__:
+                raise EngineError(f"compute capability {name!r}, expected some of {list(trt.ComputeCapability.__members__)}")
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+    config.add_optimization_profile(_shapes(builder, network, job))
+    serialised = builder.build_serialized_network(network, config)
+    if serialised is None:
+        raise EngineError(f"{flavour.name} {flavour.version} could not build: {logger.last_error}")
+    with plan.open("wb") as file:
+        file.write(memoryview(serialised))
+
+
+def _shapes(builder: Any, network: Any, job: dict[str, Any]) -> Any:
+    profile = builder.create_optimization_profile()
+    inputs = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
+    images, boxes = (inputs[name] for name in INPUTS)
+    size = tuple(images.shape)[1:]
+    profile.set_shape(images.name, *((frames, *size) for frames in job["frames"]))
+    profile.set_shape(boxes.name, *((frames, regions, 4) for frames, regions in zip(job["frames"], job["regions"])))
+    return profile
+
+
+def _monitor(trt: Any, precision: str, say: Any) -> Any:
+    class Monitor(trt.IProgressMonitor):
+        """TensorRT's phases nest; the fraction told is the outermost one's."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._lock = threading.Lock()
+            self._phases: dict[str, list] = {}  # name → [parent, steps, steps done]
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            with self._lock:
+                self._phases[phase_name] = [parent_phase, max(num_steps, 1), 0]
+                self._tell(phase_name)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            with self._lock:
+                if phase_name in self._phases:
+                    self._phases[phase_name][2] = step + 1
+                    self._tell(phase_name)
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            with self._lock:
+                self._phases.pop(phase_name, None)
+
+        def _tell(self, name: str) -> None:
+            fraction, innermost = 0.0, name
+            while name is not None and name in self._phases:
+                parent, steps, done = self._phases[name]
+                fraction, name = min((done + fraction) / steps, 1.0), parent
+            say(step=f"building the {precision} engine: {innermost}", fraction=fraction)
+
+    return Monitor()

@@ -1,0 +1,210 @@
+"""The engine cache: files that are only ever used when they are exactly what was asked for.
+
+A file is a header (JSON: the key's fields, size and SHA-256 of the plan) with its own SHA-256, then the plan. It is
+written under a temporary name and renamed. Nothing is handed out before header, key and check sum have been verified:
+a TensorRT plan is code, and a foreign or damaged one must not reach the deserialiser.
+
+A file's name says what it is for (model, GPU class, precision), not which version: what is stale is found by its key,
+named in the log and overwritten, so that old versions do not pile up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import mmap
+import os
+import stat
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import EngineError
+
+_log = logging.getLogger(__name__)
+
+_MAGIC = b"RG4RENG1"
+_PREFIX = struct.Struct("<8sI32s")  # magic, header's length, header's SHA-256
+_LONGEST_HEADER = 1 << 16
+SUFFIX = ".engine"
+
+
+class CacheError(EngineError):
+    """A file that must not be used; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """Everything that decides whether a plan fits. gpu, capability and driver are "any" for a plan built ahead of time."""
+
+    onnx: str
+    flavour: str
+    version: str
+    gpu: str
+    capability: str
+    driver: str
+    shapes: str
+    precision: str
+    calibration: str = ""
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def difference(self, fields: dict[str, Any]) -> str:
+        """In words, how a stored key differs from this one; empty where it does not."""
+        mine = dataclasses.asdict(self)
+        return ", ".join(f"{name} was {str(fields.get(name))[:60]!r}, is {str(mine[name])[:60]!r}"
+                         for name in mine if fields.get(name) != mine[name])
+
+
+@dataclass(frozen=True, eq=False)
+class CachedEngine:
+    """A verified plan, mapped into memory. header: "key", "size", "sha256" and what was noted when it was built."""
+
+    path: Path
+    header: dict[str, Any]
+    plan: memoryview
+
+    @property
+    def sha256(self) -> str:
+        return self.header["sha256"]
+
+
+def default_cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ros_gpt4roi" / "engines"
+
+
+class EngineCache:
+    """A folder of engines, mode 0700. Where it cannot be written, a private temporary folder takes its place: engines
+    then last as long as the process."""
+
+    def __init__(self, folder: Path | None = None):
+        self._temporary: tempfile.TemporaryDirectory | None = None
+        self.folder = Path(folder) if folder is not None else default_cache_folder()
+        try:
+            _make_private(self.folder)
+        except OSError as error:
+            self._temporary = tempfile.TemporaryDirectory(prefix="ros_gpt4roi_engines_")
+            _log.warning("engine cache %s cannot be used (%s): engines are kept in %s until this process ends",
+                         self.folder, error, self._temporary.name)
+            self.folder = Path(self._temporary.name)
+
+    def path(self, slot: str) -> Path:
+        return self.folder / f"{slot}{SUFFIX}"
+
+    def report_path(self, slot: str) -> Path:
+        """Where the gate's report lies, beside the engine."""
+        return self.folder / f"{slot}.gate.json"
+
+    def load(self, slot: str, key: EngineKey) -> CachedEngine:
+        """The engine of a slot. Raises CacheError where it is missing, stale, damaged or not ours."""
+        path = self.path(slot)
+        engine = verify(path)
+        difference = key.difference(engine.header["key"])
+        if difference:
+            raise CacheError(f"{path}: stale, {difference}")
+        return engine
+
+    def store(self, slot: str, key: EngineKey, plan: Path, notes: dict[str, Any]) -> CachedEngine:
+        """Puts the plan file into a slot and removes the gate's report of what was there before."""
+        header = json.dumps({"key": dataclasses.asdict(key), "digest": key.digest, "size": plan.stat().st_size,
+                             "sha256": file_digest(plan), **notes}).encode()
+        path = self.path(slot)
+        descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=f".{slot}.", suffix=".partial")
+        try:
+            with os.fdopen(descriptor, "wb") as out, plan.open("rb") as source:
+                out.write(_PREFIX.pack(_MAGIC, len(header), hashlib.sha256(header).digest()) + header)
+                while chunk := source.read(1 << 22):
+                    out.write(chunk)
+                out.flush()
+                os.fsync(out.fileno())
+            self.report_path(slot).unlink(missing_ok=True)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return verify(path)
+
+    def remove(self, slot: str) -> None:
+        self.path(slot).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def lock(self, slot: str, timeout_s: float) -> Iterator[bool]:
+        """Only one process at a time works on a slot. Yields whether another one held it first.
+
+        Raises EngineError where it is not free within the limit.
+        """
+        deadline, waited = time.monotonic() + timeout_s, False
+        with (self.folder / f".{slot}.lock").open("w", encoding="utf-8") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not waited:
+                        _log.info("another process works on engine %s, waiting at most %.0f s", slot, timeout_s)
+                    waited = True
+                if time.monotonic() > deadline:
+                    raise EngineError(f"engine {slot}: another process has been at it for more than {timeout_s:.0f} s")
+                time.sleep(0.1)
+            yield waited
+
+    def files(self) -> list[Path]:
+        """All engine files, verified or not."""
+        return sorted(self.folder.glob(f"*{SUFFIX}"))
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    facts = folder.stat()
+    if facts.st_uid != os.geteuid():
+        raise PermissionError(f"belongs to user {facts.st_uid}, not to {os.geteuid()}")
+    if stat.S_IMODE(facts.st_mode) != 0o700:
+        folder.chmod(0o700)
+    # chmod bits do not tell of read-only mounts and full disks.
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"\0")
+
+
+def verify(path: Path) -> CachedEngine:
+    """Reads an engine file and checks it against its own header. Raises CacheError."""
+    try:
+        with path.open("rb") as file:
+            facts = os.fstat(file.fileno())
+            if facts.st_uid != os.geteuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise CacheError(f"{path}: foreign, others than this user may have written it")
+            if facts.st_size < _PREFIX.size:
+                raise CacheError(f"{path}: truncated, {facts.st_size} bytes")
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        raise CacheError(f"{path}: not built yet") from None
+    except OSError as error:
+        raise CacheError(f"{path}: {error.strerror}") from error
+    magic, length, digest = _PREFIX.unpack_from(data)
+    if magic != _MAGIC or length > _LONGEST_HEADER:
+        raise CacheError(f"{path}: foreign, not an engine file of this program")
+    text = bytes(data[_PREFIX.size:_PREFIX.size + length])
+    if hashlib.sha256(text).digest() != digest:
+        raise CacheError(f"{path}: tampered or damaged, the header's check sum is wrong")
+    header = json.loads(text)
+    plan = data[_PREFIX.size + length:]
+    if len(plan) != header["size"]:
+        raise CacheError(f"{path}: truncated, {len(plan)} bytes of plan, expected {header['size']}")
+    if hashlib.sha256(plan).hexdigest() != header["sha256"]:
+        raise CacheError(f"{path}: tampered or damaged, the plan's check sum is wrong")
+    return CachedEngine(path, header, plan)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

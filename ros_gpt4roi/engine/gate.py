@@ -1,0 +1,132 @@
+"""Engine against PyTorch on stored frames: what differs too much is refused.
+
+Two measures. The relative error of every image token and region embedding, with a limit by precision; and the text that
+the language model writes about every region, which has to be the same word for word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..model.checkpoint import LoadedModel
+from ..model.gpt4roi import VisionOutput
+from .errors import EngineError
+from .export import relative_error
+from .frames import StoredFrame
+from .graph import OUTPUTS
+
+# uint8 [B, S, S, 3] and float32 [B, N, 4] in, vision output out.
+Encode = Callable[[np.ndarray, np.ndarray], VisionOutput]
+
+LIMITS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1, "fp8": 2e-1}
+# Long enough to show a difference, short enough that a gate takes seconds.
+_NEW_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """Kept beside an engine.
+
+    engine: SHA-256 of the plan. key: digest of its key. errors: largest relative error by output. texts, same_texts:
+    how many were compared and how many were the same. reason: why it was refused, empty where it passed.
+    """
+
+    engine: str
+    key: str
+    precision: str
+    frames: int
+    limit: float
+    errors: dict[str, float]
+    texts: int
+    same_texts: int
+    reason: str
+    example: str = ""
+    made: str = dataclasses.field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+    @property
+    def passed(self) -> bool:
+        return not self.reason
+
+    def write(self, path: Path) -> None:
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+
+def read_report(path: Path) -> GateReport | None:
+    """The report at a path, None where there is none that this program wrote."""
+    try:
+        return GateReport(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def check(engine: Encode, twin: Encode, frames: Sequence[StoredFrame], precision: str, sha256: str, key: str,
+          write_texts: Callable[[VisionOutput, int], list[str]] | None = None) -> GateReport:
+    """Compares an engine with its PyTorch twin.
+
+    write_texts: (vision output of one frame, number of its regions) → a text for each; None where there is no
+    language model to ask. An engine that fails to run is refused like one that is wrong.
+    """
+    errors, texts, same, example = dict.fromkeys(OUTPUTS, 0.0), 0, 0, ""
+    for frame in frames:
+        expected = twin(frame.image, frame.boxes)
+        try:
+            got = engine(frame.image, frame.boxes)
+        except (EngineError, RuntimeError) as error:
+            return GateReport(sha256, key, precision, len(frames), LIMITS[precision], errors, texts, same,
+                              f"it does not run: {error}")
+        for name in OUTPUTS:
+            errors[name] = max(errors[name], relative_error(getattr(got, name), getattr(expected, name)))
+        if write_texts is not None and all(np.isfinite(list(errors.values()))):
+            pairs = list(zip(*(write_texts(output, frame.boxes.shape[1]) for output in (got, expected))))
+            texts, same = texts + len(pairs), same + sum(a == b for a, b in pairs)
+            example = example or next((f"{frame.name}: {a!r}, PyTorch {b!r}" for a, b in pairs if a != b), "")
+    reasons = [f"{name} differs by {error:.2g}" for name, error in errors.items() if not error <= LIMITS[precision]]
+    if same < texts:
+        reasons.append(f"{texts - same} of {texts} texts differ ({example})")
+    return GateReport(sha256, key, precision, len(frames), LIMITS[precision], errors, texts, same, "; ".join(reasons),
+                      example)
+
+
+def text_writer(loaded: LoadedModel) -> Callable[[VisionOutput, int], list[str]]:
+    """Greedy descriptions by the model's own language model, for `check`."""
+    model, prompts = loaded.model, loaded.prompts
+    question = loaded.config.prompt.describe
+
+    @torch.inference_mode()
+    def write(output: VisionOutput, count: int) -> list[str]:
+        texts = []
+        output = VisionOutput(*(value.to(model.device, model.dtype) for value in output))
+        for place in range(1, min(count, loaded.config.prompt.max_regions) + 1):
+            encoded = prompts.encode([(question.format(region=f"<region{place}>"), None)], count)
+            ids = torch.tensor([encoded.input_ids], device=model.device)
+            index = torch.tensor([encoded.region_index], device=model.device)
+            new = model.language.generate(
+                inputs_embeds=model.embed(ids, output, index), attention_mask=torch.ones_like(ids), do_sample=False,
+                max_new_tokens=_NEW_TOKENS)
+            # What follows the end of an answer is nobody's text.
+            texts.append(loaded.tokenizer.decode(new[0]).partition(prompts.stop_text)[0])
+        return texts
+
+    return write
+
+
+def twin_of(encode: Callable[..., Any], device: torch.device) -> Encode:
+    """PyTorch's side of the comparison: `GPT4RoI.encode` or a VisionNetwork, called with arrays."""
+
+    @torch.inference_mode()
+    def twin(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+        return VisionOutput(*encode(torch.from_numpy(images).to(device), torch.from_numpy(boxes).to(device)))
+
+    return twin

@@ -1,0 +1,85 @@
+"""The part of a model that becomes an engine: encoder, projector and region extractor, without the language model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..model.config import ModelConfig
+from ..model.gpt4roi import GPT4RoI
+from ..model.regions import build_region_extractor
+from ..model.vision import VisionEncoder
+
+
+class VisionNetwork(nn.Module):
+    """uint8 frames and normalised boxes → image tokens and region embeddings.
+
+    It shares its weights with the model it is made of.
+    """
+
+    def __init__(self, config: ModelConfig, vision: nn.Module, projector: nn.Linear, regions: nn.Module):
+        super().__init__()
+        self.config, self.vision, self.projector, self.regions = config, vision, projector, regions
+
+    @classmethod
+    def of(cls, model: GPT4RoI) -> VisionNetwork:
+        return cls(model.config, model.vision, model.projector, model.regions).eval()
+
+    @classmethod
+    def build(cls, config: ModelConfig, width: int) -> VisionNetwork:
+        """Random weights. width: D, the language model's width."""
+        vision = VisionEncoder(config.vision, config.preprocess)
+        regions = build_region_extractor(config.regions, vision.level_channels, width)
+        return cls(config, vision, nn.Linear(vision.width, width), regions).eval()
+
+    @property
+    def output_shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(T, D) of the image tokens and (K, D) of a region's embeddings."""
+        width = self.projector.out_features
+        return (self.vision.token_count, width), (self.config.regions.embeddings, width)
+
+    def forward(self, images: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """images: uint8 RGB [B, S, S, 3]. boxes: float32 [B, N, 4] in units of the image.
+
+        Returns image tokens [B, T, D] and region embeddings [B, N, K, D].
+        """
+        tokens, levels = self.vision(images)
+        return self.projector(tokens), self.regions(levels, boxes, None)
+
+
+def fingerprint(network: VisionNetwork) -> str:
+    """SHA-256 (hex) of everything that decides what the exported graph computes: config, weights, code, exporter."""
+    digest = hashlib.sha256()
+    here = Path(__file__).resolve().parent
+    for path in sorted([*here.parent.joinpath("model").glob("*.py"), here / "export.py", here / "network.py"]):
+        digest.update(path.read_bytes())
+    digest.update(json.dumps([torch.__version__, network.config.to_dict()], sort_keys=True).encode())
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_network(network: VisionNetwork, folder: Path) -> None:
+    """Writes what `load_network` reads, for another process."""
+    (folder / "config.json").write_text(
+        json.dumps({"model": network.config.to_dict(), "width": network.projector.out_features}), encoding="utf-8")
+    # Clones: an encoder may share a tensor between two names, which the format refuses.
+    save_file({k: v.detach().cpu().clone().contiguous() for k, v in network.state_dict().items()},
+              folder / "weights.safetensors")
+
+
+def load_network(folder: Path) -> VisionNetwork:
+    """The network in float32 on the CPU."""
+    facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    with init_empty_weights(include_buffers=False):
+        network = VisionNetwork.build(ModelConfig.from_dict(facts["model"]), facts["width"])
+    weights = load_file(folder / "weights.safetensors")
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
+    return network.eval()

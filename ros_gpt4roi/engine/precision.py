@@ -1,0 +1,158 @@
+"""Float32 ONNX graph → the same in half precision, with what would overflow or lose its digits kept in float32.
+
+The types are written into the graph as casts, so that a strongly typed TensorRT network and ONNX Runtime compute the
+same. Products run in half precision; normalisations, statistics and everything computed from box coordinates stay in
+float32, and so do sums of the region extractor's levels; cheap operators take the type of what they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from .errors import EngineError
+from .graph import scope
+
+HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+_PRODUCTS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+_FLOAT32 = frozenset((
+    "InstanceNormalization", "LayerNormalization", "GroupNormalization", "BatchNormalization", "RMSNormalization",
+    "ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "Pow", "Sqrt", "Exp", "Log", "Reciprocal", "Div",
+    "GridSample", "Floor", "Ceil", "Round", "AveragePool", "GlobalAveragePool"))
+# Inputs that have to be float32 whatever the others are: scales and regions of interest of Resize.
+_PARAMETER_INPUTS = {"Resize": (1, 2)}
+
+
+def to_half(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    """A copy of the graph in "fp16" or "bf16"; its inputs keep their types, its floating-point outputs are half.
+
+    Raises EngineError where a weight is too large for float16.
+    """
+    return _Halving(model, HALF[precision]).run()
+
+
+class _Halving:
+    def __init__(self, model: onnx.ModelProto, half: int):
+        self.model, self.half = onnx.ModelProto(), half
+        self.model.CopyFrom(model)
+        self.graph = self.model.graph
+        self.weights = {w.name: w for w in self.graph.initializer}
+        self.types = _float_values(self.model)
+        self.casts: dict[tuple[str, int], str] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self.made: dict[str, TensorProto] = {}
+
+    def run(self) -> onnx.ModelProto:
+        for node in self.graph.node:
+            self._node(node)
+        for output in self.graph.output:
+            if output.name in self.types:
+                self._finish(output)
+        used = {name for node in self.nodes for name in node.input}
+        kept = [w for w in self.graph.initializer if w.name in used]
+        del self.graph.initializer[:], self.graph.node[:], self.graph.value_info[:]
+        self.graph.initializer.extend(kept)
+        self.graph.initializer.extend(self.made.values())
+        self.graph.node.extend(self.nodes)
+        if self.half == TensorProto.BFLOAT16:
+            # The first version of the standard in which convolutions take bfloat16; no operator used here changed in it.
+            self.model.opset_import[0].version = max(22, self.model.opset_import[0].version)
+        return self.model
+
+    def _node(self, node: onnx.NodeProto) -> None:
+        floats = [i for i, name in enumerate(node.input)
+                  if name in self.types and i not in _PARAMETER_INPUTS.get(node.op_type, ())]
+        if node.op_type not in ("Cast", "CastLike", "Constant", "ConstantOfShape", "Range"):
+            wanted = self._wanted(node, [node.input[i] for i in floats])
+            for i in floats:
+                node.input[i] = self._as(node.input[i], wanted)
+        else:
+            wanted = TensorProto.FLOAT
+            for i in floats:
+                node.input[i] = self._as(node.input[i], wanted)
+        self.nodes.append(node)
+        for name in node.output:
+            if name in self.types:
+                self.types[name] = wanted
+
+    def _wanted(self, node: onnx.NodeProto, inputs: list[str]) -> int:
+        where = scope(node)
+        if node.op_type in _PRODUCTS:
+            # Small networks that read or write coordinates: half precision is too coarse for places in an image.
+            coordinates = where.startswith("regions.position") or where.endswith(".offsets")
+            return TensorProto.FLOAT if coordinates else self.half
+        computed = [name for name in inputs if name not in self.weights]
+        if node.op_type in _FLOAT32 or not computed:
+            return TensorProto.FLOAT
+        # Bins of the region extractor's levels are added up: four halves of up to 65504 would not fit in one.
+        is_sum = node.op_type in ("Add", "Sum") and len(computed) > 1 and where.split(".")[0] == "regions"
+        if is_sum or any(self.types[name] == TensorProto.FLOAT for name in computed):
+            return TensorProto.FLOAT
+        return self.half
+
+    def _as(self, name: str, wanted: int) -> str:
+        """The name of a value in the wanted type; weights are converted here, computed values in the graph."""
+        if self.types[name] == wanted:
+            return name
+        if (name, wanted) in self.casts:
+            return self.casts[name, wanted]
+        new = f"{name}_{TensorProto.DataType.Name(wanted).lower()}"
+        if name in self.weights:
+            self.made[new] = self._half_weight(self.weights[name], new)
+        else:
+            self.nodes.append(helper.make_node("Cast", [name], [new], name=f"cast_{new}", to=wanted))
+        self.types[new] = wanted
+        self.casts[name, wanted] = new
+        return new
+
+    def _half_weight(self, weight: TensorProto, new: str) -> TensorProto:
+        values = numpy_helper.to_array(weight)
+        if self.half == TensorProto.FLOAT16:
+            with np.errstate(over="ignore"):
+                values = values.astype(np.float16)
+            if not np.isfinite(values).all():
+                raise EngineError(f"weight {weight.name} has values beyond float16's 65504, expected bf16 for this model")
+            return numpy_helper.from_array(values, new)
+        bits = values.astype(np.float32).view(np.uint32)
+        # Round half to even: bfloat16 is the upper half of float32.
+        bits = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        return helper.make_tensor(new, TensorProto.BFLOAT16, values.shape, bits.tobytes(), raw=True)
+
+    def _finish(self, output: onnx.ValueInfoProto) -> None:
+        if self.types[output.name] != self.half:
+            inner = f"{output.name}_float"
+            for node in self.nodes:
+                for names in (node.input, node.output):
+                    for i, name in enumerate(names):
+                        if name == output.name:
+                            names[i] = inner
+            self.nodes.append(helper.make_node("Cast", [inner], [output.name], name=f"cast_{output.name}", to=self.half))
+        output.type.tensor_type.elem_type = self.half
+
+
+def _float_values(model: onnx.ModelProto) -> dict[str, int]:
+    """Every float32 value of the graph → its present type."""
+    graph = onnx.shape_inference.infer_shapes(_without_data(model)).graph
+    typed: Iterable[onnx.ValueInfoProto] = [*graph.input, *graph.value_info, *graph.output]
+    names = {v.name for v in typed if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    names |= {w.name for w in model.graph.initializer if w.data_type == TensorProto.FLOAT}
+    return dict.fromkeys(names, TensorProto.FLOAT)
+
+
+def _without_data(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large weights are declared but empty: shape inference needs their type, and takes 2 GB at most."""
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    small = []
+    for weight in light.graph.initializer:
+        if len(weight.raw_data) <= 1024:
+            small.append(weight)
+        else:
+            light.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, list(weight.dims)))
+    del light.graph.initializer[:]
+    light.graph.initializer.extend(small)
+    return light

@@ -1,0 +1,145 @@
+"""Explicit quantisation: QuantizeLinear and DequantizeLinear pairs around the products with constant weights.
+
+Activations get one scale a tensor, measured on recorded frames; weights one scale an output channel. Zero points are
+zero, as TensorRT asks for. The first product (it reads pixels), the projections to the language model's space and the
+box coordinates' small network stay as they are: they are cheap and sensitive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from .errors import EngineError
+from .frames import StoredFrame
+from .graph import INPUTS, scope
+
+_KEPT_SCOPES = ("projector", "regions.project", "regions.position")
+# Beyond this share of an activation's values the range is cut: single outliers would cost all others their digits.
+_PERCENTILE = 99.99
+# Smallest normal float16: below it a scale loses digits.
+_SMALLEST_SCALE = 2.0 ** -14
+
+
+@dataclass(frozen=True)
+class _Format:
+    onnx_type: int
+    dtype: np.dtype
+    largest: float
+
+
+FORMATS = {"int8": _Format(TensorProto.INT8, np.dtype(np.int8), 127.0),
+           "fp8": _Format(TensorProto.FLOAT8E4M3FN, np.dtype(ml_dtypes.float8_e4m3fn), 448.0)}
+
+
+def _candidates(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    weights = {w.name for w in model.graph.initializer}
+    products = [n for n in model.graph.node
+                if n.op_type in ("Conv", "Gemm", "MatMul") and n.input[1] in weights and n.input[0] not in weights]
+    return [n for n in products[1:] if not scope(n).startswith(_KEPT_SCOPES)]
+
+
+def calibrate(path: Path, frames: Sequence[StoredFrame]) -> dict[str, float]:
+    """Runs the float32 graph at `path` on frames. Returns the range (largest |value|) of every product's input by the
+    product's node name."""
+    model = onnx.load(str(path))
+    watched = {node.name: node.input[0] for node in _candidates(model)}
+    if not watched:
+        raise EngineError(f"{path}: no product with constant weights to quantise")
+    outputs = sorted(set(watched.values()))
+    kept = {o.name for o in model.graph.output}
+    model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs if n not in kept)
+    # Beside the original, because its external weights are named relative to it.
+    probe = path.with_name(path.stem + ".calibration.onnx")
+    onnx.save(model, str(probe))
+    try:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(str(probe), options, providers=["CPUExecutionProvider"])
+        ranges = dict.fromkeys(outputs, 0.0)
+        for frame in frames:
+            for name, value in zip(outputs, session.run(outputs, dict(zip(INPUTS, (frame.image, frame.boxes))))):
+                ranges[name] = max(ranges[name], float(np.percentile(np.abs(value), _PERCENTILE)))
+    finally:
+        probe.unlink()
+    return {node: ranges[value] for node, value in watched.items()}
+
+
+def quantise(model: onnx.ModelProto, ranges: dict[str, float], kind: str) -> onnx.ModelProto:
+    """A copy of a float32 or half-precision graph in which the calibrated products run in `kind` ("int8" or "fp8").
+
+    ranges: of `calibrate` on the float32 graph this one stems from.
+    """
+    form, out = FORMATS[kind], onnx.ModelProto()
+    out.CopyFrom(model)
+    weights = {w.name: w for w in out.graph.initializer}
+    made: dict[str, TensorProto] = {}
+    nodes: list[onnx.NodeProto] = []
+    quantised: dict[tuple[str, float], str] = {}
+    chosen = {n.name for n in _candidates(model)} & set(ranges)
+    for node in out.graph.node:
+        if node.name in chosen:
+            activation, weight = node.input[0], weights[node.input[1]]
+            float_type = weight.data_type
+            scale = _rounded(max(ranges[node.name] / form.largest, _SMALLEST_SCALE), float_type)
+            place = (activation, float(scale))
+            if place not in quantised:
+                quantised[place] = _pair(f"{activation}_{kind}_{len(quantised)}", activation, scale, float_type, form,
+                                         nodes, made)
+            node.input[0] = quantised[place]
+            node.input[1] = _quantised_weight(f"{node.name}_{kind}", node, weight, form, nodes, made)
+        nodes.append(node)
+    used = {name for node in nodes for name in node.input}
+    kept = [w for w in out.graph.initializer if w.name in used]
+    del out.graph.initializer[:], out.graph.node[:], out.graph.value_info[:]
+    out.graph.initializer.extend([*kept, *made.values()])
+    out.graph.node.extend(nodes)
+    return out
+
+
+def _rounded(values: np.ndarray | float, float_type: int) -> np.ndarray:
+    """Scales as the graph's number format holds them, in float32: weights are divided by what is multiplied later."""
+    dtype = helper.tensor_dtype_to_np_dtype(float_type)
+    return np.asarray(values, np.float32).astype(dtype).astype(np.float32)
+
+
+def _tensor(name: str, values: np.ndarray, onnx_type: int) -> TensorProto:
+    values = np.asarray(values).astype(helper.tensor_dtype_to_np_dtype(onnx_type))
+    return helper.make_tensor(name, onnx_type, values.shape, values.tobytes(), raw=True)
+
+
+def _pair(name: str, activation: str, scale: np.ndarray, float_type: int, form: _Format, nodes: list,
+          made: dict[str, TensorProto]) -> str:
+    made[f"{name}_scale"] = _tensor(f"{name}_scale", scale, float_type)
+    made[f"{name}_zero"] = _tensor(f"{name}_zero", np.zeros(()), form.onnx_type)
+    constants = [f"{name}_scale", f"{name}_zero"]
+    nodes.append(helper.make_node("QuantizeLinear", [activation, *constants], [f"{name}_q"], name=f"{name}_q"))
+    nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", *constants], [name], name=name))
+    return name
+
+
+def _quantised_weight(name: str, node: onnx.NodeProto, weight: TensorProto, form: _Format, nodes: list,
+                      made: dict[str, TensorProto]) -> str:
+    values = numpy_helper.to_array(weight).astype(np.float32)
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    axis = 0 if node.op_type == "Conv" or transposed else values.ndim - 1
+    others = tuple(i for i in range(values.ndim) if i != axis)
+    scale = _rounded(np.maximum(np.abs(values).max(axis=others) / form.largest, _SMALLEST_SCALE), weight.data_type)
+    shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+    scaled = np.clip(values / scale.reshape(shape), -form.largest, form.largest)
+    if form.onnx_type == TensorProto.INT8:
+        scaled = np.rint(scaled)
+    made[f"{name}_weight"] = _tensor(f"{name}_weight", scaled, form.onnx_type)
+    made[f"{name}_weight_scale"] = _tensor(f"{name}_weight_scale", scale, weight.data_type)
+    made[f"{name}_weight_zero"] = _tensor(f"{name}_weight_zero", np.zeros(scale.shape), form.onnx_type)
+    nodes.append(helper.make_node(
+        "DequantizeLinear", [f"{name}_weight", f"{name}_weight_scale", f"{name}_weight_zero"], [f"{name}_dequantised"],
+        name=f"{name}_dequantised", axis=axis))
+    return f"{name}_dequantised"

@@ -1,0 +1,253 @@
+"""TensorRT and ONNX Runtime behind one call: arrays on the CPU in, tensors on the device out.
+
+A runner is used by one thread at a time, as the whole vision stage is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from ..model.gpt4roi import VisionOutput
+from .cache import CachedEngine
+from .errors import EngineError
+from .flavour import Flavour, make_logger
+from .graph import INPUTS, OUTPUTS
+
+_log = logging.getLogger(__name__)
+
+
+class PinnedUpload:
+    """Copies arrays to a GPU from pinned memory, on the caller's stream, without waiting for the copy."""
+
+    def __init__(self) -> None:
+        self._staging: dict[int, tuple[torch.Tensor, torch.cuda.Event]] = {}
+
+    def copy(self, slot: int, array: np.ndarray, target: torch.Tensor) -> None:
+        """array: C-contiguous; target: of its type and number of elements, on the GPU. slot: which staging buffer."""
+        staged = self._staging.get(slot)
+        if staged is None or staged[0].numel() < array.nbytes:
+            staged = torch.empty(array.nbytes, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()
+            self._staging[slot] = staged
+        buffer, copied = staged
+        # The copy of the previous frame may still read the buffer.
+        copied.synchronize()
+        source = buffer[:array.nbytes].view(target.dtype).view(target.shape)
+        source.copy_(torch.from_numpy(array))
+        target.copy_(source, non_blocking=True)
+        copied.record()
+
+
+class TensorRTRunner:
+    """A plan with its execution contexts. Inputs and outputs are torch tensors bound by address; work is queued on the
+    caller's stream and not waited for.
+
+    For the profile's usual numbers of regions a CUDA graph is captured when it is first met. Its outputs are copied
+    out, on the device, because the next frame overwrites them.
+    """
+
+    def __init__(self, flavour: Flavour, engine: CachedEngine, device: torch.device, graph_regions: Sequence[int] = (),
+                 kernels: Path | None = None):
+        """kernels: of tensorrt_rtx, where the kernels it compiles on this card are kept between starts.
+
+        Raises EngineError where the plan cannot be used on this GPU.
+        """
+        self.device, self.precision, self._flavour = device, engine.header["key"]["precision"], flavour
+        trt = flavour.module
+        self._logger = make_logger(trt)
+        with torch.cuda.device(device):
+            self._runtime = trt.Runtime(self._logger)
+            self._engine = self._runtime.deserialize_cuda_engine(engine.plan)
+            if self._engine is None:
+                raise EngineError(f"{flavour.name} {flavour.version} refuses {engine.path}: {self._logger.last_error}")
+            self._types = {name: _torch_type(trt, self._engine.get_tensor_dtype(name)) for name in OUTPUTS}
+            self.max_frames, self.max_regions = tuple(self._engine.get_tensor_profile_shape(INPUTS[1], 0)[2])[:2]
+            size = self._engine.device_memory_size_v2
+            # All contexts run one after the other on one stream: they share their scratch memory.
+            self._scratch = torch.empty(max(size, 1), dtype=torch.uint8, device=device)
+            self._kernel_cache = _KernelCache(kernels) if flavour.ahead_of_time and kernels is not None else None
+            self._context = self._make_context()
+        self._upload = PinnedUpload()
+        self._graph_regions = sorted(graph_regions)
+        self._graphs: dict[tuple[int, int], _Graph] = {}
+
+    def __call__(self, images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+        """images: uint8 [B, S, S, 3]. boxes: float32 [B, N, 4]. Raises EngineError beyond the profile's shapes."""
+        frames, regions = boxes.shape[:2]
+        if frames > self.max_frames or regions > self.max_regions:
+            raise EngineError(f"{frames} frames with {regions} regions, the engine's profile takes at most "
+                              f"{self.max_frames} with {self.max_regions}")
+        with torch.cuda.device(self.device):
+            padded = next((n for n in self._graph_regions if n >= regions), None)
+            if padded is not None:
+                return self._replay(images, boxes, padded)
+            inputs = self._empty_inputs(images.shape, boxes.shape)
+            self._fill(inputs, images, boxes)
+            return VisionOutput(*self._enqueue(self._context, inputs))
+
+    def close(self) -> None:
+        """Keeps the kernels compiled meanwhile."""
+        if self._kernel_cache is not None:
+            self._kernel_cache.save()
+
+    def _make_context(self) -> Any:
+        trt = self._flavour.module
+        settings = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self._kernel_cache is not None:
+            # TensorRT of JetPack 6 has no runtime configurations; only tensorrt_rtx needs them.
+            config = self._engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(settings)
+            self._kernel_cache.attach(config)
+            settings = config
+        context = self._engine.create_execution_context(settings)
+        if context is None:
+            raise EngineError(f"no execution context: {self._logger.last_error}")
+        context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
+        return context
+
+    def _empty_inputs(self, image_shape: Sequence[int], box_shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        return (torch.empty(tuple(image_shape), dtype=torch.uint8, device=self.device),
+                torch.zeros(tuple(box_shape), dtype=torch.float32, device=self.device))
+
+    def _fill(self, inputs: tuple[torch.Tensor, torch.Tensor], images: np.ndarray, boxes: np.ndarray) -> None:
+        for slot, (array, target) in enumerate(zip((images, boxes), inputs)):
+            self._upload.copy(slot, np.ascontiguousarray(array), target)
+
+    def _enqueue(self, context: Any, inputs: tuple[torch.Tensor, torch.Tensor]) -> list[torch.Tensor]:
+        for name, tensor in zip(INPUTS, inputs):
+            if not context.set_input_shape(name, tuple(tensor.shape)):
+                raise EngineError(f"{name} {tuple(tensor.shape)}: {self._logger.last_error}")
+            context.set_tensor_address(name, tensor.data_ptr())
+        outputs = []
+        for name in OUTPUTS:
+            outputs.append(torch.empty(tuple(context.get_tensor_shape(name)), dtype=self._types[name], device=self.device))
+            context.set_tensor_address(name, outputs[-1].data_ptr())
+        if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise EngineError(f"the engine failed: {self._logger.last_error}")
+        return outputs
+
+    def _replay(self, images: np.ndarray, boxes: np.ndarray, padded: int) -> VisionOutput:
+        frames, regions = boxes.shape[:2]
+        graph = self._graphs.get((frames, padded))
+        if graph is None:
+            graph = self._graphs[frames, padded] = self._capture(images.shape, (frames, padded, 4))
+        if regions < padded:
+            boxes = np.concatenate([boxes, np.zeros((frames, padded - regions, 4), np.float32)], axis=1)
+        self._fill(graph.inputs, images, boxes)
+        graph.graph.replay()
+        tokens, embeddings = graph.outputs
+        return VisionOutput(tokens.clone(), embeddings[:, :regions].clone())
+
+    def _capture(self, image_shape: Sequence[int], box_shape: Sequence[int]) -> _Graph:
+        """A graph keeps its context: the shapes it was captured with are part of the context's state."""
+        context, inputs = self._make_context(), self._empty_inputs(image_shape, box_shape)
+        inputs[0].zero_()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            # Once outside: what a context does only for a new shape must not be captured.
+            outputs = self._enqueue(context, inputs)
+            stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                queued = context.execute_async_v3(stream.cuda_stream)
+        if not queued:
+            raise EngineError(f"the engine cannot be captured as a CUDA graph: {self._logger.last_error}")
+        torch.cuda.current_stream().wait_stream(stream)
+        return _Graph(graph, context, inputs, outputs)
+
+
+class _Graph:
+    def __init__(self, graph: torch.cuda.CUDAGraph, context: Any, inputs: tuple[torch.Tensor, torch.Tensor],
+                 outputs: list[torch.Tensor]):
+        self.graph, self.context, self.inputs, self.outputs = graph, context, inputs, outputs
+
+
+class _KernelCache:
+    """Kernels that tensorrt_rtx compiled on this card. The library checks a file against card and version itself."""
+
+    def __init__(self, path: Path):
+        self._path, self._cache = path, None
+
+    def attach(self, config: Any) -> None:
+        if self._cache is None:
+            self._cache = config.create_runtime_cache()
+            if self._path.exists() and not self._cache.deserialize(self._path.read_bytes()):
+                _log.info("%s: kernels of another card or version, they are compiled anew", self._path)
+        config.set_runtime_cache(self._cache)
+
+    def save(self) -> None:
+        partial = self._path.with_name(self._path.name + ".partial")
+        partial.write_bytes(memoryview(self._cache.serialize()))
+        partial.replace(self._path)
+
+
+def _torch_type(trt: Any, dtype: Any) -> torch.dtype:
+    return {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16,
+            trt.DataType.BF16: torch.bfloat16}[dtype]
+
+
+class OnnxRuntimeRunner:
+    """An ONNX graph in ONNX Runtime, on the CPU or through its CUDA provider. Memory of torch tensors is bound, so that
+    nothing is copied that need not be."""
+
+    def __init__(self, path: Path, device: torch.device, output_shapes: Sequence[Sequence[int]], precision: str,
+                 threads: int | None = None):
+        """output_shapes: (T, D) of the image tokens, (K, D) of a region. precision: of the graph. threads: of the CPU,
+        None: as PyTorch uses.
+
+        Raises EngineError where ONNX Runtime has no provider for the device or refuses the graph.
+        """
+        self.device, self.precision = device, precision
+        provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
+        if provider not in onnxruntime.get_available_providers():
+            raise EngineError(f"ONNX Runtime {onnxruntime.__version__} has no {provider}, expected the package "
+                              "onnxruntime-gpu for a GPU")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        # Threads that spin between frames would take the cores from the rest of the robot.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        settings = [{"device_id": device.index or 0}] if device.type == "cuda" else [{}]
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, [provider], settings)
+        except Exception as error:  # its exceptions have no common base class
+            raise EngineError(f"ONNX Runtime refuses {path}: {error}") from error
+        self._shapes, self._upload = output_shapes, PinnedUpload()
+        self._type = {"fp32": torch.float32, "fp16": torch.float16}[precision]
+
+    def __call__(self, images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+        """images: uint8 [B, S, S, 3]. boxes: float32 [B, N, 4]."""
+        inputs = [self._place(slot, np.ascontiguousarray(array)) for slot, array in enumerate((images, boxes))]
+        frames, regions = boxes.shape[:2]
+        outputs = [torch.empty(shape, dtype=self._type, device=self.device)
+                   for shape in ((frames, *self._shapes[0]), (frames, regions, *self._shapes[1]))]
+        binding, index = self._session.io_binding(), self.device.index or 0
+        for bind, names, tensors in ((binding.bind_input, INPUTS, inputs), (binding.bind_output, OUTPUTS, outputs)):
+            for name, tensor in zip(names, tensors):
+                bind(name, self.device.type, index, _NUMPY[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
+        if self.device.type == "cuda":
+            # Its own stream knows nothing of ours.
+            torch.cuda.current_stream(self.device).synchronize()
+        self._session.run_with_iobinding(binding)
+        return VisionOutput(*outputs)
+
+    def close(self) -> None:
+        """Nothing is kept between starts."""
+
+    def _place(self, slot: int, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cpu":
+            return tensor
+        target = torch.empty_like(tensor, device=self.device)
+        self._upload.copy(slot, array, target)
+        return target
+
+
+_NUMPY = {torch.uint8: np.uint8, torch.float32: np.float32, torch.float16: np.float16}

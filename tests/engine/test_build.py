@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ros_gpt4roi.engine.cache import EngineCache
+from ros_gpt4roi.engine.errors import EngineError
+from ros_gpt4roi.engine.flavour import Gpu, choose_flavour, load_flavour
+from ros_gpt4roi.engine.frames import default_frames_folder
+from ros_gpt4roi.engine.guard import Limits, Progress, run_guarded
+from ros_gpt4roi.engine.network import VisionNetwork, save_network
+from ros_gpt4roi.engine.profiles import EngineProfile
+from ros_gpt4roi.engine.provide import EngineRequest, provide_engine, provide_onnx
+from ros_gpt4roi.model.config import preset
+
+pytest.importorskip("tensorrt_rtx")
+
+# What else runs on the machine that tests is not the tests' business.
+PROFILE = EngineProfile("test", compute_capabilities=("SM89", "SM120"), reserve_mib=0)
+LIMITS = Limits(memory_mib=8192, reserve_mib=0, timeout_s=280)
+
+
+@pytest.fixture
+def request_for(network: VisionNetwork, remembered: Callable[[str], None]) -> EngineRequest:
+    remembered("tiny")
+    return EngineRequest(network, "tiny", PROFILE, load_flavour("tensorrt_rtx"), None, default_frames_folder())
+
+
+def test_engine_is_built_ahead_of_time_once(request_for: EngineRequest, cache: EngineCache) -> None:
+    told: list[Progress] = []
+    engine, key = provide_engine(request_for, "fp16", cache, progress=told.append)
+    assert len(engine.plan) > 100_000
+    assert engine.header["peak_mib"] > 50 and engine.header["seconds"] > 0
+    assert (key.gpu, key.capability, key.precision) == ("any", "SM89 SM120", "fp16")
+    building = [p for p in told if p.step.startswith("building the fp16 engine")]
+    assert len(building) > 5 and all(0 <= p.fraction <= 1 for p in building)
+    assert building[-1].fraction > 0.9
+
+    built = engine.path.stat().st_mtime_ns
+    told.clear()
+    again, _ = provide_engine(request_for, "fp16", cache, build=False, progress=told.append)
+    assert again.sha256 == engine.sha256 and again.path.stat().st_mtime_ns == built and not told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "fp8"])
+def test_every_precision_builds(request_for: EngineRequest, cache: EngineCache, precision: str) -> None:
+    engine, key = provide_engine(request_for, precision, cache)
+    assert len(engine.plan) > 100_000
+    assert bool(key.calibration) == (precision in ("int8", "fp8"))
+
+
+@pytest.mark.slow
+def test_damaged_engine_is_built_anew_and_the_log_says_why(
+        request_for: EngineRequest, cache: EngineCache, caplog: pytest.LogCaptureFixture) -> None:
+    engine, _ = provide_engine(request_for, "fp16", cache)
+    data = bytearray(engine.path.read_bytes())
+    data[-1000] ^= 1
+    engine.path.write_bytes(data)
+    with pytest.raises(EngineError, match="check sum is wrong, and building is switched off"):
+        provide_engine(request_for, "fp16", cache, build=False)
+    with caplog.at_level("INFO"):
+        again, _ = provide_engine(request_for, "fp16", cache)
+    assert "tampered or damaged, the plan's check sum is wrong, building it" in caplog.text
+    assert again.header["size"] == engine.header["size"]
+
+
+@pytest.mark.slow
+def test_tabletop_engine_is_built_ahead_of_time(cache: EngineCache) -> None:
+    torch.manual_seed(0)
+    network = VisionNetwork.build(preset("tabletop"), width=256)
+    request = EngineRequest(network, "tabletop", PROFILE, load_flavour("tensorrt_rtx"), None, default_frames_folder())
+    engine, _ = provide_engine(request, "fp16", cache)
+    weights = sum(p.numel() * 2 for p in network.parameters())
+    assert 0.9 * weights < len(engine.plan) < 3 * weights
+
+
+_BUILD = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from ros_gpt4roi.engine.cache import EngineCache
+from ros_gpt4roi.engine.flavour import load_flavour
+from ros_gpt4roi.engine.frames import default_frames_folder
+from ros_gpt4roi.engine.network import load_network
+from ros_gpt4roi.engine.profiles import EngineProfile
+from ros_gpt4roi.engine.provide import EngineRequest, provide_engine
+profile = EngineProfile("test", compute_capabilities=("SM89", "SM120"), reserve_mib=0)
+request = EngineRequest(load_network(Path(sys.argv[2])), "tiny", profile, load_flavour("tensorrt_rtx"), None,
+                        default_frames_folder())
+steps = []
+engine, _ = provide_engine(request, "fp16", EngineCache(Path(sys.argv[3])), progress=steps.append)
+print(engine.sha256, "built" if steps else "waited")
+"""
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_builds_and_the_other_waits(
+        request_for: EngineRequest, network: VisionNetwork, cache: EngineCache, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "network").mkdir()
+    save_network(network, tmp_path / "network")
+    arguments = [sys.executable, "-c", _BUILD, str(root), str(tmp_path / "network"), str(cache.folder)]
+    processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    lines = sorted(process.communicate(timeout=280)[0].split() for process in processes)
+    assert lines[0][0] == lines[1][0]
+    assert {line[1] for line in lines} == {"built", "waited"}
+
+
+def test_missing_graph_is_refused_where_building_is_off(network: VisionNetwork, cache: EngineCache) -> None:
+    with pytest.raises(EngineError, match="not exported yet, and building is switched off"):
+        provide_onnx(network, "tiny", cache, LIMITS, build=False)
+
+
+def test_stale_and_damaged_graphs_are_named(
+        network: VisionNetwork, cache: EngineCache, remembered: Callable[[str], None]) -> None:
+    remembered("tiny")
+    assert provide_onnx(network, "tiny", cache, LIMITS, build=False).path.exists()
+    changed = VisionNetwork.build(dataclasses.replace(network.config), network.projector.out_features)
+    with pytest.raises(EngineError, match="stale"):
+        provide_onnx(changed, "tiny", cache, LIMITS, build=False)
+    graph = cache.folder / "tiny.onnx" / "vision.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
+    with pytest.raises(EngineError, match="vision.onnx is damaged"):
+        provide_onnx(network, "tiny", cache, LIMITS, build=False)
+
+
+def test_build_stops_at_its_memory_limit(tmp_path: Path, network: VisionNetwork) -> None:
+    save_network(network, tmp_path)
+    job = {"kind": "export", "network": str(tmp_path), "onnx": str(tmp_path / "vision.onnx")}
+    with pytest.raises(EngineError, match="memory_limit_mib 20"):
+        run_guarded(job, dataclasses.replace(LIMITS, memory_mib=20))
+    with pytest.raises(EngineError, match="reserve_mib"):
+        run_guarded(job, dataclasses.replace(LIMITS, reserve_mib=1 << 30))
+    with pytest.raises(EngineError, match="timeout_s"):
+        run_guarded(job, dataclasses.replace(LIMITS, timeout_s=0.0))
+    assert not (tmp_path / "vision.onnx").exists()
+
+
+def test_error_of_the_child_reaches_the_parent(tmp_path: Path) -> None:
+    job = {"kind": "build", "onnx": str(tmp_path / "none.onnx"), "precision": "fp16", "lowered": "", "plan": ""}
+    with pytest.raises(EngineError, match="none.onnx"):
+        run_guarded(job, LIMITS)
+
+
+def test_flavour_says_why_it_was_left_out() -> None:
+    # TensorRT-RTX is for cards: it has no kernels for Orin, Thor and H200.
+    orin, card = Gpu("Orin", (8, 7), "540.4"), Gpu("NVIDIA GeForce RTX 4090", (8, 9), "580.1")
+    with pytest.raises(EngineError, match=r"does not know compute capability \(8, 7\)"):
+        choose_flavour("tensorrt_rtx", orin)
+    assert choose_flavour("tensorrt_rtx", card).ahead_of_time
+    with pytest.raises(EngineError, match="tensorrt_none cannot be imported"):
+        load_flavour("tensorrt_none")

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from ros_gpt4roi.engine.cache import CacheError, EngineCache, EngineKey, verify
+from ros_gpt4roi.engine.errors import EngineError
+
+KEY = EngineKey(onnx="a" * 64, flavour="tensorrt", version="10.3.0", gpu="Orin", capability="8.7", driver="540.4",
+                shapes="frames 1..1..2", precision="fp16")
+PLAN = bytes(range(256)) * 64
+
+
+@pytest.fixture
+def stored(cache: EngineCache, tmp_path: Path) -> Path:
+    (tmp_path / "plan").write_bytes(PLAN)
+    return cache.store("slot", KEY, tmp_path / "plan", {"seconds": 1.0, "peak_mib": 2}).path
+
+
+def test_stored_plan_comes_back_whole(cache: EngineCache, stored: Path) -> None:
+    engine = cache.load("slot", KEY)
+    assert bytes(engine.plan) == PLAN
+    assert engine.header["peak_mib"] == 2
+    assert list(cache.folder.glob(".*partial")) == []
+
+
+def test_folder_is_private_even_where_it_was_not(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    cache = EngineCache(tmp_path / "open")
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("onnx", "b" * 64), ("flavour", "tensorrt_rtx"), ("version", "10.4.0"), ("gpu", "Thor"), ("capability", "11.0"),
+    ("driver", "580.1"), ("shapes", "frames 1..4..8"), ("precision", "bf16")])
+def test_stale_engine_is_not_used_and_the_reason_named(cache: EngineCache, stored: Path, field: str, value: str) -> None:
+    with pytest.raises(CacheError, match=f"stale, {field} was "):
+        cache.load("slot", dataclasses.replace(KEY, **{field: value}))
+
+
+@pytest.mark.parametrize("place", [0, 9, 20, 60, -len(PLAN), -1])
+def test_flipped_byte_is_found(cache: EngineCache, stored: Path, place: int) -> None:
+    data = bytearray(stored.read_bytes())
+    data[place] ^= 0x40
+    stored.write_bytes(data)
+    with pytest.raises(CacheError, match="tampered|foreign|truncated"):
+        cache.load("slot", KEY)
+
+
+@pytest.mark.parametrize("length", [0, 10, 44, 300, -1])
+def test_cut_file_is_found(cache: EngineCache, stored: Path, length: int) -> None:
+    stored.write_bytes(stored.read_bytes()[:length])
+    with pytest.raises(CacheError, match="truncated|tampered"):
+        cache.load("slot", KEY)
+
+
+def test_file_that_others_may_write_is_foreign(cache: EngineCache, stored: Path) -> None:
+    stored.chmod(0o666)
+    with pytest.raises(CacheError, match="foreign"):
+        verify(stored)
+
+
+def test_some_other_file_is_foreign(cache: EngineCache, stored: Path) -> None:
+    stored.write_bytes(b"ftrt" + PLAN)
+    with pytest.raises(CacheError, match="not an engine file"):
+        cache.load("slot", KEY)
+
+
+def test_missing_engine_says_so(cache: EngineCache) -> None:
+    with pytest.raises(CacheError, match="not built yet"):
+        cache.load("slot", KEY)
+
+
+def test_new_engine_replaces_the_old_and_its_report(cache: EngineCache, stored: Path, tmp_path: Path) -> None:
+    cache.report_path("slot").write_text("{}")
+    (tmp_path / "plan").write_bytes(b"newer")
+    newer = dataclasses.replace(KEY, version="10.4.0")
+    cache.store("slot", newer, tmp_path / "plan", {})
+    assert bytes(cache.load("slot", newer).plan) == b"newer"
+    assert not cache.report_path("slot").exists()
+    assert len(cache.files()) == 1
+
+
+def test_failed_store_leaves_the_old_engine(
+        cache: EngineCache, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "plan").write_bytes(b"newer")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        cache.store("slot", KEY, tmp_path / "plan", {})
+    assert bytes(cache.load("slot", KEY).plan) == PLAN
+    assert list(cache.folder.glob(".*partial")) == []
+
+
+def test_unwritable_folder_is_replaced_by_a_private_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Below a file: that refuses root, too, as which containers run tests.
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.WARNING):
+        cache = EngineCache(tmp_path / "file" / "engines")
+    assert "cannot be used" in caplog.text and str(tmp_path) in caplog.text
+    (tmp_path / "plan").write_bytes(PLAN)
+    cache.store("slot", KEY, tmp_path / "plan", {})
+    assert bytes(cache.load("slot", KEY).plan) == PLAN
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+
+
+def test_second_one_waits_for_the_lock_and_is_told(cache: EngineCache) -> None:
+    held, release, waited = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        with cache.lock("slot", 5) as before:
+            waited.append(before)
+            held.set()
+            release.wait(20)
+
+    def follow() -> None:
+        with cache.lock("slot", 20) as before:
+            waited.append(before)
+
+    threads = [threading.Thread(target=hold), threading.Thread(target=follow)]
+    threads[0].start()
+    assert held.wait(20)
+    with pytest.raises(EngineError, match="another process"), cache.lock("slot", 0.0):
+        pass
+    threads[1].start()
+    release.set()
+    for thread in threads:
+        thread.join(20)
+    # The second may have come after the release; the first never waited.
+    assert len(waited) == 2 and waited[0] is False

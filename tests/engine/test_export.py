@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from engine_fixtures import config_of, inputs
+
+from ros_gpt4roi.engine import export
+from ros_gpt4roi.engine.export import export_onnx, relative_error
+from ros_gpt4roi.engine.graph import onnx_files
+from ros_gpt4roi.engine.network import VisionNetwork, fingerprint, load_network, save_network
+from ros_gpt4roi.engine.runners import OnnxRuntimeRunner
+
+
+def assert_same(network: VisionNetwork, path: Path) -> None:
+    runner = OnnxRuntimeRunner(path, torch.device("cpu"), network.output_shapes, "fp32", threads=1)
+    for frames, regions in ((1, 1), (1, 7), (1, 64), (3, 7)):
+        images, boxes = inputs(network.config.preprocess.image_size, frames, regions, seed=regions)
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(images), torch.from_numpy(boxes))
+        for got, wanted in zip(runner(images, boxes), expected):
+            assert got.shape == wanted.shape
+            assert relative_error(got, wanted) <= 1e-3
+
+
+def test_exported_graph_computes_the_same(network: VisionNetwork, exported: Path) -> None:
+    assert_same(network, exported)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("encoder", "extractor"), [
+    ("clip", "deformable"), ("resnet", "roi_align"), ("resnet", "deformable"), ("siglip", "roi_align_lite")])
+def test_every_encoder_and_extractor_exports(encoder: str, extractor: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = VisionNetwork.build(config_of(encoder, extractor), width=32)
+    export_onnx(network, tmp_path / "vision.onnx")
+    assert_same(network, tmp_path / "vision.onnx")
+
+
+def test_graph_takes_bytes_and_needs_no_plugin(exported: Path) -> None:
+    graph = onnx.load(str(exported)).graph
+    images, boxes = graph.input
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [d.dim_value for d in images.type.tensor_type.shape.dim][1:] == [32, 32, 3]
+    assert [bool(d.dim_param) for d in boxes.type.tensor_type.shape.dim] == [True, True, False]
+    assert {node.domain for node in graph.node} == {""}
+    assert "RoiAlign" not in {node.op_type for node in graph.node}
+
+
+@pytest.mark.slow
+def test_weights_of_a_large_model_go_beside_the_graph(
+        network: VisionNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "INLINE_BYTES", 1)
+    export_onnx(network, tmp_path / "vision.onnx")
+    graph, data = onnx_files(tmp_path / "vision.onnx")
+    weights = sum(p.numel() * 4 for p in network.parameters())
+    assert data.stat().st_size >= 0.9 * weights > graph.stat().st_size / 10
+    assert_same(network, graph)
+
+
+def test_fingerprint_follows_the_weights(network: VisionNetwork, tmp_path: Path) -> None:
+    before = fingerprint(network)
+    save_network(network, tmp_path)
+    copy = load_network(tmp_path)
+    assert fingerprint(copy) == before
+    with torch.no_grad():
+        copy.projector.bias[0] += 1e-3
+    assert fingerprint(copy) != before
+
+
+def test_relative_error_is_of_the_worst_vector_and_infinite_for_nan() -> None:
+    expected = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    assert relative_error(torch.tensor([[3.0, 4.0], [0.0, 2.5]]), expected) == pytest.approx(0.25)
+    assert relative_error(torch.tensor([[3.0, 4.0], [0.0, float("nan")]]), expected) == float("inf")

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from engine_fixtures import inputs
+from onnx import numpy_helper
+
+from ros_gpt4roi.engine.cache import CachedEngine, EngineCache
+from ros_gpt4roi.engine.errors import EngineError
+from ros_gpt4roi.engine.flavour import load_flavour
+from ros_gpt4roi.engine.frames import StoredFrame, default_frames_folder
+from ros_gpt4roi.engine.gate import Encode, GateReport, check, read_report, text_writer, twin_of
+from ros_gpt4roi.engine.lower import lower
+from ros_gpt4roi.engine.network import VisionNetwork
+from ros_gpt4roi.engine.opening import first_accepted
+from ros_gpt4roi.engine.profiles import EngineProfile
+from ros_gpt4roi.engine.provide import EngineRequest
+from ros_gpt4roi.engine.runners import OnnxRuntimeRunner
+from ros_gpt4roi.model.checkpoint import LoadedModel
+from ros_gpt4roi.model.gpt4roi import VisionOutput
+
+FRAMES = [StoredFrame(str(seed), *inputs(32, 1, 3, seed)) for seed in range(2)]
+
+
+@pytest.fixture
+def twin(loaded: LoadedModel) -> Encode:
+    return twin_of(loaded.model.encode, torch.device("cpu"))
+
+
+def run_check(engine: Encode, twin: Encode, precision: str = "fp16", loaded: LoadedModel | None = None) -> GateReport:
+    return check(engine, twin, FRAMES, precision, "sha", "key", text_writer(loaded) if loaded else None)
+
+
+def test_twin_passes_its_own_gate(twin: Encode, loaded: LoadedModel) -> None:
+    report = run_check(twin, twin, "fp32", loaded)
+    assert report.passed
+    assert report.errors == {"image_tokens": 0.0, "region_embeddings": 0.0}
+    assert report.texts == report.same_texts == 6
+
+
+@pytest.mark.parametrize("output", ["image_tokens", "region_embeddings"])
+def test_wrong_output_is_refused_by_name(twin: Encode, output: str) -> None:
+    def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+        got = twin(images, boxes)
+        # One wrong vector among many must not drown in the average.
+        wrong = getattr(got, output).clone()
+        wrong[0, -1] *= 1.1
+        return got._replace(**{output: wrong})
+
+    report = run_check(engine, twin)
+    assert not report.passed
+    assert f"{output} differs by 0.1" in report.reason
+
+
+def test_same_error_is_judged_by_precision(twin: Encode) -> None:
+    def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+        return VisionOutput(*(value * 1.05 for value in twin(images, boxes)))
+
+    assert not run_check(engine, twin, "fp16").passed
+    assert run_check(engine, twin, "bf16").passed
+
+
+def test_overflow_is_refused(twin: Encode) -> None:
+    def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+        return VisionOutput(*(value * float("inf") for value in twin(images, boxes)))
+
+    assert not run_check(engine, twin, "fp8").passed
+
+
+def test_other_text_is_refused_although_the_numbers_are_close(twin: Encode) -> None:
+    calls = []
+
+    def write_texts(output: VisionOutput, count: int) -> list[str]:
+        calls.append(output)
+        return ["a red mug"] * (count - 1) + ["a red mug" if len(calls) % 2 else "a blue mug"]
+
+    report = check(twin, twin, FRAMES, "fp16", "sha", "key", write_texts)
+    assert not report.passed
+    assert report.same_texts == 4 and "2 of 6 texts differ (0: 'a red mug', PyTorch 'a blue mug')" in report.reason
+
+
+def test_engine_that_fails_to_run_is_refused(twin: Encode) -> None:
+    def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+        raise EngineError("out of memory")
+
+    assert run_check(engine, twin).reason == "it does not run: out of memory"
+
+
+def test_report_survives_a_file_and_damage_reads_as_none(twin: Encode, tmp_path: Path) -> None:
+    report = run_check(twin, twin)
+    report.write(tmp_path / "x.gate.json")
+    assert read_report(tmp_path / "x.gate.json") == report
+    (tmp_path / "x.gate.json").write_text(json.dumps({"engine": "x"}))
+    assert read_report(tmp_path / "x.gate.json") is None
+    assert read_report(tmp_path / "y.gate.json") is None
+
+
+@pytest.mark.slow
+def test_broken_engine_is_refused_and_the_next_safer_precision_taken(
+        loaded: LoadedModel, network: VisionNetwork, exported: Path, cache: EngineCache,
+        remembered: Callable[[str], None], tmp_path: Path) -> None:
+    """Real plans from tensorrt_rtx; where no GPU runs them, ONNX Runtime runs the very graphs they are built from."""
+    pytest.importorskip("tensorrt_rtx")
+    remembered("tiny")
+    started = []
+
+    def start(engine: CachedEngine) -> OnnxRuntimeRunner:
+        precision = engine.header["key"]["precision"]
+        started.append(precision)
+        model = lower(onnx.load(str(exported)), precision, {})
+        if precision == "fp16":
+            _break(model)
+        path = tmp_path / f"{precision}.onnx"
+        onnx.save(model, str(path))
+        return OnnxRuntimeRunner(path, torch.device("cpu"), network.output_shapes, precision, threads=1)
+
+    request = EngineRequest(network, "tiny", EngineProfile("test", reserve_mib=0), load_flavour("tensorrt_rtx"), None,
+                            default_frames_folder())
+    runner = first_accepted(loaded, request, ["fp16", "fp32"], cache, True, start)
+    assert runner.precision == "fp32" and started == ["fp16", "fp32"]
+    refused = read_report(cache.report_path(request.engine_slot("fp16")))
+    assert not refused.passed and "image_tokens differs" in refused.reason
+    assert read_report(cache.report_path(request.engine_slot("fp32"))).passed
+
+    # The verdicts are remembered: the next start neither builds nor compares.
+    files = {path: path.stat().st_mtime_ns for path in (*cache.files(), *cache.folder.glob("*.gate.json"))}
+    assert first_accepted(loaded, request, ["fp16", "fp32"], cache, True, start).precision == "fp32"
+    assert files == {path: path.stat().st_mtime_ns for path in (*cache.files(), *cache.folder.glob("*.gate.json"))}
+    with pytest.raises(EngineError, match="no engine: fp16: .*image_tokens differs"):
+        first_accepted(loaded, request, ["fp16"], cache, True, start)
+
+
+def _break(model: onnx.ModelProto) -> None:
+    """Doubles the projector's bias."""
+    node = next(n for n in model.graph.node if n.op_type == "Add" and any("projector" in p.value for p in n.metadata_props))
+    bias = next(w for w in model.graph.initializer if w.name in node.input)
+    values = copy.copy(numpy_helper.to_array(bias))
+    bias.CopyFrom(numpy_helper.from_array(values + np.float16(1), bias.name))
