@@ -2,6 +2,7 @@
 
 `attributes`: classify every region's attributes from its vector, which teaches an encoder without pretrained weights to see.
 `facts`: next token, with regions told instead of seen, which teaches a language model without pretrained weights to speak.
+`align`: the region's vector is drawn to the one that was told, so that the extractor writes what the language model reads.
 `conversation`: next token with everything in place.
 """
 
@@ -41,32 +42,59 @@ class AttributeObjective(nn.Module):
         return {"loss": loss, "accuracy": torch.stack(right)}
 
 
-class FactsObjective(nn.Module):
-    """Next-token loss of a conversation whose picture is blank and whose regions are told instead of seen.
-
-    A region's embedding is made of its attributes' classes (embeddings that are thrown away after the stage) and of its
-    box, through the extractor's own position layers and projection: what the language model learns to read there is
-    what the extractor learns to write in stage 1.
+class Facts(nn.Module):
+    """What is told of a region instead of seeing it: an embedding a class, summed over attributes, plus the box's position.
 
     classes: number of classes of each attribute.
     """
 
     def __init__(self, model: GPT4RoI, classes: Sequence[int]):
         super().__init__()
-        self.model = model
-        self.facts = nn.ModuleList(nn.Embedding(n, model.config.regions.hidden) for n in classes)
+        self.tables = nn.ModuleList(nn.Embedding(n, model.config.regions.hidden) for n in classes)
+
+    def forward(self, model: GPT4RoI, attributes: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """attributes: [B, N, A], −100 where there is no region. Returns vectors [B, N, hidden]."""
+        told = sum(table(attributes[..., i].clamp(min=0)) for i, table in enumerate(self.tables))
+        return told + model.regions.position(boxes)
+
+
+class FactsObjective(nn.Module):
+    """Next-token loss of a conversation whose picture is blank and whose regions are told instead of seen.
+
+    The facts pass through the extractor's own position layers and projection: what the language model learns to read
+    there is what the extractor learns to write in the stages after it.
+    """
+
+    def __init__(self, model: GPT4RoI, facts: Facts):
+        super().__init__()
+        self.model, self.facts = model, facts
 
     def forward(self, input_ids: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, attributes: torch.Tensor,
                 region_index: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor,
                 **loss_arguments) -> dict[str, torch.Tensor]:
         """attributes: [B, N, A], −100 where there is no region; the rest as GPT4RoI.forward takes it."""
-        model, regions = self.model, self.model.regions
-        told = sum(fact(attributes[..., i].clamp(min=0)) for i, fact in enumerate(self.facts))
-        embeddings = regions.project(told + regions.position(boxes)).unflatten(-1, (model.config.regions.embeddings, -1))
+        model = self.model
+        vectors = model.regions.project(self.facts(model, attributes, boxes))
+        embeddings = vectors.unflatten(-1, (model.config.regions.embeddings, -1))
         blank = boxes.new_zeros(len(images), model.vision.token_count, embeddings.shape[-1])
         out = model.language(inputs_embeds=model.embed(input_ids, VisionOutput(blank, embeddings), region_index),
                              attention_mask=attention_mask, labels=labels, use_cache=False, **loss_arguments)
         return {"loss": out.loss}
+
+
+class AlignObjective(nn.Module):
+    """Mean squared distance of the extractor's vectors to those that the language model was told in `facts`."""
+
+    def __init__(self, model: GPT4RoI, facts: Facts):
+        super().__init__()
+        self.model, self.facts = model, facts.requires_grad_(False)
+
+    def forward(self, images: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """labels: the regions' attributes [B, N, A], −100 where there is no region."""
+        _, levels = self.model.vision(images)
+        known = labels[..., 0] != IGNORED
+        seen, told = self.model.regions.features(levels, boxes), self.facts(self.model, labels, boxes)
+        return {"loss": F.mse_loss(seen[known].float(), told[known].float())}
 
 
 class ConversationObjective(nn.Module):
@@ -78,3 +106,7 @@ class ConversationObjective(nn.Module):
 
     def forward(self, **batch) -> dict[str, torch.Tensor]:
         return {"loss": self.model(**batch).loss}
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
+        """Recomputes the language model's activations in the backward pass (TrainingArguments.gradient_checkpointing)."""
+        self.model.language.gradient_checkpointing_enable(gradient_checkpointing_kwargs)

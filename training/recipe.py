@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-OBJECTIVES = ("attributes", "facts", "conversation")
+OBJECTIVES = ("attributes", "facts", "align", "conversation")
 
 
 class RecipeError(ValueError):
@@ -21,8 +21,9 @@ class Stage:
     """One stage.
 
     objective: see objectives.py. trainable: parts of the model that learn ("vision", "projector", "regions",
-    "regions.position", "language", …); all else is frozen. texts: which of the data set's texts, "short" or "long".
-    list_regions: conversations introduce all regions of their image. arguments: transformers' TrainingArguments.
+    "regions.position", "language", …); all else is frozen. texts: which of the data set's texts, "short", "long" or (tabletop) "regions".
+    list_regions: conversations introduce all regions of their image.
+    facts: the earlier stage whose facts this one goes on with (facts) or is drawn to (align). arguments: transformers' TrainingArguments.
     """
 
     name: str
@@ -30,13 +31,16 @@ class Stage:
     trainable: tuple[str, ...]
     texts: str = "long"
     list_regions: bool = False
+    facts: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise RecipeError(f"stage {self.name}: objective {self.objective!r}, expected one of {OBJECTIVES}")
-        if self.texts not in ("short", "long"):
-            raise RecipeError(f"stage {self.name}: texts {self.texts!r}, expected short or long")
+        if self.objective == "align" and not self.facts:
+            raise RecipeError(f"stage {self.name}: objective align without facts, expected the name of an earlier stage")
+        if self.texts not in ("short", "regions", "long"):
+            raise RecipeError(f"stage {self.name}: texts {self.texts!r}, expected short, regions or long")
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch.utils.data import Dataset
-from transformers import set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_model, load_checkpoint, read_config
 from ros_gpt4roi.model.config import ConfigError, LanguageConfig, ModelConfig, preset
@@ -26,6 +26,8 @@ from .trainer import FINAL_FOLDER, run_stage
 
 # Conversations the tokenizer is learned from: more of them no longer change a vocabulary this small.
 TOKENIZER_SAMPLES = 3000
+# Brings PyTorch's initial linear layers to about the size of a language model's initial token embeddings.
+SPLICED_SCALE = 0.05
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +47,18 @@ def start_model(recipe: Recipe, train: Dataset) -> LoadedModel:
     # References become names before the tokenizer ever sees them.
     texts = (text.replace("<region", "region").replace(">", "") for text in texts)
     tokenizer = train_tokenizer(texts, recipe.vocabulary, config.prompt.template)
-    return build_model(_with_vocabulary(config, tokenizer), tokenizer)
+    loaded = build_model(with_vocabulary(config, tokenizer), tokenizer)
+    # What is spliced in must not be louder than the words around it: a normalised residual stream that is full of it
+    # takes long to learn which name belongs to which region.
+    with torch.no_grad():
+        for layer in (loaded.model.regions.project, loaded.model.projector):
+            layer.weight.mul_(SPLICED_SCALE)
+            layer.bias.zero_()
+    return loaded
 
 
-def _with_vocabulary(config: ModelConfig, tokenizer: Any) -> ModelConfig:
+def with_vocabulary(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ModelConfig:
+    """The description with a language model of the tokenizer's size."""
     facts = {**config.language.model, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
              "bos_token_id": None, "eos_token_id": None}
     return dataclasses.replace(config, language=LanguageConfig(facts))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
@@ -19,10 +20,10 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from ros_gpt4roi.model.checkpoint import LoadedModel, save_checkpoint, unshared
 
 from .collate import AttributeCollator, ConversationCollator, Mirrored
-from .objectives import AttributeObjective, ConversationObjective, FactsObjective
+from .objectives import AlignObjective, AttributeObjective, ConversationObjective, Facts, FactsObjective
 from .recipe import RecipeError, Stage
 
-CURVE_FILE, FINAL_FOLDER = "curve.json", "final"
+CURVE_FILE, FACTS_FILE, FINAL_FOLDER = "curve.json", "facts.safetensors", "final"
 # What every stage is run with unless its recipe says otherwise.
 DEFAULTS: dict[str, Any] = dict(
     bf16=True, lr_scheduler_type="cosine", warmup_steps=0.05, weight_decay=0.05, max_grad_norm=1.0, logging_steps=25,
@@ -69,6 +70,14 @@ def freeze(model: nn.Module, trainable: tuple[str, ...]) -> list[nn.Module]:
     return [part for part in model.children() if not any(p.requires_grad for p in part.parameters())]
 
 
+def read_facts(facts: Facts, folder: Path) -> None:
+    """Fills the tables with those that the stage of that folder has learned. Raises RecipeError."""
+    try:
+        facts.load_state_dict(load_file(folder / FACTS_FILE))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RecipeError(f"{folder / FACTS_FILE}: {error}, expected what a stage of objective facts wrote") from error
+
+
 def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dataset, folder: Path,
               arguments: dict[str, Any], classes: tuple[int, ...], seed: int) -> None:
     """Trains `loaded.model` in place and writes folder/final when it is whole; goes on from folder/checkpoint-* if any.
@@ -78,13 +87,17 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
     model = loaded.model
     frozen = freeze(model, stage.trainable)
     model.to(memory_format=torch.channels_last)  # convolutions on a CPU run about twice as fast so
-    if stage.objective == "attributes":
-        objective: nn.Module = AttributeObjective(model, classes)
+    facts = Facts(model, classes)
+    if stage.facts:
+        read_facts(facts, folder.parent / stage.facts)
+    if stage.objective in ("attributes", "align"):
+        objective: nn.Module = AttributeObjective(model, classes) if stage.objective == "attributes" \
+            else AlignObjective(model, facts)
         collator: Any = AttributeCollator()
         train = Mirrored(train, seed)
     else:
         told = stage.objective == "facts"
-        objective = FactsObjective(model, classes) if told else ConversationObjective(model)
+        objective = FactsObjective(model, facts) if told else ConversationObjective(model)
         collator = ConversationCollator(loaded.prompts, stage.list_regions, attributes=told)
     # Statistics of normalisation layers in a frozen encoder must not move either.
     for part in frozen:
@@ -101,6 +114,8 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
     if trainer.is_world_process_zero():
         curve = folder / CURVE_FILE
         curve.write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
+        if stage.objective == "facts":
+            save_file(unshared(facts.state_dict()), folder / FACTS_FILE)
         partial = folder / (FINAL_FOLDER + ".partial")
         save_checkpoint(model, loaded.tokenizer, partial)
         os.replace(partial, folder / FINAL_FOLDER)

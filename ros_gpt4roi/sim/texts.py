@@ -50,12 +50,12 @@ def permuted(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def short_rounds(scene: Scene) -> list[TextRound]:
-    """One short description a region, asked for by the bare region token ``<boxK>``: the texts of training stage 1."""
+    """One short description a region: the texts of training stage 1."""
     rounds = []
     for i, obj in enumerate(scene.objects):
         values = tuple(getattr(obj, name) for name in ORDER)
         expected = Expected("attributes", values, questions.COMBINATIONS)
-        rounds.append(TextRound(f"What is <box{i + 1}>?", sentence(short_text(obj)), "short", "bare", expected,
+        rounds.append(TextRound(f"What is <region{i + 1}>?", sentence(short_text(obj)), "short", "named", expected,
                                 (i + 1,), i, frozenset({i})))
     return rounds
 
@@ -117,11 +117,11 @@ def about_it(scene: Scene, parent: TextRound, rng: np.random.Generator,
 
 
 def conversation(scene: Scene, rng: np.random.Generator, max_rounds: int = 8,
-                 weights: dict[str, float] | None = None) -> list[TextRound]:
+                 weights: dict[str, float] | None = None, regions_only: bool = False) -> list[TextRound]:
     """At most ``max_rounds`` rounds about one scene; empty where nothing can be asked.
 
     Each round stands for itself except for follow-ups, which come right after the round they refer to. ``weights``
-    (task → how often) stands in for WEIGHTS. No question comes twice.
+    (task → how often) stands in for WEIGHTS. regions_only: see `ask`. No question comes twice.
     """
     weights = WEIGHTS if weights is None else weights
     tasks = list(weights)
@@ -133,7 +133,8 @@ def conversation(scene: Scene, rng: np.random.Generator, max_rounds: int = 8,
     for _ in range(3 * max_rounds):
         if len(rounds) >= max_rounds:
             break
-        turns = ask(scene, tasks[int(rng.choice(len(tasks), p=shares))], rng, told=told, layout=layout)
+        turns = ask(scene, tasks[int(rng.choice(len(tasks), p=shares))], rng, regions_only=regions_only, told=told,
+                    layout=layout)
         turn = turns[-1] if turns else None
         while turn is not None and len(rounds) < max_rounds and (turn.follow_up or turn.question not in asked):
             asked.add(turn.question)

@@ -267,7 +267,7 @@ def test_long_text_tells_the_object_and_where_it_stands():
 def test_short_rounds_cover_every_region():
     scene = make_scene(1)
     turns = short_rounds(scene)
-    assert [turn.question for turn in turns] == [f"What is <box{k}>?" for k in range(1, len(scene.objects) + 1)]
+    assert [turn.question for turn in turns] == [f"What is <region{k}>?" for k in range(1, len(scene.objects) + 1)]
     assert all(score(turn.expected, short_text(obj)) for turn, obj in zip(turns, scene.objects))
 
 

@@ -19,6 +19,7 @@ from training.data.coco import Coco
 from training.data.index import Index, open_index
 from training.data.mixture import Mixture, Part, decode, open_mixture, pack
 from training.data.record import Record, RecordError, Round, check_record, references
+from training.data.visual_genome import VisualGenome
 from training.tokenizer import train_tokenizer
 
 
@@ -57,13 +58,19 @@ def test_an_epoch_visits_every_image_once_and_ratios_hold(tmp_path):
 
     def visited(ratio: float, epoch: int) -> Counter:
         mixture = Mixture([Part(coco, ratio)], 0, 0)
-        return Counter(mixture.locate(epoch * len(mixture) + p)[2] for p in range(len(mixture)))
+        return Counter(mixture.locate(epoch * len(mixture) + p).image for p in range(len(mixture)))
 
     assert visited(1, 0) == Counter(range(10))
     assert set(visited(2.5, 0).values()) == {2, 3} and visited(2.5, 0).total() == 25
     share = [visited(0.3, epoch) for epoch in range(20)]
     assert all(counts.total() == 3 and max(counts.values()) == 1 for counts in share)
     assert len(set().union(*share)) == 10, "the share changes with the epoch"
+
+
+def test_a_second_visit_in_an_epoch_says_something_else(tmp_path):
+    source = fixtures.source(VisualGenome, fixtures.visual_genome(tmp_path), tmp_path)
+    mixture = Mixture([Part(source, 8.0)], 0, 0)
+    assert len({str(mixture[p].rounds) for p in range(8)}) > 4
 
 
 def test_conversations_of_one_image_become_one_record_with_their_regions_renumbered():
@@ -102,7 +109,7 @@ def test_an_unreadable_image_is_counted_and_replaced_up_to_the_limit(tmp_path):
     mixture = open_mixture(section, 0)
     (tmp_path / "train2017" / "000000000009.jpg").write_bytes(b"not a picture")
     assert {mixture[p].source for p in range(1)} == {"coco 25"}
-    broken = next(p for p in range(2) if mixture.locate(p)[2] == 0)
+    broken = next(p for p in range(2) if mixture.locate(p).image == 0)
     with pytest.raises(RecordError, match="more than 1 images skipped"):
         for _ in range(3):
             mixture[broken]

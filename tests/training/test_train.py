@@ -27,7 +27,8 @@ STAGES = [
     {"name": "tell", "objective": "facts", "trainable": ["language", "regions.position", "regions.project"],
      "list_regions": True},
     {"name": "see", "objective": "attributes", "trainable": ["vision", "regions"]},
-    {"name": "align", "objective": "conversation", "trainable": ["regions", "projector"], "texts": "short"},
+    {"name": "align", "objective": "align", "trainable": ["regions.convs", "regions.flatten"], "facts": "tell"},
+    {"name": "short", "objective": "conversation", "trainable": ["regions", "projector"], "texts": "short"},
     {"name": "tune", "objective": "conversation", "trainable": ["regions", "projector", "language"],
      "list_regions": True},
 ]
@@ -76,8 +77,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number, parts", [(0, ("language", "regions.position", "regions.project")),
-                                           (1, ("vision", "regions")), (2, ("regions", "projector")),
-                                           (3, ("regions", "projector", "language"))])
+                                           (1, ("vision", "regions")), (2, ("regions.convs", "regions.flatten")),
+                                           (3, ("regions", "projector")),
+                                           (4, ("regions", "projector", "language"))])
 def test_a_stage_changes_what_it_trains_and_nothing_else(start, finished, number, parts):
     before = weights(finished / STAGES[number - 1]["name"] / "final" if number else start)
     after = weights(finished / STAGES[number]["name"] / "final")
@@ -94,7 +96,10 @@ def test_every_objective_learns(start, finished, tmp_path):
         run = tmp_path / stage["name"]
         run.mkdir()
         (run / "scenes").symlink_to(tmp_path / "scenes")
-        train(read_recipe(write_recipe(run, start, [{**stage, "trainable": ["vision", "regions", "projector", "language"]}],
+        stage = {**stage, "trainable": ["vision", "regions", "projector", "language"]}
+        if stage["objective"] == "align":
+            (run / "tell").symlink_to(finished / "tell")
+        train(read_recipe(write_recipe(run, start, [stage],
                                        steps=30, eval_strategy="no", save_steps=100)), run)
         losses = [e["loss"] for e in json.loads((run / stage["name"] / "curve.json").read_text()) if "loss" in e]
         assert sum(losses[-5:]) < 0.85 * sum(losses[:5]), stage["name"]
@@ -135,6 +140,7 @@ def test_deploy_writes_a_folder_that_loads_in_half_precision(finished, tmp_path)
     ({"objective": "dream"}, "objective 'dream'"),
     ({"texts": "medium"}, "texts 'medium'"),
     ({"colour": 1}, "unknown stage field ['colour']"),
+    ({"objective": "align"}, "objective align without facts"),
 ])
 def test_a_wrong_stage_is_named(start, tmp_path, change, message):
     path = write_recipe(tmp_path, start, [{**STAGES[0], **change}])

@@ -19,7 +19,8 @@ def open_dataset(
 ) -> Dataset:
     """The data set of a recipe's ``train`` or ``validation`` section, as samples of training.collate.
 
-    source: {"kind": "tabletop", "split", "scenes", "seed"} or {"kind": "mixture", …} as `open_mixture` reads it.
+    source: {"kind": "tabletop", "split", "scenes", "seed"} or {"kind": "mixture", …} as `open_mixture` reads it,
+        or {"kind": "shards", "urls": [...]}, a stream without a length, for stages with max_steps.
     folder: the run's, where rendered scenes go. texts: "short" or "long" (tabletop; a mixture's sources decide theirs).
     preprocess: of the model that is trained; by default that of the embedded one.
     Raises DataError where the section or its files cannot be used.
@@ -33,8 +34,12 @@ def open_dataset(
     preprocess = preset("tabletop").preprocess if preprocess is None else preprocess
     if kind == "mixture":
         return MixtureDataset(open_mixture(values, seed), preprocess)
+    if kind == "shards":
+        from training.data.shards import ShardDataset
+
+        return ShardDataset(values["urls"], seed, preprocess)
     if kind != "tabletop":
-        raise DataError(f"kind is {kind!r}, expected tabletop or mixture")
+        raise DataError(f"kind is {kind!r}, expected tabletop, mixture or shards")
     try:
         scenes = Path(folder) / "scenes" / f"{values['split']}-{values['seed']}"
         render_scenes(scenes, values["split"], values["scenes"], values["seed"], preprocess=preprocess)

@@ -1,4 +1,5 @@
-"""``python -m training.data check``: look at a configuration's data. ``convert``: a detector's pickle to npz."""
+"""``python -m training.data check``: look at a configuration's data. ``convert``: a detector's pickle to npz.
+``shard``: a recipe's training data as webdataset tar files."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from training.data.boxes import load_class_names, load_pickle, save_detections
 from training.data.check import check
 from training.data.mixture import open_mixture
 from training.data.record import RecordError
+from training.data.shards import write_shards
 from training.recipe import RecipeError, read_recipe
 
 
@@ -23,6 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
     look.add_argument("--out", type=Path, default=Path("data_check"), help="folder for the pictures")
     look.add_argument("--samples", type=int, default=4, help="visits of every source to look at")
     look.set_defaults(run=_check)
+    split = commands.add_parser("shard", help="write a recipe's training mixture as webdataset tar files")
+    split.add_argument("--config", type=Path, required=True, help="a recipe (YAML)")
+    split.add_argument("--out", type=Path, required=True, help="folder for the tar files")
+    split.add_argument("--epochs", type=int, default=1, help="epochs to write, each with its own texts")
+    split.add_argument("--per-shard", type=int, default=2000, help="visits in a file (default %(default)s)")
+    split.set_defaults(run=_shard)
     turn = commands.add_parser("convert", help="turn a detector's pickle into npz or JSON")
     turn.add_argument("pickle", type=Path)
     turn.add_argument("out", type=Path)
@@ -51,6 +59,16 @@ def _check(options: argparse.Namespace) -> int:
         print(f"{name}\n{text}")
         failures += failed
     return 1 if failures else 0
+
+
+def _shard(options: argparse.Namespace) -> int:
+    recipe = read_recipe(options.config)
+    values = dict(recipe.train)
+    if values.pop("kind", None) != "mixture":
+        raise RecordError(f"{options.config}: train is no mixture")
+    files = write_shards(open_mixture(values, recipe.seed), options.out, options.epochs, options.per_shard)
+    print(f"{options.out}: {len(files)} files")
+    return 0
 
 
 def _convert(options: argparse.Namespace) -> int:

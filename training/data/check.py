@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from training.data.mixture import Mixture
+from training.data.mixture import Mixture, Visit
 from training.data.record import Record, RecordError, references
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
@@ -35,7 +35,7 @@ def check(mixture: Mixture, samples: int, out: Path) -> tuple[str, int]:
         boxes, rounds = [], []
         for place in dict.fromkeys(places.tolist()):
             try:
-                record = mixture.visit(number, place, 0)
+                record = mixture.visit(Visit(number, place))
             except (RecordError, ValueError, OSError) as error:
                 failures += 1
                 lines.append(f"    visit {place} failed: {error}")

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -36,6 +36,15 @@ SOURCES: dict[str, type[Source]] = {
 }
 # Keeps the random streams of orders and of visits apart.
 _ORDER, _VISIT = 0, 1
+
+
+class Visit(NamedTuple):
+    """Which image of which part is looked at, in which epoch, and for how many-th time in it (from 0)."""
+
+    part: int
+    image: int
+    epoch: int = 0
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,30 +85,31 @@ class Mixture:
         """Visits an epoch."""
         return int(self._bounds[-1])
 
-    def locate(self, position: int) -> tuple[int, int, int]:
-        """(epoch, part, image) of a position in the endless sequence."""
+    def locate(self, position: int) -> Visit:
+        """What stands at a position of the endless sequence."""
         epoch, place = divmod(int(position), len(self))
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, self._shuffle(epoch)
         visit = int(self._order[1][place])
         part = int(np.searchsorted(self._bounds, visit, side="right")) - 1
-        return epoch, part, self._image_of(epoch, part, visit - int(self._bounds[part]))
+        image, turn = self._image_of(epoch, part, visit - int(self._bounds[part]))
+        return Visit(part, image, epoch, turn)
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         return self._rng(_ORDER, epoch).permutation(len(self)).astype(np.int64)
 
-    def _image_of(self, epoch: int, part: int, visit: int) -> int:
-        """Full rounds over the images first, then a random share of them that changes with the epoch."""
+    def _image_of(self, epoch: int, part: int, visit: int) -> tuple[int, int]:
+        """(image, turn): full rounds over the images first, then a random share of them that changes with the epoch."""
         count = len(self.parts[part].source)
         whole, rest = divmod(visit, count)
         if whole < self.parts[part].visits // count:
-            return rest
+            return rest, whole
         # An affine walk is a cheap permutation: every worker computes it for itself, without an array per part.
         rng = self._rng(_ORDER, epoch, part)
         step = int(rng.integers(1, count + 1))
         while np.gcd(step, count) != 1:
             step = step % count + 1
-        return (int(rng.integers(count)) + rest * step) % count
+        return (int(rng.integers(count)) + rest * step) % count, whole
 
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence([self.seed, *key]))
@@ -108,22 +118,22 @@ class Mixture:
         if position < 0:
             raise IndexError(f"position {position}")
         for attempt in range(len(self)):
-            epoch, part, image = self.locate(position + attempt)
+            visit = self.locate(position + attempt)
             try:
-                return self.visit(part, image, epoch)
+                return self.visit(visit)
             except (RecordError, ValueError, OSError) as error:
-                self._fail(f"{self.parts[part].source.kind} {image}: {error}")
+                self.fail(f"{self.parts[visit.part].source.kind} {visit.image}: {error}")
         raise RecordError("no record of the mixture can be read")
 
-    def visit(self, part: int, image: int, epoch: int) -> Record:
-        """The packed record of one image. Raises RecordError, ValueError or OSError where it cannot be made."""
-        source = self.parts[part].source
-        pixels = decode(source.image(image))
-        rng = self._rng(_VISIT, epoch, part, image)
-        records = source.records(image, rng, (pixels.shape[1], pixels.shape[0]))
+    def visit(self, visit: Visit) -> Record:
+        """The packed record of one visit. Raises RecordError, ValueError or OSError where it cannot be made."""
+        source = self.parts[visit.part].source
+        pixels = decode(source.image(visit.image))
+        records = source.records(visit.image, self._rng(_VISIT, *visit), (pixels.shape[1], pixels.shape[0]))
         return check_record(dataclasses.replace(pack(records), image=pixels))
 
-    def _fail(self, message: str) -> None:
+    def fail(self, message: str) -> None:
+        """Count a visit that cannot be made. Raises RecordError past the limit."""
         self.errors.append(message)
         log.warning("skipped: %s", message)
         if len(self.errors) > self.malformed_limit:

@@ -163,16 +163,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 class TabletopDataset(Dataset):
     """Rendered scenes with attributes and conversations, as training.collate.Sample.
 
-    folder: what `render_scenes` has filled. texts: "short" (a description a region) or "long" (conversations of at most
-    ``max_rounds`` rounds). scenes: read only so many, None: all.
+    folder: what `render_scenes` has filled. texts: "short" (a description a region), "long" (conversations of at most
+    ``max_rounds`` rounds) or "regions" (the same, but nothing is referred to by what it looks like). scenes: read only so many, None: all.
     The order of a scene's regions and its texts are functions of seed, epoch and index.
     Raises TabletopError where the folder is incomplete.
     """
 
     def __init__(self, folder: str | Path, seed: int = 0, texts: str = "long", scenes: int | None = None,
                  max_rounds: int = 12) -> None:
-        if texts not in ("short", "long"):
-            raise ValueError(f"texts is {texts!r}, expected short or long")
+        if texts not in ("short", "regions", "long"):
+            raise ValueError(f"texts is {texts!r}, expected short, regions or long")
         self.folder, self.seed, self.texts, self.max_rounds, self.epoch = Path(folder), seed, texts, max_rounds, 0
         self.manifest = _read_manifest(self.folder)
         count = self.manifest["scenes"] if scenes is None else scenes
@@ -223,7 +223,8 @@ class TabletopDataset(Dataset):
 
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, index]))
         scene = permuted(self.scene(index), rng)
-        rounds = short_rounds(scene) if self.texts == "short" else conversation(scene, rng, self.max_rounds)
+        rounds = short_rounds(scene) if self.texts == "short" else \
+            conversation(scene, rng, self.max_rounds, regions_only=self.texts == "regions")
         attributes = np.array([[values.index(getattr(o, name)) for name, values in ATTRIBUTES.items()]
                                for o in scene.objects], np.int64)
         return Sample(self.image(index), normalise_boxes(scene.boxes(), scene.width, scene.height), attributes,

@@ -112,7 +112,7 @@ def _case(case: Scored) -> str:
 
 
 def picture(case: Scored) -> str:
-    """The case's image with the boxes that the question names (all, where it names none), as a data: URL."""
+    """The case's image with the boxes that question and truth name (all, where they name none), as a data: URL."""
     record = case.item.record
     if isinstance(record.image, np.ndarray):
         image = Image.fromarray(record.image)
@@ -122,7 +122,8 @@ def picture(case: Scored) -> str:
     scale = _PICTURE / max(image.size)
     image = image.resize([max(1, round(side * scale)) for side in image.size])
     draw = ImageDraw.Draw(image)
-    named = set(references(record.rounds[-1].question)) or set(range(1, len(record.boxes) + 1))
+    spoken = record.rounds[-1].question + "".join(case.item.references)
+    named = set(references(spoken)) or set(range(1, len(record.boxes) + 1))
     for number in sorted(named):
         box = (record.boxes[number - 1] * scale).tolist()
         colour = COLOURS[(number - 1) % len(COLOURS)]
