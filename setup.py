@@ -17,6 +17,7 @@ setup(
         (f"share/{NAME}/launch", sorted(glob("launch/*.py"))),
         (f"share/{NAME}/config", sorted(glob("config/*.yaml"))),
         (f"share/{NAME}/engines", sorted(glob("engines/*.yaml"))),
+        (f"share/{NAME}/engines/probe", sorted(glob("engines/probe/*"))),
         (f"share/{NAME}/models/tabletop", sorted(glob("models/tabletop/*.json") + glob("models/tabletop/*.safetensors"))),
     ],
     install_requires=["setuptools"],

@@ -1,1 +1,1 @@
-"""What the README's figures come from: `python -m benchmarks.NAME --json FILE`. Every figure is a ratio measured in one run."""
+"""What the README's figures come from: `python -m benchmarks.NAME --json FILE`. Every figure is a ratio of one run."""

@@ -53,25 +53,32 @@ def main() -> None:
     parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS), help="numbers of regions")
     parser.add_argument("--rounds", type=int, default=30, help="timed calls of each variant; a tenth at full size")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--light", action="store_true",
+                        help=f"the large models in PyTorch only, with {USUAL} regions: minutes instead of an hour")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results: dict[str, Any] = {"machine": {**machine_facts(), "onnxruntime": onnxruntime.__version__,
                                            "gemm_flops": _gemm_speed(device), "copy_bytes": _copy_speed(device)}}
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for name in options.models:
-            rounds = options.rounds if name == "tabletop" else max(3, options.rounds // 10)
-            results[name] = _measure(name, device, options.counts, rounds, not options.no_compile and name == "tabletop",
-                                     EngineCache(Path(folder)), results["machine"])
+            large = name != "tabletop"
+            rounds = max(3, options.rounds // 10) if large else options.rounds
+            left_out = {"compiled"} if large or options.no_compile else set()
+            if large and options.light:
+                left_out |= {"onnxruntime", "tensorrt"}
+            counts = [USUAL] if large and options.light else options.counts
+            results[name] = _measure(name, device, counts, rounds, left_out, EngineCache(Path(folder)),
+                                     results["machine"])
     results.update(_headlines(results, options.counts))
     write_results(options.json, results)
 
 
-def _measure(name: str, device: torch.device, counts: list[int], rounds: int, compiled: bool, cache: EngineCache,
+def _measure(name: str, device: torch.device, counts: list[int], rounds: int, left_out: set[str], cache: EngineCache,
              machine: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     network = VisionNetwork.build(preset(name), MODELS[name]).to(device, dtype)
-    variants, notes = _variants(network, name, device, compiled, cache)
+    variants, notes = _variants(network, name, device, left_out, cache)
     size = network.config.preprocess.image_size
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (1, size, size, 3), np.uint8)
@@ -92,27 +99,26 @@ def _measure(name: str, device: torch.device, counts: list[int], rounds: int, co
     return found
 
 
-def _variants(network: VisionNetwork, name: str, device: torch.device, compiled: bool,
+def _variants(network: VisionNetwork, name: str, device: torch.device, left_out: set[str],
               cache: EngineCache) -> tuple[dict[str, Variant], dict[str, str]]:
     def place(function: Callable[..., Any]) -> Variant:
         return lambda images, boxes: function(torch.from_numpy(images).to(device), torch.from_numpy(boxes).to(device))
 
     variants: dict[str, Variant] = {
         "published": place(lambda images, boxes: published.encode(network, images, boxes)), "torch": place(network)}
-    notes = {}
-    if compiled:
+    notes = dict.fromkeys(left_out, "left out of this run")
+    if "compiled" not in left_out:
         variants["compiled"] = place(torch.compile(network, dynamic=False))
     gpu = this_gpu(device)
     profile = find_profile("auto", gpu.name if gpu else None)
     try:
-        limits = Limits(profile.memory_limit_mib, 0, profile.timeout_s)
-        graph = provide_onnx(network, name, cache, limits)
-        variants["onnxruntime"] = OnnxRuntimeRunner(graph.path, device, network.output_shapes, "fp32")
+        if "onnxruntime" not in left_out:
+            graph = provide_onnx(network, name, cache, Limits(profile.memory_limit_mib, 0, profile.timeout_s))
+            variants["onnxruntime"] = OnnxRuntimeRunner(graph.path, device, network.output_shapes, "fp32")
     except EngineError as error:
         notes["onnxruntime"] = str(error)
-    if gpu is None:
-        notes["tensorrt"] = "no GPU here"
-        return variants, notes
+    if gpu is None or "tensorrt" in left_out:
+        return variants, {"tensorrt": "no GPU here", **notes}
     try:
         flavour = choose_flavour(profile.flavour, gpu)
         request = EngineRequest(network, name, replace(profile, reserve_mib=0), flavour, gpu, default_frames_folder())
@@ -148,7 +154,7 @@ def _stages(network: VisionNetwork, images: np.ndarray, boxes: np.ndarray, devic
 
 
 def _floor(network: VisionNetwork, images: np.ndarray, boxes: np.ndarray, machine: dict[str, Any]) -> dict[str, float]:
-    """The least time the operations and the bytes of our network can take at the speeds this machine was measured at."""
+    """The least time the operations and the bytes of our network can take at this machine's measured speeds."""
     device = network.projector.weight.device
     with FlopCounterMode(display=False) as counter:
         outputs = network(torch.from_numpy(images).to(device), torch.from_numpy(boxes).to(device))

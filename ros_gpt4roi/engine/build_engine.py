@@ -18,7 +18,7 @@ from .guard import Progress
 from .network import VisionNetwork
 from .opening import EngineOptions, open_tensorrt
 from .profiles import PRECISIONS, ladder
-from .provide import EngineRequest, model_slot, provide_engine
+from .provide import EngineRequest, model_slot, provide_engine, verify_graph
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default=defaults.precision, choices=PRECISIONS, help="instead of the profile's")
     parser.add_argument("--frames", default=defaults.frames, help="folder of recorded frames for calibration and gate")
     parser.add_argument("--cache", default=defaults.cache, help="folder of engines")
-    parser.add_argument("--check", action="store_true", help="verify every engine of the cache, build nothing")
+    parser.add_argument("--check", action="store_true", help="verify every file of the cache, build nothing")
     parser.add_argument("--list", action="store_true", help="show the cache, build nothing")
     parser.add_argument("--verbose", action="store_true", help="TensorRT's own messages too")
     return parser
@@ -95,6 +95,10 @@ def _show(cache: EngineCache, verify_all: bool) -> int:
         verdict = "gate not run" if not known else "passed" if report.passed else f"refused: {report.reason}"
         print(f"  ok    {path.name}: {key['precision']}, {key['flavour']} {key['version']}, GPU {key['gpu']}, "
               f"{header['size'] >> 20} MiB, built in {header['seconds']} s with {header['peak_mib']} MiB, {verdict}")
+    for folder in cache.graph_folders():
+        graph, problem = verify_graph(folder)
+        bad += graph is None
+        print(f"  ok    {folder.name}: exported graph" if graph else f"  BAD   {folder}: {problem}")
     return 1 if bad and verify_all else 0
 
 

@@ -41,8 +41,9 @@ def build_plan(graph: Path, plan: Path, job: dict[str, Any], say: Any) -> None:
     if targets:
         config.num_compute_capabilities = len(targets)
         for index, name in enumerate(targets):
-            if name not in trt.ComputeCapability.__members__:
-                raise EngineError(f"compute capability {name!r}, expected some of {list(trt.ComputeCapability.__members__)}")
+            known = trt.ComputeCapability.__members__
+            if name not in known:
+                raise EngineError(f"compute capability {name!r}, expected some of {list(known)}")
             config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
     config.add_optimization_profile(_shapes(builder, network, job))
     serialised = builder.build_serialized_network(network, config)
@@ -50,6 +51,7 @@ def build_plan(graph: Path, plan: Path, job: dict[str, Any], say: Any) -> None:
         raise EngineError(f"{flavour.name} {flavour.version} could not build: {logger.last_error}")
     with plan.open("wb") as file:
         file.write(memoryview(serialised))
+    say(step=f"built the {job['precision']} engine", fraction=1.0)
 
 
 def _shapes(builder: Any, network: Any, job: dict[str, Any]) -> Any:

@@ -18,6 +18,7 @@ import json
 import logging
 import mmap
 import os
+import shutil
 import stat
 import struct
 import tempfile
@@ -34,6 +35,8 @@ _log = logging.getLogger(__name__)
 _MAGIC = b"RG4RENG1"
 _PREFIX = struct.Struct("<8sI32s")  # magic, header's length, header's SHA-256
 _LONGEST_HEADER = 1 << 16
+_LEFTOVERS = (".build-*", ".export-*", ".*.partial")
+_LEFTOVER_AGE_S = 24 * 3600.0
 SUFFIX = ".engine"
 
 
@@ -43,7 +46,7 @@ class CacheError(EngineError):
 
 @dataclass(frozen=True)
 class EngineKey:
-    """Everything that decides whether a plan fits. gpu, capability and driver are "any" for a plan built ahead of time."""
+    """Everything that decides whether a plan fits. gpu and driver are "any" for a plan built ahead of time."""
 
     onnx: str
     flavour: str
@@ -92,6 +95,7 @@ class EngineCache:
         self.folder = Path(folder) if folder is not None else default_cache_folder()
         try:
             _make_private(self.folder)
+            _remove_leftovers(self.folder)
         except OSError as error:
             self._temporary = tempfile.TemporaryDirectory(prefix="ros_gpt4roi_engines_")
             _log.warning("engine cache %s cannot be used (%s): engines are kept in %s until this process ends",
@@ -162,6 +166,14 @@ class EngineCache:
         """All engine files, verified or not."""
         return sorted(self.folder.glob(f"*{SUFFIX}"))
 
+    def graph_folder(self, slot: str) -> Path:
+        """Where the exported graph of a model lies."""
+        return self.folder / f"{slot}.onnx"
+
+    def graph_folders(self) -> list[Path]:
+        """All exported graphs, verified or not."""
+        return sorted(self.folder.glob("*.onnx"))
+
 
 def _make_private(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -173,6 +185,16 @@ def _make_private(folder: Path) -> None:
     # chmod bits do not tell of read-only mounts and full disks.
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"\0")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What a process that was killed while building left behind; what is younger may still be worked on."""
+    for pattern in _LEFTOVERS:
+        for path in folder.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):  # another process cleans up, too
+                if time.time() - path.stat().st_mtime > _LEFTOVER_AGE_S:
+                    _log.info("removing %s, left behind by a build that was killed", path)
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def verify(path: Path) -> CachedEngine:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -35,6 +36,7 @@ def export_onnx(network: VisionNetwork, path: Path) -> None:
         program = torch.onnx.export(
             network, example, dynamo=True, opset_version=OPSET, input_names=list(INPUTS),
             output_names=list(OUTPUTS), dynamic_shapes=({0: frames}, {0: frames, 1: boxes}), verbose=False)
+    _convert_bytes_first(program.model.graph)
     for node in program.model.graph:
         if node.domain not in ("", "ai.onnx") or node.op_type == "RoiAlign":
             raise EngineError(f"the exported graph holds {node.domain}::{node.op_type}, expected standard operators")
@@ -44,6 +46,18 @@ def export_onnx(network: VisionNetwork, path: Path) -> None:
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     program.save(str(path), external_data=weights > INLINE_BYTES)
     onnx.checker.check_model(str(path))
+
+
+def _convert_bytes_first(graph: Any) -> None:
+    """Makes the conversion to float the only reader of the bytes: TensorRT gives them to no other layer, not even to
+    one that asks only for their shape."""
+    images = next(value for value in graph.inputs if value.name == INPUTS[0])
+    convert = next(node for node in images.consumers() if node.op_type == "Cast")
+    graph.remove(convert)
+    graph.insert_before(graph[0], convert)
+    for node in images.consumers():
+        if node is not convert:
+            node.replace_input_with(list(node.inputs).index(images), convert.outputs[0])
 
 
 def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:

@@ -71,7 +71,7 @@ def choose_flavour(name: str, gpu: Gpu | None) -> Flavour:
 
 
 def make_logger(trt: ModuleType) -> Any:
-    """A TensorRT logger that writes to ours and remembers the last error, since TensorRT answers None where it fails."""
+    """A TensorRT logger that writes to ours and remembers the last error: TensorRT answers None where it fails."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:

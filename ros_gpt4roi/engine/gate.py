@@ -29,6 +29,7 @@ from .graph import OUTPUTS
 Encode = Callable[[np.ndarray, np.ndarray], VisionOutput]
 
 LIMITS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1, "fp8": 2e-1}
+_TWIN_LIMITS = {torch.float32: LIMITS["fp32"], torch.float16: LIMITS["fp16"], torch.bfloat16: LIMITS["bf16"]}
 # Long enough to show a difference, short enough that a gate takes seconds.
 _NEW_TOKENS = 24
 
@@ -71,12 +72,18 @@ def read_report(path: Path) -> GateReport | None:
         return None
 
 
-def check(engine: Encode, twin: Encode, frames: Sequence[StoredFrame], precision: str, sha256: str, key: str,
-          write_texts: Callable[[VisionOutput, int], list[str]] | None = None) -> GateReport:
+def limit_for(precision: str, twin_type: torch.dtype) -> float:
+    """Largest relative error of an engine, given the number format its twin runs in: no closer than that one is."""
+    return max(LIMITS[precision], _TWIN_LIMITS[twin_type])
+
+
+def check(engine: Encode, twin: Encode, frames: Sequence[StoredFrame], precision: str, limit: float, sha256: str,
+          key: str, write_texts: Callable[[VisionOutput, int], list[str]] | None = None) -> GateReport:
     """Compares an engine with its PyTorch twin.
 
-    write_texts: (vision output of one frame, number of its regions) → a text for each; None where there is no
-    language model to ask. An engine that fails to run is refused like one that is wrong.
+    limit: of `limit_for`. sha256, key: of the engine, for the report. write_texts: (vision output of one frame, number
+    of its regions) → a text for each; None where there is no language model to ask. An engine that fails to run is
+    refused like one that is wrong.
     """
     errors, texts, same, example = dict.fromkeys(OUTPUTS, 0.0), 0, 0, ""
     for frame in frames:
@@ -84,7 +91,7 @@ def check(engine: Encode, twin: Encode, frames: Sequence[StoredFrame], precision
         try:
             got = engine(frame.image, frame.boxes)
         except (EngineError, RuntimeError) as error:
-            return GateReport(sha256, key, precision, len(frames), LIMITS[precision], errors, texts, same,
+            return GateReport(sha256, key, precision, len(frames), limit, errors, texts, same,
                               f"it does not run: {error}")
         for name in OUTPUTS:
             errors[name] = max(errors[name], relative_error(getattr(got, name), getattr(expected, name)))
@@ -92,11 +99,10 @@ def check(engine: Encode, twin: Encode, frames: Sequence[StoredFrame], precision
             pairs = list(zip(*(write_texts(output, frame.boxes.shape[1]) for output in (got, expected))))
             texts, same = texts + len(pairs), same + sum(a == b for a, b in pairs)
             example = example or next((f"{frame.name}: {a!r}, PyTorch {b!r}" for a, b in pairs if a != b), "")
-    reasons = [f"{name} differs by {error:.2g}" for name, error in errors.items() if not error <= LIMITS[precision]]
+    reasons = [f"{name} differs by {error:.2g}" for name, error in errors.items() if not error <= limit]
     if same < texts:
         reasons.append(f"{texts - same} of {texts} texts differ ({example})")
-    return GateReport(sha256, key, precision, len(frames), LIMITS[precision], errors, texts, same, "; ".join(reasons),
-                      example)
+    return GateReport(sha256, key, precision, len(frames), limit, errors, texts, same, "; ".join(reasons), example)
 
 
 def text_writer(loaded: LoadedModel) -> Callable[[VisionOutput, int], list[str]]:

@@ -97,7 +97,8 @@ def _watch(child: subprocess.Popen, errors: Any, begun: float, limits: Limits,
             held = _resident_mib(child.pid)
             peak, gpu_least = max(peak, held), min(gpu_least, _gpu_free_mib())
             if held > limits.memory_mib:
-                raise EngineError(f"building stopped at {held} MiB, the profile allows memory_limit_mib {limits.memory_mib}")
+                raise EngineError(f"building stopped at {held} MiB, the profile allows memory_limit_mib "
+                                  f"{limits.memory_mib}")
             left = _available_mib()
             if left < limits.reserve_mib:
                 raise EngineError(f"building stopped with {left} MiB of system memory left, the profile keeps "
@@ -107,6 +108,8 @@ def _watch(child: subprocess.Popen, errors: Any, begun: float, limits: Limits,
             if not readable:
                 continue
             chunk = child.stdout.read()
+            if chunk is None:
+                continue
             if not chunk:
                 break
             *lines, buffer = (buffer + chunk).split(b"\n")

@@ -12,7 +12,7 @@ from .quantise import FORMATS, quantise
 
 
 def lower(model: onnx.ModelProto, precision: str, ranges: dict[str, float]) -> onnx.ModelProto:
-    """precision: one of profiles.PRECISIONS. ranges: of `calibrate`, for int8 and fp8; else not used."""
+    """Works in place. precision: of profiles.PRECISIONS. ranges: of `calibrate`, for int8 and fp8; else not used."""
     if precision == "fp32":
         return model
     if precision in FORMATS:
@@ -25,6 +25,6 @@ def lower_file(source: Path, precision: str, ranges: dict[str, float], target: P
     if precision == "fp32":
         return source
     model = lower(onnx.load(str(source)), precision, ranges)
-    large = model.ByteSize() > INLINE_BYTES
+    large = sum(len(weight.raw_data) for weight in model.graph.initializer) > INLINE_BYTES
     onnx.save(model, str(target), save_as_external_data=large, location=f"{target.name}.data" if large else None)
     return target

@@ -1,4 +1,4 @@
-"""The part of a model that becomes an engine: encoder, projector and region extractor, without the language model."""
+"""The part of a model that becomes an engine: all but the language model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..model.config import ModelConfig
+from ..model.focal import build_focal_crop
 from ..model.gpt4roi import GPT4RoI
 from ..model.regions import build_region_extractor
 from ..model.vision import VisionEncoder
@@ -23,20 +24,22 @@ class VisionNetwork(nn.Module):
     It shares its weights with the model it is made of.
     """
 
-    def __init__(self, config: ModelConfig, vision: nn.Module, projector: nn.Linear, regions: nn.Module):
+    def __init__(self, config: ModelConfig, vision: nn.Module, projector: nn.Linear, regions: nn.Module,
+                 focal: nn.Module | None = None):
         super().__init__()
-        self.config, self.vision, self.projector, self.regions = config, vision, projector, regions
+        self.config, self.vision, self.projector, self.regions, self.focal = config, vision, projector, regions, focal
 
     @classmethod
     def of(cls, model: GPT4RoI) -> VisionNetwork:
-        return cls(model.config, model.vision, model.projector, model.regions).eval()
+        return cls(model.config, model.vision, model.projector, model.regions, model.focal).eval()
 
     @classmethod
     def build(cls, config: ModelConfig, width: int) -> VisionNetwork:
         """Random weights. width: D, the language model's width."""
         vision = VisionEncoder(config.vision, config.preprocess)
         regions = build_region_extractor(config.regions, vision.level_channels, width)
-        return cls(config, vision, nn.Linear(vision.width, width), regions).eval()
+        return cls(config, vision, nn.Linear(vision.width, width), regions,
+                   build_focal_crop(config, regions)).eval()
 
     @property
     def output_shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -50,7 +53,8 @@ class VisionNetwork(nn.Module):
         Returns image tokens [B, T, D] and region embeddings [B, N, K, D].
         """
         tokens, levels = self.vision(images)
-        return self.projector(tokens), self.regions(levels, boxes, None)
+        extra = None if self.focal is None else self.focal(images, boxes, None, self.vision, self.regions)
+        return self.projector(tokens), self.regions(levels, boxes, None, extra)
 
 
 def fingerprint(network: VisionNetwork) -> str:
@@ -61,8 +65,11 @@ def fingerprint(network: VisionNetwork) -> str:
         digest.update(path.read_bytes())
     digest.update(json.dumps([torch.__version__, network.config.to_dict()], sort_keys=True).encode())
     for name, value in network.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        # In float32, as they are exported: a model stored in half precision is the same however it was loaded.
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).contiguous()
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

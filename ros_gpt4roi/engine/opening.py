@@ -7,15 +7,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TypeVar
 
 from ..model.checkpoint import LoadedModel
 from .cache import CachedEngine, EngineCache, EngineKey
 from .errors import EngineError
 from .flavour import choose_flavour
 from .frames import default_frames_folder, load_frames
-from .gate import Encode, GateReport, check, read_report, text_writer, twin_of
+from .gate import Encode, GateReport, check, limit_for, read_report, text_writer, twin_of
 from .gpu import this_gpu
 from .guard import Limits, ProgressCallback
 from .network import VisionNetwork
@@ -24,6 +23,7 @@ from .provide import EngineRequest, provide_engine, provide_onnx
 from .runners import OnnxRuntimeRunner, TensorRTRunner
 
 _log = logging.getLogger(__name__)
+_Runner = TypeVar("_Runner", bound=Encode)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class EngineOptions:
     """What a deployment says about engines.
 
     build: "auto" builds what is missing when the node is configured, "never" refuses.
-    profile: name or path of a build profile, "auto" picks by GPU. precision: overrides the profile's, empty: as it says.
+    profile: name or path of a build profile, "auto" picks by GPU. precision: instead of the profile's, if not empty.
     cache: folder of engines, empty: ~/.cache/ros_gpt4roi/engines. frames: folder of recorded frames for calibration and
     for the gate, empty: those that come with the package.
     """
@@ -44,7 +44,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         if self.build not in ("auto", "never"):
-            raise EngineError(f"engine.build is {self.build!r}, expected auto or never")
+            raise ValueError(f"engine.build is {self.build!r}, expected auto or never")
 
     def open_cache(self) -> EngineCache:
         return EngineCache(Path(self.cache).expanduser() if self.cache else None)
@@ -73,12 +73,14 @@ def open_tensorrt(loaded: LoadedModel, slot: str, options: EngineOptions,
         kernels = cache.folder / f"{engine.path.stem}.kernels"
         return TensorRTRunner(flavour, engine, device, profile.graph_regions, kernels)
 
-    return first_accepted(loaded, request, ladder(profile.precision, gpu.capability), cache, options.build == "auto",
-                          start, progress)
+    runner = first_accepted(loaded, request, ladder(profile.precision, gpu.capability), cache, options.build == "auto",
+                            start, progress)
+    runner.prepare()
+    return runner
 
 
 def first_accepted(loaded: LoadedModel, request: EngineRequest, precisions: list[str], cache: EngineCache, build: bool,
-                   start: Callable[[CachedEngine], Encode], progress: ProgressCallback | None = None) -> Encode:
+                   start: Callable[[CachedEngine], _Runner], progress: ProgressCallback | None = None) -> _Runner:
     """The runner of the first precision whose engine can be built and passes the gate.
 
     start: engine → runner. Raises EngineError that says why each precision was left out.
@@ -90,7 +92,7 @@ def first_accepted(loaded: LoadedModel, request: EngineRequest, precisions: list
             engine, key = provide_engine(request, precision, cache, build, progress)
             runner = start(engine)
             report = _report(loaded, request, engine, key, cache, runner, precision)
-        except EngineError as error:
+        except (EngineError, OSError) as error:
             _log.warning("%s engine: %s", precision, error)
             reasons.append(f"{precision}: {error}")
             continue
@@ -111,9 +113,11 @@ def _report(loaded: LoadedModel, request: EngineRequest, engine: CachedEngine, k
     report = read_report(path)
     if report is not None and (report.engine, report.key) == (engine.sha256, key.digest):
         return report
-    frames = load_frames(request.frames_folder, request.network.config.preprocess)
-    report = check(runner, twin_of(loaded.model.encode, loaded.model.device), frames, precision, engine.sha256,
-                   key.digest, text_writer(loaded))
+    most = request.profile.max_regions
+    frames = [dataclasses.replace(frame, boxes=frame.boxes[:, :most])
+              for frame in load_frames(request.frames_folder, request.network.config.preprocess)]
+    report = check(runner, twin_of(loaded.model.encode, loaded.model.device), frames, precision,
+                   limit_for(precision, loaded.model.dtype), engine.sha256, key.digest, text_writer(loaded))
     report.write(path)
     return report
 
@@ -128,8 +132,8 @@ def open_onnxruntime(loaded: LoadedModel, slot: str, options: EngineOptions,
     graph = provide_onnx(network, slot, options.open_cache(), limits, options.build == "auto", progress)
     runner = OnnxRuntimeRunner(graph.path, device, network.output_shapes, "fp32")
     frames = load_frames(options.frames_folder, network.config.preprocess)[:1]
-    report = check(runner, twin_of(loaded.model.encode, device), frames,
-                   "fp32" if loaded.model.dtype == torch.float32 else "bf16", graph.digest, graph.digest)
+    report = check(runner, twin_of(loaded.model.encode, device), frames, "fp32",
+                   limit_for("fp32", loaded.model.dtype), graph.digest, graph.digest)
     if not report.passed:
         raise EngineError(f"ONNX Runtime and PyTorch disagree: {report.reason}")
     return runner

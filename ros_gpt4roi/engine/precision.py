@@ -28,7 +28,7 @@ _PARAMETER_INPUTS = {"Resize": (1, 2)}
 
 
 def to_half(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    """A copy of the graph in "fp16" or "bf16"; its inputs keep their types, its floating-point outputs are half.
+    """Turns the graph, in place, into "fp16" or "bf16". Inputs keep their types, floating-point outputs become half.
 
     Raises EngineError where a weight is too large for float16.
     """
@@ -37,9 +37,7 @@ def to_half(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
 
 class _Halving:
     def __init__(self, model: onnx.ModelProto, half: int):
-        self.model, self.half = onnx.ModelProto(), half
-        self.model.CopyFrom(model)
-        self.graph = self.model.graph
+        self.model, self.graph, self.half = model, model.graph, half
         self.weights = {w.name: w for w in self.graph.initializer}
         self.types = _float_values(self.model)
         self.casts: dict[tuple[str, int], str] = {}
@@ -59,7 +57,7 @@ class _Halving:
         self.graph.initializer.extend(self.made.values())
         self.graph.node.extend(self.nodes)
         if self.half == TensorProto.BFLOAT16:
-            # The first version of the standard in which convolutions take bfloat16; no operator used here changed in it.
+            # The first version in which convolutions take bfloat16; no operator used here changed in it.
             self.model.opset_import[0].version = max(22, self.model.opset_import[0].version)
         return self.model
 
@@ -115,7 +113,7 @@ class _Halving:
             with np.errstate(over="ignore"):
                 values = values.astype(np.float16)
             if not np.isfinite(values).all():
-                raise EngineError(f"weight {weight.name} has values beyond float16's 65504, expected bf16 for this model")
+                raise EngineError(f"weight {weight.name} has values beyond float16's 65504, this model needs bf16")
             return numpy_helper.from_array(values, new)
         bits = values.astype(np.float32).view(np.uint32)
         # Round half to even: bfloat16 is the upper half of float32.
@@ -130,7 +128,8 @@ class _Halving:
                     for i, name in enumerate(names):
                         if name == output.name:
                             names[i] = inner
-            self.nodes.append(helper.make_node("Cast", [inner], [output.name], name=f"cast_{output.name}", to=self.half))
+            name = f"cast_{output.name}"
+            self.nodes.append(helper.make_node("Cast", [inner], [output.name], name=name, to=self.half))
         output.type.tensor_type.elem_type = self.half
 
 
@@ -144,15 +143,12 @@ def _float_values(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _without_data(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose large weights are declared but empty: shape inference needs their type, and takes 2 GB at most."""
-    light = onnx.ModelProto()
-    light.CopyFrom(model)
-    small = []
-    for weight in light.graph.initializer:
-        if len(weight.raw_data) <= 1024:
-            small.append(weight)
-        else:
-            light.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, list(weight.dims)))
-    del light.graph.initializer[:]
-    light.graph.initializer.extend(small)
-    return light
+    """A copy whose large weights are declared as inputs: shape inference needs only their type, and a message of more
+    than 2 GB can neither be copied nor sent to it."""
+    graph = model.graph
+    small = [w for w in graph.initializer if len(w.raw_data) <= 1024]
+    large = [helper.make_tensor_value_info(w.name, w.data_type, list(w.dims))
+             for w in graph.initializer if len(w.raw_data) > 1024]
+    light = helper.make_graph(graph.node, graph.name, [*graph.input, *large], graph.output, small,
+                              value_info=graph.value_info)
+    return helper.make_model(light, opset_imports=model.opset_import, ir_version=model.ir_version)

@@ -99,7 +99,8 @@ def find_profile(name: str, gpu_name: str | None = None) -> EngineProfile:
         for path in files:
             if path.stem == name:
                 return read_profile(path)
-        raise EngineError(f"engine profile {name!r} not found, expected one of {[p.stem for p in files]} or a .yaml file")
+        known = [path.stem for path in files]
+        raise EngineError(f"engine profile {name!r} not found, expected one of {known} or a .yaml file")
     for path in files:
         profile = read_profile(path)
         if gpu_name and profile.match and re.search(profile.match, gpu_name, re.IGNORECASE):

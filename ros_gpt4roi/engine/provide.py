@@ -52,9 +52,9 @@ def provide_onnx(network: VisionNetwork, slot: str, cache: EngineCache, limits: 
     slot: of `model_slot`. Raises EngineError where it is missing and build is False, or cannot be exported.
     """
     expected = fingerprint(network)
-    folder = cache.folder / f"{slot}.onnx"
+    folder = cache.graph_folder(slot)
     with cache.lock(f"{slot}.onnx", limits.timeout_s):
-        found, reason = _verified_export(folder, expected)
+        found, reason = verify_graph(folder, expected)
         if found is not None:
             return found
         if not build:
@@ -65,21 +65,23 @@ def provide_onnx(network: VisionNetwork, slot: str, cache: EngineCache, limits: 
             source.mkdir()
             target.mkdir()
             save_network(network, source)
-            run_guarded({"kind": "export", "network": str(source), "onnx": str(target / "vision.onnx")}, limits, progress)
-            files = {path.name: file_digest(path) for path in onnx_files(target / "vision.onnx")}
+            graph = target / "vision.onnx"
+            run_guarded({"kind": "export", "network": str(source), "onnx": str(graph)}, limits, progress)
+            files = {path.name: file_digest(path) for path in onnx_files(graph)}
             (target / _RECORD).write_text(json.dumps({"fingerprint": expected, "files": files}), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(target, folder)
-        found, reason = _verified_export(folder, expected)
+        found, reason = verify_graph(folder, expected)
         if found is None:
             raise EngineError(f"{folder}: {reason}, just after it was written")
         return found
 
 
-def _verified_export(folder: Path, expected: str) -> tuple[ExportedGraph | None, str]:
+def verify_graph(folder: Path, expected: str | None = None) -> tuple[ExportedGraph | None, str]:
+    """The graph of a folder, or None and why it must not be used. expected: the network's fingerprint (None: any)."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        if record["fingerprint"] != expected:
+        if expected not in (None, record["fingerprint"]):
             return None, "stale, model, code or PyTorch changed"
         for name, digest in record["files"].items():
             if file_digest(folder / name) != digest:
@@ -162,8 +164,9 @@ def provide_engine(request: EngineRequest, precision: str, cache: EngineCache, b
 def _job(request: EngineRequest, graph: ExportedGraph, precision: str, scratch: Path) -> dict[str, Any]:
     profile = request.profile
     return {
-        "kind": "build", "onnx": str(graph.path), "lowered": str(scratch / "lowered.onnx"), "plan": str(scratch / "plan"),
-        "flavour": request.flavour.name, "precision": precision, "workspace_mib": profile.workspace_mib,
+        "kind": "build", "onnx": str(graph.path), "lowered": str(scratch / "lowered.onnx"),
+        "plan": str(scratch / "plan"), "flavour": request.flavour.name, "precision": precision,
+        "workspace_mib": profile.workspace_mib,
         "frames": [1, profile.usual_frames, profile.max_frames],
         "regions": [1, profile.usual_regions, profile.max_regions],
         "compute_capabilities": list(profile.compute_capabilities) if request.flavour.ahead_of_time else [],

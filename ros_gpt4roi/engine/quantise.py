@@ -49,14 +49,15 @@ def _candidates(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 def calibrate(path: Path, frames: Sequence[StoredFrame]) -> dict[str, float]:
     """Runs the float32 graph at `path` on frames. Returns the range (largest |value|) of every product's input by the
     product's node name."""
-    model = onnx.load(str(path))
+    # Its file of weights, where it has one, is named relative to the graph: the copy lies beside the original.
+    model = onnx.load(str(path), load_external_data=False)
     watched = {node.name: node.input[0] for node in _candidates(model)}
     if not watched:
         raise EngineError(f"{path}: no product with constant weights to quantise")
     outputs = sorted(set(watched.values()))
     kept = {o.name for o in model.graph.output}
-    model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs if n not in kept)
-    # Beside the original, because its external weights are named relative to it.
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs if name not in kept)
     probe = path.with_name(path.stem + ".calibration.onnx")
     onnx.save(model, str(probe))
     try:
@@ -73,18 +74,17 @@ def calibrate(path: Path, frames: Sequence[StoredFrame]) -> dict[str, float]:
 
 
 def quantise(model: onnx.ModelProto, ranges: dict[str, float], kind: str) -> onnx.ModelProto:
-    """A copy of a float32 or half-precision graph in which the calibrated products run in `kind` ("int8" or "fp8").
+    """Makes the calibrated products of a float32 or half-precision graph, in place, run in `kind` ("int8" or "fp8").
 
     ranges: of `calibrate` on the float32 graph this one stems from.
     """
-    form, out = FORMATS[kind], onnx.ModelProto()
-    out.CopyFrom(model)
-    weights = {w.name: w for w in out.graph.initializer}
+    form, graph = FORMATS[kind], model.graph
+    weights = {w.name: w for w in graph.initializer}
     made: dict[str, TensorProto] = {}
     nodes: list[onnx.NodeProto] = []
     quantised: dict[tuple[str, float], str] = {}
     chosen = {n.name for n in _candidates(model)} & set(ranges)
-    for node in out.graph.node:
+    for node in graph.node:
         if node.name in chosen:
             activation, weight = node.input[0], weights[node.input[1]]
             float_type = weight.data_type
@@ -97,11 +97,11 @@ def quantise(model: onnx.ModelProto, ranges: dict[str, float], kind: str) -> onn
             node.input[1] = _quantised_weight(f"{node.name}_{kind}", node, weight, form, nodes, made)
         nodes.append(node)
     used = {name for node in nodes for name in node.input}
-    kept = [w for w in out.graph.initializer if w.name in used]
-    del out.graph.initializer[:], out.graph.node[:], out.graph.value_info[:]
-    out.graph.initializer.extend([*kept, *made.values()])
-    out.graph.node.extend(nodes)
-    return out
+    kept = [w for w in graph.initializer if w.name in used]
+    del graph.initializer[:], graph.node[:], graph.value_info[:]
+    graph.initializer.extend([*kept, *made.values()])
+    graph.node.extend(nodes)
+    return model
 
 
 def _rounded(values: np.ndarray | float, float_type: int) -> np.ndarray:

@@ -48,8 +48,8 @@ class TensorRTRunner:
     """A plan with its execution contexts. Inputs and outputs are torch tensors bound by address; work is queued on the
     caller's stream and not waited for.
 
-    For the profile's usual numbers of regions a CUDA graph is captured when it is first met. Its outputs are copied
-    out, on the device, because the next frame overwrites them.
+    For the profile's usual numbers of regions a CUDA graph is captured when it is first met, or by `prepare`. Its
+    outputs are copied out, on the device, because the next frame overwrites them.
     """
 
     def __init__(self, flavour: Flavour, engine: CachedEngine, device: torch.device, graph_regions: Sequence[int] = (),
@@ -77,6 +77,7 @@ class TensorRTRunner:
         self._graph_regions = sorted(graph_regions)
         self._graphs: dict[tuple[int, int], _Graph] = {}
 
+    @torch.inference_mode()
     def __call__(self, images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
         """images: uint8 [B, S, S, 3]. boxes: float32 [B, N, 4]. Raises EngineError beyond the profile's shapes."""
         frames, regions = boxes.shape[:2]
@@ -91,8 +92,11 @@ class TensorRTRunner:
             self._fill(inputs, images, boxes)
             return VisionOutput(*self._enqueue(self._context, inputs))
 
-    def close(self) -> None:
-        """Keeps the kernels compiled meanwhile."""
+    def prepare(self) -> None:
+        """Runs every usual number of regions once, so that no frame waits for it, and keeps the kernels compiled."""
+        image_shape = tuple(self._engine.get_tensor_profile_shape(INPUTS[0], 0)[0])
+        for regions in (*self._graph_regions, self.max_regions):
+            self(np.zeros(image_shape, np.uint8), np.zeros((1, regions, 4), np.float32))
         if self._kernel_cache is not None:
             self._kernel_cache.save()
 
@@ -126,7 +130,8 @@ class TensorRTRunner:
             context.set_tensor_address(name, tensor.data_ptr())
         outputs = []
         for name in OUTPUTS:
-            outputs.append(torch.empty(tuple(context.get_tensor_shape(name)), dtype=self._types[name], device=self.device))
+            shape = tuple(context.get_tensor_shape(name))
+            outputs.append(torch.empty(shape, dtype=self._types[name], device=self.device))
             context.set_tensor_address(name, outputs[-1].data_ptr())
         if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
             raise EngineError(f"the engine failed: {self._logger.last_error}")
@@ -184,8 +189,11 @@ class _KernelCache:
 
     def save(self) -> None:
         partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_bytes(memoryview(self._cache.serialize()))
-        partial.replace(self._path)
+        try:
+            partial.write_bytes(memoryview(self._cache.serialize()))
+            partial.replace(self._path)
+        except OSError as error:
+            _log.warning("%s: %s, kernels are compiled anew at the next start", self._path, error.strerror)
 
 
 def _torch_type(trt: Any, dtype: Any) -> torch.dtype:
@@ -222,6 +230,7 @@ class OnnxRuntimeRunner:
         self._shapes, self._upload = output_shapes, PinnedUpload()
         self._type = {"fp32": torch.float32, "fp16": torch.float16}[precision]
 
+    @torch.inference_mode()
     def __call__(self, images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
         """images: uint8 [B, S, S, 3]. boxes: float32 [B, N, 4]."""
         inputs = [self._place(slot, np.ascontiguousarray(array)) for slot, array in enumerate((images, boxes))]
@@ -237,9 +246,6 @@ class OnnxRuntimeRunner:
             torch.cuda.current_stream(self.device).synchronize()
         self._session.run_with_iobinding(binding)
         return VisionOutput(*outputs)
-
-    def close(self) -> None:
-        """Nothing is kept between starts."""
 
     def _place(self, slot: int, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)

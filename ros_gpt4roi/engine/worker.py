@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -50,13 +51,14 @@ def main() -> None:
         with lock:
             _write(out, message)
 
-    Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    with contextlib.suppress(OSError):  # some containers do not allow it
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     os.nice(10)
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _KINDS[job["kind"]](job, say)
-    except (EngineError, MemoryError, OSError, ValueError, RuntimeError) as error:
+    except (EngineError, MemoryError, OSError, TypeError, ValueError, RuntimeError) as error:
         say(error=f"{type(error).__name__}: {error}")
         # No clean-up on the way out: a half-built network in a driver that is out of memory may hang.
         os._exit(1)

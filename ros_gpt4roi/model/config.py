@@ -100,7 +100,8 @@ class RegionConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"regions.{name} is {getattr(self, name)}, expected at least 1")
         if self.channels % 4 or self.channels % self.groups:
-            raise ConfigError(f"regions.channels is {self.channels}, expected a multiple of 4 and of groups={self.groups}")
+            raise ConfigError(f"regions.channels is {self.channels}, expected a multiple of 4 and of "
+                              f"groups={self.groups}")
         if not 0 < self.point_size <= 1:
             raise ConfigError(f"regions.point_size is {self.point_size}, expected more than 0 and at most 1")
         if self.focal != 0 and self.focal < 1:
@@ -123,6 +124,7 @@ class PromptConfig:
     preamble: follows it where the regions of the frame are listed; `{regions}` becomes the list.
     separator: stands between the regions of that list.
     describe: the question that asks for a region's description; `{region}` becomes its reference.
+    repeat_embeddings: every mention of a region in a question carries its embedding, not only the first (published).
     max_regions: most regions one prompt lists. context: longest prompt and answer together, tokens.
     """
 
@@ -132,6 +134,7 @@ class PromptConfig:
     preamble: str = "{regions}\n"
     separator: str = ", "
     describe: str = "Describe {region}."
+    repeat_embeddings: bool = False
     max_regions: int = 32
     context: int = 2048
 
@@ -165,7 +168,8 @@ def _section(section: type, name: str, values: dict[str, Any]) -> Any:
     known = {f.name for f in dataclasses.fields(section)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ConfigError(f"unknown field {unknown} in section {name} of a model config, expected some of {sorted(known)}")
+        raise ConfigError(f"unknown field {unknown} in section {name} of a model config, "
+                          f"expected some of {sorted(known)}")
     # JSON and YAML have no tuples.
     return section(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
@@ -196,7 +200,8 @@ def _gpt4roi_7b() -> ModelConfig:
         prompt=PromptConfig(template="gpt4roi", image_text="The {image} provides an overview of the picture.\n",
                             preamble="There are {regions} in the image, ", separator=",",
                             describe="Could you describe {region} in the picture in detail?"),
-        preprocess=PreprocessConfig(interpolation="cubic"),
+        # The published training resizes its region data bilinearly and without keeping the aspect ratio.
+        preprocess=PreprocessConfig(interpolation="linear"),
     )
 
 
@@ -219,7 +224,7 @@ def _tabletop() -> ModelConfig:
             model_type="llama", hidden_size=256, intermediate_size=704, num_hidden_layers=4, num_attention_heads=8,
             num_key_value_heads=8, vocab_size=1024, max_position_embeddings=1024, tie_word_embeddings=True)),
         prompt=PromptConfig(template="compact", image_text="{image}", preamble="{regions}\n",
-                            describe="Describe {region}.", max_regions=16, context=1024),
+                            describe="Describe {region}.", repeat_embeddings=True, max_regions=16, context=1024),
         preprocess=PreprocessConfig(mean=IMAGENET_MEAN, std=IMAGENET_STD),
     )
 

@@ -1,9 +1,9 @@
 """Weights of others → our checkpoint: the published GPT4RoI (whole, or as a delta to a Llama), or a pretrained encoder
 and a pretrained language model that are to be trained into one.
 
-Published layout: `model.spi_module.*`, `model.mm_projector.*` and the language model's own keys; the encoder is not part
-of it. The conversion streams tensor by tensor into numbered shards, keeps a record of the finished ones and takes up
-where an interrupted one stopped.
+Published layout: `model.spi_module.*`, `model.mm_projector.*` and the language model's own keys; the encoder is not
+part of it. The conversion streams tensor by tensor into numbered shards, keeps a record of the finished ones and takes
+up where an interrupted one stopped.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from transformers import PreTrainedTokenizerBase
 
 from .checkpoint import CONFIG_FILE, VERSION, CheckpointError, build_model, load_tokenizer, tied_keys, write_config
 from .config import ConfigError, LanguageConfig, ModelConfig, VisionConfig, preset
-from .focal import FocalCrop
+from .focal import build_focal_crop
 from .gpt4roi import GPT4RoI
 from .prompt import SPECIAL_TOKENS, PromptError
 from .regions import build_region_extractor
 from .shard_writer import Part, write_parts
 from .weights_io import WeightFileError, WeightSource
 
+_PADDING = "[PAD]"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 # Numbers converted at a time.
 _BLOCK = 1 << 20
@@ -39,8 +40,8 @@ _BLOCK = 1 << 20
 _REGION_PARTS = (("pyramid.lateral.", "mlvl_fuse.input_conv."), ("pyramid.rounds.", "mlvl_fuse.fuse_convs."),
                  ("convs.", "roi_align.pconvs."), ("position.layers.", "roi_align.pos_embedd."),
                  ("flatten.", "roi_align.flatten_linear."), ("project.", "roi_align.updims."))
-# Buffers that old versions of transformers stored, and parts of a contrastive model that are not the image encoder.
-_SURPLUS = re.compile(r"rotary_emb\.inv_freq$|position_ids$|^text_model\.|^(text|visual)_projection\.|^logit_(scale|bias)$")
+# Buffers that old versions of transformers stored.
+_SURPLUS = re.compile(r"rotary_emb\.inv_freq$|position_ids$")
 _LANGUAGE_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                     "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "hidden_act",
                     "tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters")
@@ -74,11 +75,11 @@ def _complete_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int | None, p
     missing = sum(token not in tokenizer.get_vocab() for token in SPECIAL_TOKENS)
     # The published training gives a Llama without a padding token one, before all others.
     if missing and rows == before + missing + 1 and tokenizer.pad_token is None:
-        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+        tokenizer.add_special_tokens({"pad_token": _PADDING})
     added = add_special_tokens(tokenizer)
     if rows is not None and (rows < len(tokenizer) or (added and rows != len(tokenizer))):
-        problems.append(f"model.embed_tokens.weight: {rows} rows, expected {len(tokenizer)} for the tokenizer's {before} "
-                        f"tokens and {added}")
+        problems.append(f"model.embed_tokens.weight: {rows} rows, expected {len(tokenizer)} "
+                        f"for the tokenizer's {before} tokens and {added}")
 
 
 class Plan(NamedTuple):
@@ -113,9 +114,9 @@ def plan_published(source: str | Path, vision: str | Path, *, base: str | Path |
     """Plans the conversion of a checkpoint of the published layout; reads headers and configs only.
 
     source: folder of the GPT4RoI weights, or of the delta where `base` names the folder of the Llama it is added to.
-    vision: folder of the encoder (CLIP ViT-L/14 for the published model). tokenizer: folder of the tokenizer, by default
-    the source's own. config: describes what the folders' config.json do not: region extractor, prompts, preprocessing
-    (default: the preset gpt4roi-7b). dtype: number format to write.
+    vision: folder of the encoder (CLIP ViT-L/14 for the published model). tokenizer: folder of the tokenizer, by
+    default the source's own. config: describes what the folders' config.json do not: region extractor, prompts,
+    preprocessing (default: the preset gpt4roi-7b). dtype: number format to write.
     Raises CheckpointError; keys and shapes that do not fit are listed all at once, with both shapes.
     """
     with _checkpoint_errors():
@@ -165,6 +166,8 @@ def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig,
         weights, encoder = WeightSource(language), WeightSource(vision)
         words = load_tokenizer(language)
         known = len(words)
+        if words.pad_token is None:
+            words.add_special_tokens({"pad_token": _PADDING})
         add_special_tokens(words)
         facts = _described(Path(language))
         facts["vocab_size"] = max(facts.get("vocab_size", 0), len(words))
@@ -308,7 +311,7 @@ def _checked(value: torch.Tensor, name: str) -> torch.Tensor:
 
 def _vision_parts(expected: dict[str, torch.Tensor], source: WeightSource, dtype: torch.dtype,
                   problems: list[str]) -> list[Part]:
-    """The encoder's weights. Its files may be of the encoder alone or of a larger model, where a prefix leads the keys."""
+    """The encoder's weights. In the files of a larger model, a prefix leads their keys; the rest of it is left out."""
     ours = [key for key in expected if key.startswith("vision.model.")]
     names = [key.removeprefix("vision.model.") for key in ours]
     prefixes = {""} | {key.removesuffix(names[0]) for key in source.entries if key.endswith(names[0])}
@@ -329,8 +332,9 @@ def _random_parts(model: GPT4RoI, seed: int, dtype: torch.dtype) -> list[Part]:
         torch.manual_seed(seed)
         fresh = {"projector": torch.nn.Linear(model.projector.in_features, width),
                  "regions": build_region_extractor(config.regions, model.vision.level_channels, width)}
-        if config.regions.focal:
-            fresh["focal"] = FocalCrop(config.regions, config.preprocess, fresh["regions"].feature_width)
+        focal = build_focal_crop(config, fresh["regions"])
+        if focal is not None:
+            fresh["focal"] = focal
     return [Part(f"{name}.{key}", tuple(value.shape), dtype, "", lambda value=value: iter([value.to(dtype)]))
             for name, module in fresh.items() for key, value in module.state_dict().items()]
 

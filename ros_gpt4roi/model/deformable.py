@@ -49,9 +49,11 @@ class DeformableAttention(nn.Module):
         masks: [B, Q, P, P] or None. Returns [B, Q, hidden]."""
         batch, count = queries.shape[:2]
         shape = (batch, count, self.heads, self.levels, self.points)
-        # Coordinates need more digits than half precision has; in units of half the box, from its centre.
+        # Coordinates need more digits than half precision has, so sampling is done in single precision.
+        # They are in units of half the box, from its centre.
         offsets = self.offsets(queries).float().reshape(*shape, 2)
-        weights = self.weights(queries).reshape(*shape[:3], -1).softmax(-1).reshape(shape)
+        weights = self.weights(queries).unflatten(-1, (self.heads, self.levels * self.points)).softmax(-1)
+        weights = weights.reshape(shape)
         if masks is not None:
             weights = weights * self._mask_at(masks, offsets).to(weights.dtype)
         boxes = boxes.float()
@@ -63,10 +65,9 @@ class DeformableAttention(nn.Module):
         total = None
         for level, place, weight in zip(levels, places, weights):
             values = self.value(level).unflatten(1, (self.heads, -1)).flatten(0, 1)
-            sampled = F.grid_sample(values, place.to(values.dtype), align_corners=False)
-            part = (sampled * weight).sum(-1)
+            part = (F.grid_sample(values.float(), place, align_corners=False) * weight).sum(-1)
             total = part if total is None else total + part
-        return self.out(total.unflatten(0, (batch, self.heads)).flatten(1, 2).transpose(1, 2))
+        return self.out(total.to(queries.dtype).unflatten(0, (batch, self.heads)).flatten(1, 2).transpose(1, 2))
 
     def _mask_at(self, masks: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         """The mask's weight at every point; outside the box that of the nearest bin, so that a full mask is no mask."""
@@ -112,7 +113,7 @@ class DeformableExtractor(nn.Module):
     def features(self, levels: list[torch.Tensor], boxes: torch.Tensor,
                  masks: torch.Tensor | None = None) -> torch.Tensor:
         """The regions' vectors before they are projected to the language model: [B, N, K·hidden]."""
-        count = self.config.embeddings
+        regions, count = boxes.shape[1], self.config.embeddings
         levels = [conv(level) for conv, level in zip(self.lateral, levels)]
         queries = (self.position(boxes).unsqueeze(2) + self.queries).flatten(1, 2)
         boxes = boxes.repeat_interleave(count, 1)
@@ -120,11 +121,11 @@ class DeformableExtractor(nn.Module):
             masks = masks.repeat_interleave(count, 1)
         for layer in self.layers:
             queries = layer(queries, boxes, levels, masks)
-        return queries.unflatten(1, (-1, count)).flatten(2)
+        return queries.unflatten(1, (regions, count)).flatten(2)
 
     def forward(self, levels: list[torch.Tensor], boxes: torch.Tensor, masks: torch.Tensor | None = None,
                 extra: torch.Tensor | None = None) -> torch.Tensor:
         """→ [B, N, K, D]. extra: added to `features`."""
         features = self.features(levels, boxes, masks)
         features = features if extra is None else features + extra
-        return self.project(features.unflatten(-1, (self.config.embeddings, -1)))
+        return self.project(features.unflatten(-1, (self.config.embeddings, self.config.hidden)))

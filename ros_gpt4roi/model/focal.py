@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .config import PreprocessConfig, RegionConfig
+from .config import ModelConfig, PreprocessConfig, RegionConfig
 from .roi_align import roi_align
 from .vision import VisionEncoder
 
@@ -53,3 +53,8 @@ class FocalCrop(nn.Module):
             masks = masks.flatten(0, 1).unsqueeze(1)
         features = regions.features(vision.levels(crops), inner, masks).squeeze(1)
         return self.join(features.unflatten(0, boxes.shape[:2]))
+
+
+def build_focal_crop(config: ModelConfig, regions: nn.Module) -> FocalCrop | None:
+    """The focal crop that the config asks for beside a region extractor; None where it asks for none."""
+    return FocalCrop(config.regions, config.preprocess, regions.feature_width) if config.regions.focal else None

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from .config import ConfigError, ModelConfig
-from .focal import FocalCrop
+from .architecture import architecture
+from .config import ModelConfig
+from .focal import build_focal_crop
 from .regions import build_region_extractor
 from .vision import VisionEncoder
 
@@ -37,17 +38,12 @@ class GPT4RoI(nn.Module):
     def __init__(self, config: ModelConfig, image_token_id: int):
         super().__init__()
         self.config, self.image_token_id = config, image_token_id
-        facts = dict(config.language.model)
-        if "model_type" not in facts:
-            raise ConfigError("language.model has no model_type, expected transformers' name of an architecture")
-        self.language = AutoModelForCausalLM.from_config(AutoConfig.for_model(facts.pop("model_type"), **facts))
+        self.language = AutoModelForCausalLM.from_config(architecture("language.model", config.language.model))
         self.vision = VisionEncoder(config.vision, config.preprocess)
         width = self.language.get_input_embeddings().embedding_dim
         self.projector = nn.Linear(self.vision.width, width)
         self.regions = build_region_extractor(config.regions, self.vision.level_channels, width)
-        self.focal = None
-        if config.regions.focal:
-            self.focal = FocalCrop(config.regions, config.preprocess, self.regions.feature_width)
+        self.focal = build_focal_crop(config, self.regions)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,9 +1,9 @@
 """Conversations with region references → token ids, splice positions and what is to be learned.
 
-In a conversation's text `<regionK>` refers to region K, the K-th box of the frame counted from 1, by name, `<boxK>` by its
-bare token and `<pointK>` by the bare token of a point. A named region's embedding is spliced in where it is first mentioned:
-`region1 <bbox>` there (`region1 <point>` where the region is a point), `region1` afterwards. Image tokens stand between
-`<im_start>` and `<im_end>`.
+In a conversation's text `<regionK>` refers to region K, the K-th box of the frame counted from 1, by name, `<boxK>` by
+its bare token and `<pointK>` by the bare token of a point. A named region's embedding is spliced in where a question
+first mentions it: `region1 <bbox>` there (`region1 <point>` where the region is a point), `region1` elsewhere. Image
+tokens stand between `<im_start>` and `<im_end>`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class PromptBuilder:
         self.embeddings = config.regions.embeddings
         self.template = template(config.prompt.template)
         # The end mark, too, where it is plain text: a person could otherwise write the other side's turns.
-        self.special = [*SPECIAL_TOKENS, *self.template.tokens, self.template.end.strip(), *tokenizer.all_special_tokens]
+        self.special = [*SPECIAL_TOKENS, *self.template.tokens, self.template.end.strip(),
+                        *tokenizer.all_special_tokens]
         for token in (*SPECIAL_TOKENS, *self.template.tokens):
             ids = tokenizer.encode(token, add_special_tokens=False)
             if len(ids) != 1:
@@ -72,7 +73,8 @@ class PromptBuilder:
         """Raises PromptError where a person's text holds a marker that only the program may write."""
         found = [t for t in self.special if t and t in text] + [m.group() for m in _REFERENCE.finditer(text)]
         if found:
-            raise PromptError(f"the text holds {found[0]!r}, which is reserved: write \"region 2\" to speak of a region")
+            raise PromptError(f"the text holds {found[0]!r}, which is reserved: "
+                              "write \"region 2\" to speak of a region")
 
     def encode(self, rounds: Sequence[tuple[str, str | None]], n_regions: int, *, list_regions: bool = False,
                points: Collection[int] = (), reserve: int = 0) -> Encoded:
@@ -81,7 +83,8 @@ class PromptBuilder:
         rounds: (question, answer) pairs, oldest first; the last answer may be None: the prompt then ends where the
             model has to write it. n_regions: boxes of the frame; references beyond it are an error.
         list_regions: introduce all regions in the preamble, so that any of them may be spoken of.
-        points: numbers (from 1) of the regions that are points. reserve: tokens of the context left free for the answer.
+        points: numbers (from 1) of the regions that are points.
+        reserve: tokens of the context left free for the answer.
         Where it does not fit `prompt.context`, whole oldest rounds are left out; what refers to a region for the first
         time among those left then carries its embedding.
         Raises PromptError for no rounds, an unknown region or a last round that alone does not fit.
@@ -124,12 +127,11 @@ class PromptBuilder:
         for number, (question, answer) in enumerate(rounds):
             if number == 0:
                 question = self._introduction(n_regions, list_regions) + question
-            text += t.before_question + self._resolve(question, n_regions, points, mentioned, regions)
-            text += t.before_answer
+            text += t.before_question + self._resolve(question, n_regions, points, regions, mentioned) + t.before_answer
             if answer is None:
                 break
             begin = len(text)
-            text += t.opening + self._resolve(answer, n_regions, points, mentioned, regions) + t.end
+            text += t.opening + self._resolve(answer, n_regions, points, regions, None) + t.end
             learned.append((begin, len(text)))
             text += t.close if number == len(rounds) - 1 else t.between
         return text, learned, regions
@@ -142,15 +144,19 @@ class PromptBuilder:
             text += self.config.preamble.replace("{regions}", self.config.separator.join(names))
         return text
 
-    def _resolve(self, text: str, n_regions: int, points: frozenset[int], mentioned: set[int],
-                 regions: list[int]) -> str:
+    def _resolve(self, text: str, n_regions: int, points: frozenset[int], regions: list[int],
+                 mentioned: set[int] | None) -> str:
+        """mentioned: regions that questions have mentioned so far; None for an answer, where names are only names: what
+        the model writes cannot carry an embedding, so it must not learn to write a region token."""
+
         def replace(match: re.Match) -> str:
             kind, number = match.group(1), int(match.group(2))
             if not 1 <= number <= n_regions:
                 raise PromptError(f"the text refers to {match.group()}, expected a region from 1 to {n_regions}")
-            first = number not in mentioned
-            mentioned.add(number)
-            if kind == "region" and not first:
+            plain = mentioned is None or (number in mentioned and not self.config.repeat_embeddings)
+            if mentioned is not None:
+                mentioned.add(number)
+            if kind == "region" and plain:
                 return f"region{number}"
             regions.extend((number - 1) * self.embeddings + k for k in range(self.embeddings))
             token = (POINT if kind == "point" or number in points else BOX) * self.embeddings

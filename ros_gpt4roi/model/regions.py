@@ -69,7 +69,8 @@ class FeaturePyramid(nn.Module):
         super().__init__()
         self.scales = config.scales or (1,) * len(level_channels)
         if len(self.scales) != len(level_channels):
-            raise ConfigError(f"regions.scales has {len(self.scales)} entries, expected one a level: {len(level_channels)}")
+            raise ConfigError(f"regions.scales has {len(self.scales)} entries, "
+                              f"expected one a level: {len(level_channels)}")
         # Two more input channels: the coordinates x and y.
         self.lateral = nn.ModuleList(nn.Conv2d(c + 2, config.channels, 1) for c in level_channels)
         self.rounds = nn.ModuleList(FusionRound(config.channels, config.groups) for _ in range(config.fusion_rounds))
@@ -95,7 +96,7 @@ def coordinates(features: torch.Tensor) -> torch.Tensor:
 
 
 class RoIAlignExtractor(nn.Module):
-    """Feature pyramid and RoIAlign (GPT4RoI, arXiv 2307.03601): bins of every level are convolved, summed, flattened."""
+    """Feature pyramid and RoIAlign (GPT4RoI, arXiv 2307.03601): bins of all levels are convolved, summed, flattened."""
 
     def __init__(self, config: RegionConfig, level_channels: Sequence[int], out_width: int):
         super().__init__()

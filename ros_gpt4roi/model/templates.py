@@ -1,4 +1,4 @@
-"""Conversation formats of language models, as data. Each states which texts surround a round and which end an answer."""
+"""Conversation formats of language models, as data: which texts surround a round and which end an answer."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoBackbone, AutoConfig, AutoModel
+from transformers import AutoBackbone, AutoModel
 
+from .architecture import architecture
 from .config import ConfigError, PreprocessConfig, VisionConfig
 
 # SigLIP 2 comes in both layouts: fixed sizes are "siglip_vision_model", NaFlex is "siglip2_vision_model".
@@ -29,17 +30,13 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: VisionConfig, preprocess: PreprocessConfig):
         super().__init__()
         self.config, self.image_size = config, preprocess.image_size
-        facts = dict(config.encoder)
-        self.model_type = facts.pop("model_type", None)
-        if self.model_type is None:
-            raise ConfigError("vision.encoder has no model_type, expected transformers' name of an architecture")
+        self.model_type = config.encoder.get("model_type")
         self.is_vit = self.model_type in _VIT_TYPES
         names = sorted({*config.levels, config.tokens}, key=str)
         if self.is_vit:
-            self.model = AutoModel.from_config(AutoConfig.for_model(self.model_type, **facts))
+            self.model = AutoModel.from_config(architecture("vision.encoder", config.encoder))
         else:
-            encoder = AutoConfig.for_model(self.model_type, **facts, out_features=names)
-            self.model = AutoBackbone.from_config(encoder)
+            self.model = AutoBackbone.from_config(architecture("vision.encoder", config.encoder, out_features=names))
         self.register_buffer("mean", torch.tensor(preprocess.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std) * 255, persistent=False)
         self._check_names(names)
@@ -56,8 +53,8 @@ class VisionEncoder(nn.Module):
             raise ConfigError(f"vision.levels or vision.tokens name {set(names) - set(known)}, expected {expected}")
         own = getattr(self.model.config, "image_size", None) if self.is_vit else None
         if own is not None and own != self.image_size and not self.config.interpolate_positions:
-            raise ConfigError(f"preprocess.image_size is {self.image_size} and the encoder's is {own}, expected the same "
-                              "or vision.interpolate_positions")
+            raise ConfigError(f"preprocess.image_size is {self.image_size} and the encoder's is {own}, "
+                              "expected the same or vision.interpolate_positions")
 
     def _shapes(self) -> tuple[int, int, tuple[int, ...]]:
         config = self.model.config

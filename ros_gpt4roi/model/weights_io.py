@@ -83,11 +83,12 @@ class WeightSource:
         sums = self.folder / SUMS_FILE
         if not sums.is_file():
             return
-        expected = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text("utf-8").splitlines() if line.strip())
-        expected = {name.lstrip("*"): digest for name, digest in expected.items()}
+        lines = [line.split(maxsplit=1) for line in sums.read_text("utf-8").splitlines() if line.strip()]
+        expected = {line[-1].lstrip("*"): line[0] for line in lines}
         for file in self.files:
-            if file.name in expected and file_digest(file) != expected[file.name]:
-                raise WeightFileError(f"{file}: SHA-256 {file_digest(file)}, expected {expected[file.name]} ({SUMS_FILE})")
+            digest = file_digest(file) if file.name in expected else None
+            if digest is not None and digest != expected[file.name]:
+                raise WeightFileError(f"{file}: SHA-256 {digest}, expected {expected[file.name]} ({SUMS_FILE})")
 
 
 def load_bin(file: Path) -> dict[str, torch.Tensor]:
@@ -124,7 +125,8 @@ def _safetensors_entries(file: Path) -> dict[str, Entry]:
             for key, facts in header.items():
                 begin, end = facts["data_offsets"]
                 if begin < 0 or end - begin != torch.Size(entries[key].shape).numel() * entries[key].dtype.itemsize:
-                    raise ValueError(f"{key} has {end - begin} bytes, expected those of {facts['dtype']} {facts['shape']}")
+                    raise ValueError(f"{key} has {end - begin} bytes, "
+                                     f"expected those of {facts['dtype']} {facts['shape']}")
             return entries
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise WeightFileError(f"{file}: truncated or not a safetensors file ({error})") from error

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -23,13 +24,16 @@ def setting(default: Any, text: str) -> Any:
 
 
 def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """(dotted name, value, description) of every field of a dataclass tree."""
+    """(dotted name, value, description) of every field of a dataclass tree.
+
+    A field without a description of its own has that of its dataclass, which speaks of all its fields.
+    """
     for item in dataclasses.fields(settings):
         value = getattr(settings, item.name)
         if dataclasses.is_dataclass(value):
             yield from _leaves(value, f"{prefix}{item.name}.")
         else:
-            yield f"{prefix}{item.name}", value, item.metadata.get("description", "")
+            yield f"{prefix}{item.name}", value, item.metadata.get("description") or inspect.getdoc(settings)
 
 
 def names(defaults: Any) -> frozenset[str]:

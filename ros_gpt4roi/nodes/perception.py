@@ -6,7 +6,9 @@ callback computes: it converts, hands over to the scheduler's worker and returns
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
+from ros_gpt4roi.engine.guard import Progress
 from ros_gpt4roi.paths import find
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
@@ -97,6 +100,8 @@ class Perception(LifecycleNode):
         declare(self, PerceptionParameters())
         self._state = "unconfigured"
         self._failure = ""  # why the last configuration failed
+        self._progress = ""  # what configuring is at
+        self._vision = ""  # which backend runs the vision stage, and why
         self._problems = Problems(self.get_logger().warning)
         self._reported = 0
         self._settings: PerceptionParameters | None = None
@@ -122,18 +127,20 @@ class Perception(LifecycleNode):
     # Lifecycle
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._failure = ""
         try:
             self._settings = parameters = read(self, PerceptionParameters())
             folder = find_model(parameters.model)
-            self.get_logger().info(f"loading {folder}")
-            pipeline = Pipeline.open(folder, parameters.pipeline)
-            pipeline.warm_up()
+            with self._reporting(f"loading {folder}"):
+                pipeline = Pipeline.open(folder, parameters.pipeline, self._on_progress)
+                self._vision = f"{pipeline.vision.backend}: {pipeline.vision.reason}"
+                self._progress = "warming up"
+                pipeline.warm_up()
             scheduler = Scheduler(pipeline, parameters.scheduler, self._on_descriptions)
         except Exception as error:  # a bad file, a missing driver, no memory: all are reasons not to start
             self._failure = f"{type(error).__name__}: {error}"
             self.get_logger().error(f"configure failed: {self._failure}")
             return TransitionCallbackReturn.FAILURE
-        self._failure = ""
         self._descriptions = self.create_publisher(RegionDescriptionArray, "region_descriptions", _DESCRIPTIONS_DEPTH)
         self._annotated = self.create_publisher(Image, "annotated_image", parameters.qos.image.profile())
         self._frames = FrameSource(parameters.sync.frames, round(parameters.sync.slop_s * NANOSECONDS), self._problems,
@@ -208,7 +215,7 @@ class Perception(LifecycleNode):
     # Results; on the worker's thread
 
     def _on_descriptions(self, result: FrameDescriptions) -> None:
-        if result.status == Status.CANCELED or not self.context.ok():  # deactivated or shut down in the middle of it
+        if result.status == Status.CANCELED:  # deactivated or closed in the middle of it
             return
         if result.status != Status.OK:
             self._problems.report(f"frame {result.status.name}", result.error)
@@ -223,6 +230,33 @@ class Perception(LifecycleNode):
 
     # Diagnostics
 
+    @contextmanager
+    def _reporting(self, step: str) -> Iterator[None]:
+        """Publishes diagnostics, and logs each new step, while configuring holds the executor and no timer runs."""
+        self._progress, done = step, threading.Event()
+
+        def report() -> None:
+            logged = ""
+            while not done.is_set():
+                if (progress := self._progress) != logged:
+                    logged = progress
+                    self.get_logger().info(progress)
+                self._publish_diagnostics()
+                done.wait(_DIAGNOSTICS_PERIOD_S)
+
+        thread = threading.Thread(target=report, name="configuring")
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()  # only then does the executor's timer report again
+            self._progress = ""
+
+    def _on_progress(self, progress: Progress) -> None:
+        """Of an engine that is being built."""
+        self._progress = f"{progress.step}, {progress.fraction:.0%}"
+
     def _publish_diagnostics(self) -> None:
         values: dict[str, object] = {"state": self._state, "model": self.get_parameter("model").value}
         if self._scheduler is not None:
@@ -231,7 +265,8 @@ class Perception(LifecycleNode):
             values |= {f"stage {stage} [ms]": seconds * 1000 for stage, seconds in self._stage_seconds.items()}
         values |= self._problems.values()
         total = self._problems.total()
-        level, text = DiagnosticStatus.OK, self._state
+        values |= {"vision stage": self._vision} if self._vision else {}
+        level, text = DiagnosticStatus.OK, self._progress or self._state
         if self._failure:
             level, text = DiagnosticStatus.ERROR, self._failure
         elif self._state == "active" and not values["images received"]:

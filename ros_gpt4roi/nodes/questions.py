@@ -192,9 +192,8 @@ class Questions:
         elif answer.status not in (Status.OK, Status.CANCELED):
             self._problems.report(f"query {answer.status.name}", answer.error)
         message = answer_to_message(answer)
-        if self._node.context.ok():  # answers of questions that a shutdown cut off find nobody to tell
-            self._answers.publish(message)
-            self._answer_texts.publish(String(data=answer_as_text(answer)))
+        self._answers.publish(message)
+        self._answer_texts.publish(String(data=answer_as_text(answer)))
         return message
 
 

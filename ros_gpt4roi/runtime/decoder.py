@@ -90,8 +90,9 @@ class Decoder:
     """Decodes sequences on one language model (a transformers causal language model). Not thread-safe.
 
     stop_ids: tokens that end a text. never_ids: tokens that are never chosen: placeholders that mean nothing in a text.
-    context: most tokens of a prompt and its text. max_rows: rows that decode together. urgent_rows of them stay free for
-    urgent sequences, so that these join at the next step whatever else is going on. draft_tokens: most draft tokens tried a step. cache_bytes: of the prefix store.
+    context: most tokens of a prompt and its text. max_rows: rows that decode together; urgent_rows of them stay free
+    for urgent sequences, so that these join at the next step whatever else is going on. draft_tokens: most draft tokens
+    tried a step. cache_bytes: of the prefix store.
     """
 
     def __init__(self, language: torch.nn.Module, *, stop_ids: frozenset[int], never_ids: Iterable[int],

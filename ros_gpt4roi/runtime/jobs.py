@@ -108,7 +108,7 @@ class DescriptionJob(_Job):
             sequence, stream = next(fresh)
             if sequence.finish in (Finish.STOP, Finish.LENGTH):
                 self._reuse.put(region.id, stream.text, sequence.confidence, tuple(sequence.generated), embedding,
-                                self.frame.stamp_ns)
+                                self.frame.stamp_ns, self.encoded.text.mentioned(stream.raw))
             if sequence.finish in (Finish.STOP, Finish.LENGTH) or stream.text:
                 descriptions.append(Description(region, stream.text, sequence.confidence))
         return descriptions

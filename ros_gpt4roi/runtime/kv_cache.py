@@ -17,6 +17,8 @@ class RowCache:
     A row's token at position p always lies at index p, so ragged rows need no left padding, a row joins by filling the
     next free index and a rejected draft is taken back by forgetting its length. The last position is a bin: padding
     writes there and nobody reads it. Stands in for transformers' Cache in a model's forward.
+    A shared prefix is computed once but copied into every row, so that one attention call serves all rows: at most
+    max_rows · max_length positions, of which as many are allocated as the longest text so far has needed.
     """
 
     def __init__(self, layers: int, heads: int, head_size: int, max_rows: int, max_length: int, dtype: torch.dtype,

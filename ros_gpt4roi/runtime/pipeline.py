@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..engine.guard import ProgressCallback
+from ..engine.provide import model_slot
 from ..model.checkpoint import LoadedModel
 from ..model.preprocess import normalise_boxes, preprocess_frame
 from ..model.prompt import PromptError
@@ -20,7 +22,7 @@ from .quantise import load_model
 from .region_text import RegionText, UnknownRegionError
 from .reuse import DescriptionReuse
 from .types import Answer, Frame, FrameDescriptions, Question, Region, Status
-from .vision_stage import VisionStage
+from .vision_stage import VisionOptions, VisionStage
 
 logger = logging.getLogger(__name__)
 _FRAMES_KEPT = 8  # vision outputs of recent frames; a conversation over an older one encodes its frame again
@@ -30,13 +32,15 @@ _FRAMES_KEPT = 8  # vision outputs of recent frames; a conversation over an olde
 class PipelineConfig:
     """How a model is run.
 
-    device: PyTorch's name, "cpu" or "cuda". language_format: number format of the language model (see quantise.py).
+    device: PyTorch's name, "cpu" or "cuda". vision: backend and engines of the vision stage.
+    language_format: number format of the language model (see quantise.py).
     describe: the question that describes a region, `{region}` stands for it; empty takes the model's own.
     description_tokens, answer_tokens: most tokens of a text. question_characters: longest question that is read.
     reuse_distance, reuse_age_s: when a tracked region keeps its text (see reuse.py).
     """
 
     device: str = "cpu"
+    vision: VisionOptions = field(default_factory=VisionOptions)
     language_format: str = "fp32"
     describe: str = ""
     description_tokens: int = 64
@@ -69,9 +73,10 @@ class Pipeline:
     `begin_answer` and `step` instead: what has begun decodes together. Not thread-safe.
     """
 
-    def __init__(self, loaded: LoadedModel, config: PipelineConfig):
+    def __init__(self, loaded: LoadedModel, config: PipelineConfig, vision: VisionStage | None = None):
+        """vision: the stage to use; None runs it with PyTorch."""
         self.config, self.model_config = config, loaded.config
-        self.vision = VisionStage(loaded.model)
+        self.vision = vision or VisionStage(loaded.model)
         self.language = LanguageStage(loaded, config.decoding)
         self.reuse = DescriptionReuse(config.reuse_distance, config.reuse_age_s)
         self._describe = config.describe or loaded.config.prompt.describe
@@ -80,9 +85,16 @@ class Pipeline:
         self.counters = {"frames_encoded": 0, "regions_omitted": 0}
 
     @classmethod
-    def open(cls, model_folder: str | Path, config: PipelineConfig = PipelineConfig()) -> Pipeline:
-        """Load a checkpoint folder. Raises CheckpointError or ValueError that says what is wrong with it."""
-        return cls(load_model(model_folder, config.language_format, config.device), config)
+    def open(cls, model_folder: str | Path, config: PipelineConfig = PipelineConfig(),
+             progress: ProgressCallback | None = None) -> Pipeline:
+        """Load a checkpoint folder, and an engine of its vision stage as `config.vision` says.
+
+        progress: called with how far building an engine has come. Raises CheckpointError, EngineError or ValueError
+        that says what is wrong.
+        """
+        loaded = load_model(model_folder, config.language_format, config.device)
+        vision = VisionStage.open(loaded, config.vision, model_slot(Path(model_folder)), progress)
+        return cls(loaded, config, vision)
 
     def warm_up(self) -> None:
         """Run everything once at full size, so that the first request is as fast as the next. Leaves no trace."""
@@ -137,8 +149,7 @@ class Pipeline:
         """Encode a frame and let its regions' descriptions join the batch. Raises Refused for a bad image or box."""
         encoded = self.encode(frame)
         embeddings = encoded.vision.region_embeddings[0]
-        kept = [self.reuse.keep(region.id, embedding, frame.stamp_ns)
-                for region, embedding in zip(encoded.shown, embeddings)]
+        kept = self.reuse.keep([region.id for region in encoded.shown], embeddings, frame.stamp_ns)
         sequences = []
         for place, region in enumerate(encoded.shown, start=1):
             if kept[place - 1] is not None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +12,15 @@ _MAX_TRACKS = 1024
 
 @dataclass(frozen=True, eq=False)
 class Described:
-    """What was said of a region. embedding: float32, unit length. ids: the text's tokens, a draft for the next."""
+    """What was said of a region. embedding: float32, unit length. ids: the text's tokens, a draft for the next.
+    mentions: ids of the regions the text names."""
 
     text: str
     confidence: float
     ids: tuple[int, ...]
     embedding: torch.Tensor
     stamp_ns: int
+    mentions: frozenset[str] = frozenset()
 
 
 class DescriptionReuse:
@@ -25,6 +28,9 @@ class DescriptionReuse:
 
     distance: a text is kept while the cosine distance (0..2) between the region's embedding and that of the described
     one is under this; 0 keeps nothing. max_age_s: and while the described frame is no older, by the frames' stamps.
+    A text that names other regions is kept only together with those, because it may speak of where they are. Neighbours
+    that it speaks of without naming their regions ("left of the bowl") are not seen: max_age_s bounds how long such a
+    text can be out of date.
     """
 
     def __init__(self, distance: float, max_age_s: float):
@@ -37,20 +43,32 @@ class DescriptionReuse:
     def last(self, region_id: str) -> Described | None:
         return self._tracks.get(region_id)
 
-    def keep(self, region_id: str, embedding: torch.Tensor, stamp_ns: int) -> Described | None:
-        """The description that still holds for the region, or None. embedding: [K, D]."""
-        self.looked_up += 1
+    def keep(self, region_ids: Sequence[str], embeddings: torch.Tensor, stamp_ns: int) -> list[Described | None]:
+        """For each region of a frame the description that still holds, or None. embeddings: [N, K, D]."""
+        self.looked_up += len(region_ids)
+        kept = {region_id: last for region_id, embedding in zip(region_ids, embeddings)
+                if (last := self._alike(region_id, embedding, stamp_ns)) is not None}
+
+        def moved(text: Described) -> bool:
+            """Whether a region it names has changed, or was described anew since."""
+            return any(name not in kept or kept[name].stamp_ns > text.stamp_ns for name in text.mentions)
+
+        while outdated := [region_id for region_id, text in kept.items() if moved(text)]:
+            for region_id in outdated:  # in turn, texts that name these may fall
+                del kept[region_id]
+        found = [kept.get(region_id) for region_id in region_ids]
+        self.kept += sum(text is not None for text in found)
+        return found
+
+    def _alike(self, region_id: str, embedding: torch.Tensor, stamp_ns: int) -> Described | None:
         last = self.last(region_id)
         if last is None or not 0 <= stamp_ns - last.stamp_ns <= self.max_age_s * 1e9:
             return None
-        if not 1 - float(last.embedding @ unit(embedding)) < self.distance:
-            return None
-        self.kept += 1
-        return last
+        return last if 1 - float(last.embedding @ unit(embedding)) < self.distance else None
 
     def put(self, region_id: str, text: str, confidence: float, ids: tuple[int, ...], embedding: torch.Tensor,
-            stamp_ns: int) -> None:
-        self._tracks[region_id] = Described(text, confidence, ids, unit(embedding), stamp_ns)
+            stamp_ns: int, mentions: Sequence[str] = ()) -> None:
+        self._tracks[region_id] = Described(text, confidence, ids, unit(embedding), stamp_ns, frozenset(mentions))
         self._tracks.move_to_end(region_id)
         if len(self._tracks) > _MAX_TRACKS:
             self._tracks.popitem(last=False)

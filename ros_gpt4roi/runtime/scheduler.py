@@ -16,6 +16,7 @@ from .types import Answer, Frame, FrameDescriptions, Question, Status
 
 logger = logging.getLogger(__name__)
 _IDLE_WAIT_S = 0.5  # how long an idle worker sleeps before it looks at deadlines and at `stop` by itself
+_NAME_SHOWN = 64  # characters of a caller's name for something that an error repeats
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Scheduler:
     """Owns the pipeline while it runs: nobody else may call it between `start` and `stop`.
 
     Questions are served in the order they came, before frames, and join a decode that is going on at its next step; two
-    of one conversation are served one after the other. All frames handed in while one is being described are dropped and
+    of one conversation are served one after the other. Frames handed in while one is being described are dropped and
     counted, but for the newest. on_descriptions receives every frame's result on the worker's thread, the unsuccessful
     ones too (see `status`), and must return at once. The methods are safe from any thread.
     """
@@ -159,7 +160,7 @@ class Scheduler:
         if not self._running:
             return refuse(Status.FAILED, "the scheduler does not run")
         if question.query_id in self._open:
-            return refuse(Status.INVALID, f"query id {question.query_id!r} is in use, expected a new one")
+            return refuse(Status.INVALID, f"query id {_short(question.query_id)} is in use, expected a new one")
         if question.timeout_s is not None and not question.timeout_s > 0:
             return refuse(Status.INVALID, f"timeout is {question.timeout_s}, expected more than 0 seconds")
         if len(self._waiting) >= self.config.queue_length:
@@ -167,8 +168,8 @@ class Scheduler:
         if question.conversation_id:
             conversation = self._conversations.get(question.conversation_id)
             if conversation is None:
-                return refuse(Status.INVALID, f"conversation {question.conversation_id!r} is unknown or was closed, "
-                                              "expected an open one, or none to open one")
+                return refuse(Status.INVALID, f"conversation {_short(question.conversation_id)} is unknown or was "
+                                              "closed, expected an open one, or none to open one")
             self._conversations.move_to_end(conversation.id)
         elif frame is None:
             return refuse(Status.NO_FRAME, "there is no frame to ask about yet")
@@ -370,6 +371,11 @@ def _why(query: _Query) -> tuple[Status, str]:
     if query.cancelled:
         return Status.CANCELED, "cancelled by the caller"
     return Status.TIMEOUT, "the time for the answer was over"
+
+
+def _short(name: str) -> str:
+    """A name for an error message: it comes from outside and may be of any length."""
+    return repr(name if len(name) <= _NAME_SHOWN else f"{name[:_NAME_SHOWN]}… ({len(name)} characters)")
 
 
 def _uncancellable() -> Future:

@@ -23,7 +23,7 @@ BACKENDS = ("auto", "tensorrt", "onnxruntime", "torch")
 class VisionOptions:
     """backend: of BACKENDS; "auto" takes the first that works here: TensorRT on a GPU, ONNX Runtime, PyTorch."""
 
-    backend: str = "auto"
+    backend: str = "torch"
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
@@ -41,9 +41,6 @@ class TorchRunner:
         device = self._model.device
         # Boxes stay in float32 whatever the model is in: half precision is too coarse for coordinates.
         return self._model.encode(torch.from_numpy(images).to(device), torch.from_numpy(boxes).to(device))
-
-    def close(self) -> None:
-        """Nothing to keep."""
 
 
 class VisionStage:
@@ -73,7 +70,7 @@ class VisionStage:
         for backend in wanted:
             try:
                 runner = _OPENERS[backend](loaded, slot, options.engine, progress)
-            except EngineError as error:
+            except (EngineError, OSError) as error:
                 if options.backend != "auto":
                     raise
                 left_out.append(f"{backend}: {error}")
@@ -96,10 +93,6 @@ class VisionStage:
         tokens, regions = self._runner(images, padded)
         return VisionOutput(tokens.to(self._device, self._dtype),
                             regions[:, :boxes.shape[1]].to(self._device, self._dtype))
-
-    def close(self) -> None:
-        """Keeps what a backend compiled meanwhile; the stage is not used afterwards."""
-        self._runner.close()
 
 
 def _open_torch(loaded: LoadedModel, _slot: str, _options: EngineOptions,

@@ -54,7 +54,7 @@ def cache(tmp_path: Path) -> EngineCache:
 def remembered(cache: EngineCache, network: VisionNetwork, exported: Path) -> Callable[[str], None]:
     """Puts the exported graph into the cache's slot, as `provide_onnx` would: exporting takes most of a test's time."""
     def remember(slot: str) -> None:
-        folder = cache.folder / f"{slot}.onnx"
+        folder = cache.graph_folder(slot)
         folder.mkdir()
         shutil.copy(exported, folder / "vision.onnx")
         digest = hashlib.sha256(exported.read_bytes()).hexdigest()

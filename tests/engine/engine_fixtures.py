@@ -19,8 +19,8 @@ SIGLIP = dict(model_type="siglip_vision_model", hidden_size=16, intermediate_siz
               num_attention_heads=2, image_size=32, patch_size=8)
 
 
-def config_of(encoder: str, extractor: str) -> ModelConfig:
-    """A tiny model of every kind of encoder and region extractor."""
+def config_of(encoder: str, extractor: str, focal: float = 0.0) -> ModelConfig:
+    """A tiny model of every kind of encoder and region extractor. focal: side of the focal crop, 0 for none."""
     config = tiny_config(64)
     if encoder == "resnet":
         config = dataclasses.replace(config, vision=VisionConfig(
@@ -29,7 +29,7 @@ def config_of(encoder: str, extractor: str) -> ModelConfig:
         config = dataclasses.replace(config, vision=dataclasses.replace(config.vision, encoder=SIGLIP, token_grid=2))
     scales = (2, 2, 1, 1) if encoder == "clip" else None
     return dataclasses.replace(config, regions=dataclasses.replace(
-        config.regions, kind=extractor, scales=scales, embeddings=2, heads=2, layers=2))
+        config.regions, kind=extractor, scales=scales, embeddings=2, heads=2, layers=2, focal=focal))
 
 
 def inputs(size: int, frames: int, regions: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

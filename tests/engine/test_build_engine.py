@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,16 @@ def test_check_fails_for_a_damaged_engine_and_names_it(filled: EngineCache, caps
     path.write_bytes(path.read_bytes()[:-7])
     assert main(["--check", "--cache", str(filled.folder)]) == 1
     assert "BAD" in (text := capsys.readouterr().out) and "two.engine: truncated" in text
+
+
+def test_check_covers_exported_graphs(
+        cache: EngineCache, remembered: Callable[[str], None], capsys: pytest.CaptureFixture) -> None:
+    remembered("tiny")
+    assert main(["--check", "--cache", str(cache.folder)]) == 0
+    graph = cache.graph_folder("tiny") / "vision.onnx"
+    graph.write_bytes(graph.read_bytes()[1:])
+    assert main(["--check", "--cache", str(cache.folder)]) == 1
+    assert "vision.onnx is damaged" in capsys.readouterr().out
 
 
 def test_missing_model_is_an_error_message(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -39,7 +39,8 @@ def test_folder_is_private_even_where_it_was_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("field", "value"), [
     ("onnx", "b" * 64), ("flavour", "tensorrt_rtx"), ("version", "10.4.0"), ("gpu", "Thor"), ("capability", "11.0"),
     ("driver", "580.1"), ("shapes", "frames 1..4..8"), ("precision", "bf16")])
-def test_stale_engine_is_not_used_and_the_reason_named(cache: EngineCache, stored: Path, field: str, value: str) -> None:
+def test_stale_engine_is_not_used_and_the_reason_named(
+        cache: EngineCache, stored: Path, field: str, value: str) -> None:
     with pytest.raises(CacheError, match=f"stale, {field} was "):
         cache.load("slot", dataclasses.replace(KEY, **{field: value}))
 
@@ -110,6 +111,18 @@ def test_unwritable_folder_is_replaced_by_a_private_one(tmp_path: Path, caplog: 
     cache.store("slot", KEY, tmp_path / "plan", {})
     assert bytes(cache.load("slot", KEY).plan) == PLAN
     assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+
+
+def test_what_a_killed_build_left_behind_is_removed_once_old(cache: EngineCache) -> None:
+    old, young, partial = (cache.folder / name for name in (".build-old", ".build-young", ".slot.x.partial"))
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "plan").write_bytes(PLAN)
+    partial.write_bytes(PLAN)
+    for path in (old, partial):
+        os.utime(path, (1e9, 1e9))
+    EngineCache(cache.folder)
+    assert not old.exists() and not partial.exists() and young.exists()
 
 
 def test_second_one_waits_for_the_lock_and_is_told(cache: EngineCache) -> None:

@@ -31,11 +31,16 @@ def test_exported_graph_computes_the_same(network: VisionNetwork, exported: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("encoder", "extractor"), [
-    ("clip", "deformable"), ("resnet", "roi_align"), ("resnet", "deformable"), ("siglip", "roi_align_lite")])
-def test_every_encoder_and_extractor_exports(encoder: str, extractor: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("encoder", "extractor", "focal"), [
+    ("clip", "deformable", 0.0), ("resnet", "roi_align", 0.0), ("resnet", "deformable", 0.0),
+    ("siglip", "roi_align_lite", 0.0), ("clip", "roi_align", 2.0)])
+def test_every_encoder_and_extractor_exports(encoder: str, extractor: str, focal: float, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    network = VisionNetwork.build(config_of(encoder, extractor), width=32)
+    network = VisionNetwork.build(config_of(encoder, extractor, focal), width=32)
+    for parameter in network.parameters():
+        # What starts as zero would hide an error in what it is multiplied with.
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
     export_onnx(network, tmp_path / "vision.onnx")
     assert_same(network, tmp_path / "vision.onnx")
 
@@ -46,6 +51,7 @@ def test_graph_takes_bytes_and_needs_no_plugin(exported: Path) -> None:
     assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert [d.dim_value for d in images.type.tensor_type.shape.dim][1:] == [32, 32, 3]
     assert [bool(d.dim_param) for d in boxes.type.tensor_type.shape.dim] == [True, True, False]
+    assert [node.op_type for node in graph.node if "images" in node.input] == ["Cast"]
     assert {node.domain for node in graph.node} == {""}
     assert "RoiAlign" not in {node.op_type for node in graph.node}
 

@@ -16,7 +16,8 @@ from ros_gpt4roi.engine.cache import CachedEngine, EngineCache
 from ros_gpt4roi.engine.errors import EngineError
 from ros_gpt4roi.engine.flavour import load_flavour
 from ros_gpt4roi.engine.frames import StoredFrame, default_frames_folder
-from ros_gpt4roi.engine.gate import Encode, GateReport, check, read_report, text_writer, twin_of
+from ros_gpt4roi.engine.gate import LIMITS, Encode, GateReport, check, limit_for, read_report, text_writer, twin_of
+from ros_gpt4roi.engine.graph import scope
 from ros_gpt4roi.engine.lower import lower
 from ros_gpt4roi.engine.network import VisionNetwork
 from ros_gpt4roi.engine.opening import first_accepted
@@ -35,7 +36,8 @@ def twin(loaded: LoadedModel) -> Encode:
 
 
 def run_check(engine: Encode, twin: Encode, precision: str = "fp16", loaded: LoadedModel | None = None) -> GateReport:
-    return check(engine, twin, FRAMES, precision, "sha", "key", text_writer(loaded) if loaded else None)
+    return check(engine, twin, FRAMES, precision, LIMITS[precision], "sha", "key",
+                 text_writer(loaded) if loaded else None)
 
 
 def test_twin_passes_its_own_gate(twin: Encode, loaded: LoadedModel) -> None:
@@ -67,6 +69,12 @@ def test_same_error_is_judged_by_precision(twin: Encode) -> None:
     assert run_check(engine, twin, "bf16").passed
 
 
+def test_limit_is_no_closer_than_the_twin_itself() -> None:
+    assert limit_for("fp32", torch.float32) == LIMITS["fp32"]
+    assert limit_for("fp32", torch.float16) == LIMITS["fp16"]
+    assert limit_for("int8", torch.float16) == LIMITS["int8"]
+
+
 def test_overflow_is_refused(twin: Encode) -> None:
     def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
         return VisionOutput(*(value * float("inf") for value in twin(images, boxes)))
@@ -81,7 +89,7 @@ def test_other_text_is_refused_although_the_numbers_are_close(twin: Encode) -> N
         calls.append(output)
         return ["a red mug"] * (count - 1) + ["a red mug" if len(calls) % 2 else "a blue mug"]
 
-    report = check(twin, twin, FRAMES, "fp16", "sha", "key", write_texts)
+    report = check(twin, twin, FRAMES, "fp16", LIMITS["fp16"], "sha", "key", write_texts)
     assert not report.passed
     assert report.same_texts == 4 and "2 of 6 texts differ (0: 'a red mug', PyTorch 'a blue mug')" in report.reason
 
@@ -139,7 +147,7 @@ def test_broken_engine_is_refused_and_the_next_safer_precision_taken(
 
 def _break(model: onnx.ModelProto) -> None:
     """Doubles the projector's bias."""
-    node = next(n for n in model.graph.node if n.op_type == "Add" and any("projector" in p.value for p in n.metadata_props))
+    node = next(n for n in model.graph.node if n.op_type == "Add" and scope(n) == "projector")
     bias = next(w for w in model.graph.initializer if w.name in node.input)
     values = copy.copy(numpy_helper.to_array(bias))
     bias.CopyFrom(numpy_helper.from_array(values + np.float16(1), bias.name))

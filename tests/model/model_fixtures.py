@@ -13,7 +13,8 @@ from ros_gpt4roi.model.prompt import SPECIAL_TOKENS
 from ros_gpt4roi.model.templates import template
 from training.tokenizer import train_tokenizer
 
-TEXTS = ["What is region1? A small red mug.", "### Human: Describe region2 and region13.\n### Assistant: the left of it",
+TEXTS = ["What is region1? A small red mug.",
+         "### Human: Describe region2 and region13.\n### Assistant: the left of it",
          "USER: How many mugs are there? ASSISTANT: Two, left of the box.", "The picture provides an overview."] * 5
 
 

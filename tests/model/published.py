@@ -1,4 +1,4 @@
-"""Checkpoints of the published GPT4RoI layout, generated: its keys and shapes, written down independently of our own."""
+"""Checkpoints of the published GPT4RoI layout, generated: its keys and shapes, written down apart from our own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def region_shapes(encoder: int, channels: int, hidden: int, position: int, width
         shapes[f"roi_align.pos_embedd.{i}.weight"] = (rows, columns)
         shapes[f"roi_align.pos_embedd.{i}.bias"] = (rows,)
         shapes |= {f"roi_align.pos_embedd.{i + 2}.{name}": (rows,) for name in ("weight", "bias")}
-    shapes |= {"roi_align.flatten_linear.weight": (hidden, channels * roi * roi), "roi_align.flatten_linear.bias": (hidden,),
+    shapes |= {"roi_align.flatten_linear.weight": (hidden, channels * roi * roi),
+               "roi_align.flatten_linear.bias": (hidden,),
                "roi_align.updims.weight": (width, hidden), "roi_align.updims.bias": (width,)}
     return {"model.spi_module." + key: shape for key, shape in shapes.items()}
 
@@ -49,7 +50,8 @@ def llama_shapes(vocabulary: int, width: int, inner: int, layers: int, key_value
 
 def clip_shapes(width: int, inner: int, layers: int, patch: int, image: int) -> Shapes:
     """The image half of a CLIP as its own files name it."""
-    shapes: Shapes = {"embeddings.class_embedding": (width,), "embeddings.patch_embedding.weight": (width, 3, patch, patch),
+    shapes: Shapes = {"embeddings.class_embedding": (width,),
+                      "embeddings.patch_embedding.weight": (width, 3, patch, patch),
                       "embeddings.position_embedding.weight": ((image // patch) ** 2 + 1, width)}
     for norm in ("pre_layrnorm", "post_layernorm"):
         shapes |= {f"{norm}.{p}": (width,) for p in ("weight", "bias")}

@@ -95,6 +95,9 @@ def test_edited_preprocessing_is_refused(folder):
     (lambda facts: facts["model"]["prompt"].update(template="llama3"), "splits '<|start_header_id|>'"),
     (lambda facts: facts["model"]["language"]["model"].update(vocab_size=9), "vocab_size is 9, expected at least"),
     (lambda facts: facts["model"]["vision"].update(encoder={}), "vision.encoder has no model_type"),
+    (lambda facts: facts["model"]["vision"]["encoder"].update(hidden_size="x"),
+     "vision.encoder describes no clip_vision_model model"),
+    (lambda facts: facts["model"]["language"]["model"].update(model_type="x"), "language.model describes no x model"),
     (lambda facts: facts["model"]["vision"].update(levels=[-9, -1]), "vision.levels or vision.tokens name {-9}"),
     (lambda facts: facts["model"].update(regions=3), "section regions of a model config is 3"),
 ])
@@ -113,7 +116,8 @@ def test_configs_that_are_none_are_refused(folder, content):
 
 
 @pytest.mark.parametrize(("name", "text"), [("config.json", "config.json: No such file"),
-                                            ("model.safetensors", "no weights"), ("tokenizer.json", "no usable tokenizer")])
+                                            ("model.safetensors", "no weights"),
+                                            ("tokenizer.json", "no usable tokenizer")])
 def test_missing_files_are_named(folder, name, text):
     (folder / name).unlink()
     if name == "tokenizer.json":

@@ -1,4 +1,4 @@
-"""Checkpoints of the published layout become ours: values, deltas, special tokens, interruption, and what does not fit."""
+"""Checkpoints of the published layout become ours: values, deltas, special tokens, interruption, what does not fit."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ from ros_gpt4roi.model.config import preset
 from ros_gpt4roi.model.convert import plan_assembly, plan_published
 from ros_gpt4roi.model.prompt import SPECIAL_TOKENS
 from ros_gpt4roi.model.weights_io import WeightFileError, WeightSource
+from ros_gpt4roi.runtime.jobs import Conversation
+from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
+from ros_gpt4roi.runtime.types import Frame, Question, Region, Status
+from ros_gpt4roi.runtime.vision_stage import VisionOptions
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +80,17 @@ def test_every_weight_arrives(folders, kind, words):
     assert model.config.language.model["vocab_size"] == len(words)
 
 
-def test_converted_model_describes(folders):
+def test_converted_model_describes_and_answers(folders):
     folder, config, *_ = folders
-    model, tokenizer, prompts = run_published(folder, config, dtype="float32")
-    prompt = prompts.encode([(prompts.config.describe.replace("{region}", "<region1>"), None)], 1)
-    image = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (1, 32, 32, 3), dtype=np.uint8))
-    with torch.no_grad():
-        vision = model.encode(image, torch.tensor([[[0.1, 0.2, 0.7, 0.8]]]))
-        embeddings = model.embed(torch.tensor([prompt.input_ids]), vision, torch.tensor([prompt.region_index]))
-        ids = model.language.generate(inputs_embeds=embeddings, max_new_tokens=5, do_sample=False, pad_token_id=0)
-    assert ids.shape == (1, 5) and isinstance(tokenizer.decode(ids[0]), str)
+    plan_published(folder / "published", folder / "clip", config=config).run(folder / "ours", progress=False)
+    pipeline = Pipeline.open(folder / "ours", PipelineConfig(
+        vision=VisionOptions(backend="torch"), description_tokens=5, answer_tokens=5))
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    frame = Frame(image, (Region("1", (2, 2, 20, 20)), Region("2", (30, 10, 60, 40))), 0, "camera")
+    described = pipeline.describe(frame)
+    assert described.status is Status.OK, described.error
+    assert [d.region.id for d in described.descriptions] == ["1", "2"]
+    assert pipeline.ask(Conversation("", frame), Question("What is region 2?", "")).status is Status.OK
 
 
 def test_delta_is_added_to_the_base(folders, words, shapes):
@@ -101,7 +106,8 @@ def test_delta_is_added_to_the_base(folders, words, shapes):
         expected = delta[key].clone()
         expected[:len(value)] += value
         assert torch.equal(state[key], expected.float()), key
-    assert torch.equal(state["model.embed_tokens.weight"][old_rows:], delta["model.embed_tokens.weight"][old_rows:].float())
+    new_rows = delta["model.embed_tokens.weight"][old_rows:]
+    assert torch.equal(state["model.embed_tokens.weight"][old_rows:], new_rows.float())
     for key, value in delta.items():
         if "spi_module" in key or "mm_projector" in key:
             assert torch.equal(state[key], value.float()), key
@@ -197,7 +203,8 @@ def test_resumes_behind_the_last_finished_shard(folders, monkeypatch):
 def test_another_plan_does_not_resume(folders, monkeypatch):
     folder, config, *_ = folders
     (folder / "ours").mkdir()
-    (folder / "ours" / "conversion.json").write_text('{"plan": "other", "shards": {"model-00001-of-00001.safetensors": "0"}}')
+    (folder / "ours" / "conversion.json").write_text(
+        '{"plan": "other", "shards": {"model-00001-of-00001.safetensors": "0"}}')
     (folder / "ours" / "model-00001-of-00009.safetensors").write_bytes(b"stale")
     run_published(folder, config)
     assert [f.name for f in sorted((folder / "ours").glob("model*"))] == ["model-00001-of-00001.safetensors"]
@@ -253,8 +260,8 @@ def test_command_line(folders, capsys):
     folder, config, *_ = folders
     facts = {k: v for k, v in config.to_dict().items() if k in ("regions", "vision", "language", "preprocess")}
     (folder / "small.json").write_text(json.dumps(facts))
-    arguments = ["convert", str(folder / "published"), str(folder / "ours"), "--vision", str(folder / "clip"), "--config",
-                 str(folder / "small.json"), "--dtype", "float32", "--shard-mib", "1"]
+    arguments = ["convert", str(folder / "published"), str(folder / "ours"), "--vision", str(folder / "clip"),
+                 "--config", str(folder / "small.json"), "--dtype", "float32", "--shard-mib", "1"]
     assert convert.main(arguments) == 0
     assert "converting: 100%" in capsys.readouterr().err
     assert load_checkpoint(folder / "ours").config.prompt == preset("gpt4roi-7b").prompt
@@ -273,7 +280,7 @@ def sparse_shard(file: Path, shapes, dtype: torch.dtype) -> None:
 
 
 def test_full_size_shape_by_shape(tmp_path, words):
-    """The published 7B and its CLIP, without their bytes: every key and shape finds its place, with and without base."""
+    """The published 7B as a delta, its base and its CLIP, without their bytes: every key and shape finds its place."""
     rows = len(words)
     published = llama_shapes(rows, 4096, 11008, 32)
     published |= {"model.mm_projector.weight": (4096, 1024), "model.mm_projector.bias": (4096,)}
@@ -314,12 +321,15 @@ def test_memory_stays_under_two_shards(tmp_path):
         for name in ("delta", "base"):
             (root / name).mkdir()
             for i in range(4):
-                save_file({f"w{i}": torch.ones(4096, shard // 8192, dtype=torch.float16)}, root / name / f"m{i}.safetensors")
+                weight = torch.ones(4096, shard // 8192, dtype=torch.float16)
+                save_file({f"w{i}": weight}, root / name / f"m{i}.safetensors")
         delta, base = WeightSource(root / "delta"), WeightSource(root / "base")
         problems, parts = [], []
         for key, entry in delta.entries.items():
-            parts += convert._part(key, torch.empty(entry.shape, device="meta"), delta, key, torch.float16, problems, base)
+            wanted = torch.empty(entry.shape, device="meta")
+            parts += convert._part(key, wanted, delta, key, torch.float16, problems, base)
         assert not problems
+        del weight
         def anonymous():
             with open("/proc/self/status") as f:
                 return next(int(line.split()[1]) for line in f if line.startswith("RssAnon")) << 10
@@ -349,7 +359,8 @@ def test_assembly_of_pretrained_parts(tmp_path):
     language.save_pretrained(tmp_path / "qwen")
     bare.save_pretrained(tmp_path / "qwen")
     clip = CLIPModel(CLIPConfig(
-        text_config=dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=99),
+        text_config=dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                         vocab_size=99),
         vision_config=tiny_config(0).vision.encoder, projection_dim=8))
     clip.save_pretrained(tmp_path / "clip")
     config = tiny_config(0)
@@ -358,12 +369,12 @@ def test_assembly_of_pretrained_parts(tmp_path):
     model, tokenizer = loaded.model, loaded.tokenizer
     assert model.config.language.model["model_type"] == "qwen3"
     ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
-    assert ids == list(range(len(bare), len(bare) + 5))
+    assert tokenizer.pad_token_id == len(bare) and ids == list(range(len(bare) + 1, len(bare) + 6))
     trained = language.get_input_embeddings().weight
     known = len(bare)
     embeddings = model.language.get_input_embeddings().weight
     assert torch.equal(embeddings[:known], trained[:known])
-    assert torch.allclose(embeddings[ids], trained[:known].mean(0).expand(5, -1), atol=1e-6)
+    assert torch.allclose(embeddings[known:known + 6], trained[:known].mean(0).expand(6, -1), atol=1e-6)
     pixels = torch.randint(0, 255, (1, 32, 32, 3), dtype=torch.uint8)
     clip.eval()
     with torch.no_grad():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from model_fixtures import CLIP, TEXTS, tiny_config
 
+from ros_gpt4roi.engine.network import VisionNetwork
 from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, save_checkpoint
 from ros_gpt4roi.model.config import ConfigError, LanguageConfig, PreprocessConfig, VisionConfig
 from training.tokenizer import train_tokenizer
@@ -67,7 +68,8 @@ def batch(loaded, rounds=(("What is <region2>?", "a mug"), ("And <region1>?", "l
     size = loaded.config.preprocess.image_size
     images = torch.randint(0, 255, (2, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[[0.1, 0.2, 0.5, 0.6], [0.4, 0.1, 0.9, 0.9]]] * 2)
-    ids, index, labels = (torch.tensor([values] * 2) for values in (encoded.input_ids, encoded.region_index, encoded.labels))
+    ids, index, labels = (torch.tensor([values] * 2)
+                          for values in (encoded.input_ids, encoded.region_index, encoded.labels))
     return dict(input_ids=ids, images=images, boxes=boxes, region_index=index, labels=labels)
 
 
@@ -103,7 +105,7 @@ def test_learns_and_generates(words, encoder, language):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_embedded_text_means_the_same_as_its_ids(words, language):
-    """Some models scale embeddings inside, some in their embedding layer: text takes the same way as spliced vectors."""
+    """Some models scale embeddings inside, some in their embedding layer: text goes the same way as spliced vectors."""
     loaded = build(words, "clip", language)
     model = loaded.model.eval()
     ids = torch.tensor([words.encode("a small red mug, left of the box")])
@@ -157,6 +159,14 @@ def test_focal_crop_starts_as_nothing_and_sees_the_surroundings(words):
     torch.testing.assert_close(logits(focal, inputs), logits(plain, inputs))
     torch.nn.init.normal_(focal.model.focal.join.weight, std=0.1)
     assert (logits(focal, inputs) - logits(plain, inputs)).abs().max() > 1e-4
+
+
+def test_what_becomes_an_engine_has_the_focal_crop(words):
+    model = build(words, "clip", "llama", focal=2.0).model.eval()
+    torch.nn.init.normal_(model.focal.join.weight, std=0.1)
+    images, boxes = torch.full((1, 32, 32, 3), 9, dtype=torch.uint8), torch.tensor([[[0.1, 0.2, 0.5, 0.6]]])
+    with torch.no_grad():
+        torch.testing.assert_close(VisionNetwork.of(model)(images, boxes), tuple(model.encode(images, boxes)))
 
 
 def test_focal_crop_shows_the_box_in_its_middle(words):

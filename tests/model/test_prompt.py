@@ -61,11 +61,11 @@ def test_generation_prompt_is_the_beginning_of_the_training_sequence(prompts):
 
 def test_published_format():
     prompts = PromptBuilder(sentencepiece_like(), preset("gpt4roi-7b"), 3)
-    text, learned, regions = prompts._render([("What is <region2>?", "A mug."), ("<region2> or <region1>?", "Both.")], 2,
-                                             False, frozenset())
-    assert text == (f"{SYSTEM}\n\n### Human: The <im_start><im_patch><im_patch><im_patch><im_end> provides an overview of "
-                    "the picture.\nWhat is region2 <bbox>?\n### Assistant: A mug.\n### Human: region2 or region1 <bbox>?"
-                    "\n### Assistant: Both.\n### ")
+    rounds = [("What is <region2>?", "A mug."), ("<region2> or <region1>?", "Both.")]
+    text, learned, regions = prompts._render(rounds, 2, False, frozenset())
+    assert text == (f"{SYSTEM}\n\n### Human: The <im_start><im_patch><im_patch><im_patch><im_end> provides an overview "
+                    "of the picture.\nWhat is region2 <bbox>?\n### Assistant: A mug.\n### Human: region2 or region1 "
+                    "<bbox>?\n### Assistant: Both.\n### ")
     assert [text[a:b] for a, b in learned] == [" A mug.\n###", " Both.\n###"]
     assert regions == [1, 0]
 
@@ -73,7 +73,8 @@ def test_published_format():
 def test_published_preamble_lists_regions():
     prompts = PromptBuilder(sentencepiece_like(), preset("gpt4roi-7b"), 3)
     text = prompts._render([("What is region2?", None)], 2, True, frozenset())[0]
-    assert text.endswith("picture.\nThere are region1 <bbox>,region2 <bbox> in the image, What is region2?\n### Assistant:")
+    assert text.endswith("picture.\nThere are region1 <bbox>,region2 <bbox> in the image, What is region2?"
+                         "\n### Assistant:")
 
 
 def test_other_formats():
@@ -83,8 +84,9 @@ def test_other_formats():
         "vicuna_v1": SYSTEM.replace("human", "user") + f" USER: {image}Q ASSISTANT: A</s>USER: R ASSISTANT:",
         "chatml": f"<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n{image}Q<|im_end|>\n<|im_start|>assistant\nA"
                   "<|im_end|>\n<|im_start|>user\nR<|im_end|>\n<|im_start|>assistant\n",
-        "llama3": f"<|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
-                  f"{image}Q<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|>"
+        "llama3": "<|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|>"
+                  f"<|start_header_id|>user<|end_header_id|>\n\n{image}Q<|eot_id|>"
+                  "<|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|>"
                   "<|start_header_id|>user<|end_header_id|>\n\nR<|eot_id|>"
                   "<|start_header_id|>assistant<|end_header_id|>\n\n"}
     for name, text in expected.items():
@@ -108,8 +110,23 @@ def test_mentions_after_the_first_carry_none(tokenizer):
     assert tokens == ["<bbox>", "<bbox>", "<point>"]
 
 
+def test_answers_only_name_regions(tokenizer):
+    prompts = builder(tokenizer)
+    rounds = [("What is left of <region1>?", "<region2> and <region1>."), ("What is <region2>?", None)]
+    encoded = prompts.encode(rounds, 2)
+    assert [i for i in encoded.region_index if i >= 0] == [0, 1]
+    assert learned_texts(prompts, encoded) == [" region2 and region1.\n###"]
+
+
+def test_repeated_embeddings(tokenizer):
+    encoded = builder(tokenizer, repeat_embeddings=True).encode(
+        [("<region1> or <region2>?", "<region2>."), ("Is <region2> red?", None)], 2)
+    assert [i for i in encoded.region_index if i >= 0] == [0, 1, 1]
+
+
 def test_too_long_drops_whole_oldest_rounds_and_keeps_embeddings(prompts):
-    rounds = [("Where is <region1>?", "There. " * 8), ("And <region2>?", "Here. " * 8), ("<region1> or <region2>?", None)]
+    rounds = [("Where is <region1>?", "There. " * 8), ("And <region2>?", "Here. " * 8),
+              ("<region1> or <region2>?", None)]
     whole = prompts.encode(rounds, 2)
     assert whole.dropped_rounds == 0 and [i for i in whole.region_index if i >= 0] == [0, 1]
     expected = {0: [0, 1], 1: [1, 0], 2: [0, 1]}

@@ -1,7 +1,6 @@
 """Fixtures of the node tests. ROS is imported by those that need it: without it, their modules skip themselves."""
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +12,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def ros(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A ROS domain of this test process's own."""
-    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)  # above 101 its ports are ephemeral ones
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_HOME"] = str(tmp_path_factory.mktemp("ros_home"))
+def ros() -> Iterator[None]:
+    """ROS in this test process, in the domain that the tests have claimed."""
     import rclpy
+    from rclpy.signals import SignalHandlerOptions
 
     from ros_gpt4roi.nodes.process import use_large_messages
     use_large_messages()
-    rclpy.init()
+    # Ctrl-C is pytest's: rclpy would shut down and let every remaining test fail.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     yield
     rclpy.try_shutdown()
 

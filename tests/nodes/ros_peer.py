@@ -46,10 +46,10 @@ class Process:
         """The exit status of a process that ends by itself."""
         return self._process.wait(WAIT_S)
 
-    def stop(self) -> int:
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Asks the process to end; returns its exit status, −9 where it had to be killed."""
         if self.running:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(number)
         try:
             return self._process.wait(WAIT_S)
         except subprocess.TimeoutExpired:

@@ -1,7 +1,6 @@
 """Parameters from dataclasses, and the deployments of config/ held to what the nodes declare."""
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ import rclpy  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.qos import ReliabilityPolicy  # noqa: E402
 
-from ros_gpt4roi.nodes.parameters import (ParameterError, TopicQos, declare, read, require,  # noqa: E402
-                                          setting)
+from ros_gpt4roi.nodes.parameters import (ParameterError, TopicQos, declare, names, read,  # noqa: E402
+                                          require, setting)
 from ros_gpt4roi.nodes.perception import PerceptionParameters, find_model  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import CameraParameters  # noqa: E402
 
@@ -27,6 +26,8 @@ NODES = {"perception": PerceptionParameters, "sim_camera": CameraParameters}
 
 @dataclass(frozen=True)
 class Inner:
+    """words: what is said."""
+
     words: tuple[str, ...] = ()
     limit: int = setting(3, "most of them")
 
@@ -55,6 +56,7 @@ def test_defaults_come_from_the_dataclasses(node: Node) -> None:
     declare(node, Outer())
     assert read(node, Outer()) == Outer()
     assert node.describe_parameter("inner.limit").description == "most of them"
+    assert node.describe_parameter("inner.words").description == "words: what is said."
 
 
 @pytest.mark.parametrize("node", [{"inner.limit": 7, "inner.words": '["a", "b"]', "name": "there"}], indirect=True)
@@ -74,6 +76,8 @@ def test_a_bad_value_is_named_with_what_was_expected(node: Node) -> None:
 def test_every_parameter_of_the_nodes_can_be_declared_and_read(node: Node, defaults: object) -> None:
     declare(node, defaults)
     assert read(node, defaults) == defaults
+    for name in names(defaults):
+        assert node.describe_parameter(name).description, f"{name} has no description"
 
 
 def test_qos_is_made_of_parameters() -> None:
@@ -109,23 +113,3 @@ def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def test_the_launch_file_starts_what_the_deployment_names(tmp_path: Path) -> None:
-    pytest.importorskip("launch_ros", reason="launch_ros is not in pip's ROS 2; it comes with a distribution")
-    import launch
-
-    specification = importlib.util.spec_from_file_location("gpt4roi_launch", ROOT / "launch" / "gpt4roi.launch.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    context = launch.LaunchContext()
-    context.launch_configurations["config"] = str(ROOT / "config" / "tabletop.yaml")
-    context.launch_configurations["namespace"] = ""
-    nodes = module.start_nodes(context)
-    assert [node.node_executable for node in nodes] == ["sim_camera", "perception"]
-    module.generate_launch_description()
-    for text, word in (("perception: {parametres: {}}", "parametres"), ("", "section"), ("a: [", "broken.yaml")):
-        broken = tmp_path / "broken.yaml"
-        broken.write_text(text)
-        with pytest.raises(ValueError, match=word):
-            module.read_deployment(str(broken))

@@ -1,6 +1,7 @@
 """The simulated camera in its own process: what it publishes is what a robot's camera and tracker would."""
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,12 +65,14 @@ def test_images_and_true_boxes_of_a_moving_camera(peer: Peer, start: Callable[..
 
 
 def test_a_compressed_camera_that_stands_still(peer: Peer, start: Callable[..., Process]) -> None:
-    start(views=1, encoding="png", **SIZE)
+    process = start(views=1, encoding="png", **SIZE)
     received = frames(peer, CompressedImage, "image/compressed", 3)
     pictures = [compressed_to_rgb(image) for image, _ in received]
     assert pictures[0].shape == (120, 160, 3)
     for picture in pictures[1:]:
         np.testing.assert_array_equal(picture, pictures[0])
+    assert process.stop(signal.SIGTERM) == 0
+    assert "Traceback" not in process.output()
 
 
 @pytest.mark.parametrize("parameters, words", [

@@ -172,6 +172,21 @@ def test_a_region_that_looks_the_same_keeps_its_text(make_pipeline: Callable, ma
     assert pipeline.statistics()["reuse_rate"] == pytest.approx(2 / 9)
 
 
+def test_a_text_that_names_a_region_that_moved_is_not_kept(loaded: LoadedModel, make_pipeline: Callable,
+                                                           make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(reuse_distance=0.001), make_frame(3)
+    job = pipeline.begin_description(frame)
+    # The tiny model has no words of its own for this: they are put into its mouth.
+    job.sequences[0].generated += loaded.tokenizer.encode("left of region2", add_special_tokens=False)
+    while not job.done:
+        pipeline.step()
+        job.poll()
+    assert job.result().descriptions[0].text.startswith("left of region 2")
+    moved = dataclasses.replace(frame.regions[1], box=(1.0, 1.0, 40.0, 12.0))
+    later = dataclasses.replace(frame, regions=(frame.regions[0], moved, frame.regions[2]), stamp_ns=1)
+    assert [d.reused for d in pipeline.describe(later).descriptions] == [False, False, True]
+
+
 def test_sampling_repeats_with_its_seed_and_not_with_another(make_pipeline: Callable, make_frame: Callable) -> None:
     def texts(**how) -> list[str]:
         return [d.text for d in make_pipeline(temperature=1.5, top_p=0.9, **how).describe(make_frame(4)).descriptions]

@@ -17,6 +17,7 @@ from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.quantise import FORMATS, load_model, quantise_language, quantised_file, save_quantised
 from ros_gpt4roi.runtime.quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear
 from ros_gpt4roi.runtime.types import Frame, Status
+from ros_gpt4roi.runtime.vision_stage import VisionOptions
 
 LAYERS = {
     "int8": (lambda layer: Int8Linear.from_float(layer, torch.bfloat16), 0.012),
@@ -50,7 +51,8 @@ def test_int4_reads_its_packed_weights_back() -> None:
 
 @pytest.mark.parametrize("number_format", FORMATS)
 def test_every_format_describes(number_format: str, checkpoint: Path, make_frame: Callable[..., Frame]) -> None:
-    pipeline = Pipeline.open(checkpoint, PipelineConfig(language_format=number_format, description_tokens=6))
+    pipeline = Pipeline.open(checkpoint, PipelineConfig(language_format=number_format, description_tokens=6,
+                                                        vision=VisionOptions("torch")))
     result = pipeline.describe(make_frame(3))
     assert result.status is Status.OK and len(result.descriptions) == 3
 

@@ -55,7 +55,8 @@ def test_an_unknown_name_is_refused_by_name(regions: RegionText, text: str, name
 
 def test_places_become_names_again() -> None:
     text = "region2 is left of region 3, not of region12 or region5; region1."
-    assert TRACKS.to_user(text) == "region track-7 is left of region cup 1, not of region12 or region A+B; region mug_3."
+    expected = "region track-7 is left of region cup 1, not of region12 or region A+B; region mug_3."
+    assert TRACKS.to_user(text) == expected
     assert TRACKS.mentioned(text + " region2") == ("track-7", "cup 1", "A+B", "mug_3")
     assert TRACKS.mentioned("no place, subregion4") == ()
 

@@ -206,6 +206,8 @@ def test_what_cannot_be_asked_says_why(run: Callable, make_frame: Callable) -> N
     running, frame = run(), make_frame(2)
     unknown = running.ask("What?", frame, conversation_id="no-such").result(LIMIT_S)
     assert unknown.status is Status.INVALID and "'no-such'" in unknown.error
+    endless = running.ask("What?", frame, conversation_id="x" * 100_000).result(LIMIT_S)
+    assert endless.status is Status.INVALID and "100000 characters" in endless.error and len(endless.error) < 300
     assert running.ask("What?", None).result(LIMIT_S).status is Status.NO_FRAME
     assert running.ask("What is region 9?", frame).result(LIMIT_S).status is Status.UNKNOWN_REGION
     assert running.ask("", frame).result(LIMIT_S).status is Status.INVALID

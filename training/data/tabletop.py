@@ -25,6 +25,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from filelock import FileLock
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -38,7 +39,8 @@ from ros_gpt4roi.sim.texts import conversation, permuted, short_rounds
 from .record import Round
 
 SHARD = 128
-MANIFEST = "dataset.json"
+MANIFEST, LOCK = "dataset.json", ".lock"
+_LOCK_LIMIT_S = 4 * 3600
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 _NO_OWNER = np.zeros((0, 0), np.int8)
 
@@ -105,20 +107,29 @@ def render_scenes(folder: str | Path, split: str, scenes: int, seed: int, worker
                 "preprocess": preprocess_hash(preprocess), "image_size": preprocess.image_size}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_manifest(folder, manifest)
-        begun = {path.name for path in folder.iterdir()}
-        missing = [s for s in _shards(scenes) if s[0] + ".jsonl" not in begun or not _is_whole(folder, s[0], s[2])]
-        needed = sum(count for _, _, count in missing) * (3 * preprocess.image_size**2 + 4096)
-        free = shutil.disk_usage(folder).free
-        if needed > free:
-            raise TabletopError(f"{folder}: {scenes} scenes need {needed / 1e9:.1f} GB more, "
-                                f"but the disk has only {free / 1e9:.1f} GB free")
-        (folder / MANIFEST).write_text(json.dumps({**manifest, "scenes": scenes}, indent=1) + "\n", encoding="utf-8")
-        if missing:
-            _render_missing(folder, missing, split, seed, scenes, workers, (width, height), preprocess)
+        # Of several processes that train together one renders, the others wait and find everything there.
+        with FileLock(folder / LOCK, timeout=_LOCK_LIMIT_S):
+            _render(folder, manifest, scenes, workers, preprocess)
     except OSError as error:
         raise TabletopError(f"{folder}: cannot write the scenes: {error.strerror or error}") from error
     return folder
+
+
+def _render(folder: Path, manifest: dict[str, Any], scenes: int, workers: int, preprocess: PreprocessConfig) -> None:
+    _check_manifest(folder, manifest)
+    begun = {path.name for path in folder.iterdir()}
+    missing = [s for s in _shards(scenes) if s[0] + ".jsonl" not in begun or not _is_whole(folder, s[0], s[2])]
+    needed = sum(count for _, _, count in missing) * (3 * preprocess.image_size**2 + 4096)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise TabletopError(f"{folder}: {scenes} scenes need {needed / 1e9:.1f} GB more, "
+                            f"but the disk has only {free / 1e9:.1f} GB free")
+    partial = folder / (MANIFEST + ".partial")
+    partial.write_text(json.dumps({**manifest, "scenes": scenes}, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, folder / MANIFEST)
+    if missing:
+        _render_missing(folder, missing, manifest["split"], manifest["seed"], scenes, workers,
+                        (manifest["width"], manifest["height"]), preprocess)
 
 
 def _render_missing(folder: Path, missing: Sequence[tuple[str, int, int]], split: str, seed: int, scenes: int,

@@ -1,0 +1,245 @@
+"""From the stamp of a camera frame to its descriptions, through the perception node in a process of its own, over DDS.
+
+    python -m benchmarks.end_to_end --json benchmarks/results/end_to_end.json
+
+Frames are published one at a time, each described anew (no kept texts), and after each one the published procedure runs
+on the same frame in this process; then at a camera's rate with everything on; then questions are asked over the action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch._dynamo  # noqa: F401  before rclpy: Triton, which this loads, crashes after the ROS libraries
+import rclpy  # isort: skip
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.time import Time
+from ros_gpt4roi_interfaces.action import Ask
+from ros_gpt4roi_interfaces.msg import Query, RegionDescriptionArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2D, Detection2DArray
+
+from benchmarks.common import machine_facts, seconds, write_results
+from benchmarks.language_models import published_procedure
+from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
+from ros_gpt4roi.nodes.conversions import box_to_message
+from ros_gpt4roi.nodes.images import rgb_to_image
+from ros_gpt4roi.nodes.process import use_large_messages
+from ros_gpt4roi.runtime.types import Frame, Region
+from ros_gpt4roi.sim.renderer import TabletopRenderer
+from ros_gpt4roi.sim.scene import Scene
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT_S, STOP_LIMIT_S = 300.0, 30.0
+PUBLISHED_REGIONS = 2  # conversations of the published procedure that are run for a frame; all cost the same
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="where the results go")
+    parser.add_argument("--model", type=Path, default=Path("models/tabletop"), help="checkpoint folder")
+    parser.add_argument("--frames", type=int, default=30)
+    parser.add_argument("--regions", type=int, default=8, help="boxes a frame")
+    parser.add_argument("--rate", type=float, default=10.0, help="frames a second of the camera")
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--height", type=int, default=480)
+    options = parser.parse_args()
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    use_large_messages()
+    scenes = render(options)
+    loaded = load_checkpoint(options.model)
+    results: dict[str, Any] = {"command": "python -m benchmarks.end_to_end " + " ".join(sys.argv[1:]),
+                               "machine": machine_facts(), "image": [options.width, options.height],
+                               "regions": options.regions}
+    with Station(options.model, {"pipeline.reuse_distance": 0.0, "pipeline.decoding.draft_tokens": 0}) as station:
+        results["one_at_a_time"] = one_at_a_time(station, scenes, loaded, options)
+        results["questions"] = questions(station, scenes[0], options)
+    with Station(options.model, {}) as station:
+        results["at_rate"] = at_rate(station, scenes, options)
+    results["vs_published"] = results["one_at_a_time"]["vs_published"]
+    results["stamp_to_description_ms"] = results["one_at_a_time"]["total_ms"]["median"]
+    write_results(options.json, results)
+
+
+def render(options: argparse.Namespace) -> list[Scene]:
+    """Views of the first test scenes that have enough objects to see."""
+    scenes: list[Scene] = []
+    with TabletopRenderer(options.width, options.height) as renderer:
+        index = 0
+        while len(scenes) < options.frames:
+            for step in range(10):
+                scene = renderer.render_view("test", 0, index, step)
+                if scene.objects:
+                    scenes.append(scene)
+            index += 1
+    return scenes[:options.frames]
+
+
+def boxes_of(scene: Scene, count: int) -> list[tuple[float, float, float, float]]:
+    """So many boxes: those of the objects, again from the first where there are fewer."""
+    return [tuple(map(float, scene.objects[i % len(scene.objects)].box)) for i in range(count)]
+
+
+class Station:
+    """A perception node in its own process, and the camera and the listener that talk to it."""
+
+    def __init__(self, model: Path, parameters: dict[str, Any]) -> None:
+        command = [sys.executable, "-m", "ros_gpt4roi.nodes.perception", "--ros-args", "-p", f"model:={model}"]
+        for name, value in parameters.items():
+            command += ["-p", f"{name}:={value}"]
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path}
+        environment.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)  # the ROS wheels' own: with it, they find no libraries
+        self._log = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log)
+        rclpy.init()
+        self.node = rclpy.create_node("benchmark")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._images = self.node.create_publisher(Image, "image", 10)
+        self._detections = self.node.create_publisher(Detection2DArray, "detections", 10)
+        self.received: list[tuple[float, RegionDescriptionArray]] = []
+        self.node.create_subscription(RegionDescriptionArray, "region_descriptions",
+                                      lambda message: self.received.append((time.time(), message)), 10)
+        self.ask = ActionClient(self.node, Ask, "ask")
+
+    def __enter__(self) -> Station:
+        self.wait_for(lambda: self._images.get_subscription_count() and self._detections.get_subscription_count()
+                      and self.ask.server_is_ready() and self.node.count_publishers("region_descriptions"),
+                      "the perception node")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the node's process and this process's part in ROS."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.try_shutdown()
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + LIMIT_S
+        while not condition():
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.close()
+                self._log.seek(0)
+                raise SystemExit(f"waited in vain for {what}; the node says:\n{self._log.read()[-3000:]}")
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def spin_until(self, moment: float) -> None:
+        """Handles what arrives until a moment of time.monotonic."""
+        while (left := moment - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def publish(self, scene: Scene, count: int) -> float:
+        """Publishes a frame with the present time as its stamp; returns the stamp, seconds."""
+        image = rgb_to_image(scene.image, Header())
+        boxes = [Detection2D(id=str(i + 1), bbox=box_to_message(box)) for i, box in enumerate(boxes_of(scene, count))]
+        stamp = time.time_ns()
+        header = Header(frame_id="camera", stamp=Time(nanoseconds=stamp).to_msg())
+        image.header = header
+        self._images.publish(image)
+        self._detections.publish(Detection2DArray(header=header, detections=boxes))
+        return stamp / 1e9
+
+
+def one_at_a_time(station: Station, scenes: Sequence[Scene], loaded: LoadedModel,
+                  options: argparse.Namespace) -> dict[str, Any]:
+    """Latency by stage, with nothing else under way; the first frame is counted apart."""
+    totals, stages, published = [], [], []
+    for number, scene in enumerate(scenes):
+        before = len(station.received)
+        stamp = station.publish(scene, options.regions)
+        station.wait_for(lambda: len(station.received) > before, f"the descriptions of frame {number}")
+        received, message = station.received[-1]
+        if len(message.descriptions) != options.regions:
+            raise SystemExit(f"{len(message.descriptions)} descriptions, expected {options.regions}")
+        totals.append(received - stamp)
+        stages.append({stage.stage: stage.duration.sec + stage.duration.nanosec / 1e9 for stage in message.stage_times})
+        if number % 3 == 0:  # the same frame, in this process, while the node rests
+            published.append(seconds(lambda: published_texts(loaded, scene, options.regions)))
+    found: dict[str, Any] = {"total_ms": spread(totals[1:])}
+    found |= {f"{stage}_ms": spread([times[stage] for times in stages[1:]]) for stage in stages[0]}
+    found["transport_and_queue_ms"] = spread([total - sum(times.values())
+                                              for total, times in zip(totals[1:], stages[1:])])
+    found["first_frame_over_median"] = totals[0] / statistics.median(totals[1:])
+    share = options.regions / min(PUBLISHED_REGIONS, options.regions)
+    found["published_ms"] = spread([taken * share for taken in published])
+    found["vs_published"] = found["published_ms"]["median"] / found["total_ms"]["median"]
+    return found
+
+
+def published_texts(loaded: LoadedModel, scene: Scene, count: int) -> None:
+    regions = tuple(Region(str(i + 1), box) for i, box in enumerate(boxes_of(scene, count)))
+    places = range(1, min(PUBLISHED_REGIONS, count) + 1)
+    published_procedure(loaded, Frame(scene.image, regions, 0, "camera"), places, 64)
+
+
+def at_rate(station: Station, scenes: Sequence[Scene], options: argparse.Namespace) -> dict[str, Any]:
+    """A camera that does not wait; kept texts and drafts as configured. Frames that come too fast are dropped."""
+    period, began = 1 / options.rate, time.monotonic()
+    stamps = []
+    for number, scene in enumerate([*scenes, *reversed(scenes)]):
+        station.spin_until(began + number * period)
+        stamps.append(station.publish(scene, options.regions))
+    station.spin_until(time.monotonic() + 2.0)
+    latencies = [moment - (message.header.stamp.sec + message.header.stamp.nanosec / 1e9)
+                 for moment, message in station.received]
+    texts = [text for _, message in station.received for text in message.descriptions]
+    if not texts:
+        raise SystemExit("no frame was described")
+    return {"rate_hz": options.rate, "frames_sent": len(stamps), "frames_described": len(station.received),
+            "latency_ms": spread(latencies), "texts_kept_percent": 100 * sum(t.reused for t in texts) / len(texts),
+            "descriptions_per_s": len(texts) / (station.received[-1][0] - stamps[0])}
+
+
+def questions(station: Station, scene: Scene, options: argparse.Namespace) -> dict[str, Any]:
+    """First words and whole answers over the action, at rest."""
+    firsts, wholes = [], []
+    for number in range(max(3, options.frames // 3)):
+        heard: list[float] = []
+        began = time.monotonic()
+        goal = Ask.Goal(query=Query(text=f"What is region {1 + number % options.regions}?"))
+        accepted = station.ask.send_goal_async(goal, feedback_callback=lambda _: heard.append(time.monotonic()))
+        station.wait_for(accepted.done, "the goal's acceptance")
+        result = accepted.result().get_result_async()
+        station.wait_for(result.done, "an answer")
+        answer = result.result().result.answer
+        if answer.status:
+            raise SystemExit(f"an answer failed: {answer.error}")
+        wholes.append(time.monotonic() - began)
+        firsts.append((heard[0] if heard else time.monotonic()) - began)
+    return {"first_words_ms": spread(firsts[1:]), "whole_answer_ms": spread(wholes[1:]),
+            "first_over_median": wholes[0] / statistics.median(wholes[1:])}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Milliseconds of seconds: median, 95th percentile, most."""
+    in_ms = 1000 * np.asarray(values)
+    return {"median": float(np.median(in_ms)), "p95": float(np.percentile(in_ms, 95)), "most": float(in_ms.max())}
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()

@@ -1,0 +1,167 @@
+"""What each number format of the language model costs in quality, and how often a kept description is wrong.
+
+    python -m benchmarks.language_quality --json benchmarks/results/language_quality.json
+
+Test scenes of the tabletop, which no training sees; greedy. For each format: answers equal to fp32's word for word,
+right answers (training's own scoring), loss on the true answers, and the time of a frame and of a question. The format
+to use is the fastest that loses less than ALLOWED points of right answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import compare, machine_facts, write_results
+from benchmarks.language_models import describe, in_format, open_pipeline
+from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
+from ros_gpt4roi.runtime.jobs import Conversation
+from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
+from ros_gpt4roi.runtime.quantise import FORMATS
+from ros_gpt4roi.runtime.types import Frame, Question, Region, Status
+from ros_gpt4roi.sim.renderer import TabletopRenderer
+from ros_gpt4roi.sim.scene import Scene
+from ros_gpt4roi.sim.scoring import TextRound, score
+from ros_gpt4roi.sim.texts import ask, permuted
+from training.evaluation.tabletop import questions
+
+ALLOWED = 0.5  # points of right answers, in per cent
+TOKENS = 80
+TIMED = 8  # scenes at most that formats are timed on, in turns
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="where the results go")
+    parser.add_argument("--model", type=Path, default=Path("models/tabletop"), help="checkpoint folder")
+    parser.add_argument("--scenes", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1000, help="of the scenes and questions")
+    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
+    parser.add_argument("--views", type=int, default=60, help="positions of the moving camera, for kept descriptions")
+    parser.add_argument("--moving-scenes", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=5.0, help="frames a second of the moving camera")
+    options = parser.parse_args()
+    loaded = load_checkpoint(options.model)
+    results: dict[str, Any] = {"command": "python -m benchmarks.language_quality " + " ".join(sys.argv[1:]),
+                               "machine": machine_facts()}
+    with torch.inference_mode(), TabletopRenderer() as renderer:
+        scenes = [(scene, np.random.default_rng([options.seed, index])) for index in range(options.scenes)
+                  if (scene := renderer.render("test", options.seed, index)).objects]
+        results["formats"] = compare_formats(loaded, scenes, options.formats)
+        results["reuse"] = kept_descriptions(loaded, renderer, options)
+    results["default"] = choose(results["formats"])
+    write_results(options.json, results)
+
+
+def compare_formats(loaded: LoadedModel, scenes: Sequence[tuple[Scene, np.random.Generator]],
+                    formats: Sequence[str]) -> dict[str, dict[str, float]]:
+    """fp32 is measured whether asked for or not: the others are compared with it."""
+    asked = []
+    for scene, rng in scenes:
+        scene = permuted(scene, rng)
+        asked.append((frame_of(scene), questions(scene, rng)))
+    models = {name: in_format(loaded, name) for name in dict.fromkeys(("fp32", *formats))}
+    pipelines = {name: open_pipeline(model, TOKENS) for name, model in models.items()}
+    said = {name: [answers(pipeline, frame, turns) for frame, turns in asked] for name, pipeline in pipelines.items()}
+    timed = [frame for frame, _ in asked[:TIMED]]
+    frame_s, question_s = (
+        compare({name: lambda p=p: [request(p, frame) for frame in timed] for name, p in pipelines.items()}, 3, 1)
+        for request in (describe, single))
+    found = {}
+    for name, pipeline in pipelines.items():
+        pairs = [(turns[-1].expected, text) for (_, many), texts in zip(asked, said[name])
+                 for turns, text in zip(many, texts)]
+        same = [a == b for mine, theirs in zip(said[name], said["fp32"]) for a, b in zip(mine, theirs)]
+        found[name] = {
+            "questions": len(pairs), "right_percent": 100 * float(np.mean([score(*pair) for pair in pairs])),
+            "same_as_fp32_percent": 100 * float(np.mean(same)), "loss": loss(models[name], asked),
+            "frame_s": frame_s[name] / len(timed), "question_s": question_s[name] / len(timed)}
+    for figures in found.values():
+        figures["points_lost"] = found["fp32"]["right_percent"] - figures["right_percent"]
+    return found
+
+
+def frame_of(scene: Scene, stamp_ns: int = 0) -> Frame:
+    """Ids are the objects' own numbers, the same in every view, as a tracker's would be."""
+    return Frame(scene.image, tuple(Region(str(item.object_index + 1), tuple(map(float, item.box)))
+                                    for item in scene.objects), stamp_ns, "camera")
+
+
+def answers(pipeline: Pipeline, frame: Frame, asked: Sequence[tuple[TextRound, ...]]) -> list[str]:
+    """All questions about a scene at once, each with the true history it needs; the model's own words."""
+    stage, encoded = pipeline.language, pipeline.encode(frame)
+    texts = [stage.sequence([*((turn.question, turn.answer) for turn in turns[:-1]), (turns[-1].question, None)],
+                            encoded.vision, encoded.key, TOKENS) for turns in asked]
+    stage.add(texts)
+    while stage.decoder.busy:
+        stage.step()
+    return [stage.text(text.generated).strip() for text in texts]
+
+
+def single(pipeline: Pipeline, frame: Frame) -> None:
+    """One question about a frame that was not seen before."""
+    answer = pipeline.ask(Conversation("", replace(frame)), Question(f"What is region {frame.regions[0].id}?", ""))
+    if answer.status is not Status.OK:
+        raise SystemExit(f"a question failed: {answer.error}")
+
+
+def loss(loaded: LoadedModel, asked: Sequence[tuple[Frame, Sequence[tuple[TextRound, ...]]]]) -> float:
+    """Mean cross-entropy of a token of the true answers, in nats."""
+    total, count, pipeline = 0.0, 0, open_pipeline(loaded, 1)
+    for frame, many in asked:
+        vision = pipeline.encode(frame).vision
+        for turns in many:
+            prompt = loaded.prompts.encode([(t.question, t.answer) for t in turns], len(frame.regions),
+                                           list_regions=True)
+            ids, labels = torch.tensor([prompt.input_ids]), torch.tensor(prompt.labels)
+            embeddings = loaded.model.embed(ids, vision, torch.tensor([prompt.region_index]))
+            logits = loaded.model.language(inputs_embeds=embeddings, use_cache=False).logits[0].float()
+            total += float(torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="sum"))
+            count += int((labels[1:] != -100).sum())
+    return total / count
+
+
+def choose(formats: dict[str, dict[str, float]]) -> str:
+    """The fastest format that loses less than ALLOWED points, by the time of a frame and a question together."""
+    good = {name: figures for name, figures in formats.items() if figures["points_lost"] < ALLOWED}
+    return min(good, key=lambda name: good[name]["frame_s"] + good[name]["question_s"])
+
+
+def kept_descriptions(loaded: LoadedModel, renderer: TabletopRenderer, options: argparse.Namespace) -> dict[str, float]:
+    """A camera that circles the table: how many decodes keeping texts saves, and how often a kept text is wrong where
+    one decoded anew is right."""
+    config = replace(PipelineConfig(), language_format="fp32")
+    keeping, fresh = Pipeline(loaded, config), Pipeline(loaded, replace(config, reuse_distance=0.0))
+    texts = kept = kept_wrong = spoilt = fresh_wrong = 0
+    for index in range(options.moving_scenes):
+        keeping.reset()
+        for step in range(options.views):
+            scene = renderer.render_view("test", options.seed, index, step)
+            frame = frame_of(scene, round(step / options.rate * 1e9))
+            if not scene.objects:
+                continue
+            pairs = zip(keeping.describe(frame).descriptions, fresh.describe(replace(frame)).descriptions, strict=True)
+            for place, (mine, anew) in enumerate(pairs):
+                others = frozenset(range(len(scene.objects))) - {place}
+                turn = ask(scene, "describe", np.random.default_rng(0), regions_only=True, told=others)[-1]
+                wrong, wrong_anew = (not score(turn.expected, text.text) for text in (mine, anew))
+                texts += 1
+                fresh_wrong += wrong_anew
+                kept += mine.reused
+                kept_wrong += mine.reused and wrong
+                spoilt += mine.reused and wrong and not wrong_anew
+    return {"distance": config.reuse_distance, "max_age_s": config.reuse_age_s, "frames_per_s": options.rate,
+            "texts": texts, "decodes_saved_percent": 100 * kept / texts,
+            "kept_wrong_percent": 100 * kept_wrong / max(1, kept), "fresh_wrong_percent": 100 * fresh_wrong / texts,
+            "kept_wrong_fresh_right_percent": 100 * spoilt / max(1, kept)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""The language stage: our decode against the published procedure, against llama.cpp and against the memory's speed.
+
+    python -m benchmarks.language_stage --json benchmarks/results/language_stage.json
+
+One run; whatever is compared takes turns on the same weights and inputs; medians. Models: "random", a Llama of 0.48 B
+parameters, and "tabletop". Both sides of a comparison with llama.cpp write exactly so many tokens. A comparison with
+the published procedure runs PUBLISHED_REGIONS of its conversations, which all cost the same, and counts them for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from benchmarks.common import compare, machine_facts, seconds, write_results
+from benchmarks.language_models import (describe, in_format, noise_frame, open_pipeline, published_procedure,
+                                        random_model)
+from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
+from ros_gpt4roi.runtime.language_stage import Sequence
+from ros_gpt4roi.runtime.pipeline import Pipeline
+from ros_gpt4roi.runtime.quantise import FORMATS
+from ros_gpt4roi.runtime.scheduler import Scheduler
+from ros_gpt4roi.runtime.types import Frame, Question
+
+try:
+    from benchmarks import llama_cpp_peer
+except ImportError as error:
+    llama_cpp_peer, MISSING = None, f"left out: {error}"
+
+BATCHES = (1, 2, 4, 8, 16)
+PUBLISHED_REGIONS = 2
+QUESTION, QUESTION_INSIDE = "What is region 1?", "What is <region1>?"
+LIMIT_S = 600.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="where the results go")
+    parser.add_argument("--models", nargs="+", default=["random", "tabletop"], choices=["random", "tabletop"])
+    parser.add_argument("--tabletop", type=Path, default=Path("models/tabletop"), help="its checkpoint folder")
+    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
+    parser.add_argument("--regions", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=48, help="most tokens of a text")
+    parser.add_argument("--rounds", type=int, default=3, help="timed calls of each variant")
+    options = parser.parse_args()
+    results: dict[str, Any] = {
+        "command": "python -m benchmarks.language_stage " + " ".join(sys.argv[1:]),
+        "machine": {**machine_facts(), "transformers": transformers.__version__,
+                    "llama_cpp_python": llama_cpp_peer.VERSION if llama_cpp_peer else MISSING,
+                    "read_bytes_per_s": read_speed()}}
+    with torch.inference_mode():
+        for name in options.models:
+            loaded = random_model() if name == "random" else load_checkpoint(options.tabletop)
+            results[name] = measure(loaded, options, results["machine"]["read_bytes_per_s"])
+            prefix = "" if name == options.models[0] else f"{name}_"
+            results |= {prefix + key: results[name][key] for key in results[name] if key.startswith("vs_")}
+    write_results(options.json, results)
+
+
+def measure(loaded: LoadedModel, options: argparse.Namespace, read_bytes: float) -> dict[str, Any]:
+    """Everything about one model of fp32 weights."""
+    models = {number_format: in_format(loaded, number_format) for number_format in options.formats}
+    frame = noise_frame(options.regions)
+    found: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in loaded.model.language.parameters()),
+        "published": against_published(models, frame, options)}
+    found["vs_published"] = found["published"]["fp32"]["speed"] if "fp32" in models else None
+    found["decode"] = {name: growth(model, read_bytes) for name, model in models.items()}
+    found["speculation"] = speculation(models[options.formats[-1]], frame, options)
+    found["first_request"] = first_request(models[options.formats[-1]], frame, options)
+    if llama_cpp_peer is not None:
+        found["llama_cpp"] = against_llama_cpp(models, loaded, frame, options)
+        found |= {f"vs_llama_cpp_{load}": figures["speed"] for load, figures in found["llama_cpp"].items()
+                  if load in ("batch", "single")}
+    return found
+
+
+def against_published(models: dict[str, LoadedModel], frame: Frame, options: argparse.Namespace) -> dict[str, Any]:
+    """Whole frames, image to texts, each side in the same float format; and our other formats against fp32."""
+    places = range(1, min(PUBLISHED_REGIONS, options.regions) + 1)
+    share, found = options.regions / len(places), {}
+    ours = {name: open_pipeline(model, options.tokens) for name, model in models.items()}
+    texts = {name: describe(pipeline, frame) for name, pipeline in ours.items()}
+    for name, pipeline in ours.items():
+        variants = {"ours": lambda p=pipeline: describe(p, frame)}
+        if name in ("fp32", "bf16"):
+            expected = published_procedure(models[name], frame, places, options.tokens)
+            same = sum(text == texts[name][place - 1] for place, text in zip(places, expected)) / len(expected)
+            if name == "fp32" and same < 1:
+                raise SystemExit(f"fp32 texts differ from the published procedure's: {same:.0%} are the same")
+            variants["published"] = lambda n=name: published_procedure(models[n], frame, places, options.tokens)
+        times = compare(variants, options.rounds, warm_up=0)
+        found[name] = {"seconds": times["ours"], "regions_per_s": options.regions / times["ours"],
+                       "tokens": sum(map(len, texts[name]))}
+        if "published" in times:
+            found[name] |= {"published_seconds": times["published"] * share, "same_text": same,
+                            "speed": times["published"] * share / times["ours"]}
+    return found
+
+
+def growth(loaded: LoadedModel, read_bytes: float) -> dict[str, Any]:
+    """Decoding alone: tokens a second by the number of rows, and at one row what the memory would allow."""
+    found: dict[str, Any] = {"weight_bytes": weight_bytes(loaded.model.language), "tokens_per_s": {}}
+    for rows in BATCHES:
+        pipeline = open_pipeline(loaded, 16)
+        stage = pipeline.language
+        stage.decoder.stop_ids = frozenset()
+        frame = noise_frame(rows)
+        stage.add(sequences(pipeline, frame, 16))
+        stage.step()  # the prompts, and the first step
+        times = []
+        while stage.decoder.live_rows == rows:
+            times.append(seconds(stage.step))
+        found["tokens_per_s"][rows] = rows / statistics.median(times)
+    found["ceiling_tokens_per_s"] = read_bytes / found["weight_bytes"]
+    found["of_ceiling"] = found["tokens_per_s"][1] / found["ceiling_tokens_per_s"]
+    return found
+
+
+_fresh = itertools.count(1 << 32)  # names of vision outputs that no cache knows
+
+
+def sequences(pipeline: Pipeline, frame: Frame, tokens: int, questions: list[str] | None = None) -> list[Sequence]:
+    """Questions (None: a description of every region) as the decoder gets them, with nothing but the vision given."""
+    if questions is None:
+        question = pipeline.model_config.prompt.describe
+        questions = [question.replace("{region}", f"<region{i + 1}>") for i in range(len(frame.regions))]
+    vision, key = pipeline.encode(frame).vision, next(_fresh)
+    return [pipeline.language.sequence([(text, None)], vision, key, tokens) for text in questions]
+
+
+def speculation(loaded: LoadedModel, frame: Frame, options: argparse.Namespace) -> dict[str, float]:
+    """The same frame again, with its last texts as drafts and without."""
+    plain, drafting = (open_pipeline(loaded, options.tokens, draft_tokens=n) for n in (0, 8))
+    expected = describe(plain, frame)
+    if describe(drafting, frame) != expected or describe(drafting, frame) != expected:
+        print("note: drafts changed a text; the number format's rounding depends on the batch")
+    times = compare({"plain": lambda: describe(plain, frame), "drafting": lambda: describe(drafting, frame)},
+                    options.rounds, warm_up=0)
+    counters = drafting.language.decoder.counters
+    return {**times, "speed": times["plain"] / times["drafting"],
+            "accepted": counters["accepted_draft_tokens"] / max(1, counters["draft_tokens"])}
+
+
+def first_request(loaded: LoadedModel, frame: Frame, options: argparse.Namespace) -> dict[str, Any]:
+    """The first frame and the first question after a warm-up, on the scheduler's worker, over the median of later."""
+    pipeline = open_pipeline(loaded, options.tokens)
+    warm_up = seconds(pipeline.warm_up)
+    scheduler = Scheduler(pipeline)
+    scheduler.start()
+    found: dict[str, Any] = {"warm_up_s": warm_up}
+
+    def ask() -> None:
+        scheduler.submit_question(Question(QUESTION, ""), dataclasses.replace(frame)).result(LIMIT_S)
+
+    requests = {"frame": lambda: scheduler.describe_once(dataclasses.replace(frame)).result(LIMIT_S), "question": ask}
+    try:
+        for name, request in requests.items():
+            first, *later = [seconds(request) for _ in range(1 + 2 * options.rounds)]
+            found[name] = {"first_s": first, "median_s": statistics.median(later),
+                           "first_over_median": first / statistics.median(later)}
+    finally:
+        scheduler.stop()
+    return found
+
+
+def against_llama_cpp(models: dict[str, LoadedModel], loaded: LoadedModel, frame: Frame,
+                      options: argparse.Namespace) -> dict[str, Any]:
+    """Language stage only, vision given: one prefix and `regions` suffixes, then one question, so many tokens each."""
+    pipelines = {name: open_pipeline(model, options.tokens) for name, model in models.items()}
+    for pipeline in pipelines.values():
+        pipeline.language.decoder.stop_ids = frozenset()
+    first = next(iter(pipelines.values()))
+    prompts = [s.prompt.ids.tolist() for s in sequences(first, frame, 1)]
+    question = sequences(first, frame, 1, [QUESTION_INSIDE])[0].prompt.ids.tolist()
+    shared = next(i for i, ids in enumerate(zip(*prompts)) if len(set(ids)) > 1)
+    rows, longest = len(prompts), max(map(len, prompts))
+    found: dict[str, Any] = {"tokens": {"prefix": shared, "suffix": longest - shared, "text": options.tokens}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        llama_cpp_peer.write_gguf(loaded.model.language, path / "f16.gguf")
+        peers = {}
+        for name in llama_cpp_peer.FORMATS:
+            llama_cpp_peer.quantise(path / "f16.gguf", path / f"{name}.gguf", name)
+            peers[name] = llama_cpp_peer.LlamaCpp(path / f"{name}.gguf", torch.get_num_threads(), rows,
+                                                  shared + rows * (longest - shared + options.tokens))
+        found["same_next_token"] = {name: agreement(peer, loaded, prompts[0]) for name, peer in peers.items()}
+        loads = {
+            "batch": {name: lambda p=p: decode(p, sequences(p, frame, options.tokens)) for name, p in pipelines.items()}
+            | {f"llama.cpp {name}": lambda p=p: p.texts(prompts[0][:shared], [ids[shared:] for ids in prompts],
+                                                        options.tokens) for name, p in peers.items()},
+            "single": {name: lambda p=p: decode(p, sequences(p, frame, options.tokens, [QUESTION_INSIDE]))
+                       for name, p in pipelines.items()}
+            | {f"llama.cpp {name}": lambda p=p: p.texts([], [question], options.tokens) for name, p in peers.items()}}
+        for load, variants in loads.items():
+            times = compare(variants, options.rounds, warm_up=0)
+            ours = min((times[name], name) for name in pipelines)
+            theirs = min((times[name], name) for name in times if name not in pipelines)
+            found[load] = {"seconds": times, "ours": ours[1], "theirs": theirs[1], "speed": theirs[0] / ours[0]}
+        for peer in peers.values():
+            peer.close()
+    return found
+
+
+def decode(pipeline: Pipeline, texts: list[Sequence]) -> None:
+    pipeline.language.add(texts)
+    while pipeline.language.decoder.busy:
+        pipeline.language.step()
+
+
+def agreement(peer: Any, loaded: LoadedModel, ids: list[int]) -> float:
+    """At how many places of a text the converted model's next token is that of the fp32 model."""
+    ours = loaded.model.language(torch.tensor([ids]), use_cache=False).logits[0].argmax(-1).tolist()
+    same = float(np.mean([a == b for a, b in zip(ours, peer.every_next(ids))]))
+    if same < 0.2:
+        raise SystemExit(f"llama.cpp continues {same:.0%} of the places as we do: its file is not the same model")
+    return same
+
+
+def weight_bytes(language: torch.nn.Module) -> int:
+    """Bytes of weights that a token reads: of every linear layer, in its format; of embeddings one row, not counted."""
+    total = 0
+    for module in language.modules():
+        if isinstance(module, torch.nn.Linear):
+            total += module.weight.nbytes
+        else:
+            total += sum(value.nbytes for name, value in module.named_buffers(recurse=False)
+                         if name in ("weight", "scale", "packed", "scale_middle"))
+    return total
+
+
+def read_speed() -> float:
+    """Bytes a second that all threads together read from memory."""
+    values = torch.ones(1 << 28)
+    values.sum()
+    return values.nbytes / min(seconds(values.sum) for _ in range(5))
+
+
+if __name__ == "__main__":
+    began = time.perf_counter()
+    main()
+    print(f"took {time.perf_counter() - began:.0f} s", file=sys.stderr)

@@ -1,0 +1,113 @@
+"""The launch file as `ros2 launch` runs it. pip's ROS 2 has no launch: this runs where a distribution is sourced."""
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+pytest.importorskip("launch_ros", reason="launch_ros is not in pip's ROS 2; it comes with a distribution")
+import launch  # noqa: E402
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix  # noqa: E402
+from isolation import for_children  # noqa: E402
+from launch.launch_description_sources import python_launch_file_utilities as launch_files  # noqa: E402
+from ros_gpt4roi_interfaces.msg import RegionDescriptionArray  # noqa: E402
+from ros_peer import WAIT_S, Peer  # noqa: E402
+
+# What `ros2 launch` does with a launch file; SIGINT ends it.
+LAUNCH = """
+import signal
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
+file, config, namespace = sys.argv[1:]
+service = LaunchService()
+service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
+    PythonLaunchDescriptionSource(file), launch_arguments={"config": config, "namespace": namespace}.items())]))
+sys.exit(service.run())
+"""
+
+
+@pytest.fixture
+def launch_file(root: Path) -> Path:
+    return root / "launch" / "gpt4roi.launch.py"
+
+
+class Launched:
+    """A launch in a process of its own, its output in a file."""
+
+    def __init__(self, log: Path, file: Path, config: Path, namespace: str) -> None:
+        self._log = log
+        with log.open("wb") as stream:
+            self._process = subprocess.Popen([sys.executable, "-c", LAUNCH, file, config, namespace],
+                                             env=for_children({"OMP_NUM_THREADS": "1"}), stdout=stream, stderr=stream)
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def stop(self) -> int:
+        if self.running:
+            self._process.send_signal(signal.SIGINT)
+        return self._process.wait(WAIT_S)
+
+
+@pytest.fixture
+def launched(tiny_model: Path, tmp_path: Path, launch_file: Path) -> Iterator[Launched]:
+    try:
+        get_package_prefix("ros_gpt4roi")
+    except PackageNotFoundError:
+        pytest.skip("the package is not installed in a sourced workspace")
+    config = tmp_path / "mine.yaml"
+    config.write_text(yaml.safe_dump({
+        "sim_camera": {"parameters": {"views": 2, "width": 160, "height": 120}, "remappings": {"image": "eye"}},
+        "perception": {"parameters": {"model": str(tiny_model), "pipeline": {"vision": {"backend": "torch"}}},
+                       "remappings": {"image": "eye"}}}))
+    launched = Launched(tmp_path / "launch.log", launch_file, config, "robot1")
+    yield launched
+    launched.stop()
+
+
+@pytest.mark.slow
+def test_a_deployment_runs_in_its_namespace_and_ends(peer: Peer, launched: Launched) -> None:
+    peer.watch(launched)
+    descriptions = peer.collect(RegionDescriptionArray, "/robot1/region_descriptions", 10)
+    peer.wait_for(lambda: descriptions, "a description")
+    assert peer.node.count_publishers("/robot1/eye") == 1
+    assert launched.stop() == 0
+    output = launched.output()
+    assert output.count("process has finished cleanly") == 2, output
+    assert "Traceback" not in output, output
+
+
+def test_the_launch_file_starts_what_the_deployment_names(launch_file: Path, root: Path) -> None:
+    module = launch_files.load_python_launch_file_as_module(str(launch_file))
+    context = launch.LaunchContext()
+    context.launch_configurations["config"] = str(root / "config" / "tabletop.yaml")
+    context.launch_configurations["namespace"] = ""
+    assert [node.node_executable for node in module.start_nodes(context)] == ["sim_camera", "perception"]
+    description = launch_files.get_launch_description_from_python_launch_file(str(launch_file))
+    assert [argument.name for argument in description.get_launch_arguments()] == ["config", "namespace"]
+
+
+@pytest.mark.parametrize("text, word", [("perception: {parametres: {}}", "parametres"), ("", "section"),
+                                        ("a: [", "broken.yaml")])
+def test_a_bad_deployment_is_told(launch_file: Path, tmp_path: Path, text: str, word: str) -> None:
+    module = launch_files.load_python_launch_file_as_module(str(launch_file))
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(text)
+    with pytest.raises(ValueError, match=word):
+        module.read_deployment(str(broken))
+    with pytest.raises(ValueError, match="nowhere.yaml"):
+        module.read_deployment(str(tmp_path / "nowhere.yaml"))
