@@ -224,7 +224,7 @@ def _tabletop() -> ModelConfig:
             model_type="llama", hidden_size=256, intermediate_size=704, num_hidden_layers=4, num_attention_heads=8,
             num_key_value_heads=8, vocab_size=1024, max_position_embeddings=1024, tie_word_embeddings=True)),
         prompt=PromptConfig(template="compact", image_text="{image}", preamble="{regions}\n",
-                            describe="Describe {region}.", repeat_embeddings=True, max_regions=16, context=1024),
+                            describe="What is {region}?", repeat_embeddings=True, max_regions=16, context=1024),
         preprocess=PreprocessConfig(mean=IMAGENET_MEAN, std=IMAGENET_STD),
     )
 
