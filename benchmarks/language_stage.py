@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ except ImportError as error:
     llama_cpp_peer, MISSING = None, f"left out: {error}"
 
 BATCHES = (1, 2, 4, 8, 16)
+PARTS = ("published", "decode", "speculation", "first_request", "llama_cpp")
 PUBLISHED_REGIONS = 2
 QUESTION, QUESTION_INSIDE = "What is region 1?", "What is <region1>?"
 LIMIT_S = 600.0
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["random", "tabletop"], choices=["random", "tabletop"])
     parser.add_argument("--tabletop", type=Path, default=Path("models/tabletop"), help="its checkpoint folder")
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--regions", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=48, help="most tokens of a text")
     parser.add_argument("--rounds", type=int, default=3, help="timed calls of each variant")
@@ -69,20 +72,26 @@ def main() -> None:
 
 
 def measure(loaded: LoadedModel, options: argparse.Namespace, read_bytes: float) -> dict[str, Any]:
-    """Everything about one model of fp32 weights."""
+    """The parts asked for, about one model of fp32 weights."""
     models = {number_format: in_format(loaded, number_format) for number_format in options.formats}
-    frame = noise_frame(options.regions)
-    found: dict[str, Any] = {
-        "parameters": sum(p.numel() for p in loaded.model.language.parameters()),
-        "published": against_published(models, frame, options)}
-    found["vs_published"] = found["published"]["fp32"]["speed"] if "fp32" in models else None
-    found["decode"] = {name: growth(model, read_bytes) for name, model in models.items()}
-    found["speculation"] = speculation(models[options.formats[-1]], frame, options)
-    found["first_request"] = first_request(models[options.formats[-1]], frame, options)
-    if llama_cpp_peer is not None:
-        found["llama_cpp"] = against_llama_cpp(models, loaded, frame, options)
-        found |= {f"vs_llama_cpp_{load}": figures["speed"] for load, figures in found["llama_cpp"].items()
-                  if load in ("batch", "single")}
+    frame, last = noise_frame(options.regions), models[options.formats[-1]]
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "published": lambda: against_published(models, frame, options),
+        "decode": lambda: {name: growth(model, read_bytes) for name, model in models.items()},
+        "speculation": lambda: speculation(last, frame, options),
+        "first_request": lambda: first_request(last, frame, options),
+        "llama_cpp": lambda: against_llama_cpp(models, loaded, frame, options)}
+    found: dict[str, Any] = {"parameters": sum(p.numel() for p in loaded.model.language.parameters()),
+                             "formats": options.formats}
+    for part in options.parts:
+        if part == "llama_cpp" and llama_cpp_peer is None:
+            continue
+        found[part] = parts[part]()
+        print(part, found[part], file=sys.stderr, flush=True)  # what is there if a later part is interrupted
+    compared = [figures["speed"] for figures in found.get("published", {}).values() if "speed" in figures]
+    found |= {"vs_published": compared[0]} if compared else {}  # of the first float format, which is fp32 by default
+    found |= {f"vs_llama_cpp_{load}": figures["speed"] for load, figures in found.get("llama_cpp", {}).items()
+              if load in ("batch", "single")}
     return found
 
 

@@ -1,7 +1,7 @@
 """Writes measured figures into the README:  python -m benchmarks.readme
 
-Between `<!-- table: NAME -->` and `<!-- end -->` stands what TABLES[NAME] makes of committed JSON files, so that a figure
-in the README is always one that was measured.
+Between `<!-- table: NAME -->` and `<!-- end -->` stands what TABLES[NAME] makes of committed JSON files, so that a
+figure in the README is always one that was measured.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def tabletop() -> str:
     rows = [row(task.replace("_", " "), task, scores["counts"][task], scores["chance"][task]) for task in _TASKS]
     rows += [row(f"{task}, pairs never seen", f"held_out_{task}", scores["counts"]["held_out"], None)
              for task in ("kind", "colour")]
-    head = (f"{scores['scenes']} scenes, seed {scores['seed']}", "right, %", "regions zeroed, %", "best constant answer, %",
-            "questions")
+    head = (f"{scores['scenes']} scenes, seed {scores['seed']}", "right, %", "regions zeroed, %",
+            "best constant answer, %", "questions")
     return markdown(head, rows)
 
 
