@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .readme_table import RESULTS, insert, table
+
 ROOT = Path(__file__).resolve().parent.parent
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _TASKS = ("kind", "colour", "size", "material", "relations", "counting", "comparing", "which_region", "yes_no", "why",
@@ -55,7 +57,8 @@ def main() -> int:
     text = readme.read_text(encoding="utf-8")
     try:
         new = _PLACE.sub(lambda place: place.group(1) + TABLES[place.group(2)]() + place.group(3), text)
-    except (KeyError, OSError) as error:
+        new = insert(new, table(RESULTS))
+    except (KeyError, OSError, ValueError) as error:
         print(f"error: README.md: no table or figure {error}", file=sys.stderr)
         return 1
     readme.write_text(new, encoding="utf-8")

@@ -1,6 +1,4 @@
-"""Writes the headline figures of benchmarks/results into the README.
-
-    python -m benchmarks.readme_table README.md
+"""The headline figures of benchmarks/results as a table; `python -m benchmarks.readme` writes it into the README.
 
 Headlines are the numbers at the top level of a result file. The table goes between the lines BEGIN and END; a README
 without them is refused, and so is a result file that is no JSON object.
@@ -8,7 +6,6 @@ without them is refused, and so is a result file that is no JSON object.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -39,19 +36,3 @@ def insert(text: str, content: str) -> str:
     if not (begin and end):
         raise ValueError(f"expected the lines {BEGIN} and {END}")
     return f"{before}{BEGIN}\n{content}\n{END}{after}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("readme", type=Path)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    try:
-        options.readme.write_text(insert(options.readme.read_text(encoding="utf-8"), table(options.results)),
-                                  encoding="utf-8")
-    except ValueError as error:
-        raise SystemExit(f"{options.readme}: {error}") from error
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -69,9 +70,9 @@ class _Captioning(Benchmark):
     def __init__(self, question: str, java: bool, spice: bool):
         self.question, self.java, self.spice = question, java, spice
 
+    @abstractmethod
     def regions(self) -> Iterator[tuple[str, list[float], list[str]]]:
         """(image, box, its captions) of every region."""
-        raise NotImplementedError
 
     def items(self) -> Iterator[Item]:
         for image, box, captions in self.regions():
