@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from builtin_interfaces.msg import Duration, Time
 from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage
@@ -49,6 +49,19 @@ def box_from_message(message: BoundingBox2D, width: int, height: int) -> tuple[f
     return box
 
 
+def drawn_from_message(message: BoundingBox2D, width: int, height: int) -> tuple[float, float, float, float]:
+    """As `box_from_message`, of what a person has drawn: sizes that are both 0 make the point (x, y, x, y) at the centre.
+
+    Raises BoxError, also for a point outside the image.
+    """
+    x, y = message.center.position.x, message.center.position.y
+    if message.size_x or message.size_y or not (math.isfinite(x) and math.isfinite(y)):
+        return box_from_message(message, width, height)
+    if not (0 <= x <= width and 0 <= y <= height):
+        raise BoxError(f"point ({x:g} {y:g}) is outside the image of {width}x{height}")
+    return x, y, x, y
+
+
 def box_to_message(box: Sequence[float]) -> BoundingBox2D:
     """Centre and size of a box (x1, y1, x2, y2)."""
     x1, y1, x2, y2 = map(float, box)
@@ -68,10 +81,12 @@ def _best_hypothesis(detection: Detection2D) -> tuple[str, float]:
 
 
 def _make_regions(items: Iterable[tuple[str, BoundingBox2D, str, float]], taken: set[str], first_place: int,
-                  width: int, height: int) -> tuple[tuple[Region, ...], tuple[str, ...]]:
+                  box_of: Callable[[BoundingBox2D], tuple[float, float, float, float]],
+                  ) -> tuple[tuple[Region, ...], tuple[str, ...]]:
     """Regions with ids that are unique among themselves and `taken`, and why others were refused.
 
     Without an id of its own, a box gets its place counted from `first_place`, or the next number nobody has.
+    box_of: raises BoxError for a box that is refused.
     """
     items = list(items)
     taken = set(taken)
@@ -80,7 +95,7 @@ def _make_regions(items: Iterable[tuple[str, BoundingBox2D, str, float]], taken:
     regions, refusals = [], []
     for place, (identifier, box_message, label, score) in enumerate(items, first_place):
         try:
-            box = box_from_message(box_message, width, height)
+            box = box_of(box_message)
             if identifier in taken:
                 raise BoxError(f"id {identifier!r} is given to two boxes")
         except BoxError as error:
@@ -105,14 +120,19 @@ def regions_from_detections(message: Detection2DArray, width: int,
     hypothesis. One bad box costs only itself.
     """
     items = [(detection.id, detection.bbox, *_best_hypothesis(detection)) for detection in message.detections]
-    return _make_regions(items, set(), 1, width, height)
+    return _make_regions(items, set(), 1, lambda box: box_from_message(box, width, height))
 
 
 def regions_from_messages(messages: Sequence[RegionMessage], present: Sequence[Region], width: int,
                           height: int) -> tuple[tuple[Region, ...], tuple[str, ...]]:
-    """Regions an asker has drawn, beside those already present, and a text for each box refused."""
-    items = [(message.id, message.bbox, message.label, message.score) for message in messages]
-    return _make_regions(items, {region.id for region in present}, len(present) + 1, width, height)
+    """Regions an asker has drawn, beside those already present, and a text for each box refused.
+
+    A box whose sizes are both 0 is a point, the centre it names. Without a score of its own a region gets the best: where
+    there are more than the model takes, what somebody has drawn is not what is left out.
+    """
+    items = [(message.id, message.bbox, message.label, message.score or 1.0) for message in messages]
+    return _make_regions(items, {region.id for region in present}, len(present) + 1,
+                         lambda box: drawn_from_message(box, width, height))
 
 
 def region_to_message(region: Region) -> RegionMessage:

@@ -183,7 +183,7 @@ class Questions:
         if refusals:  # an operator's box, unlike a detector's, is missed at once when it is left out
             more = f" (and {len(refusals) - _SHOWN_REFUSALS} more)" if len(refusals) > _SHOWN_REFUSALS else ""
             raise _Refused(Status.INVALID, "; ".join(refusals[:_SHOWN_REFUSALS]) + more)
-        return replace(frame, regions=frame.regions + regions)
+        return replace(frame, regions=regions + frame.regions)  # drawn ones first: of equal scores, the first are shown
 
     def _publish(self, answer: Answer) -> AnswerMessage:
         """Publishes an answer, from whichever thread has it, and counts what was not served."""

@@ -18,12 +18,14 @@ _ENDS = {Status.CANCELED: Finish.CANCELLED, Status.TIMEOUT: Finish.TIMEOUT, Stat
 class EncodedFrame:
     """A frame after the vision stage. shown: the regions the model sees, in their places' order; omitted: the others.
 
-    key names the vision output. seconds: how long preprocessing and vision stage took.
+    points: places, from 1, of the regions that are points. key names the vision output. seconds: how long preprocessing
+    and vision stage took.
     """
 
     frame: Frame
     shown: tuple[Region, ...]
     omitted: tuple[Region, ...]
+    points: frozenset[int]
     vision: VisionOutput
     key: Hashable
     text: RegionText

@@ -1,7 +1,7 @@
 """The language stage: conversations over a frame's vision output, decoded together on one language model."""
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence as Several
+from collections.abc import Collection, Hashable, Sequence as Several
 from dataclasses import dataclass
 
 import torch
@@ -61,14 +61,15 @@ class LanguageStage:
                                cache_bytes=config.cache_mib << 20)
 
     def sequence(self, rounds: Several[tuple[str, str | None]], vision: VisionOutput, vision_key: Hashable,
-                 max_new_tokens: int, *, draft: tuple[int, ...] = (), keep_as: Hashable | None = None) -> Sequence:
+                 max_new_tokens: int, *, points: Collection[int] = (), draft: tuple[int, ...] = (),
+                 keep_as: Hashable | None = None) -> Sequence:
         """A conversation whose last answer is to be written.
 
         rounds: in the model's words (<regionK>). vision: of one frame, [1, T, D] and [1, N, K, D]; vision_key names it.
-        Raises PromptError where the conversation does not fit.
+        points: numbers, from 1, of the regions that are points. Raises PromptError where the conversation does not fit.
         """
         regions = vision.region_embeddings.shape[1]
-        encoded = self.prompts.encode(rounds, regions, list_regions=True)
+        encoded = self.prompts.encode(rounds, regions, list_regions=True, points=points)
         prompt = Prompt.of(encoded.input_ids, encoded.region_index, vision_key)
 
         def embed() -> torch.Tensor:

@@ -14,8 +14,9 @@ import numpy as np
 from ..engine.guard import ProgressCallback
 from ..engine.provide import model_slot
 from ..model.checkpoint import LoadedModel
-from ..model.preprocess import normalise_boxes, preprocess_frame
+from ..model.preprocess import preprocess_frame
 from ..model.prompt import PromptError
+from ..model.shapes import RegionInputs, box_region, point_region, region_inputs
 from .jobs import AnswerJob, Conversation, DescriptionJob, EncodedFrame
 from .language_stage import DecodingConfig, LanguageStage
 from .quantise import load_model
@@ -186,7 +187,7 @@ class Pipeline:
 
     def _sequence(self, rounds, encoded: EncodedFrame, tokens: int, **how):
         try:
-            return self.language.sequence(rounds, encoded.vision, encoded.key, tokens, **how)
+            return self.language.sequence(rounds, encoded.vision, encoded.key, tokens, points=encoded.points, **how)
         except PromptError as error:
             raise Refused(Status.INVALID, str(error)) from error
 
@@ -206,15 +207,14 @@ class Pipeline:
         began = time.perf_counter()
         try:
             image = preprocess_frame(frame.image, self.model_config.preprocess)
-            height, width = frame.image.shape[:2]
-            boxes = normalise_boxes(np.array([region.box for region in shown], np.float32), width, height)
+            regions = self._inputs(shown, *frame.image.shape[:2])
         except ValueError as error:
             raise Refused(Status.INVALID, str(error)) from error
         prepared = time.perf_counter()
-        vision = self.vision.encode(image[None], boxes[None])
+        vision = self.vision.encode(image[None], regions.boxes[None])
         seconds = {"preprocess": prepared - began, "vision": time.perf_counter() - prepared}
         text = RegionText([region.id for region in shown], [region.id for region in omitted])
-        encoded = EncodedFrame(frame, shown, omitted, vision, next(self._keys), text, seconds)
+        encoded = EncodedFrame(frame, shown, omitted, regions.points, vision, next(self._keys), text, seconds)
         self._encoded[id(frame)] = encoded
         self.counters["frames_encoded"] += 1
         self.counters["regions_omitted"] += len(omitted)
@@ -222,6 +222,11 @@ class Pipeline:
             _, oldest = self._encoded.popitem(last=False)
             self.language.decoder.store.drop(("frame", oldest.key))
         return encoded
+
+    def _inputs(self, regions: tuple[Region, ...], height: int, width: int) -> RegionInputs:
+        config = self.model_config.regions
+        return region_inputs([point_region(*region.box[:2], width, height, config) if region.is_point
+                              else box_region(*region.box) for region in regions], width, height, config)
 
     def statistics(self) -> dict[str, float]:
         """Counters since construction and the present state, for diagnostics."""

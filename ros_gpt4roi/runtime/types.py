@@ -23,12 +23,19 @@ class Status(IntEnum):
 
 @dataclass(frozen=True)
 class Region:
-    """A box with an id. `box` is (x1, y1, x2, y2) in pixels of its frame; `score` is the detector's, 0..1."""
+    """A box with an id. `box` is (x1, y1, x2, y2) in pixels of its frame; `score` is the detector's, 0..1.
+
+    A box of no extent (x1 = x2, y1 = y2) is a point: the place somebody clicked.
+    """
 
     id: str
     box: tuple[float, float, float, float]
     label: str = ""
     score: float = 0.0
+
+    @property
+    def is_point(self) -> bool:
+        return self.box[:2] == self.box[2:]
 
 
 @dataclass(frozen=True, eq=False)

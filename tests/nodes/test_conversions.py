@@ -14,7 +14,8 @@ from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithP
 
 from ros_gpt4roi.nodes.annotate import annotate, region_colour  # noqa: E402
 from ros_gpt4roi.nodes.conversions import (answer_as_text, answer_to_message, box_to_message,  # noqa: E402
-                                           descriptions_to_message, regions_from_detections, regions_from_messages)
+                                           descriptions_to_message, region_to_message, regions_from_detections,
+                                           regions_from_messages)
 from ros_gpt4roi.runtime.types import (Answer, Description, Frame, FrameDescriptions, Region,  # noqa: E402
                                        Status)
 
@@ -94,6 +95,29 @@ def test_drawn_boxes_come_after_those_present() -> None:
              RegionMessage(id="mine", bbox=box_to_message((1, 1, 4, 4)))]
     regions, (refusal,) = regions_from_messages(drawn, present, WIDTH, HEIGHT)
     assert [region.id for region in regions] == ["3", "mine"] and "'2'" in refusal
+    assert [region.score for region in regions] == [1, 1], "no detection goes before what somebody has drawn"
+
+
+def test_a_drawn_box_without_size_is_a_point_and_a_detected_one_is_empty() -> None:
+    clicked = box_to_message((12, 480, 12, 480))
+    (region,), refusals = regions_from_messages([RegionMessage(bbox=clicked)], (), WIDTH, HEIGHT)
+    assert region.is_point and region.box == (12, 480, 12, 480) and refusals == ()
+    assert region_to_message(region).bbox == clicked
+    regions, (refusal,) = regions_from_detections(Detection2DArray(detections=[detection((9, 9, 9, 9))]), WIDTH, HEIGHT)
+    assert regions == () and "empty" in refusal
+
+
+@pytest.mark.parametrize("box, words", [
+    ((641, 5, 641, 5), ["point", "641", "640x480"]), ((5, -1, 5, -1), ["point", "-1"]), ((5, NAN, 5, NAN), ["nan"]),
+    ((5, 9, 5, 12), ["empty"]), ((5, 9, 8, 9), ["empty"]),
+])
+def test_a_point_elsewhere_and_a_line_are_refused(box: tuple[float, float, float, float], words: list[str]) -> None:
+    message = box_to_message(box)
+    message.size_x, message.size_y = (0.0 if math.isnan(size) else size for size in (message.size_x, message.size_y))
+    regions, (refusal,) = regions_from_messages([RegionMessage(bbox=message)], (), WIDTH, HEIGHT)
+    assert regions == ()
+    for word in words:
+        assert word in refusal
 
 
 @pytest.fixture

@@ -203,6 +203,24 @@ def test_drawn_boxes_become_regions(peer: Peer, camera: Camera, ask: Asker,
     assert answer.status == Answer.OK, answer.error
 
 
+def test_a_clicked_point_can_be_asked_about_and_described(peer: Peer, camera: Camera, ask: Asker,
+                                                          descriptions: list[RegionDescriptionArray]) -> None:
+    described(peer, descriptions, camera.send(BOXES))
+    clicked = Region(bbox=box_to_message((WIDTH, 7, WIDTH, 7)))
+    _, answer = ask("what is region 3?", boxes=[clicked])
+    assert answer.status == Answer.OK, answer.error
+    response = peer.call(DescribeRegions, "describe_regions", DescribeRegions.Request(boxes=[clicked]))
+    (description,) = response.descriptions.descriptions
+    assert description.text and description.region.bbox == clicked.bbox
+
+
+def test_a_drawn_box_goes_before_detections_that_are_too_many(peer: Peer, camera: Camera, ask: Asker,
+                                                              descriptions: list[RegionDescriptionArray]) -> None:
+    described(peer, descriptions, camera.send([(x, 2, x + 8, 20) for x in range(16)]))  # all that the model takes
+    _, answer = ask("what is region mine-1?", boxes=[Region(id="mine-1", bbox=box_to_message((5, 5, 15, 15)))])
+    assert answer.status == Answer.OK, answer.error
+
+
 @pytest.mark.parametrize("text, fields, status, words", [
     ("", {}, Answer.INVALID, ["empty"]),
     (" \n", {}, Answer.INVALID, ["empty"]),
@@ -213,6 +231,8 @@ def test_drawn_boxes_become_regions(peer: Peer, camera: Camera, ask: Asker,
     ("what is region 99?", {}, Answer.UNKNOWN_REGION, ["99", "1, 2"]),
     ("and now?", {"conversation_id": "never opened"}, Answer.INVALID, ["never opened"]),
     ("what is region 3?", {"boxes": [Region(bbox=box_to_message((9, 9, 3, 3)))]}, Answer.INVALID, ["inverted", "-6"]),
+    ("what is region 3?", {"boxes": [Region(bbox=box_to_message((99, 7, 99, 7)))]}, Answer.INVALID, ["point", "99"]),
+    ("what is region 3?", {"boxes": [Region(bbox=box_to_message((9, 7, 9, 8)))]}, Answer.INVALID, ["empty"]),
     ("what is region 1?", {"boxes": [Region(id="1", bbox=box_to_message((1, 1, 3, 3)))]}, Answer.INVALID, ["'1'"]),
     ("what is region 1?", {"header": Header()}, Answer.NO_FRAME, ["4.000000005"]),
 ])

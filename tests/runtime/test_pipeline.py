@@ -246,6 +246,23 @@ def test_a_bad_box_is_refused_with_its_numbers(box: tuple, make_pipeline: Callab
     assert pipeline.describe(good).status is Status.OK
 
 
+def test_a_point_is_a_small_box_with_a_token_of_its_own(loaded: LoadedModel, make_pipeline: Callable,
+                                                        make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(), make_frame(1)
+    half = loaded.config.regions.point_size * 48 / 2
+    point = dataclasses.replace(frame, regions=(*frame.regions, Region("2", (20.0, 30.0, 20.0, 30.0))))
+    box = dataclasses.replace(frame, regions=(*frame.regions, Region("2", (20 - half, 30 - half, 20 + half, 30 + half))))
+    torch.testing.assert_close(pipeline.encode(point).vision, pipeline.encode(box).vision)
+    tokens = [[loaded.tokenizer.convert_ids_to_tokens(int(i)) for i in sequence.prompt.ids
+               if i in loaded.prompts.region_ids]
+              for sequence in (pipeline.begin_answer(Conversation("c", f), Question("What is region 2?", "q")).sequences[0]
+                               for f in (point, box))]
+    assert tokens == [["<bbox>", "<point>"], ["<bbox>", "<bbox>"]]
+    outside = dataclasses.replace(frame, regions=(Region("1", (49.0, 5.0, 49.0, 5.0)),))
+    refused = pipeline.describe(outside)
+    assert refused.status is Status.INVALID and "point is (49.0, 5.0)" in refused.error
+
+
 def test_a_prompt_longer_than_the_context_is_refused(make_pipeline: Callable, make_frame: Callable) -> None:
     text = " ".join("z q" for _ in range(400))
     answer = make_pipeline().ask(Conversation("c", make_frame(2)), Question(text, "q"))
