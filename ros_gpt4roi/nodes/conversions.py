@@ -50,7 +50,7 @@ def box_from_message(message: BoundingBox2D, width: int, height: int) -> tuple[f
 
 
 def drawn_from_message(message: BoundingBox2D, width: int, height: int) -> tuple[float, float, float, float]:
-    """As `box_from_message`, of what a person has drawn: sizes that are both 0 make the point (x, y, x, y) at the centre.
+    """As `box_from_message`, but sizes that are both 0 make the centre a point, (x, y, x, y).
 
     Raises BoxError, also for a point outside the image.
     """
@@ -127,8 +127,8 @@ def regions_from_messages(messages: Sequence[RegionMessage], present: Sequence[R
                           height: int) -> tuple[tuple[Region, ...], tuple[str, ...]]:
     """Regions an asker has drawn, beside those already present, and a text for each box refused.
 
-    A box whose sizes are both 0 is a point, the centre it names. Without a score of its own a region gets the best: where
-    there are more than the model takes, what somebody has drawn is not what is left out.
+    A box whose sizes are both 0 is a point, the centre it names. Without a score of its own a region gets the best:
+    where there are more than the model takes, what somebody has drawn is not what is left out.
     """
     items = [(message.id, message.bbox, message.label, message.score or 1.0) for message in messages]
     return _make_regions(items, {region.id for region in present}, len(present) + 1,

@@ -250,14 +250,13 @@ def test_a_point_is_a_small_box_with_a_token_of_its_own(loaded: LoadedModel, mak
                                                         make_frame: Callable) -> None:
     pipeline, frame = make_pipeline(), make_frame(1)
     half = loaded.config.regions.point_size * 48 / 2
-    point = dataclasses.replace(frame, regions=(*frame.regions, Region("2", (20.0, 30.0, 20.0, 30.0))))
-    box = dataclasses.replace(frame, regions=(*frame.regions, Region("2", (20 - half, 30 - half, 20 + half, 30 + half))))
+    point, box = (dataclasses.replace(frame, regions=(*frame.regions, Region("2", corners))) for corners in
+                  ((20.0, 30.0, 20.0, 30.0), (20 - half, 30 - half, 20 + half, 30 + half)))
     torch.testing.assert_close(pipeline.encode(point).vision, pipeline.encode(box).vision)
-    tokens = [[loaded.tokenizer.convert_ids_to_tokens(int(i)) for i in sequence.prompt.ids
-               if i in loaded.prompts.region_ids]
-              for sequence in (pipeline.begin_answer(Conversation("c", f), Question("What is region 2?", "q")).sequences[0]
-                               for f in (point, box))]
-    assert tokens == [["<bbox>", "<point>"], ["<bbox>", "<bbox>"]]
+    for shown, tokens in ((point, ["<bbox>", "<point>"]), (box, ["<bbox>", "<bbox>"])):
+        job = pipeline.begin_answer(Conversation("c", shown), Question("What is region 2?", "q"))
+        ids = [int(i) for i in job.sequences[0].prompt.ids if i in loaded.prompts.region_ids]
+        assert loaded.tokenizer.convert_ids_to_tokens(ids) == tokens
     outside = dataclasses.replace(frame, regions=(Region("1", (49.0, 5.0, 49.0, 5.0)),))
     refused = pipeline.describe(outside)
     assert refused.status is Status.INVALID and "point is (49.0, 5.0)" in refused.error
