@@ -93,19 +93,26 @@ class Plan(NamedTuple):
     def run(self, output: str | Path, *, shard_bytes: int = 1 << 31, progress: bool = True) -> None:
         """Writes the checkpoint folder.
 
-        shard_bytes: most bytes of weights in one file. progress: show a bar on stderr. Raises CheckpointError.
+        shard_bytes: most bytes of weights in one file. progress: show a bar on stderr. Raises CheckpointError, also
+        where the folder holds other things than a checkpoint of ours, which would be lost.
         """
         output = Path(output)
-        # Without its config a folder is no checkpoint: nobody loads a half-written one.
-        (output / CONFIG_FILE).unlink(missing_ok=True)
+        present, read = _json(output / CONFIG_FILE), {source.folder.resolve() for source in self.sources}
+        if (present and present.get("format") != "ros_gpt4roi") or output.resolve() in read:
+            raise CheckpointError(f"{output}: holds other weights, which would be lost; expected a folder of its own")
         salt = json.dumps(self.config.to_dict())
         try:
+            # Without its config a folder is no checkpoint: nobody loads a half-written one.
+            (output / CONFIG_FILE).unlink(missing_ok=True)
             write_parts(self.parts, self.sources, output, {"format": "ros_gpt4roi", "version": str(VERSION)},
                         shard_bytes, progress, salt)
+            self.tokenizer.save_pretrained(output)
+            write_config(self.config, output)
         except WeightFileError as error:
             raise CheckpointError(str(error)) from error
-        self.tokenizer.save_pretrained(output)
-        write_config(self.config, output)
+        except OSError as error:
+            raise CheckpointError(f"{output}: cannot be written ({error.strerror or error}); run it again, "
+                                  "it goes on behind the last finished shard") from error
 
 
 def plan_published(source: str | Path, vision: str | Path, *, base: str | Path | None = None,
@@ -371,4 +378,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (CheckpointError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on behind the last finished shard", file=sys.stderr)
+        return 130
     return 0

@@ -200,6 +200,19 @@ def test_resumes_behind_the_last_finished_shard(folders, monkeypatch):
     assert all(torch.equal(once[key], value) for key, value in whole.items())
 
 
+@pytest.mark.parametrize("name", ["published", "clip", "another", "a file"])
+def test_a_folder_of_others_is_not_written_to(folders, name):
+    folder, config, *_ = folders
+    write_folder(folder / "another", {"a": torch.zeros(1)}, config={"model_type": "llama"})
+    (folder / "a file").touch()
+    (folder / "link").symlink_to(folder / name)
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+    plan = plan_published(folder / "published", folder / "clip", config=config)
+    with pytest.raises(CheckpointError, match="link.*(would be lost|Not a directory)"):
+        plan.run(folder / "link", progress=False)
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()} == before
+
+
 def test_another_plan_does_not_resume(folders, monkeypatch):
     folder, config, *_ = folders
     (folder / "ours").mkdir()
@@ -265,6 +278,8 @@ def test_command_line(folders, capsys):
     assert convert.main(arguments) == 0
     assert "converting: 100%" in capsys.readouterr().err
     assert load_checkpoint(folder / "ours").config.prompt == preset("gpt4roi-7b").prompt
+    assert convert.main([*arguments[:2], "/proc/nowhere", *arguments[3:]]) == 1
+    assert "/proc/nowhere: cannot be written (No such file" in capsys.readouterr().err
     arguments[4] = str(folder / "nowhere")
     assert convert.main(arguments) == 1
     assert "nowhere: no weights" in capsys.readouterr().err
