@@ -48,7 +48,32 @@ def tabletop() -> str:
     return markdown(head, rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"tabletop": tabletop}
+def extractors() -> str:
+    """What the region extractors learn and cost on the tabletop."""
+    results = read("benchmarks/results/extractors.json")["tabletop"]
+    rows = []
+    for name, facts in results.items():
+        right, small = facts["accuracy"]["all"], facts["accuracy"]["small"]
+        rows.append((f"`{name.replace(' + ', '` + ')}" + ("" if " + " in name else "`"),
+                     f"{100 * right['kind']:.1f}", f"{100 * small['kind']:.1f}",
+                     *(f"{100 * right[attribute]:.1f}" for attribute in ("colour", "size", "material")),
+                     f"{facts['parameters'] / 1e6:.2f} M", f"{facts['multiply_adds'] / 1e9:.2f} G",
+                     f"{facts['time_ratio']:.2f}"))
+    head = ("tabletop", "kind, %", "kind of small ones, %", "colour, %", "size, %", "material, %", "parameters",
+            "multiply-adds", "time")
+    return markdown(head, rows)
+
+
+def extractor_costs() -> str:
+    """What the region extractors cost at the published sizes."""
+    results = read("benchmarks/results/extractors.json")["full_size"]
+    rows = [(f"`{name}`", f"{facts['parameters'] / 1e6:.0f} M", f"{facts['multiply_adds'] / 1e12:.3g} T")
+            for name, facts in results.items()]
+    return markdown(("CLIP ViT-L/14 levels, 8 regions", "parameters", "multiply-adds"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "tabletop": tabletop, "extractors": extractors, "extractor_costs": extractor_costs}
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.readme import TABLES, markdown
 from benchmarks.readme_table import BEGIN, END, insert, table
 
 
@@ -27,3 +28,13 @@ def test_the_table_replaces_what_is_between_the_marks() -> None:
     assert insert(text, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
     with pytest.raises(ValueError, match="expected the lines"):
         insert("no marks", "new")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_committed_figures_fill_their_tables(name: str) -> None:
+    head, rule, *rows = TABLES[name]().splitlines()
+    assert len(rows) >= 3 and {line.count("|") for line in (head, rule, *rows)} == {head.count("|")}
+
+
+def test_a_table_is_markdown() -> None:
+    assert markdown(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
