@@ -107,6 +107,6 @@ class ConversationObjective(nn.Module):
     def forward(self, **batch) -> dict[str, torch.Tensor]:
         return {"loss": self.model(**batch).loss}
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
-        """Recomputes the language model's activations in the backward pass (TrainingArguments.gradient_checkpointing)."""
-        self.model.language.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+    def activation_checkpointing_enable(self, **settings) -> None:
+        """Recomputes the language model's activations in the backward pass (TrainingArguments.activation_checkpointing)."""
+        self.model.language.activation_checkpointing_enable(**settings)

@@ -24,6 +24,7 @@ class Stage:
     "regions.position", "language", …); all else is frozen. texts: which of the data set's texts, "short", "long" or (tabletop) "regions".
     list_regions: conversations introduce all regions of their image.
     facts: the earlier stage whose facts this one goes on with (facts) or is drawn to (align). arguments: transformers' TrainingArguments.
+    lora: peft's LoraConfig; the language model then learns by low-rank adapters, which become part of the result.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Stage:
     list_regions: bool = False
     facts: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
+    lora: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -41,6 +43,10 @@ class Stage:
             raise RecipeError(f"stage {self.name}: objective align without facts, expected the name of an earlier stage")
         if self.texts not in ("short", "regions", "long"):
             raise RecipeError(f"stage {self.name}: texts {self.texts!r}, expected short, regions or long")
+        if self.lora and any(name.partition(".")[0] == "language" for name in self.trainable):
+            raise RecipeError(f"stage {self.name}: language is trainable and has lora, expected one of them")
+        if self.lora and self.arguments.get("fsdp"):
+            raise RecipeError(f"stage {self.name}: lora and fsdp, expected one of them: lora is for a model that fits one card")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,10 @@ class Recipe:
     seed: int = 0
     vocabulary: int = 1024
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.validation.get("kind") == "shards":
+            raise RecipeError("validation: shards are a stream without an end, expected tabletop or mixture")
 
 
 def read_recipe(path: str | Path) -> Recipe:

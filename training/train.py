@@ -66,19 +66,18 @@ def with_vocabulary(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> 
 
 def train(recipe: Recipe, out: Path) -> Path:
     """Runs the stages of a recipe that are not done yet. Returns the last result's folder."""
-    loaded = result = None
+    result = None
     for stage in recipe.stages:
         previous, result = result, out / stage.name / FINAL_FOLDER
         if result.is_dir():
             logger.info("stage %s is done: %s", stage.name, result)
-            loaded = None
             continue
         set_seed(recipe.seed)
         preprocess = model_config(recipe).preprocess
         sources = [open_dataset(facts, out, recipe.seed, stage.texts, preprocess)
                    for facts in (recipe.train, recipe.validation)]
-        if loaded is None:
-            loaded = load_checkpoint(previous) if previous else start_model(recipe, sources[0])
+        # From the file also where the model is still there: an uninterrupted run then does what a resumed one does.
+        loaded = load_checkpoint(previous) if previous else start_model(recipe, sources[0])
         run_stage(stage, loaded, *sources, result.parent, recipe.arguments, getattr(sources[0], "classes", ()), recipe.seed)
     return result
 

@@ -1,29 +1,36 @@
-"""transformers' Trainer for one stage: freezing, atomic stage results, resume."""
+"""transformers' Trainer for one stage: freezing, LoRA, shares of a stream, atomic checkpoints and results, resume."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from ros_gpt4roi.model.checkpoint import LoadedModel, save_checkpoint, unshared
+from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_model, save_checkpoint, unshared
+from ros_gpt4roi.model.gpt4roi import GPT4RoI
 
 from .collate import AttributeCollator, ConversationCollator, Mirrored
 from .objectives import AlignObjective, AttributeObjective, ConversationObjective, Facts, FactsObjective
 from .recipe import RecipeError, Stage
 
 CURVE_FILE, FACTS_FILE, FINAL_FOLDER = "curve.json", "facts.safetensors", "final"
+_UNFINISHED = "checkpoint.partial"  # a name that get_last_checkpoint takes for no checkpoint
 # What every stage is run with unless its recipe says otherwise.
 DEFAULTS: dict[str, Any] = dict(
     bf16=True, lr_scheduler_type="cosine", warmup_steps=0.05, weight_decay=0.05, max_grad_norm=1.0, logging_steps=25,
@@ -31,12 +38,51 @@ DEFAULTS: dict[str, Any] = dict(
     remove_unused_columns=False, prediction_loss_only=True, label_names=["labels"])
 
 
+class EpochSetter(TrainerCallback):
+    """Tells a data set which epoch begins; accelerate does so in one process, but not in several."""
+
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self._dataset.set_epoch(int(state.epoch))
+
+
 class StageTrainer(Trainer):
-    """Adds to the log what an objective reports beside its loss."""
+    """Logs what an objective reports beside its loss, samples a second (of all processes) and `data_wait`, the share of
+    the time in which this process waited for data. Checkpoints hold what is learned, and appear when they are whole.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._reported: dict[str, list[float]] = defaultdict(list)
+        self._begun: float | None = None  # when the first batch since the last log was asked for
+        self._waited, self._samples = 0.0, 0
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.mixed_precision_policy is not None:
+            # As it comes it would round box coordinates and the loss to half precision, and sum gradients in it.
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.mixed_precision_policy = dataclasses.replace(
+                plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None, cast_forward_inputs=False)
+
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        # A stream shares itself out among processes; accelerate would read all of it in each of them.
+        args = self.args
+        return DataLoader(self.train_dataset, self._train_batch_size, collate_fn=self.data_collator,
+                          num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
+                          prefetch_factor=args.dataloader_prefetch_factor)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        asked = time.perf_counter()
+        self._begun = self._begun or asked
+        found = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._waited += time.perf_counter() - asked
+        self._samples += sum(len(batch["images"]) for batch in found[0])
+        return found
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -47,17 +93,49 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs |= {name: sum(values) / len(values) for name, values in self._reported.items()}
         self._reported.clear()
+        if "loss" in logs and self._begun is not None:
+            taken = time.perf_counter() - self._begun
+            logs |= {"data_wait": self._waited / taken, "samples_per_second": self._samples * self.args.world_size / taken}
+            self._begun, self._waited, self._samples = None, 0.0, 0
         super().log(logs, start_time)
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Under another name until every process has written its part: a killed run goes on from a whole one.
+        folder, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.is_world_process_zero():
+            shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.args.output_dir = str(folder / _UNFINISHED)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.output_dir = str(folder)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            os.replace(folder / _UNFINISHED / name, folder / name)
+            rotate_checkpoints(str(folder), self.args.save_total_limit)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        # The model is no PreTrainedModel, and plain safetensors refuse its tied embeddings.
+        # The model is no PreTrainedModel, and plain safetensors refuse its tied embeddings. What is frozen is in the
+        # checkpoint that the stage began with.
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(unshared(state_dict or self.model.state_dict()), folder / SAFE_WEIGHTS_NAME)
+        frozen = {name for name, value in self.model.named_parameters(remove_duplicate=False) if not value.requires_grad}
+        state = self.model.state_dict() if state_dict is None else state_dict
+        save_file(unshared({k: v for k, v in state.items() if k not in frozen}), folder / SAFE_WEIGHTS_NAME)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        learned = {name for name, value in self.model.named_parameters() if value.requires_grad}
+        wrong = [*load_result.unexpected_keys, *learned.intersection(load_result.missing_keys)]
+        if wrong:
+            raise CheckpointError(f"{self.args.output_dir}: the last checkpoint is of another recipe, missing or surplus: "
+                                  f"{wrong}; name another folder, or remove it")
 
 
-def freeze(model: nn.Module, trainable: tuple[str, ...]) -> list[nn.Module]:
-    """Lets only the named parts of the model learn ("language", "regions.position", …); returns the largest frozen ones.
+def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
+    """Lets only the named parts of the model learn ("language", "regions.position", …).
 
     Raises RecipeError for an unknown part.
     """
@@ -67,7 +145,35 @@ def freeze(model: nn.Module, trainable: tuple[str, ...]) -> list[nn.Module]:
     model.requires_grad_(False)
     for name in trainable:
         model.get_submodule(name).requires_grad_(True)
-    return [part for part in model.children() if not any(p.requires_grad for p in part.parameters())]
+
+
+def add_lora(language: PreTrainedModel, stage: Stage, half: bool) -> PeftModel:
+    """Puts low-rank adapters into a language model, in place; they alone of it learn, in float32.
+
+    half: keep what is frozen in bfloat16, half the memory. Raises RecipeError.
+    """
+    if half:
+        language.to(torch.bfloat16)
+    try:
+        return get_peft_model(language, LoraConfig(**stage.lora))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"stage {stage.name}: lora: {error}") from error
+
+
+def read_settings(stage: Stage, folder: Path, arguments: dict[str, Any], stream: bool, seed: int) -> TrainingArguments:
+    """TrainingArguments of a stage. stream: its training data have no end. Raises RecipeError."""
+    try:
+        settings = TrainingArguments(
+            output_dir=str(folder), run_name=stage.name, seed=seed, use_cpu=not torch.cuda.is_available(),
+            **{**DEFAULTS, **arguments, **stage.arguments})
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"stage {stage.name}: arguments: {error}") from error
+    if stream and settings.max_steps <= 0:
+        raise RecipeError(f"stage {stage.name}: shards are a stream without an end, expected max_steps among the arguments")
+    if settings.fsdp and settings.world_size == 1:
+        raise RecipeError(f"stage {stage.name}: fsdp shares a model out among processes, expected `accelerate launch "
+                          "--num_processes N` with more than one, or a recipe without fsdp")
+    return settings
 
 
 def read_facts(facts: Facts, folder: Path) -> None:
@@ -84,8 +190,12 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
 
     classes: number of classes of each attribute, for the objectives that know attributes.
     """
+    stream = isinstance(train, IterableDataset)
+    settings = read_settings(stage, folder, arguments, stream, seed)
     model = loaded.model
-    frozen = freeze(model, stage.trainable)
+    freeze(model, stage.trainable)
+    adapted = add_lora(model.language, stage, settings.bf16) if stage.lora else None
+    frozen = [part for part in model.children() if not any(p.requires_grad for p in part.parameters())]
     model.to(memory_format=torch.channels_last)  # convolutions on a CPU run about twice as fast so
     facts = Facts(model, classes)
     if stage.facts:
@@ -99,24 +209,38 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
         told = stage.objective == "facts"
         objective = FactsObjective(model, facts) if told else ConversationObjective(model)
         collator = ConversationCollator(loaded.prompts, stage.list_regions, attributes=told)
+    objective._no_split_modules = model.language._no_split_modules  # FSDP gathers a layer of these at a time
     # Statistics of normalisation layers in a frozen encoder must not move either.
     for part in frozen:
         part.eval()
         part.train = lambda mode=True, part=part: part
-    settings = TrainingArguments(
-        output_dir=str(folder), run_name=stage.name, seed=seed, use_cpu=not torch.cuda.is_available(),
-        **{**DEFAULTS, **arguments, **stage.arguments})
     trainer = StageTrainer(model=objective, args=settings, train_dataset=train, eval_dataset=validation,
-                           data_collator=collator)
+                           data_collator=collator, callbacks=[] if stream else [EpochSetter(train)])
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     for part in frozen:
         del part.train
+    # All processes take part: where the model is sharded, each has a piece of every weight.
+    learned = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
         curve = folder / CURVE_FILE
         curve.write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
         if stage.objective == "facts":
-            save_file(unshared(facts.state_dict()), folder / FACTS_FILE)
+            tables = {k.removeprefix("facts."): v for k, v in learned.items() if k.startswith("facts.")}
+            save_file(unshared(tables), folder / FACTS_FILE)
+        if trainer.is_fsdp_enabled:
+            model = whole_model(loaded, {k.removeprefix("model."): v for k, v in learned.items() if k.startswith("model.")})
+        if adapted is not None:
+            adapted.merge_and_unload()
         partial = folder / (FINAL_FOLDER + ".partial")
         save_checkpoint(model, loaded.tokenizer, partial)
         os.replace(partial, folder / FINAL_FOLDER)
     trainer.accelerator.wait_for_everyone()
+
+
+def whole_model(loaded: LoadedModel, weights: dict[str, torch.Tensor]) -> GPT4RoI:
+    """A model like the one loaded, which is left in shards, of gathered weights."""
+    with init_empty_weights(include_buffers=False):
+        model = build_model(loaded.config, loaded.tokenizer).model
+    model.load_state_dict(weights, assign=True)
+    model.language.tie_weights()
+    return model

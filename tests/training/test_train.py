@@ -2,65 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from recipe_fixtures import ROOT, TUNE, losses, save_start, weights, write_recipe
+from safetensors import safe_open
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
-from model_fixtures import TEXTS, tiny_config  # noqa: E402
+from ros_gpt4roi.model.checkpoint import CheckpointError, load_checkpoint
+from training.deploy import deploy
+from training.recipe import RecipeError, read_recipe
+from training.train import train
 
-from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, save_checkpoint  # noqa: E402
-from ros_gpt4roi.model.config import VisionConfig  # noqa: E402
-from training.deploy import deploy  # noqa: E402
-from training.recipe import RecipeError, read_recipe  # noqa: E402
-from training.tokenizer import train_tokenizer  # noqa: E402
-from training.train import train  # noqa: E402
-
-RESNET = dict(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
 STAGES = [
     {"name": "tell", "objective": "facts", "trainable": ["language", "regions.position", "regions.project"],
      "list_regions": True},
     {"name": "see", "objective": "attributes", "trainable": ["vision", "regions"]},
     {"name": "align", "objective": "align", "trainable": ["regions.convs", "regions.flatten"], "facts": "tell"},
     {"name": "short", "objective": "conversation", "trainable": ["regions", "projector"], "texts": "short"},
-    {"name": "tune", "objective": "conversation", "trainable": ["regions", "projector", "language"],
-     "list_regions": True},
+    TUNE,
 ]
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a tiny network with a convolutional encoder, to start recipes from."""
-    tokenizer = train_tokenizer(TEXTS, 420, "compact")
-    config = tiny_config(len(tokenizer), tokenizer.pad_token_id)
-    config = dataclasses.replace(
-        config, vision=VisionConfig(encoder=RESNET, levels=("stage1", "stage2"), tokens="stage2"),
-        regions=dataclasses.replace(config.regions, scales=None, fusion_rounds=1),
-        prompt=dataclasses.replace(config.prompt, template="compact", context=1024))
-    torch.manual_seed(0)
-    loaded = build_model(config, tokenizer)
-    folder = tmp_path_factory.mktemp("start")
-    save_checkpoint(loaded.model, tokenizer, folder)
-    return folder
-
-
-def write_recipe(folder: Path, start: Path, stages: list[dict], steps: int = 4, **arguments) -> Path:
-    facts = {
-        "model": str(start), "seed": 3,
-        "train": {"kind": "tabletop", "split": "train", "scenes": 12, "seed": 5},
-        "validation": {"kind": "tabletop", "split": "validation", "scenes": 4, "seed": 5},
-        "arguments": {"max_steps": steps, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "bf16": False,
-                      "logging_steps": 1, "save_steps": 2, "report_to": "none", "disable_tqdm": True, **arguments},
-        "stages": stages}
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(facts))
-    return path
+    return save_start(tmp_path_factory.mktemp("start"))
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +41,6 @@ def finished(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     train(read_recipe(write_recipe(run, start, STAGES)), run)
     return run
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(folder).model.state_dict()
 
 
 @pytest.mark.slow
@@ -101,21 +69,68 @@ def test_every_objective_learns(start, finished, tmp_path):
             (run / "tell").symlink_to(finished / "tell")
         train(read_recipe(write_recipe(run, start, [stage],
                                        steps=30, eval_strategy="no", save_steps=100)), run)
-        losses = [e["loss"] for e in json.loads((run / stage["name"] / "curve.json").read_text()) if "loss" in e]
-        assert sum(losses[-5:]) < 0.85 * sum(losses[:5]), stage["name"]
+        found = losses(run / stage["name"])
+        assert sum(found[-5:]) < 0.85 * sum(found[:5]), stage["name"]
+
+
+# Killed as no program can prevent, in the middle of writing its second checkpoint.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from training import recipe, train, trainer
+
+def kill(self, folder):
+    if self.state.global_step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return save(self, folder)
+
+save, trainer.StageTrainer._save_rng_state = trainer.StageTrainer._save_rng_state, kill
+train.train(recipe.read_recipe(sys.argv[1]), Path(sys.argv[2]))
+"""
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(start, finished, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished, run, symlinks=True)
-    # As if the machine had died in the last stage, after its first checkpoint.
-    shutil.rmtree(run / "tune" / "final")
-    shutil.rmtree(run / "tune" / "checkpoint-4")
-    result = train(read_recipe(run / "recipe.yaml"), run)
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(start, finished, tmp_path):
+    for stage in ("scenes", *(stage["name"] for stage in STAGES[:-1])):
+        shutil.copytree(finished / stage, tmp_path / stage)
+    recipe = shutil.copy(finished / "recipe.yaml", tmp_path)
+    killed = subprocess.run([sys.executable, "-c", KILLED, recipe, tmp_path], cwd=ROOT, capture_output=True, timeout=240)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    # The checkpoint that was being written is not taken for one.
+    assert [path.name for path in (tmp_path / "tune").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert os.listdir(tmp_path / "tune" / "checkpoint.partial") == ["checkpoint-4"]
+    result = train(read_recipe(recipe), tmp_path)
     expected, found = weights(finished / "tune" / "final"), weights(result)
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}")
+    assert losses(tmp_path / "tune") == pytest.approx(losses(finished / "tune"), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(start, finished, tmp_path):
+    shutil.copytree(finished / "scenes", tmp_path / "scenes")
+    shutil.copytree(finished / "tell" / "checkpoint-2", tmp_path / "tune" / "checkpoint-2")
+    with pytest.raises(CheckpointError, match="of another recipe"):
+        train(read_recipe(write_recipe(tmp_path, start, [TUNE])), tmp_path)
+
+
+@pytest.mark.slow
+def test_checkpoints_hold_what_is_learned_and_old_ones_go(finished):
+    for stage in STAGES:
+        folder = finished / stage["name"]
+        assert sorted(path.name for path in folder.glob("checkpoint*-*")) == ["checkpoint-2", "checkpoint-4"]
+        with safe_open(folder / "checkpoint-4" / "model.safetensors", "pt") as archive:
+            held = {key.removeprefix("model.") for key in archive.keys()}
+        parameters = dict(load_checkpoint(finished / "tune" / "final").model.named_parameters())
+        parts = tuple(part + "." for part in stage["trainable"])
+        assert held & parameters.keys() == {name for name in parameters if name.startswith(parts)}
+
+
+@pytest.mark.slow
+def test_the_log_tells_speed_and_how_long_the_steps_waited_for_data(finished):
+    entries = [e for e in json.loads((finished / "tune" / "curve.json").read_text()) if "loss" in e]
+    assert len(entries) == 4
+    assert all(0 < entry["data_wait"] < 1 and entry["samples_per_second"] > 0 for entry in entries)
 
 
 @pytest.mark.slow

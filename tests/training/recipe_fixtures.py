@@ -1,0 +1,65 @@
+"""Recipes of a tiny network with a convolutional encoder, on a few rendered scenes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
+from model_fixtures import TEXTS, tiny_config  # noqa: E402
+
+from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, save_checkpoint  # noqa: E402
+from ros_gpt4roi.model.config import VisionConfig  # noqa: E402
+from training.tokenizer import train_tokenizer  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+RESNET = dict(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+TUNE = {"name": "tune", "objective": "conversation", "trainable": ["regions", "projector", "language"], "list_regions": True}
+
+
+def save_start(folder: Path) -> Path:
+    """A checkpoint of random weights, to start recipes from."""
+    tokenizer = train_tokenizer(TEXTS, 420, "compact")
+    config = tiny_config(len(tokenizer), tokenizer.pad_token_id)
+    config = dataclasses.replace(
+        config, vision=VisionConfig(encoder=RESNET, levels=("stage1", "stage2"), tokens="stage2"),
+        regions=dataclasses.replace(config.regions, scales=None, fusion_rounds=1),
+        prompt=dataclasses.replace(config.prompt, template="compact", context=1024))
+    torch.manual_seed(0)
+    loaded = build_model(config, tokenizer)
+    save_checkpoint(loaded.model, tokenizer, folder)
+    return folder
+
+
+def write_recipe(folder: Path, start: Path, stages: list[dict], steps: int = 4, **arguments) -> Path:
+    facts = {
+        "model": str(start), "seed": 3,
+        "train": {"kind": "tabletop", "split": "train", "scenes": 12, "seed": 5},
+        "validation": {"kind": "tabletop", "split": "validation", "scenes": 4, "seed": 5},
+        "arguments": {"max_steps": steps, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "bf16": False,
+                      "logging_steps": 1, "save_steps": 2, "report_to": "none", "disable_tqdm": True, **arguments},
+        "stages": stages}
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(facts))
+    return path
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder).model.state_dict()
+
+
+def losses(folder: Path) -> list[float]:
+    """The logged losses of a stage."""
+    return [entry["loss"] for entry in json.loads((folder / "curve.json").read_text()) if "loss" in entry]
+
+
+def launch(processes: int, *command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """Runs `python …` in several processes that find each other through torch's launcher, over gloo."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run([sys.executable, *launcher, *command], cwd=cwd, capture_output=True, text=True, timeout=240)
