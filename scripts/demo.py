@@ -194,7 +194,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\ndemo.py: interrupted", file=sys.stderr)
         return 130
-    except (DemoError, ClientError, ProcessDied) as error:
+    except (DemoError, ClientError, ProcessDied, OSError) as error:  # OSError: a full disk, mostly
         print(f"\ndemo.py: {error}", file=sys.stderr)
         return 1
     print("\nDone. Try next:  scripts/demo.sh --stay   and ask questions of your own.")

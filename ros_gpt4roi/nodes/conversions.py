@@ -14,6 +14,7 @@ from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray
 from ros_gpt4roi.runtime.types import Answer, FrameDescriptions, Region, Status
 
 NANOSECONDS = 1_000_000_000
+_LONGEST_ID = 100  # characters; ids are shown, spoken and come back in every error
 
 
 class BoxError(ValueError):
@@ -96,10 +97,12 @@ def _make_regions(items: Iterable[tuple[str, BoundingBox2D, str, float]], taken:
     for place, (identifier, box_message, label, score) in enumerate(items, first_place):
         try:
             box = box_of(box_message)
+            if len(identifier) > _LONGEST_ID:
+                raise BoxError(f"its id has {len(identifier)} characters; expected at most {_LONGEST_ID}")
             if identifier in taken:
                 raise BoxError(f"id {identifier!r} is given to two boxes")
         except BoxError as error:
-            refusals.append(f"region {identifier or place}: {error}")
+            refusals.append(f"region {identifier[:_LONGEST_ID] or place}: {error}")
             continue
         if not identifier:
             number = place

@@ -33,8 +33,12 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
     gives status 1. Call it in the main thread.
     """
     use_large_messages()
-    # rclpy's own handlers would shut the context down at once, under the threads that still publish.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        # rclpy's own handlers would shut the context down at once, under the threads that still publish.
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # rcl's: arguments or a parameter file that it can't read
+        get_logger("start").fatal(str(error))
+        return 1
     ending, spinning = threading.Event(), threading.Event()
 
     def interrupt(number: int, frame: object) -> None:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from .reuse import DescriptionReuse
 from .types import Answer, Frame, FrameDescriptions, Question, Region, Status
 from .vision_stage import VisionOptions, VisionStage
 
-logger = logging.getLogger(__name__)
 _FRAMES_KEPT = 8  # vision outputs of recent frames; a conversation over an older one encodes its frame again
 
 
@@ -242,8 +240,6 @@ class Pipeline:
         if len(regions) <= limit:
             return regions, ()
         best = set(sorted(range(len(regions)), key=lambda i: -regions[i].score)[:limit])
-        logger.warning("a frame has %d regions, expected at most %d: the lowest scores are left out", len(regions),
-                       limit)
         return (tuple(r for i, r in enumerate(regions) if i in best),
                 tuple(r for i, r in enumerate(regions) if i not in best))
 

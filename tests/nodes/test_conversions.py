@@ -68,6 +68,12 @@ def test_a_bad_box_costs_only_itself(x: float, y: float, size_x: float, size_y: 
         assert word in refusal
 
 
+def test_an_endless_id_is_refused() -> None:
+    array = Detection2DArray(detections=[detection((0, 0, 5, 5), "z" * 100), detection((0, 0, 6, 6), "z" * 101)])
+    regions, (refusal,) = regions_from_detections(array, WIDTH, HEIGHT)
+    assert len(regions) == 1 and "101 characters; expected at most 100" in refusal and len(refusal) < 200
+
+
 def test_two_boxes_of_one_id_are_told() -> None:
     regions, (refusal,) = regions_from_detections(
         Detection2DArray(detections=[detection((0, 0, 5, 5), "a"), detection((0, 0, 6, 6), "a")]), WIDTH, HEIGHT)

@@ -80,6 +80,8 @@ def test_a_compressed_camera_that_stands_still(peer: Peer, start: Callable[..., 
     ({"rate_hz": 0.0}, ["rate_hz", "0.0"]),
     ({"split": "elsewhere"}, ["elsewhere", "train"]),
     ({"width": 5}, ["5", "32"]),
+    ({"rate_hz": "[1,"}, ["parse", "rate_hz"]),
+    ({"rate_hz": "fast"}, ["rate_hz", "fast"]),
 ])
 def test_impossible_parameters_end_the_process_with_a_reason(start: Callable[..., Process], parameters: dict,
                                                              words: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -64,6 +65,27 @@ def test_all_packages_have_one_version(root: Path) -> None:
     setup = subprocess.run([sys.executable, "setup.py", "--version"], cwd=root, capture_output=True, text=True, timeout=60)
     versions.add(setup.stdout.strip().splitlines()[-1])
     assert len(versions) == 1
+
+
+def _ros_imports(*folders: Path) -> set[str]:
+    """Names of the ROS packages that Python files import."""
+    known = {"ament_index_python", "cv_bridge", "launch", "launch_ros", "rclpy"}
+    imported = set()
+    for path in (path for folder in folders for path in folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.split(".")[0])
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+    return {name for name in imported if name in known or name.endswith(("_msgs", "_interfaces"))}
+
+
+def test_the_manifest_names_what_is_imported_and_nothing_else(root: Path) -> None:
+    manifest = ElementTree.parse(root / "package.xml").getroot()
+    needed, tested = ({item.text for item in manifest.findall(kind) if not item.text.startswith("python3-")}
+                      for kind in ("exec_depend", "test_depend"))
+    assert needed == _ros_imports(root / "ros_gpt4roi", root / "launch")
+    assert tested == _ros_imports(root / "tests") - needed
 
 
 def test_every_interface_file_is_built(root: Path) -> None:
