@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
@@ -42,6 +43,8 @@ class RobotClient:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._ask = ActionClient(self.node, Ask, "ask")
+        self._failure = ""  # why a perception node could not be configured
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def __enter__(self) -> RobotClient:
         return self
@@ -71,8 +74,16 @@ class RobotClient:
             self._executor.spin_once(timeout_sec=_POLL_S)
 
     def wait_for_node(self, limit_s: float) -> None:
-        """Wait until a perception node is there to answer. Raises ClientError."""
-        self.wait_for(self._ask.server_is_ready, limit_s, "no perception node offers the action `ask`")
+        """Wait until a perception node is there to answer. Raises ClientError, at once where the node can't be."""
+        self.wait_for(lambda: self._failure or self._ask.server_is_ready(), limit_s,
+                      "no perception node offers the action `ask`")
+        if self._failure:
+            raise ClientError(f"the perception node could not be configured: {self._failure}")
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name.endswith(": pipeline"):
+                self._failure = status.message if status.level == DiagnosticStatus.ERROR else ""
 
     def ask(self, text: str, conversation_id: str, on_growth: Callable[[str], None], limit_s: float) -> Answer:
         """Ask about the newest frame, or in a conversation about its own; `on_growth` gets each piece of new text.

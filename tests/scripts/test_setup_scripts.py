@@ -43,6 +43,17 @@ def test_a_ros_that_python_can_not_import_is_named(root: Path, tmp_path: Path) -
     assert "sudo apt-get install ros-nosuch-rclpy" in result.stderr
 
 
+def test_a_sourced_ros_is_used(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "rclpy.py").touch()
+    for name, text in (("python3", f'exec "{sys._base_executable}" "$@"'), ("colcon", "exit 0")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    result = _run(root, "--check", ROS_DISTRO="nosuch", AMENT_PREFIX_PATH="/opt/ros/nosuch",
+                  PATH=f"{tmp_path}:/usr/local/bin:/usr/bin:/bin", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert f"ROS 2: nosuch, sourced; Python: {tmp_path}/python3" in result.stdout
+
+
 def test_an_unknown_argument_is_named(root: Path) -> None:
     result = _run(root, "--chekc")
     assert result.returncode == 2

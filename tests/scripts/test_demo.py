@@ -1,0 +1,51 @@
+"""The demonstration as people run it: two nodes in processes of their own, questions, a picture, and an orderly end."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+
+
+@pytest.mark.slow
+def test_the_demo_answers_draws_and_stays_for_questions(root: Path) -> None:
+    picture = root / "demo_output" / "annotated.png"
+    picture.unlink(missing_ok=True)
+    demo = subprocess.Popen([sys.executable, root / "scripts" / "demo.py", "--stay"], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)
+    try:
+        shown = ""
+        for line in demo.stdout:
+            shown += line
+            if line == "Answers:\n":
+                break
+        assert len(re.findall(r"^Frame .*\n  region ", shown, re.MULTILINE)) == 3, shown
+        assert len(re.findall(r"^  \? .+\n  > .+", shown, re.MULTILINE)) == 4, shown
+        assert cv2.imread(str(picture)).shape == (480, 640, 3)
+        domain = re.search(r"ROS_DOMAIN_ID=(\d+)", shown)[1]
+        question = re.search(r'ask\.py "(.+)"', shown)[1]
+        asked = subprocess.run([sys.executable, root / "scripts" / "ask.py", question], capture_output=True, text=True,
+                               env={**os.environ, "ROS_DOMAIN_ID": domain}, timeout=120)
+        assert asked.returncode == 0 and "--conversation" in asked.stdout, asked.stderr
+        demo.terminate()
+        rest = demo.communicate(timeout=120)[0]
+        assert demo.returncode == 0 and "\nDone. Try next:" in rest, rest
+        assert f"> {asked.stdout.splitlines()[0]}" in rest
+    finally:
+        demo.kill()
+        demo.wait()
+
+
+def test_a_model_that_is_none_ends_the_demo_with_the_reason(root: Path, tmp_path: Path) -> None:
+    result = subprocess.run([sys.executable, root / "scripts" / "demo.py", "--model", tmp_path], capture_output=True,
+                            text=True, timeout=240)
+    assert result.returncode == 1
+    assert f"could not be configured: CheckpointError: {tmp_path}/config.json" in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
