@@ -23,7 +23,7 @@ from accelerate import init_empty_weights
 from transformers import PreTrainedTokenizerBase
 
 from .checkpoint import CONFIG_FILE, VERSION, CheckpointError, build_model, load_tokenizer, tied_keys, write_config
-from .config import ConfigError, LanguageConfig, ModelConfig, VisionConfig, preset
+from .config import ConfigError, LanguageConfig, ModelConfig, preset
 from .focal import build_focal_crop
 from .gpt4roi import GPT4RoI
 from .prompt import SPECIAL_TOKENS, PromptError
@@ -122,8 +122,8 @@ def plan_published(source: str | Path, vision: str | Path, *, base: str | Path |
 
     source: folder of the GPT4RoI weights, or of the delta where `base` names the folder of the Llama it is added to.
     vision: folder of the encoder (CLIP ViT-L/14 for the published model). tokenizer: folder of the tokenizer, by
-    default the source's own. config: describes what the folders' config.json do not: region extractor, prompts,
-    preprocessing (default: the preset gpt4roi-7b). dtype: number format to write.
+    default the source's own. config: describes what the folders' own files do not: region extractor, prompts, the rest of
+    the preprocessing (default: the preset gpt4roi-7b). dtype: number format to write.
     Raises CheckpointError; keys and shapes that do not fit are listed all at once, with both shapes.
     """
     with _checkpoint_errors():
@@ -138,8 +138,7 @@ def plan_published(source: str | Path, vision: str | Path, *, base: str | Path |
         described = {key: value for key, value in _described(Path(source)).items()
                      if key in _LANGUAGE_FIELDS and value is not None}
         facts = {**config.language.model, **described, "vocab_size": max(rows or 0, len(words))}
-        config = dataclasses.replace(config, language=LanguageConfig(facts),
-                                     vision=_vision_config(config.vision, Path(vision)))
+        config = _with_encoder(dataclasses.replace(config, language=LanguageConfig(facts)), Path(vision))
         model = _empty_model(config, words)
         expected, optional = model.state_dict(), tied_keys(model)
         parts, used = [], set()
@@ -166,8 +165,9 @@ def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig,
                   dtype: str = "float32") -> Plan:
     """Plans a checkpoint to train from: a pretrained encoder and language model, projector and region extractor random.
 
-    language, vision: folders as transformers saves them; their config.json take the place of config's. New tokens get
-    the mean of the known ones' embeddings. Raises CheckpointError (see plan_published).
+    language, vision: folders as transformers saves them; their config.json (and the encoder's image size, mean and
+    standard deviation) take the place of config's. New tokens get the mean of the known ones' embeddings. Raises
+    CheckpointError (see plan_published).
     """
     with _checkpoint_errors():
         weights, encoder = WeightSource(language), WeightSource(vision)
@@ -178,8 +178,7 @@ def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig,
         add_special_tokens(words)
         facts = _described(Path(language))
         facts["vocab_size"] = max(facts.get("vocab_size", 0), len(words))
-        config = dataclasses.replace(config, language=LanguageConfig(facts),
-                                     vision=_vision_config(config.vision, Path(vision)))
+        config = _with_encoder(dataclasses.replace(config, language=LanguageConfig(facts)), Path(vision))
         model = _empty_model(config, words)
         expected, optional = model.state_dict(), tied_keys(model)
         problems: list[str] = []
@@ -227,11 +226,19 @@ def _json(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _vision_config(config: VisionConfig, folder: Path) -> VisionConfig:
-    """The encoder as its folder describes it; a contrastive model's config holds the encoder's under vision_config."""
-    facts = _described(folder)
+def _with_encoder(config: ModelConfig, folder: Path) -> ModelConfig:
+    """The config with the encoder and what it was trained to see, as far as its folder describes them.
+
+    A contrastive model's config holds the encoder's under vision_config. The image size is the encoder's, except where
+    `vision.interpolate_positions` frees it.
+    """
+    facts, seen = _described(folder), _json(folder / "preprocessor_config.json")
     facts = facts.get("vision_config", facts)
-    return dataclasses.replace(config, encoder=facts) if facts else config
+    preprocess = {name: tuple(seen["image_" + name]) for name in ("mean", "std") if seen.get("image_" + name)}
+    if "image_size" in facts and not config.vision.interpolate_positions:
+        preprocess["image_size"] = facts["image_size"]
+    vision = dataclasses.replace(config.vision, encoder=facts) if facts else config.vision
+    return dataclasses.replace(config, vision=vision, preprocess=dataclasses.replace(config.preprocess, **preprocess))
 
 
 def _described(folder: Path) -> dict[str, Any]:

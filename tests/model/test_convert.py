@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -19,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, CLIPConfig, CLIPModel
 
 from ros_gpt4roi.model import convert, shard_writer
 from ros_gpt4roi.model.checkpoint import CheckpointError, load_checkpoint
-from ros_gpt4roi.model.config import preset
+from ros_gpt4roi.model.config import PreprocessConfig, preset
 from ros_gpt4roi.model.convert import plan_assembly, plan_published
 from ros_gpt4roi.model.prompt import SPECIAL_TOKENS
 from ros_gpt4roi.model.weights_io import WeightFileError, WeightSource
@@ -366,6 +367,13 @@ def test_memory_stays_under_two_shards(tmp_path):
     assert float(done.stdout) < 2
 
 
+def test_freed_positions_keep_the_configs_image_size(folders):
+    folder, config, *_ = folders
+    freed = dataclasses.replace(config, vision=dataclasses.replace(config.vision, interpolate_positions=True),
+                                preprocess=PreprocessConfig(image_size=48))
+    assert run_published(folder, freed).prompts.image_tokens == 36
+
+
 def test_assembly_of_pretrained_parts(tmp_path):
     bare = sentencepiece_like(added=())
     language = AutoModelForCausalLM.from_config(AutoConfig.for_model(
@@ -378,9 +386,12 @@ def test_assembly_of_pretrained_parts(tmp_path):
                          vocab_size=99),
         vision_config=tiny_config(0).vision.encoder, projection_dim=8))
     clip.save_pretrained(tmp_path / "clip")
-    config = tiny_config(0)
+    (tmp_path / "clip" / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": {"shortest_edge": 32}}))
+    config = tiny_config(0, preprocess=PreprocessConfig(image_size=48, interpolation="cubic"))
     plan_assembly(tmp_path / "qwen", tmp_path / "clip", config, seed=3).run(tmp_path / "ours", progress=False)
     loaded = load_checkpoint(tmp_path / "ours")
+    assert loaded.config.preprocess == PreprocessConfig(32, "cubic", (0.5,) * 3, (0.25,) * 3), "the encoder's own"
     model, tokenizer = loaded.model, loaded.tokenizer
     assert model.config.language.model["model_type"] == "qwen3"
     ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
