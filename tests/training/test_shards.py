@@ -1,8 +1,11 @@
-"""Tar shards: what was written comes back, shared out among workers, in an order that the epoch changes."""
+"""Tar shards: what was written comes back, shared out among processes and workers, in an order that the epoch changes."""
 
 from __future__ import annotations
 
 import io
+import itertools
+import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -26,36 +29,73 @@ def shards(tmp_path_factory):
 
 
 def open_shards(files) -> ShardDataset:
-    values = {"kind": "shards", "urls": [str(path) for path in files]}
+    values = {"kind": "shards", "index": str(files[0].parent / "index.json")}
     return open_dataset(values, Path(), 0, "long", preset("tabletop").preprocess)
+
+
+def told(record) -> str:
+    return record.source + str(record.rounds)
 
 
 def test_every_visit_comes_back_as_it_was(shards):
     mixture, files = shards
     assert len(files) == 5
-    written = {record.source + str(record.rounds): record for record in (mixture[p] for p in range(len(mixture)))}
-    back = list(open_shards(files).records())
+    written = {told(record): record for record in (mixture[p] for p in range(len(mixture)))}
+    back = list(open_shards(files).records(0))
     assert len(back) == len(mixture)
     for record in back:
-        original = written[record.source + str(record.rounds)]
+        original = written[told(record)]
         assert np.array_equal(record.image, original.image) and np.allclose(record.boxes, original.boxes)
 
 
 def test_the_epoch_decides_the_order_and_no_sample_is_lost(shards):
     dataset = open_shards(shards[1])
-    orders = []
-    for epoch in (0, 1, 0):
-        dataset.set_epoch(epoch)
-        orders.append([str(record.rounds) for record in dataset.records()])
+    orders = [[told(record) for record in dataset.records(epoch)] for epoch in (0, 1, 0)]
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1])
 
 
-def test_workers_share_the_shards_out(shards):
+@pytest.mark.parametrize("shares", [1, 2, 3, 8, 14, 20])
+def test_an_epoch_is_divided_evenly_whatever_the_number_of_shards(shards, shares):
     dataset = open_shards(shards[1])
-    alone = sorted(str(sample.rounds) for sample in dataset)
-    loader = DataLoader(dataset, batch_size=None, num_workers=2, collate_fn=lambda sample: sample)
-    assert sorted(str(sample.rounds) for sample in loader) == alone
+    parts = [[told(record) for record in dataset.records(5, place, shares)] for place in range(shares)]
+    assert sum(parts, []) == [told(record) for record in dataset.records(5)]
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_processes_and_their_workers_see_each_sample_once(shards, monkeypatch):
+    dataset = open_shards(shards[1])
+    monkeypatch.setenv("WORLD_SIZE", "7")
+    seen = []
+    for rank in range(7):
+        monkeypatch.setenv("RANK", str(rank))
+        # Fourteen samples, fourteen workers, five shards.
+        loader = DataLoader(dataset, batch_size=None, num_workers=2, collate_fn=lambda sample: sample)
+        seen += [str(sample.rounds) for sample in itertools.islice(loader, 2)]
+    everything = sorted(str(record.rounds) for record in dataset.records(0))
+    assert sorted(seen) == everything
+
+
+def test_a_stream_has_no_end_and_a_rank_with_less_goes_on_with_the_next_epoch(shards):
+    dataset = open_shards(shards[1])
+    two = [str(record.rounds) for epoch in (0, 1) for record in dataset.records(epoch)]
+    assert [str(sample.rounds) for sample in itertools.islice(dataset, len(two))] == two
+
+
+def test_an_index_that_promises_more_than_there_is_is_an_error(shards, tmp_path):
+    for path in shards[1]:
+        shutil.copy(path, tmp_path)
+    (tmp_path / "index.json").write_text(json.dumps({"shards": [["shard-000000.tar", 3], ["shard-000001.tar", 4]]}))
+    with pytest.raises(RecordError, match="shard-000001.tar: only 3 samples, but the index says 4"):
+        list(open_shards([tmp_path / "x"]).records(0))
+
+
+@pytest.mark.parametrize("content", [None, "[]", "no JSON", '{"shards": []}'])
+def test_an_unusable_index_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "index.json").write_text(content)
+    with pytest.raises(RecordError, match="index.json"):
+        open_shards([tmp_path / "x"])
 
 
 def test_shards_are_not_mixed_with_older_ones(shards):
@@ -71,5 +111,6 @@ def test_a_malformed_sample_is_named(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             file.addfile(member, io.BytesIO(content))
+    (tmp_path / "index.json").write_text(json.dumps({"shards": [[path.name, 1]]}))
     with pytest.raises(RecordError, match="shard sample 7"):
-        list(open_shards([path]).records())
+        list(open_shards([path]).records(0))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ijson
 
 from training.data.index import Report
 from training.data.record import RecordError
+from training.data.source import find_image
 from training.data.spool import Spool
 
 Item = dict[str, Any]
@@ -69,6 +70,37 @@ def read_coco(
             spool.add(key_of[item["image_id"]], item)
         for key, annotations in spool.groups():
             yield groups[key], annotations
+
+
+class Sentences(NamedTuple):
+    """An image of a file with one entry a sentence. where: its name for messages. size: (width, height), pixels.
+
+    entries: its sentences, with the field "caption". annotations: of all of them.
+    """
+
+    where: str
+    path: str
+    size: tuple[int, int]
+    entries: list[Item]
+    annotations: list[Item]
+
+
+def read_sentences(name: str, options: Any, annotation_fields: Sequence[str], report: Report) -> Iterator[Sentences]:
+    """The images of a file in the MDETR format that are there and large enough; the others are counted.
+
+    name: of the data set. options: with the fields annotations, images (folders) and boxes (a BoxFilter).
+    """
+    groups = read_coco(options.annotations, ("file_name", "width", "height", "caption"), annotation_fields,
+                       lambda image: image["file_name"], report)
+    for entries, annotations in groups:
+        where = f"{name} {entries[0]['file_name']}"
+        try:
+            path, size = find_image(options.images, entries[0]["file_name"]), size_of(entries[0])
+        except ValueError as error:
+            report.fail(f"{where}: {error}")
+            continue
+        if options.boxes.image(size, report):
+            yield Sentences(where, path, size, entries, annotations)
 
 
 def _pick(item: Item, fields: Sequence[str], what: str, report: Report) -> Item | None:

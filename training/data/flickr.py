@@ -15,10 +15,10 @@ import numpy as np
 
 from training.data import questions
 from training.data.coco import usable
-from training.data.coco_format import read_coco, size_of
+from training.data.coco_format import read_sentences
 from training.data.index import Report
 from training.data.record import Record, Round
-from training.data.source import BoxFilter, Source, boxes_array, find_image, sample
+from training.data.source import BoxFilter, Source, boxes_array, sample
 from training.data.texts import plain
 
 
@@ -44,21 +44,9 @@ class Flickr(Source):
 
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         options = self.options
-        groups = read_coco(
-            options.annotations, ("file_name", "width", "height", "caption"), ("bbox", "tokens_positive"),
-            lambda image: image["file_name"], report,
-        )
-        for images, annotations in groups:
-            where = f"flickr {images[0]['file_name']}"
-            try:
-                path, size = find_image(options.images, images[0]["file_name"]), size_of(images[0])
-            except ValueError as error:
-                report.fail(f"{where}: {error}")
-                continue
-            if not options.boxes.image(size, report):
-                continue
+        for where, path, size, entries, annotations in read_sentences("flickr", options, ("bbox", "tokens_positive"), report):
             captions = []
-            for image in images:
+            for image in entries:
                 own = [item for item in annotations if item["image_id"] == image["id"]]
                 try:
                     plain(image["caption"], "caption")

@@ -15,10 +15,10 @@ import numpy as np
 
 from training.data import questions
 from training.data.coco import usable
-from training.data.coco_format import read_coco, size_of
+from training.data.coco_format import read_sentences
 from training.data.index import Report
 from training.data.record import Record, RecordError, Round
-from training.data.source import BoxFilter, Source, boxes_array, find_image, sample
+from training.data.source import BoxFilter, Source, boxes_array, sample
 from training.data.texts import plain
 
 TASKS = {"refcoco": questions.EXPRESSION_TASK, "refcoco+": questions.APPEARANCE_TASK, "refcocog": ""}
@@ -51,20 +51,8 @@ class RefCoco(Source):
 
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         options = self.options
-        groups = read_coco(
-            options.annotations, ("file_name", "width", "height", "caption"), ("bbox", "area"),
-            lambda image: image["file_name"], report,
-        )
-        for images, annotations in groups:
-            where = f"{options.dataset} {images[0]['file_name']}"
-            try:
-                path, size = find_image(options.images, images[0]["file_name"]), size_of(images[0])
-            except ValueError as error:
-                report.fail(f"{where}: {error}")
-                continue
-            if not options.boxes.image(size, report):
-                continue
-            sentences = self._sentences(images, where, report)
+        for where, path, size, entries, annotations in read_sentences(options.dataset, options, ("bbox", "area"), report):
+            sentences = self._sentences(entries, where, report)
             pairs = []
             for annotation in annotations:
                 if annotation["image_id"] not in sentences:
@@ -77,9 +65,9 @@ class RefCoco(Source):
             else:
                 report.filter("image without expressions")
 
-    def _sentences(self, images: list[dict[str, Any]], where: str, report: Report) -> dict[Any, str]:
+    def _sentences(self, entries: list[dict[str, Any]], where: str, report: Report) -> dict[Any, str]:
         sentences = {}
-        for image in images:
+        for image in entries:
             try:
                 text = plain(image["caption"], "caption")
             except ValueError as error:
