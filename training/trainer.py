@@ -96,6 +96,8 @@ class StageTrainer(Trainer):
         if "loss" in logs and self._begun is not None:
             taken = time.perf_counter() - self._begun
             logs |= {"data_wait": self._waited / taken, "samples_per_second": self._samples * self.args.world_size / taken}
+            if torch.cuda.is_available():
+                logs["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
             self._begun, self._waited, self._samples = None, 0.0, 0
         super().log(logs, start_time)
 
@@ -194,9 +196,13 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
     settings = read_settings(stage, folder, arguments, stream, seed)
     model = loaded.model
     freeze(model, stage.trainable)
+    if settings.fsdp and settings.bf16 and any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
+        raise RecipeError(f"stage {stage.name}: fsdp with bf16 casts weights but not the statistics of batch normalisation, "
+                          "expected bf16: false, or another encoder")
     adapted = add_lora(model.language, stage, settings.bf16) if stage.lora else None
     frozen = [part for part in model.children() if not any(p.requires_grad for p in part.parameters())]
-    model.to(memory_format=torch.channels_last)  # convolutions on a CPU run about twice as fast so
+    if not settings.fsdp:  # which takes no weights of that layout
+        model.to(memory_format=torch.channels_last)  # convolutions on a CPU run about twice as fast so
     facts = Facts(model, classes)
     if stage.facts:
         read_facts(facts, folder.parent / stage.facts)

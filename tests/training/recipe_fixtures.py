@@ -1,11 +1,14 @@
-"""Recipes of a tiny network with a convolutional encoder, on a few rendered scenes."""
+"""Recipes of a tiny network, on a few rendered scenes."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -23,14 +26,15 @@ RESNET = dict(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depth
 TUNE = {"name": "tune", "objective": "conversation", "trainable": ["regions", "projector", "language"], "list_regions": True}
 
 
-def save_start(folder: Path) -> Path:
-    """A checkpoint of random weights, to start recipes from."""
+def save_start(folder: Path, convolutional: bool = True) -> Path:
+    """A checkpoint of random weights, to start recipes from. Its encoder is a ResNet, or CLIP's transformer."""
     tokenizer = train_tokenizer(TEXTS, 420, "compact")
     config = tiny_config(len(tokenizer), tokenizer.pad_token_id)
-    config = dataclasses.replace(
-        config, vision=VisionConfig(encoder=RESNET, levels=("stage1", "stage2"), tokens="stage2"),
-        regions=dataclasses.replace(config.regions, scales=None, fusion_rounds=1),
-        prompt=dataclasses.replace(config.prompt, template="compact", context=1024))
+    config = dataclasses.replace(config, prompt=dataclasses.replace(config.prompt, template="compact", context=1024))
+    if convolutional:
+        config = dataclasses.replace(
+            config, vision=VisionConfig(encoder=RESNET, levels=("stage1", "stage2"), tokens="stage2"),
+            regions=dataclasses.replace(config.regions, scales=None, fusion_rounds=1))
     torch.manual_seed(0)
     loaded = build_model(config, tokenizer)
     save_checkpoint(loaded.model, tokenizer, folder)
@@ -59,7 +63,14 @@ def losses(folder: Path) -> list[float]:
     return [entry["loss"] for entry in json.loads((folder / "curve.json").read_text()) if "loss" in entry]
 
 
-def launch(processes: int, *command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+def launch(processes: int, *command: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess:
     """Runs `python …` in several processes that find each other through torch's launcher, over gloo."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run([sys.executable, *launcher, *command], cwd=cwd, capture_output=True, text=True, timeout=240)
+    with subprocess.Popen([sys.executable, *launcher, *command], cwd=ROOT, env={**os.environ, **(env or {})}, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as launched:
+        try:
+            out, err = launched.communicate(timeout=240)
+        finally:
+            if launched.poll() is None:  # the launcher's children outlive it
+                os.killpg(launched.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(launched.args, launched.returncode, out, err)

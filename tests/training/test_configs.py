@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from peft import LoraConfig
 from transformers import TrainingArguments
 
 from training.data.mixture import SOURCES
@@ -17,7 +18,7 @@ from training.trainer import DEFAULTS
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 
 
-@pytest.mark.parametrize("name", ["stage1", "stage2"])
+@pytest.mark.parametrize("name", ["stage1", "stage2", "stage2_lora"])
 def test_the_stages_name_existing_sources_and_options(name, tmp_path):
     recipe = read_recipe(CONFIGS / f"{name}.yaml")
     for section in (recipe.train, recipe.validation):
@@ -27,13 +28,22 @@ def test_the_stages_name_existing_sources_and_options(name, tmp_path):
             parse_options(kind.options_type, options, name)
     (stage,) = recipe.stages
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, **{**DEFAULTS, **stage.arguments})
-    assert (arguments.num_train_epochs, arguments.learning_rate) == (2, 2e-5)
-    assert arguments.lr_scheduler_type == "cosine" and arguments.weight_decay == 0
+    # Adapters take a larger step than weights.
+    assert (arguments.num_train_epochs, arguments.learning_rate) == (2, 2e-4 if stage.lora else 2e-5)
+    assert arguments.lr_scheduler_type == "cosine" and arguments.weight_decay == 0 and arguments.bf16
 
 
 def test_stage_one_trains_the_region_extractor_only_and_stage_two_all_but_the_encoder():
     (one,), (two,) = (read_recipe(CONFIGS / f"{name}.yaml").stages for name in ("stage1", "stage2"))
     assert one.trainable == ("regions",) and set(two.trainable) == {"regions", "projector", "language"}
+
+
+def test_stage_two_is_shared_out_among_cards_and_fits_one_by_adapters(tmp_path):
+    many, one = (read_recipe(CONFIGS / f"{name}.yaml") for name in ("stage2", "stage2_lora"))
+    assert (many.train, many.model) == (one.train, one.model)
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, **{**DEFAULTS, **many.stages[0].arguments})
+    assert arguments.fsdp_plugin_args["fsdp_version"] == 2 and arguments.fsdp_plugin_args["activation_checkpointing"]
+    assert LoraConfig(**one.stages[0].lora).r == 128 and "fsdp" not in one.stages[0].arguments
 
 
 @pytest.mark.parametrize("name", ["evaluation", "evaluation_tabletop"])

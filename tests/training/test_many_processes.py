@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipe_fixtures import TUNE, launch, losses, save_start, weights, write_recipe
+from recipe_fixtures import ROOT, TUNE, launch, losses, save_start, weights, write_recipe
 
-from training.recipe import read_recipe
+from training.recipe import RecipeError, read_recipe
 from training.train import train
 
 TELL = {"name": "tell", "objective": "facts", "trainable": ["language", "regions.position", "regions.project"]}
@@ -42,3 +42,76 @@ def test_two_processes_reach_what_one_does(start, alone, tmp_path):
     for stage in ("tell", "tune"):
         assert losses(tmp_path / stage) == pytest.approx(losses(alone / stage), rel=1e-4)
         close(tmp_path / stage / "final", alone / stage / "final", 1e-3)
+
+
+# accelerate leaves FSDP out where there are only CPUs. Torch itself shards on CPUs too, so here accelerate is told that
+# it may: all else, the sharding, gathering and checkpoints, is what runs on cards.
+SHARDED = """
+import os, shutil, sys
+from pathlib import Path
+from accelerate.state import AcceleratorState, DistributedType, PartialState
+from training import recipe, train
+
+def init(self, *args, fsdp_plugin=None, **kwargs):
+    original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+    if fsdp_plugin is not None:
+        self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        if self._mixed_precision != "no":
+            fsdp_plugin.set_mixed_precision(self._mixed_precision)
+        self.fsdp_plugin = fsdp_plugin
+
+original, AcceleratorState.__init__ = AcceleratorState.__init__, init
+run = Path(sys.argv[2])
+train.train(recipe.read_recipe(sys.argv[1]), run)
+if os.environ["RANK"] == "0":
+    shutil.move(run / "tune" / "final", run / "whole")
+    shutil.rmtree(run / "tune" / "checkpoint-4")
+PartialState().wait_for_everyone()
+train.train(recipe.read_recipe(sys.argv[1]), run)
+"""
+FSDP = {"fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT", "activation_checkpointing": True}}
+
+
+def train_in_shards(recipe: Path, run: Path, scenes: Path) -> None:
+    shutil.copytree(scenes / "scenes", run / "scenes")
+    (run / "run.py").write_text(SHARDED)
+    done = launch(2, str(run / "run.py"), str(recipe), str(run), env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_model_in_shards_reaches_what_a_whole_one_does_and_goes_on_from_its_checkpoint(start, alone, tmp_path):
+    shutil.copytree(alone / "tell", tmp_path / "tell")
+    recipe = write_recipe(tmp_path, start, [TELL, {**TUNE, "arguments": FSDP}], per_device_train_batch_size=3)
+    train_in_shards(recipe, tmp_path, alone)
+    assert (tmp_path / "tune" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir()
+    assert losses(tmp_path / "tune") == pytest.approx(losses(alone / "tune"), rel=1e-4)
+    close(tmp_path / "whole", alone / "tune" / "final", 1e-3)
+    close(tmp_path / "tune" / "final", tmp_path / "whole", 1e-5)
+
+
+@pytest.mark.slow
+def test_a_model_in_shards_of_half_precision_learns_what_a_whole_one_does(alone, tmp_path):
+    start = save_start(tmp_path / "start", convolutional=False)
+    found = []
+    for name, arguments, batch in (("whole", {}, 6), ("shards", FSDP, 3)):
+        run = tmp_path / name
+        run.mkdir()
+        stage = {**TUNE, "arguments": arguments}
+        recipe = write_recipe(run, start, [stage], bf16=True, save_strategy="no" if name == "whole" else "steps",
+                              per_device_train_batch_size=batch)
+        if name == "shards":
+            train_in_shards(recipe, run, alone)
+        else:
+            shutil.copytree(alone / "scenes", run / "scenes")
+            train(read_recipe(recipe), run)
+        found.append(losses(run / "tune"))
+    assert found[0] == pytest.approx(found[1], rel=1e-2)
+    assert {value.dtype for value in weights(tmp_path / "shards" / "tune" / "final").values()} <= {torch.float32, torch.int64}
+
+
+def test_batch_normalisation_in_shards_of_half_precision_is_refused(start, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.TrainingArguments.world_size", 2)
+    shutil.copytree(alone / "scenes", tmp_path / "scenes")
+    with pytest.raises(RecipeError, match="batch normalisation"):
+        train(read_recipe(write_recipe(tmp_path, start, [{**TUNE, "arguments": FSDP}], bf16=True)), tmp_path)
