@@ -67,7 +67,7 @@ def test_captions_of_one_flickr_image_share_a_visit(tmp_path):
     assert {record.rounds[0].answer for record in flickr.records(0, rng(), SIZE)} == {fixtures.CAPTION, "A dog ."}
 
 
-@pytest.mark.parametrize("positions", [[[5, 400]], [], [[3]], "0-7"])
+@pytest.mark.parametrize("positions", [[[5, 400]], [], [[3]], [["0", "7"]], "0-7"])
 def test_flickr_positions_outside_the_caption_are_malformed(tmp_path, positions):
     values = fixtures.flickr(tmp_path)
     content = json.loads(values["annotations"].read_text())
@@ -95,6 +95,15 @@ def test_a_phrase_that_holds_a_marker_of_the_prompt_is_malformed(tmp_path):
     values = fixtures.visual_genome(tmp_path)
     values["annotations"].write_text(values["annotations"].read_text().replace("street lamp", "a <bbox> lamp"))
     with pytest.raises(RecordError, match="reserved marker"):
+        fixtures.source(VisualGenome, values, tmp_path)
+
+
+def test_a_region_that_is_none_is_malformed(tmp_path):
+    values = fixtures.visual_genome(tmp_path)
+    content = json.loads(values["annotations"].read_text())
+    content[0]["regions"].append(7)
+    values["annotations"].write_text(json.dumps(content))
+    with pytest.raises(RecordError, match="visual genome 61: a region is 7"):
         fixtures.source(VisualGenome, values, tmp_path)
 
 

@@ -87,6 +87,7 @@ def test_unaligned_questions_are_counted(tmp_path):
 
 @pytest.mark.parametrize("change", [
     {"question": ["Is", [9], "happy", "?"]}, {"objects": ["person"]}, {"img_fn": "m/absent.jpg"}, {"answer_label": 7},
+    {"rationale_label": -1},
 ])
 def test_malformed_lines_are_named_by_number(tmp_path, change):
     with pytest.raises(RecordError, match="train.jsonl:2"):

@@ -18,6 +18,10 @@ from training.data.source import find_image
 from training.data.spool import Spool
 
 Item = dict[str, Any]
+# What fields hold that are used before anybody looks at them; the others are checked where they are read.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "id": (int, str), "image_id": (int, str), "category_id": (int, str), "area": (int, float), "file_name": (str,),
+    "coco_url": (str,)}
 
 
 def stream(path: Path, prefix: str) -> Iterator[Any]:
@@ -40,7 +44,7 @@ def read_coco(
 
     ``group`` maps an image to what it is grouped by: its id, or its file where the file holds one image per sentence.
     Of an annotation the named fields are kept, its id, and under "skip" why it is to be left out, if so. An item
-    without one of the fields, or an annotation of an unknown image, is malformed.
+    without one of the fields or with another kind of value, or an annotation of an unknown image, is malformed.
     """
     groups: dict[Any, list[Item]] = {}
     key_of: dict[Any, Any] = {}
@@ -50,7 +54,8 @@ def read_coco(
             report.read += 1
             item = _pick(image, ("id", *image_fields), f"{path}: image", report)
             if item is None:
-                broken.add(image.get("id"))
+                if isinstance(image, dict) and isinstance(image.get("id"), _KINDS["id"]):
+                    broken.add(image["id"])
                 continue
             if item["id"] in key_of:
                 report.fail(f"{path}: image {item['id']} is there twice")
@@ -104,10 +109,17 @@ def read_sentences(name: str, options: Any, annotation_fields: Sequence[str], re
 
 
 def _pick(item: Item, fields: Sequence[str], what: str, report: Report) -> Item | None:
-    """The ``fields`` of ``item``, or None where one is missing."""
+    """The ``fields`` of ``item``, or None where one is missing or of another kind."""
+    if not isinstance(item, dict):
+        report.fail(f"{what} is {str(item)[:80]}, expected an object")
+        return None
     missing = [name for name in fields if name not in item]
     if missing:
         report.fail(f"{what} {item.get('id')} has no {', '.join(missing)}")
+        return None
+    wrong = [name for name in fields if not isinstance(item[name], _KINDS.get(name, (object,)))]
+    if wrong:
+        report.fail(f"{what} {str(item.get('id'))[:80]}: {wrong[0]} is {str(item[wrong[0]])[:80]!r}")
         return None
     return {name: item[name] for name in fields}
 

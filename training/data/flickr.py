@@ -103,7 +103,8 @@ def spans(caption: str, positions: Any) -> list[str]:
         raise ValueError(f"tokens_positive is {positions!r}, expected [[begin, end], …]")
     phrases = []
     for span in positions:
-        if not isinstance(span, list) or len(span) != 2 or not 0 <= span[0] < span[1] <= len(caption):
+        whole = isinstance(span, list) and len(span) == 2 and all(isinstance(end, int) for end in span)
+        if not whole or not 0 <= span[0] < span[1] <= len(caption):
             raise ValueError(f"tokens_positive {span!r} is not inside the caption of {len(caption)} characters")
         phrases.append(plain(caption[span[0]:span[1]], f"the phrase at {span}"))
     return phrases

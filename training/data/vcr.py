@@ -154,6 +154,9 @@ class _Unaligned(ValueError):
 def texts(item: dict[str, Any]) -> dict[str, str]:
     """Question, answer and rationale, each reference to object K (1-based) written `{K}`."""
     count = len(item["objects"])
+    for name in ("answer", "rationale"):
+        if not 0 <= item[f"{name}_label"] < len(item[f"{name}_choices"]):
+            raise ValueError(f"{name}_label is {item[f'{name}_label']} among {len(item[f'{name}_choices'])} choices")
     pairs = {
         "question": (item["question_orig"], item["question"]),
         "answer": (item["answer_orig"], item["answer_choices"][item["answer_label"]]),

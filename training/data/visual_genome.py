@@ -97,6 +97,9 @@ def _from_regions(item: Any, report: Report) -> tuple[dict[str, Any], list[dict[
         return None
     annotations = []
     for region in item["regions"]:
+        if not isinstance(region, dict):
+            report.fail(f"visual genome {item['id']}: a region is {str(region)[:80]}, expected an object")
+            continue
         missing = [name for name in ("phrase", "x", "y", "width", "height") if name not in region]
         if missing:
             report.fail(f"visual genome {item['id']}: region {region.get('region_id')} has no {', '.join(missing)}")
