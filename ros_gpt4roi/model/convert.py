@@ -122,8 +122,8 @@ def plan_published(source: str | Path, vision: str | Path, *, base: str | Path |
 
     source: folder of the GPT4RoI weights, or of the delta where `base` names the folder of the Llama it is added to.
     vision: folder of the encoder (CLIP ViT-L/14 for the published model). tokenizer: folder of the tokenizer, by
-    default the source's own. config: describes what the folders' own files do not: region extractor, prompts, the rest of
-    the preprocessing (default: the preset gpt4roi-7b). dtype: number format to write.
+    default the source's own. config: describes what the folders' own files do not: region extractor, prompts, the rest
+    of the preprocessing (default: the preset gpt4roi-7b). dtype: number format to write.
     Raises CheckpointError; keys and shapes that do not fit are listed all at once, with both shapes.
     """
     with _checkpoint_errors():

@@ -40,17 +40,28 @@ class FrameSource:
     def on_image(self, message: Image | CompressedImage) -> None:
         """Subscription callback; takes both kinds of image."""
         self._images += 1
+        jumps = self._buffer.time_jumps
         try:
             (check_image if isinstance(message, Image) else check_compressed)(message)
         except ImageError as error:
             self._problems.report("image refused", str(error))
             return
-        self._deliver(self._buffer.add_image(stamp_ns(message.header.stamp), _Picture(message)))
+        stamp = stamp_ns(message.header.stamp)
+        self._deliver(self._buffer.add_image(stamp, _Picture(message)))
+        if self._buffer.time_jumps > jumps:
+            self._problems.report("clock set back", f"an image of {stamp} ns is older than all that was held: that is "
+                                                    "forgotten")
 
     def on_detections(self, message: Detection2DArray) -> None:
         """Subscription callback."""
         self._detections += 1
-        self._deliver(self._buffer.add_boxes(stamp_ns(message.header.stamp), message))
+        dropped, stamp = self._buffer.boxes_without_image, stamp_ns(message.header.stamp)
+        self._deliver(self._buffer.add_boxes(stamp, message))
+        if self._buffer.boxes_without_image > dropped:  # a detector that stamps its boxes anew meets no image, ever
+            newest = self._buffer.newest()
+            held = "none has come" if newest is None else f"the newest is of {newest.stamp_ns} ns"
+            self._problems.report("boxes without image", f"boxes of {stamp} ns and others before met no image within "
+                                                         f"sync.slop_s; {held}")
 
     def newest(self) -> Frame | None:
         """The newest frame, one with boxes before one without; None before the first image."""
@@ -70,8 +81,7 @@ class FrameSource:
         buffer = self._buffer
         return {"images received": self._images, "detections received": self._detections,
                 "frames held": len(buffer), "images dropped without boxes": buffer.images_without_boxes,
-                "boxes dropped without image": buffer.boxes_without_image, "pairs too late": buffer.paired_late,
-                "clock set back": buffer.time_jumps}
+                "pairs too late": buffer.paired_late}
 
     def _deliver(self, held: Held[_Picture, Detection2DArray] | None) -> None:
         if held is not None and (frame := self._frame(held)) is not None:

@@ -18,7 +18,8 @@ WIDTH, HEIGHT = 64, 48
 class Camera:
     """Publishes frames with rising stamps, one for every `send`."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, first_second: int = 1000) -> None:
+        self._first_second = first_second
         self._images = peer.publisher(Image, "image", 10)
         self._detections = peer.publisher(Detection2DArray, "detections", 10)
         self._count = 0
@@ -28,13 +29,19 @@ class Camera:
         """Publishes an image and its boxes; `changes` spoils fields of the image. Returns the header of both."""
         self._count += 1
         header = Header(frame_id="camera")
-        header.stamp.sec, header.stamp.nanosec = 1000 + self._count // 30, self._count % 30 * 33_000_000
+        header.stamp.sec, header.stamp.nanosec = self._first_second + self._count // 30, self._count % 30 * 33_000_000
         pixels = np.random.default_rng(self._count).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
         image = rgb_to_image(pixels, header)
         for name, value in (changes or {}).items():
             setattr(image, name, value)
-        detections = Detection2DArray(header=header, detections=[Detection2D(bbox=box_to_message(b)) for b in boxes])
-        both = [(self._images, image), (self._detections, detections)]
-        for publisher, message in reversed(both) if boxes_first else both:
-            publisher.publish(message)
+        if boxes_first:
+            self.detect(header, boxes)
+        self._images.publish(image)
+        if not boxes_first:
+            self.detect(header, boxes)
         return header
+
+    def detect(self, header: Header, boxes: Sequence[tuple[float, float, float, float]]) -> None:
+        """Publishes boxes alone."""
+        self._detections.publish(Detection2DArray(
+            header=header, detections=[Detection2D(bbox=box_to_message(box)) for box in boxes]))

@@ -43,10 +43,13 @@ class Managed:
         return self._peer.call(GetState, "/perception/get_state", GetState.Request()).current_state.id
 
     def set_model(self, model: Path) -> None:
-        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=str(model))
-        response = self._peer.call(SetParameters, "/perception/set_parameters", SetParameters.Request(
-            parameters=[ParameterMessage(name="model", value=value)]))
-        assert response.results[0].successful, response.results[0].reason
+        self.set(model=str(model))
+
+    def set(self, **values: str) -> None:
+        response = self._peer.call(SetParameters, "/perception/set_parameters", SetParameters.Request(parameters=[
+            ParameterMessage(name=name.replace("__", "."), value=ParameterValue(
+                type=ParameterType.PARAMETER_STRING, string_value=value)) for name, value in values.items()]))
+        assert all(result.successful for result in response.results), response.results
 
     def unconfigure(self) -> None:
         if self.state() == State.PRIMARY_STATE_ACTIVE:
@@ -169,6 +172,42 @@ def test_diagnostics_come_while_a_model_is_being_loaded(peer: Peer, managed: Man
     reports.clear()
     peer.wait_for(lambda: reports, "diagnostics")
     assert reports[-1].status[0].message == "inactive"
+
+
+@pytest.mark.slow
+def test_an_engine_is_built_in_configure_with_progress_or_refused(peer: Peer, managed: Managed, tiny_model: Path,
+                                                                  tmp_path: Path) -> None:
+    reports = peer.collect(DiagnosticArray, "/diagnostics", 10)
+
+    def last_status() -> DiagnosticStatus:
+        reports.clear()
+        peer.wait_for(lambda: reports, "diagnostics")
+        return reports[-1].status[0]
+
+    managed.set(model=str(tiny_model), pipeline__vision__backend="onnxruntime",
+                pipeline__vision__engine__cache=str(tmp_path), pipeline__vision__engine__build="never")
+    try:
+        assert not managed.change(Transition.TRANSITION_CONFIGURE)
+        status = last_status()
+        assert status.level == DiagnosticStatus.ERROR and "building is switched off" in status.message
+        managed.set(pipeline__vision__engine__build="auto")
+        reports.clear()
+        assert managed.change(Transition.TRANSITION_CONFIGURE)
+        assert any(report.status[0].message.startswith("exporting to ONNX, ") for report in reports)
+        assert {pair.key: pair.value for pair in last_status().values}["vision stage"] == "onnxruntime: asked for"
+        # A node that must not build finds what this one has built.
+        managed.unconfigure()
+        managed.set(pipeline__vision__engine__build="never")
+        assert managed.change(Transition.TRANSITION_CONFIGURE)
+        assert managed.change(Transition.TRANSITION_ACTIVATE)
+        camera, described = CompressedCamera(peer), peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+        camera.send()
+        peer.wait_for(lambda: described, "descriptions")
+        assert described[0].descriptions[0].text
+    finally:
+        managed.unconfigure()
+        managed.set(pipeline__vision__backend="torch", pipeline__vision__engine__build="auto",
+                    pipeline__vision__engine__cache="")
 
 
 def test_no_work_is_taken_before_activation_or_after_deactivation(managed: Managed, tiny_model: Path) -> None:

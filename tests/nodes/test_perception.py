@@ -4,6 +4,7 @@ What it says is nonsense; to whom, about what and when must be right.
 """
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 from action_msgs.msg import GoalStatus  # noqa: E402
+from builtin_interfaces.msg import Time  # noqa: E402
 from camera import HEIGHT, WIDTH, Camera  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.srv import GetState  # noqa: E402
@@ -27,7 +29,7 @@ from ros_peer import Peer, Process  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import Header, String  # noqa: E402
 
-from ros_gpt4roi.nodes.conversions import box_to_message  # noqa: E402
+from ros_gpt4roi.nodes.conversions import box_to_message, stamp_ns  # noqa: E402
 
 BOXES = ((2, 2, 20, 20), (30, 10, 60, 40))
 ANSWER_TOKENS = 200
@@ -142,6 +144,32 @@ def test_a_bad_box_is_counted_and_the_others_are_described(peer: Peer, camera: C
     message = described(peer, descriptions, header)
     assert [d.region.id for d in message.descriptions] == ["1", "4"]
     reported(peer, diagnostics, "box refused", "505", "outside")
+
+
+def test_boxes_of_other_stamps_than_the_images_are_told(peer: Peer, camera: Camera,
+                                                        descriptions: list[RegionDescriptionArray],
+                                                        diagnostics: list[DiagnosticArray]) -> None:
+    header = camera.send(BOXES)
+    described(peer, descriptions, header)
+    seconds = itertools.count(5)
+
+    def told() -> bool:  # one by one, since the node keeps the newest only; more than sync.frames of them
+        camera.detect(Header(stamp=Time(sec=next(seconds))), BOXES)
+        values = {pair.key: pair.value for pair in diagnostics[-1].status[0].values} if diagnostics else {}
+        text = values.get("boxes without image, last", "")
+        return f"newest is of {stamp_ns(header.stamp)} ns" in text and "sync.slop_s" in text
+    peer.wait_for(told, "boxes without image in /diagnostics")
+    described(peer, descriptions, camera.send(BOXES))
+
+
+def test_a_camera_that_begins_again_is_told_and_described(peer: Peer, camera: Camera,
+                                                          descriptions: list[RegionDescriptionArray],
+                                                          diagnostics: list[DiagnosticArray]) -> None:
+    described(peer, descriptions, camera.send(BOXES))
+    again = Camera(peer, first_second=10)
+    described(peer, descriptions, again.send(BOXES))
+    reported(peer, diagnostics, "clock set back", "10033000000 ns")
+    described(peer, descriptions, camera.send(BOXES))
 
 
 @pytest.mark.parametrize("changes, words", [
