@@ -235,7 +235,7 @@ def _with_encoder(config: ModelConfig, folder: Path) -> ModelConfig:
     facts, seen = _described(folder), _json(folder / "preprocessor_config.json")
     facts = facts.get("vision_config", facts)
     preprocess = {name: tuple(seen["image_" + name]) for name in ("mean", "std") if seen.get("image_" + name)}
-    if "image_size" in facts and not config.vision.interpolate_positions:
+    if isinstance(facts.get("image_size"), int) and not config.vision.interpolate_positions:
         preprocess["image_size"] = facts["image_size"]
     vision = dataclasses.replace(config.vision, encoder=facts) if facts else config.vision
     return dataclasses.replace(config, vision=vision, preprocess=dataclasses.replace(config.preprocess, **preprocess))
