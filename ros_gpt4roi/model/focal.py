@@ -43,7 +43,7 @@ class FocalCrop(nn.Module):
         corner = centre - side / 2
         crops = roi_align(images, torch.cat([corner, corner + side], -1), self.size, samples=2)
         inner = (boxes - torch.cat([corner, corner], -1)) / side
-        return crops.flatten(0, 1), inner.flatten(0, 1).unsqueeze(1)
+        return crops, inner.flatten(0, 1).unsqueeze(1)
 
     def forward(self, images: torch.Tensor, boxes: torch.Tensor, masks: torch.Tensor | None, vision: VisionEncoder,
                 regions: nn.Module) -> torch.Tensor:

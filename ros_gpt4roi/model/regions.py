@@ -114,10 +114,7 @@ class RoIAlignExtractor(nn.Module):
         batch, count = boxes.shape[:2]
         total = None
         for level, conv in zip(self.pyramid(levels), self.convs):
-            bins = roi_align(level, boxes, self.config.roi_size, self.config.samples)
-            if masks is not None:
-                bins = bins * masks.unsqueeze(2).to(bins.dtype)
-            bins = conv(bins.flatten(0, 1))
+            bins = conv(roi_align(level, boxes, self.config.roi_size, self.config.samples, masks))
             total = bins if total is None else total + bins
         return self.flatten(F.relu(total).flatten(1)).unflatten(0, (batch, count)) + self.position(boxes)
 

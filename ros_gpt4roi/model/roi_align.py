@@ -10,39 +10,46 @@ from __future__ import annotations
 import torch
 
 
-def interpolation_matrix(low: torch.Tensor, high: torch.Tensor, length: int, size: int, samples: int) -> torch.Tensor:
-    """Weights of the `length` cells of one axis in each of `size` bins between `low` and `high`.
+def interpolation_matrices(boxes: torch.Tensor, height: int, width: int, size: int,
+                           samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights of a map's cells in each of `size` bins a side of every box.
 
-    low, high: [...] ends of the box along the axis, in cells, origin at the outer edge of cell 0.
-    Returns [..., size, length]. A sampling point further than one cell outside has no weight, one between is clamped
-    to the edge, as in torchvision.
+    boxes: float32 [..., 4] x1 y1 x2 y2 in units of the image. Returns W_y [..., size, height] and W_x
+    [..., size, width]. A sampling point further than one cell outside has no weight, one between is clamped to the
+    edge, as in torchvision.
     """
-    steps = torch.arange(size * samples, device=low.device, dtype=low.dtype)
+    # Both axes at once, [..., 2, points]: a graph of half the operators.
+    lengths = torch.linspace(width, height, 2, device=boxes.device, dtype=boxes.dtype).unsqueeze(-1)
+    low, high = boxes[..., :2].unsqueeze(-1) * lengths, boxes[..., 2:].unsqueeze(-1) * lengths
+    steps = torch.arange(size * samples, device=boxes.device, dtype=boxes.dtype)
     # Half a cell less: `aligned=True` puts the value of cell i at coordinate i, its centre.
-    start, step = (low - 0.5).unsqueeze(-1), ((high - low) / (size * samples)).unsqueeze(-1)
-    points = start + (steps + 0.5) * step
-    inside = (points >= -1) & (points <= length)
-    cells = torch.arange(length, device=low.device, dtype=low.dtype)
-    distance = (points.clamp(0, length - 1).unsqueeze(-1) - cells).abs()
-    weights = (1 - distance).clamp(min=0) * inside.unsqueeze(-1).to(low.dtype)
-    return weights.unflatten(-2, (size, samples)).mean(-2)
+    points = low - 0.5 + (steps + 0.5) * ((high - low) / (size * samples))
+    inside = (points >= -1) & (points <= lengths)
+    cells = torch.arange(max(height, width), device=boxes.device, dtype=boxes.dtype)
+    distance = (torch.minimum(points.clamp(min=0), lengths - 1).unsqueeze(-1) - cells).abs()
+    weights = (1 - distance).clamp(min=0) * inside.unsqueeze(-1).to(boxes.dtype)
+    weights = weights.unflatten(-2, (size, samples)).mean(-2)
+    return weights[..., 1, :, :height], weights[..., 0, :, :width]
 
 
-def roi_align(features: torch.Tensor, boxes: torch.Tensor, size: int, samples: int) -> torch.Tensor:
+def roi_align(features: torch.Tensor, boxes: torch.Tensor, size: int, samples: int,
+              masks: torch.Tensor | None = None) -> torch.Tensor:
     """RoIAlign of one feature level.
 
     features: [B, C, H, W]. boxes: [B, N, 4] x1 y1 x2 y2 in units of the image (0..1 inside; may reach outside).
-    Returns [B, N, C, size, size]: bin (i, j) is row i from the top, column j from the left.
+    masks: what every bin is multiplied with, [B, N, size, size], or None.
+    Returns [B·N, C, size, size]: bin (i, j) is row i from the top, column j from the left.
     """
-    height, width = features.shape[-2:]
+    (batch, channels, height, width), count = features.shape, boxes.shape[1]
     # Coordinates need more digits than half precision has on fine maps.
-    boxes = boxes.float()
-    rows = interpolation_matrix(boxes[..., 1] * height, boxes[..., 3] * height, height, size, samples)
-    columns = interpolation_matrix(boxes[..., 0] * width, boxes[..., 2] * width, width, size, samples)
-    batch, count = boxes.shape[:2]
-    channels = features.shape[1]
-    # One product for all boxes of an image over rows first: [N·P, H] · [H, C·W].
-    flat = features.permute(0, 2, 1, 3).reshape(batch, height, channels * width)
+    rows, columns = interpolation_matrices(boxes.float(), height, width, size, samples)
+    columns = columns.unsqueeze(2)
+    if masks is not None:
+        # Far cheaper here than on the bins of all channels: [B, N, row, column, width].
+        columns = columns * masks.float().unsqueeze(-1)
+    # Channels last, which encoders' maps are anyway: nothing is moved between the two products, and none after them
+    # where a convolution follows. One product for all boxes of an image over rows first: [N·P, H] · [H, W·C].
+    flat = features.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
     partial = torch.bmm(rows.to(features.dtype).reshape(batch, count * size, height), flat)
-    partial = partial.reshape(batch, count, size, channels, width).permute(0, 1, 3, 2, 4)
-    return torch.matmul(partial, columns.to(features.dtype).transpose(-1, -2).unsqueeze(2))
+    partial = partial.reshape(batch, count, size, width, channels)
+    return torch.matmul(columns.to(features.dtype), partial).flatten(0, 1).permute(0, 3, 1, 2)

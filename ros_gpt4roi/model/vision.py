@@ -37,8 +37,9 @@ class VisionEncoder(nn.Module):
             self.model = AutoModel.from_config(architecture("vision.encoder", config.encoder))
         else:
             self.model = AutoBackbone.from_config(architecture("vision.encoder", config.encoder, out_features=names))
-        self.register_buffer("mean", torch.tensor(preprocess.mean) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(preprocess.std) * 255, persistent=False)
+        # One value a channel, over whole planes: along the innermost axis of three, engines are ten times slower.
+        self.register_buffer("mean", (torch.tensor(preprocess.mean) * 255).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", (torch.tensor(preprocess.std) * 255).view(3, 1, 1), persistent=False)
         self._check_names(names)
         self.width, self.token_count, self.level_channels = self._shapes()
 
@@ -102,7 +103,7 @@ class VisionEncoder(nn.Module):
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 RGB [B, S, S, 3] → normalised [B, 3, S, S] in the encoder's number format."""
         dtype = next(self.model.parameters()).dtype
-        return ((images.to(self.mean.dtype) - self.mean) / self.std).to(dtype).permute(0, 3, 1, 2)
+        return ((images.to(self.mean.dtype).permute(0, 3, 1, 2) - self.mean) / self.std).to(dtype)
 
     def levels(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """pixels: normalised [B, 3, s, s] of a size the encoder takes → the levels, finest first, each [B, C, h, w]."""

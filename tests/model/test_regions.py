@@ -56,9 +56,12 @@ def test_roi_align_is_torchvisions(size, samples):
     pixels = boxes * torch.tensor([17, 13, 17, 13.0])
     places = torch.cat([torch.arange(2.0).repeat_interleave(60)[:, None], pixels.flatten(0, 1)], 1)
     expected = torchvision.ops.roi_align(features, places, size, 1.0, samples, aligned=True)
-    ours = roi_align(features, boxes, size, samples).flatten(0, 1)
+    ours = roi_align(features, boxes, size, samples)
     torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
     assert not ours[10].any()
+    masks = torch.rand(2, 60, size, size, generator=generator)
+    torch.testing.assert_close(roi_align(features, boxes, size, samples, masks),
+                               expected * masks.flatten(0, 1).unsqueeze(1), atol=2e-5, rtol=1e-5)
 
 
 def published_draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
