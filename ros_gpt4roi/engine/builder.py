@@ -57,10 +57,11 @@ def build_plan(graph: Path, plan: Path, job: dict[str, Any], say: Any) -> None:
 def _shapes(builder: Any, network: Any, job: dict[str, Any]) -> Any:
     profile = builder.create_optimization_profile()
     inputs = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
-    images, boxes = (inputs[name] for name in INPUTS)
-    size = tuple(images.shape)[1:]
-    profile.set_shape(images.name, *((frames, *size) for frames in job["frames"]))
-    profile.set_shape(boxes.name, *((frames, regions, 4) for frames, regions in zip(job["frames"], job["regions"])))
+    images, *of_regions = (inputs[name] for name in INPUTS)
+    profile.set_shape(images.name, *((frames, *tuple(images.shape)[1:]) for frames in job["frames"]))
+    for value in of_regions:
+        profile.set_shape(value.name, *((frames, regions, *tuple(value.shape)[2:])
+                                        for frames, regions in zip(job["frames"], job["regions"])))
     return profile
 
 

@@ -26,16 +26,18 @@ def export_onnx(network: VisionNetwork, path: Path) -> None:
 
     Number of frames and boxes are dynamic. Raises EngineError where the graph would need a plugin.
     """
-    size = network.config.preprocess.image_size
+    size, side = network.config.preprocess.image_size, network.mask_side
     # Two frames and three boxes: a size of one would be taken for a constant.
-    example = (torch.zeros(2, size, size, 3, dtype=torch.uint8), torch.tensor([0.1, 0.2, 0.6, 0.9]).expand(2, 3, 4))
+    example = (torch.zeros(2, size, size, 3, dtype=torch.uint8), torch.tensor([0.1, 0.2, 0.6, 0.9]).expand(2, 3, 4),
+               torch.ones(2, 3, side, side))
     frames, boxes = torch.export.Dim("frames", min=1), torch.export.Dim("regions", min=1)
     with torch.no_grad(), warnings.catch_warnings():
-        # The exporter warns that both inputs share the number of frames, which is meant.
+        # The exporter warns that the inputs share the number of frames, which is meant.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             network, example, dynamo=True, opset_version=OPSET, input_names=list(INPUTS),
-            output_names=list(OUTPUTS), dynamic_shapes=({0: frames}, {0: frames, 1: boxes}), verbose=False)
+            output_names=list(OUTPUTS), dynamic_shapes=({0: frames}, {0: frames, 1: boxes}, {0: frames, 1: boxes}),
+            verbose=False)
     _convert_bytes_first(program.model.graph)
     for node in program.model.graph:
         if node.domain not in ("", "ai.onnx") or node.op_type == "RoiAlign":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-INPUTS = ("images", "boxes")
+INPUTS = ("images", "boxes", "masks")
 OUTPUTS = ("image_tokens", "region_embeddings")
 SCOPES = "pkg.torch.onnx.name_scopes"
 # One protocol buffer holds 2 GB at most: above this, weights go beside the graph.

@@ -47,14 +47,21 @@ class VisionNetwork(nn.Module):
         width = self.projector.out_features
         return (self.vision.token_count, width), (self.config.regions.embeddings, width)
 
-    def forward(self, images: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """images: uint8 RGB [B, S, S, 3]. boxes: float32 [B, N, 4] in units of the image.
+    @property
+    def mask_side(self) -> int:
+        """P: bins a side of a region's mask."""
+        return self.config.regions.roi_size
+
+    def forward(self, images: torch.Tensor, boxes: torch.Tensor,
+                masks: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """images: uint8 RGB [B, S, S, 3]. boxes: float32 [B, N, 4] in units of the image. masks: float32
+        [B, N, P, P] in 0..1, weights of the regions' bins, or None; the exported graph takes ones for that.
 
         Returns image tokens [B, T, D] and region embeddings [B, N, K, D].
         """
         tokens, levels = self.vision(images)
-        extra = None if self.focal is None else self.focal(images, boxes, None, self.vision, self.regions)
-        return self.projector(tokens), self.regions(levels, boxes, None, extra)
+        extra = None if self.focal is None else self.focal(images, boxes, masks, self.vision, self.regions)
+        return self.projector(tokens), self.regions(levels, boxes, masks, extra)
 
 
 def fingerprint(network: VisionNetwork) -> str:

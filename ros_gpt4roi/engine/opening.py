@@ -92,7 +92,7 @@ def first_accepted(loaded: LoadedModel, request: EngineRequest, precisions: list
             engine, key = provide_engine(request, precision, cache, build, progress)
             runner = start(engine)
             report = _report(loaded, request, engine, key, cache, runner, precision)
-        except (EngineError, OSError) as error:
+        except (EngineError, OSError, RuntimeError) as error:  # the last is PyTorch's, of a GPU without memory left
             _log.warning("%s engine: %s", precision, error)
             reasons.append(f"{precision}: {error}")
             continue

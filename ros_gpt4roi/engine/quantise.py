@@ -65,8 +65,11 @@ def calibrate(path: Path, frames: Sequence[StoredFrame]) -> dict[str, float]:
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(probe), options, providers=["CPUExecutionProvider"])
         ranges = dict.fromkeys(outputs, 0.0)
+        side = session.get_inputs()[2].shape[-1]
         for frame in frames:
-            for name, value in zip(outputs, session.run(outputs, dict(zip(INPUTS, (frame.image, frame.boxes))))):
+            masks = np.ones((*frame.boxes.shape[:2], side, side), np.float32)
+            feed = dict(zip(INPUTS, (frame.image, frame.boxes, masks)))
+            for name, value in zip(outputs, session.run(outputs, feed)):
                 ranges[name] = max(ranges[name], float(np.percentile(np.abs(value), _PERCENTILE)))
     finally:
         probe.unlink()

@@ -41,15 +41,16 @@ class PinnedUpload:
         source = buffer[:array.nbytes].view(target.dtype).view(target.shape)
         source.copy_(torch.from_numpy(array))
         target.copy_(source, non_blocking=True)
-        copied.record()
+        copied.record(torch.cuda.current_stream(target.device))
 
 
 class TensorRTRunner:
     """A plan with its execution contexts. Inputs and outputs are torch tensors bound by address; work is queued on the
-    caller's stream and not waited for.
+    caller's stream, behind that of the call before, and not waited for.
 
     For the profile's usual numbers of regions a CUDA graph is captured when it is first met, or by `prepare`. Its
-    outputs are copied out, on the device, because the next frame overwrites them.
+    outputs are copied out, on the device, because the next frame overwrites them. An engine that cannot be captured
+    runs without graphs.
     """
 
     def __init__(self, flavour: Flavour, engine: CachedEngine, device: torch.device, graph_regions: Sequence[int] = (),
@@ -68,29 +69,34 @@ class TensorRTRunner:
                 raise EngineError(f"{flavour.name} {flavour.version} refuses {engine.path}: {self._logger.last_error}")
             self._types = {name: _torch_type(trt, self._engine.get_tensor_dtype(name)) for name in OUTPUTS}
             self.max_frames, self.max_regions = tuple(self._engine.get_tensor_profile_shape(INPUTS[1], 0)[2])[:2]
+            self._mask_side = tuple(self._engine.get_tensor_profile_shape(INPUTS[2], 0)[2])[-1]
             size = self._engine.device_memory_size_v2
             # All contexts run one after the other on one stream: they share their scratch memory.
             self._scratch = torch.empty(max(size, 1), dtype=torch.uint8, device=device)
             self._kernel_cache = _KernelCache(kernels) if flavour.ahead_of_time and kernels is not None else None
             self._context = self._make_context()
+            # All calls share scratch memory and the graphs' inputs, whatever streams they come on.
+            self._done = torch.cuda.Event()
         self._upload = PinnedUpload()
         self._graph_regions = sorted(graph_regions)
         self._graphs: dict[tuple[int, int], _Graph] = {}
 
     @torch.inference_mode()
-    def __call__(self, images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
-        """images: uint8 [B, S, S, 3]. boxes: float32 [B, N, 4]. Raises EngineError beyond the profile's shapes."""
+    def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
+        """images: uint8 [B, S, S, 3]. boxes: float32 [B, N, 4]. masks: float32 [B, N, P, P] or None: whole boxes.
+
+        Raises EngineError beyond the profile's shapes.
+        """
         frames, regions = boxes.shape[:2]
         if frames > self.max_frames or regions > self.max_regions:
             raise EngineError(f"{frames} frames with {regions} regions, the engine's profile takes at most "
                               f"{self.max_frames} with {self.max_regions}")
         with torch.cuda.device(self.device):
-            padded = next((n for n in self._graph_regions if n >= regions), None)
-            if padded is not None:
-                return self._replay(images, boxes, padded)
-            inputs = self._empty_inputs(images.shape, boxes.shape)
-            self._fill(inputs, images, boxes)
-            return VisionOutput(*self._enqueue(self._context, inputs))
+            torch.cuda.current_stream().wait_event(self._done)
+            graph = self._graph(frames, regions)
+            output = self._run(images, boxes, masks) if graph is None else self._replay(graph, images, boxes, masks)
+            self._done.record()
+            return output
 
     def prepare(self) -> None:
         """Runs every usual number of regions once, so that no frame waits for it, and keeps the kernels compiled."""
@@ -100,13 +106,17 @@ class TensorRTRunner:
         if self._kernel_cache is not None:
             self._kernel_cache.save()
 
-    def _make_context(self) -> Any:
+    def _make_context(self, captured: bool = False) -> Any:
         trt = self._flavour.module
         settings = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._kernel_cache is not None:
             # TensorRT of JetPack 6 has no runtime configurations; only tensorrt_rtx needs them.
             config = self._engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(settings)
+            if captured:
+                # A graph keeps the kernels it was captured with: the ones made for its shapes, not their stand-ins.
+                eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+                config.dynamic_shapes_kernel_specialization_strategy = eager
             self._kernel_cache.attach(config)
             settings = config
         context = self._engine.create_execution_context(settings)
@@ -115,15 +125,15 @@ class TensorRTRunner:
         context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
         return context
 
-    def _empty_inputs(self, image_shape: Sequence[int], box_shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        return (torch.empty(tuple(image_shape), dtype=torch.uint8, device=self.device),
-                torch.zeros(tuple(box_shape), dtype=torch.float32, device=self.device))
+    def _empty_inputs(self, frames: int, regions: int) -> tuple[torch.Tensor, ...]:
+        """Black frames, boxes at the origin, whole masks."""
+        images = (frames, *tuple(self._engine.get_tensor_shape(INPUTS[0]))[1:])
+        return (torch.zeros(images, dtype=torch.uint8, device=self.device),
+                torch.zeros((frames, regions, 4), dtype=torch.float32, device=self.device),
+                torch.ones((frames, regions, self._mask_side, self._mask_side), dtype=torch.float32,
+                           device=self.device))
 
-    def _fill(self, inputs: tuple[torch.Tensor, torch.Tensor], images: np.ndarray, boxes: np.ndarray) -> None:
-        for slot, (array, target) in enumerate(zip((images, boxes), inputs)):
-            self._upload.copy(slot, np.ascontiguousarray(array), target)
-
-    def _enqueue(self, context: Any, inputs: tuple[torch.Tensor, torch.Tensor]) -> list[torch.Tensor]:
+    def _enqueue(self, context: Any, inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
         for name, tensor in zip(INPUTS, inputs):
             if not context.set_input_shape(name, tuple(tensor.shape)):
                 raise EngineError(f"{name} {tuple(tensor.shape)}: {self._logger.last_error}")
@@ -137,22 +147,44 @@ class TensorRTRunner:
             raise EngineError(f"the engine failed: {self._logger.last_error}")
         return outputs
 
-    def _replay(self, images: np.ndarray, boxes: np.ndarray, padded: int) -> VisionOutput:
-        frames, regions = boxes.shape[:2]
-        graph = self._graphs.get((frames, padded))
-        if graph is None:
-            graph = self._graphs[frames, padded] = self._capture(images.shape, (frames, padded, 4))
-        if regions < padded:
-            boxes = np.concatenate([boxes, np.zeros((frames, padded - regions, 4), np.float32)], axis=1)
-        self._fill(graph.inputs, images, boxes)
+    def _run(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None) -> VisionOutput:
+        inputs = self._empty_inputs(*boxes.shape[:2])
+        for slot, (array, target) in enumerate(zip((images, boxes, masks), inputs)):
+            if array is not None:
+                self._upload.copy(slot, np.ascontiguousarray(array), target)
+        return VisionOutput(*self._enqueue(self._context, inputs))
+
+    def _graph(self, frames: int, regions: int) -> _Graph | None:
+        """The CUDA graph that takes so many, captured when it is first asked for; None where none does."""
+        padded = next((n for n in self._graph_regions if n >= regions), None)
+        if padded is None:
+            return None
+        if (frames, padded) not in self._graphs:
+            try:
+                self._graphs[frames, padded] = self._capture(frames, padded)
+            except (EngineError, RuntimeError) as error:
+                _log.warning("frames run without CUDA graphs: %s", error)
+                self._graph_regions = []
+                return None
+        return self._graphs[frames, padded]
+
+    def _replay(self, graph: _Graph, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None) -> VisionOutput:
+        regions, padded = boxes.shape[1], graph.inputs[1].shape[1]
+        rest = ((0, 0), (0, padded - regions))
+        self._upload.copy(0, np.ascontiguousarray(images), graph.inputs[0])
+        self._upload.copy(1, np.pad(boxes, (*rest, (0, 0))), graph.inputs[1])
+        if masks is not None:
+            self._upload.copy(2, np.pad(masks, (*rest, (0, 0), (0, 0))), graph.inputs[2])
+        elif graph.masked:
+            graph.inputs[2].fill_(1)
+        graph.masked = masks is not None
         graph.graph.replay()
         tokens, embeddings = graph.outputs
         return VisionOutput(tokens.clone(), embeddings[:, :regions].clone())
 
-    def _capture(self, image_shape: Sequence[int], box_shape: Sequence[int]) -> _Graph:
+    def _capture(self, frames: int, regions: int) -> _Graph:
         """A graph keeps its context: the shapes it was captured with are part of the context's state."""
-        context, inputs = self._make_context(), self._empty_inputs(image_shape, box_shape)
-        inputs[0].zero_()
+        context, inputs = self._make_context(captured=True), self._empty_inputs(frames, regions)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -160,7 +192,8 @@ class TensorRTRunner:
             outputs = self._enqueue(context, inputs)
             stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
+            # Other threads may use the GPU meanwhile.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 queued = context.execute_async_v3(stream.cuda_stream)
         if not queued:
             raise EngineError(f"the engine cannot be captured as a CUDA graph: {self._logger.last_error}")
@@ -169,9 +202,11 @@ class TensorRTRunner:
 
 
 class _Graph:
-    def __init__(self, graph: torch.cuda.CUDAGraph, context: Any, inputs: tuple[torch.Tensor, torch.Tensor],
+    """masked: whether the masks of its inputs are those of a frame, not ones."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, context: Any, inputs: tuple[torch.Tensor, ...],
                  outputs: list[torch.Tensor]):
-        self.graph, self.context, self.inputs, self.outputs = graph, context, inputs, outputs
+        self.graph, self.context, self.inputs, self.outputs, self.masked = graph, context, inputs, outputs, False
 
 
 class _KernelCache:
@@ -220,21 +255,26 @@ class OnnxRuntimeRunner:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or torch.get_num_threads()
-        # Threads that spin between frames would take the cores from the rest of the robot.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        settings = [{"device_id": device.index or 0}] if device.type == "cuda" else [{}]
+        # Threads that spin between frames would take the cores from the rest of the robot; within one they save the
+        # time it takes to wake them for each of hundreds of operators.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # TensorFloat-32 has float16's digits: the gate of a float32 graph would refuse it.
+        settings = [{"device_id": device.index or 0, "use_tf32": "0"}] if device.type == "cuda" else [{}]
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, [provider], settings)
         except Exception as error:  # its exceptions have no common base class
             raise EngineError(f"ONNX Runtime refuses {path}: {error}") from error
+        self._mask_side = self._session.get_inputs()[2].shape[-1]
         self._shapes, self._upload = output_shapes, PinnedUpload()
         self._type = {"fp32": torch.float32, "fp16": torch.float16}[precision]
 
     @torch.inference_mode()
-    def __call__(self, images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
-        """images: uint8 [B, S, S, 3]. boxes: float32 [B, N, 4]."""
-        inputs = [self._place(slot, np.ascontiguousarray(array)) for slot, array in enumerate((images, boxes))]
+    def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
+        """images: uint8 [B, S, S, 3]. boxes: float32 [B, N, 4]. masks: float32 [B, N, P, P] or None: whole boxes."""
         frames, regions = boxes.shape[:2]
+        inputs = [self._place(slot, array) for slot, array in enumerate((images, boxes, masks)) if array is not None]
+        if masks is None:
+            inputs.append(torch.ones(frames, regions, self._mask_side, self._mask_side, device=self.device))
         outputs = [torch.empty(shape, dtype=self._type, device=self.device)
                    for shape in ((frames, *self._shapes[0]), (frames, regions, *self._shapes[1]))]
         binding, index = self._session.io_binding(), self.device.index or 0
@@ -248,6 +288,7 @@ class OnnxRuntimeRunner:
         return VisionOutput(*outputs)
 
     def _place(self, slot: int, array: np.ndarray) -> torch.Tensor:
+        array = np.ascontiguousarray(array)
         tensor = torch.from_numpy(array)
         if self.device.type == "cpu":
             return tensor

@@ -127,7 +127,7 @@ class Perception(LifecycleNode):
     # Lifecycle
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._failure = ""
+        self._failure = self._vision = ""
         try:
             self._settings = parameters = read(self, PerceptionParameters())
             folder = find_model(parameters.model)

@@ -37,10 +37,10 @@ class TorchRunner:
     def __init__(self, model: GPT4RoI):
         self._model, self.precision = model, str(model.dtype).removeprefix("torch.")
 
-    def __call__(self, images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
-        device = self._model.device
+    def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
         # Boxes stay in float32 whatever the model is in: half precision is too coarse for coordinates.
-        return self._model.encode(torch.from_numpy(images).to(device), torch.from_numpy(boxes).to(device))
+        return self._model.encode(*(None if array is None else torch.from_numpy(array).to(self._model.device)
+                                    for array in (images, boxes, masks)))
 
 
 class VisionStage:
@@ -70,7 +70,7 @@ class VisionStage:
         for backend in wanted:
             try:
                 runner = _OPENERS[backend](loaded, slot, options.engine, progress)
-            except (EngineError, OSError) as error:
+            except (EngineError, OSError, RuntimeError) as error:  # the last is PyTorch's, of a GPU without memory left
                 if options.backend != "auto":
                     raise
                 left_out.append(f"{backend}: {error}")
@@ -82,15 +82,18 @@ class VisionStage:
         raise AssertionError("PyTorch is always last and always works")
 
     @torch.inference_mode()
-    def encode(self, images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+    def encode(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
         """images: uint8 RGB [B, S, S, 3]. boxes: float32 [B, N, 4] x1 y1 x2 y2 in units of the image; N may be 0.
+        masks: float32 [B, N, P, P] in 0..1, weights of the regions' bins (see `model.shapes`), or None: whole boxes.
 
         Returns image tokens [B, T, D] and region embeddings [B, N, K, D] in the model's number format on its device;
         on a GPU they are queued on the caller's stream. Raises EngineError beyond the shapes an engine was built for.
         """
         # At least one box: the region extractor is never asked about none.
-        padded = boxes if boxes.shape[1] else np.zeros((boxes.shape[0], 1, 4), np.float32)
-        tokens, regions = self._runner(images, padded)
+        if boxes.shape[1]:
+            tokens, regions = self._runner(images, boxes, masks)
+        else:
+            tokens, regions = self._runner(images, np.zeros((boxes.shape[0], 1, 4), np.float32))
         return VisionOutput(tokens.to(self._device, self._dtype),
                             regions[:, :boxes.shape[1]].to(self._device, self._dtype))
 

@@ -32,6 +32,12 @@ def config_of(encoder: str, extractor: str, focal: float = 0.0) -> ModelConfig:
         config.regions, kind=extractor, scales=scales, embeddings=2, heads=2, layers=2, focal=focal))
 
 
+def random_masks(side: int, frames: int, regions: int, seed: int = 0) -> np.ndarray:
+    """Weights of the regions' bins, some of them 0."""
+    masks = np.random.default_rng(seed).uniform(-0.3, 1.0, (frames, regions, side, side))
+    return masks.clip(min=0).astype(np.float32)
+
+
 def inputs(size: int, frames: int, regions: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Noise and random boxes, some of which reach outside the image."""
     random = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from engine_fixtures import config_of, inputs
+from engine_fixtures import config_of, inputs, random_masks
 
 from ros_gpt4roi.engine import export
 from ros_gpt4roi.engine.export import export_onnx, relative_error
@@ -19,11 +19,16 @@ def assert_same(network: VisionNetwork, path: Path) -> None:
     runner = OnnxRuntimeRunner(path, torch.device("cpu"), network.output_shapes, "fp32", threads=1)
     for frames, regions in ((1, 1), (1, 7), (1, 64), (3, 7)):
         images, boxes = inputs(network.config.preprocess.image_size, frames, regions, seed=regions)
-        with torch.inference_mode():
-            expected = network(torch.from_numpy(images), torch.from_numpy(boxes))
-        for got, wanted in zip(runner(images, boxes), expected):
-            assert got.shape == wanted.shape
-            assert relative_error(got, wanted) <= 1e-3
+        unmasked = None
+        for masks in (None, random_masks(network.mask_side, frames, regions)):
+            with torch.inference_mode():
+                expected = network(*(None if v is None else torch.from_numpy(v) for v in (images, boxes, masks)))
+            for got, wanted in zip(runner(images, boxes, masks), expected):
+                assert got.shape == wanted.shape
+                assert relative_error(got, wanted) <= 1e-3
+            # Both sides could agree on looking past the masks.
+            assert unmasked is None or relative_error(expected[1], unmasked) > 1e-2
+            unmasked = expected[1]
 
 
 def test_exported_graph_computes_the_same(network: VisionNetwork, exported: Path) -> None:
@@ -33,7 +38,7 @@ def test_exported_graph_computes_the_same(network: VisionNetwork, exported: Path
 @pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "extractor", "focal"), [
     ("clip", "deformable", 0.0), ("resnet", "roi_align", 0.0), ("resnet", "deformable", 0.0),
-    ("siglip", "roi_align_lite", 0.0), ("clip", "roi_align", 2.0)])
+    ("siglip", "roi_align_lite", 0.0), ("clip", "roi_align", 2.0), ("clip", "deformable", 2.0)])
 def test_every_encoder_and_extractor_exports(encoder: str, extractor: str, focal: float, tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = VisionNetwork.build(config_of(encoder, extractor, focal), width=32)
@@ -47,10 +52,11 @@ def test_every_encoder_and_extractor_exports(encoder: str, extractor: str, focal
 
 def test_graph_takes_bytes_and_needs_no_plugin(exported: Path) -> None:
     graph = onnx.load(str(exported)).graph
-    images, boxes = graph.input
+    images, boxes, masks = graph.input
     assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert [d.dim_value for d in images.type.tensor_type.shape.dim][1:] == [32, 32, 3]
     assert [bool(d.dim_param) for d in boxes.type.tensor_type.shape.dim] == [True, True, False]
+    assert [bool(d.dim_param) for d in masks.type.tensor_type.shape.dim] == [True, True, False, False]
     assert [node.op_type for node in graph.node if "images" in node.input] == ["Cast"]
     assert {node.domain for node in graph.node} == {""}
     assert "RoiAlign" not in {node.op_type for node in graph.node}

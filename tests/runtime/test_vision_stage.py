@@ -15,6 +15,11 @@ from ros_gpt4roi.runtime.vision_stage import VisionOptions, VisionStage
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
+def masks_of(loaded: LoadedModel, frames: int, regions: int) -> np.ndarray:
+    side = loaded.config.regions.roi_size
+    return np.random.default_rng(0).random((frames, regions, side, side), np.float32).round(1)
+
+
 def inputs(frames: int, regions: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(regions)
     boxes = np.sort(random.random((frames, regions, 2, 2), np.float32), axis=2).reshape(frames, regions, 4)
@@ -34,6 +39,12 @@ def test_torch_backend_is_the_model(loaded: LoadedModel) -> None:
         expected = loaded.model.encode(torch.from_numpy(images), torch.from_numpy(boxes))
     assert torch.equal(output.image_tokens, expected.image_tokens)
     assert torch.equal(output.region_embeddings, expected.region_embeddings)
+    masks = masks_of(loaded, 2, 5)
+    output = VisionStage(loaded.model).encode(images, boxes, masks)
+    with torch.inference_mode():
+        masked = loaded.model.encode(*map(torch.from_numpy, (images, boxes, masks)))
+    assert torch.equal(output.region_embeddings, masked.region_embeddings)
+    assert not torch.equal(output.region_embeddings, expected.region_embeddings)
 
 
 def test_frame_without_regions_has_image_tokens(loaded: LoadedModel) -> None:
@@ -52,11 +63,12 @@ def test_auto_takes_onnxruntime_on_a_cpu_and_says_so(
     assert "vision stage runs on onnxruntime" in caplog.text
     assert any(progress.step == "exporting to ONNX" for progress in told)
     for frames, regions in ((1, 0), (1, 1), (2, 7), (1, 64)):
-        images, boxes = inputs(frames, regions)
-        got, expected = stage.encode(images, boxes), VisionStage(loaded.model).encode(images, boxes)
-        torch.testing.assert_close(got.image_tokens, expected.image_tokens, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(got.region_embeddings, expected.region_embeddings, rtol=1e-3, atol=1e-4)
-        assert got.image_tokens.dtype == loaded.model.dtype
+        for masks in (None, masks_of(loaded, frames, regions)):
+            given = (*inputs(frames, regions), masks)
+            got, expected = stage.encode(*given), VisionStage(loaded.model).encode(*given)
+            torch.testing.assert_close(got.image_tokens, expected.image_tokens, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(got.region_embeddings, expected.region_embeddings, rtol=1e-3, atol=1e-4)
+            assert got.image_tokens.dtype == loaded.model.dtype
     # What was exported is found again, also by a node that must not build.
     never = VisionOptions("auto", EngineOptions(build="never", cache=engines.cache))
     assert VisionStage.open(loaded, never, "tiny").backend == "onnxruntime"
@@ -94,13 +106,16 @@ def test_tensorrt_matches_pytorch_on_the_callers_stream(loaded: LoadedModel, eng
     try:
         stage = VisionStage.open(moved, VisionOptions("tensorrt", engines), "tiny")
         stream = torch.cuda.Stream()
-        # 3 regions replay the graph of 4, 64 run outside any graph; each twice, so that graphs are replayed.
-        for frames, regions in ((1, 1), (1, 3), (2, 7), (1, 64), (1, 3), (1, 64)):
-            images, boxes = inputs(frames, regions)
-            with torch.cuda.stream(stream):
-                got = stage.encode(images, boxes)
-                stream.synchronize()
-            expected = VisionStage(moved.model).encode(images, boxes)
+        # 3 regions replay the graph of 4, 64 run outside any graph; each again, so that graphs are replayed, also after
+        # a frame with masks. Every other call comes on another stream than the one before, and nobody waits between.
+        asked, outputs = [], []
+        for call, (frames, regions) in enumerate(((1, 1), (1, 3), (2, 7), (1, 64), (1, 3), (1, 3), (1, 64))):
+            asked.append((*inputs(frames, regions), masks_of(loaded, frames, regions) if call in (4, 6) else None))
+            with torch.cuda.stream(stream if call % 2 else torch.cuda.default_stream()):
+                outputs.append(stage.encode(*asked[-1]))
+        torch.cuda.synchronize()
+        for given, got in zip(asked, outputs):
+            expected = VisionStage(moved.model).encode(*given)
             torch.testing.assert_close(got.image_tokens, expected.image_tokens, rtol=2e-2, atol=2e-2)
             torch.testing.assert_close(got.region_embeddings, expected.region_embeddings, rtol=2e-2, atol=2e-2)
         with pytest.raises(EngineError, match="at most"):
