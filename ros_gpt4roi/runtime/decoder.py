@@ -1,9 +1,12 @@
 """The decode loop: sequences join, all of them advance a step at a time, each leaves when it has ended.
 
 What makes it fast, each by its name:
-- shared prefix: what a prompt has in common with one seen before is copied from the prefix store, not computed;
-- ragged batch: rows of any lengths run as one forward, each token at its own position (see RowCache);
+- shared prefix: what a prompt has in common with one that decodes is shared with it, and with one that did is copied
+  from the prefix store, not computed;
+- one forward a step: the tokens of all rows, prompts too, run as one sequence, each at its own position and seeing its
+  own text alone (see SlotCache);
 - continuous batching: rows join and leave between two steps, nobody waits for the longest;
+- fixed shapes on a GPU: a step is one CUDA graph (see FixedForward);
 - prompt lookup: tokens of an earlier text are tried as a draft, several to a step, and kept where greedy decoding would
   have chosen the same;
 - one readback a step: chosen tokens and their probabilities come from the device together.
@@ -15,9 +18,12 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
 import torch
 
-from .kv_cache import Prompt, PrefixStore, RowCache
+from .body import fast_body
+from .forward import FixedForward, Forward
+from .kv_cache import Prompt, PrefixStore, SlotCache
 
 
 class Finish(Enum):
@@ -77,13 +83,14 @@ class Sequence:
 
 
 class _Row:
-    """A sequence in the batch. length: positions of its cache that are valid; pending: chosen, not yet fed."""
+    """A sequence in the batch. slots: of the cache, where its tokens so far lie, in order; with a `suffix`, of the whole
+    prompt. suffix: embeddings [n, D] of the prompt's tokens that are still to be fed; pending: chosen, not yet fed."""
 
-    def __init__(self, sequence: Sequence, length: int, device: torch.device):
-        self.sequence, self.length, self.pending = sequence, length, -1
+    def __init__(self, sequence: Sequence, slots: np.ndarray, suffix: torch.Tensor):
+        self.sequence, self.slots, self.suffix, self.pending = sequence, slots, suffix, -1
         self.generator: torch.Generator | None = None
         if sequence.sampling.temperature > 0:
-            self.generator = torch.Generator(device).manual_seed(sequence.sampling.seed)
+            self.generator = torch.Generator(suffix.device).manual_seed(sequence.sampling.seed)
 
 
 class Decoder:
@@ -92,23 +99,32 @@ class Decoder:
     stop_ids: tokens that end a text. never_ids: tokens that are never chosen: placeholders that mean nothing in a text.
     context: most tokens of a prompt and its text. max_rows: rows that decode together; urgent_rows of them stay free
     for urgent sequences, so that these join at the next step whatever else is going on. draft_tokens: most draft tokens
-    tried a step. cache_bytes: of the prefix store.
+    tried a step. cache_bytes: of the prefix store. fixed_shapes: see FixedForward; None: on a GPU. compiler: its own.
     """
 
     def __init__(self, language: torch.nn.Module, *, stop_ids: frozenset[int], never_ids: Iterable[int],
-                 context: int, max_rows: int, urgent_rows: int, draft_tokens: int, cache_bytes: int):
+                 context: int, max_rows: int, urgent_rows: int, draft_tokens: int, cache_bytes: int,
+                 fixed_shapes: bool | None = None, compiler: str = ""):
         config = language.config
-        embedding = language.get_input_embeddings().weight
-        self._body, self._head = language.base_model, language.get_output_embeddings()
-        self._embedding = language.get_input_embeddings()
-        self._device = embedding.device
+        self._embedding, self._head = language.get_input_embeddings(), language.get_output_embeddings()
+        weight = self._embedding.weight
+        self._device = weight.device
         self._never = torch.tensor(list(never_ids), dtype=torch.long, device=self._device)
         self.stop_ids, self.context, self.draft_tokens = stop_ids, context, draft_tokens
         self.max_rows, self.urgent_rows = max_rows, urgent_rows
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.rows_cache = RowCache(config.num_hidden_layers, heads, head_size, max_rows + 1, context,
-                                   embedding.dtype, self._device)
+        dtype, width = weight.dtype, weight.shape[1]
+
+        def make_cache(slots: int) -> SlotCache:
+            return SlotCache(config.num_hidden_layers, heads, head_size, slots, dtype, self._device)
+
+        self.cache = make_cache(max_rows * (context + draft_tokens))
+        body = fast_body(language.base_model, make_cache, width, dtype, self._device)
+        if self._device.type == "cuda" if fixed_shapes is None else fixed_shapes:
+            self._forward: Forward = FixedForward(body, self.cache, self._device, dtype, width, compiler)
+        else:
+            self._forward = Forward(body, self.cache, self._device)
         self.store = PrefixStore(cache_bytes)
         self._rows: list[_Row] = []
         self._waiting: deque[Sequence] = deque()
@@ -135,17 +151,23 @@ class Decoder:
                                  f"{self.context}")
         (self._urgent if urgent else self._waiting).extend(sequences)
 
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Prepare what can be prepared for steps over a cache of the present size."""
+        self._forward.warm_up()
+
     def reset(self) -> None:
         """Forget everything, after a failure."""
         self._rows.clear()
         self._waiting.clear()
         self._urgent.clear()
         self.store.clear()
-        self.rows_cache.shrink()
+        self.cache.clear()
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Let what was ended leave and what waits join, then advance every row by a token (or an accepted draft)."""
+        """Let what was ended leave and what waits join, then feed every row: what joined its prompt, the others a token
+        and a draft."""
         self._leave()
         self._join()
         if self._rows:
@@ -161,122 +183,128 @@ class Decoder:
             arrivals.append(self._urgent.popleft())
         while self._waiting and len(self._rows) + len(arrivals) < self.max_rows - self.urgent_rows:
             arrivals.append(self._waiting.popleft())
-        arrivals = [sequence for sequence in arrivals if not self._ended_before_start(sequence)]
-        if not arrivals:
-            return
-        embeddings = [sequence.embed() for sequence in arrivals]
-        self._share_prefix(arrivals, embeddings)
-        first, starts = len(self._rows), []
-        self.rows_cache.reserve(first + len(arrivals), max(len(s.prompt) for s in arrivals))
-        for i, sequence in enumerate(arrivals):
-            held, kept = self.store.longest(sequence.prompt)
-            start = min(held, len(sequence.prompt) - 1)  # the last token is always computed: its logits are wanted
-            if start:
-                self.rows_cache.fill(first + i, 1, kept[:, :, :, :start])
-            starts.append(start)
+        for sequence in arrivals:
+            start, slots = self._begin(sequence.prompt)
+            self._rows.append(_Row(sequence, slots, sequence.embed()[start:]))
             self.counters["reused_tokens"] += start
-        suffixes = [embedding[start:] for embedding, start in zip(embeddings, starts)]
-        logits = self._prefill(first, suffixes, starts)
-        self._rows += [_Row(sequence, len(sequence.prompt), self._device) for sequence in arrivals]
-        self._accept(self._rows[first:], [[] for _ in arrivals], logits)
-        self._leave()
+            self.counters["prefilled_tokens"] += len(sequence.prompt) - start
 
-    def _ended_before_start(self, sequence: Sequence) -> bool:
-        sequence.finish = sequence._end
-        return sequence.finish is not None
+    def _begin(self, prompt: Prompt) -> tuple[int, np.ndarray]:
+        """How many first tokens of a prompt are there, or will be after the coming forward; and slots for all of it."""
+        most = len(prompt) - 1  # the last token is always computed: its logits are wanted
+        shared, row = max(((row.sequence.prompt.common_prefix(prompt), row) for row in self._rows),
+                          key=lambda found: found[0], default=(0, None))
+        held, kept = self.store.longest(prompt)
+        shared, held = min(shared, most), min(held, most)
+        if row is not None and shared >= held:
+            slots = row.slots[:shared]
+            self.cache.share(slots)
+            return shared, np.concatenate([slots, self.cache.take(len(prompt) - shared)])
+        slots = self.cache.take(len(prompt))
+        if held:
+            self.cache.fill(slots[:held], kept[:, :, :, :held])
+        return held, slots
 
-    def _share_prefix(self, arrivals: list[Sequence], embeddings: list[torch.Tensor]) -> None:
-        """Compute once, and keep, what several arrivals over one vision output have in common."""
-        groups: dict[Hashable, list[int]] = {}
-        for i, sequence in enumerate(arrivals):
-            groups.setdefault(sequence.prompt.vision, []).append(i)
-        for vision, members in groups.items():
-            leader = arrivals[members[0]].prompt
-            common = min((leader.common_prefix(arrivals[i].prompt) for i in members[1:]), default=0)
-            held, kept = self.store.longest(leader)
-            if common <= held:
-                continue
-            row = len(self._rows)
-            self.rows_cache.reserve(row + 1, common)
-            if held:
-                self.rows_cache.fill(row, 1, kept)
-            self._prefill(row, [embeddings[members[0]][held:common]], [held])
-            shared = Prompt(leader.ids[:common], leader.region_index[:common], vision)
-            self.store.put(("frame", vision), shared, self.rows_cache.copy_out(row, common))
-
-    def _prefill(self, first: int, suffixes: list[torch.Tensor], starts: list[int]) -> torch.Tensor:
-        """Feed ragged suffixes to the rows from `first` on; the logits after each one's last token [rows, 1, V]."""
-        counts = [len(suffix) for suffix in suffixes]
-        batch = torch.nn.utils.rnn.pad_sequence(suffixes, batch_first=True)
-        self.counters["prefilled_tokens"] += sum(counts)
-        return self._forward(first, batch, starts, counts, last_only=True)
+    def _keep_prefixes(self, joined: list[_Row]) -> None:
+        """Keep what several arrivals over one vision output have in common, for those that come later."""
+        groups: dict[Hashable, list[_Row]] = {}
+        for row in joined:
+            groups.setdefault(row.sequence.prompt.vision, []).append(row)
+        for vision, (leader, *others) in groups.items():
+            prompt = leader.sequence.prompt
+            common = min((prompt.common_prefix(row.sequence.prompt) for row in others), default=0)
+            if common > self.store.longest(prompt)[0]:
+                shared = Prompt(prompt.ids[:common], prompt.region_index[:common], vision)
+                self.store.put(("frame", vision), shared, self.cache.copy_out(leader.slots[:common]))
 
     # --- a step --------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        drafts = [self._draft(row) for row in self._rows]
-        fed = [[row.pending, *draft] for row, draft in zip(self._rows, drafts)]
-        counts = [len(tokens) for tokens in fed]
-        width = max(counts)
-        ids = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens in fed], device=self._device)
-        starts = [row.length for row in self._rows]
-        self.rows_cache.reserve(len(self._rows), max(s + c for s, c in zip(starts, counts)))
-        logits = self._forward(0, self._embedding(ids), starts, counts)
-        for row in self._rows:
-            row.length += 1
-        self._accept(self._rows, drafts, logits)
-
-    def _forward(self, first: int, embeddings: torch.Tensor, starts: list[int], counts: list[int],
-                 last_only: bool = False) -> torch.Tensor:
-        """Run tokens [rows, q, D] of the rows from `first` on; counts[i] of row i are real, the first at starts[i].
-
-        Returns logits [rows, q, V], or [rows, 1, V] after each row's last token.
-        """
-        rows, width = embeddings.shape[:2]
-        length = max(start + count for start, count in zip(starts, counts))
-        edges = torch.tensor([starts, counts], device=self._device)
-        offsets = torch.arange(width, device=self._device)
-        positions = edges[0].unsqueeze(1) + offsets
-        real = offsets < edges[1].unsqueeze(1)
-        mask = torch.arange(length, device=self._device) <= positions.unsqueeze(-1)
-        self.rows_cache.aim(first, torch.where(real, positions, self.rows_cache.bin), length)
-        hidden = self._body(inputs_embeds=embeddings, attention_mask=mask.unsqueeze(1), position_ids=positions,
-                            past_key_values=self.rows_cache, use_cache=True).last_hidden_state
-        if last_only:
-            hidden = hidden[torch.arange(rows, device=self._device), edges[1] - 1].unsqueeze(1)
-        return self._head(hidden).float().index_fill_(-1, self._never, float("-inf"))
-
-    def _accept(self, rows: list[_Row], drafts: list[list[int]], logits: torch.Tensor) -> None:
-        """Choose the next token of every row, several where its draft agrees with the choice."""
+        going = [row for row in self._rows if row.suffix is None]
+        joined = self._rows[len(going):]
+        drafts = [self._draft(row) for row in going]
+        fed = [[row.pending, *draft] for row, draft in zip(going, drafts)]
+        for row, tokens in zip(going, fed):
+            row.slots = np.concatenate([row.slots, self.cache.take(len(tokens))])
+        counts = [*map(len, fed), *(len(row.suffix) for row in joined)]
+        suffixes = [row.suffix for row in joined]
+        if going:
+            ids = torch.tensor([token for tokens in fed for token in tokens], device=self._device)
+            suffixes.insert(0, self._embedding(ids))
+        hidden = self._forward(suffixes[0] if len(suffixes) == 1 else torch.cat(suffixes), *self._layout(counts))
+        ends = np.cumsum(counts)
+        # Of a prompt, only what follows its last token is wanted.
+        wanted = [*range(sum(map(len, fed))), *(ends[len(going):] - 1).tolist()]
+        every = len(wanted) == len(hidden)
+        logits = self._head(hidden if every else hidden[wanted]).float().index_fill_(-1, self._never, float("-inf"))
         greedy = logits.argmax(-1)
         chosen = logits.gather(-1, greedy.unsqueeze(-1)).squeeze(-1)
+        finite = hidden.float().sum(-1).isfinite()
         # Tokens as doubles lose nothing, and one tensor is one readback.
-        packed = torch.stack([greedy.double(), (chosen - logits.logsumexp(-1)).exp().double()]).tolist()
-        for i, (row, draft) in enumerate(zip(rows, drafts)):
-            tokens, probabilities = packed[0][i], packed[1][i]
-            if row.generator is not None:
-                token, probability = _sample(logits[i, 0], row.sequence.sampling, row.generator)
-                tokens, probabilities = [token], [probability]
-            taken = 1
-            while taken <= len(draft) and int(tokens[taken - 1]) == draft[taken - 1]:
-                taken += 1
-            self.counters["accepted_draft_tokens"] += taken - 1
-            row.length += taken - 1
-            for j in range(taken):
-                if not self._append(row, int(tokens[j]), probabilities[j]):
-                    break
+        packed = torch.cat([greedy.double(), (chosen - logits.logsumexp(-1)).exp().double(), finite.double()]).tolist()
+        tokens, probabilities = packed[:len(wanted)], packed[len(wanted):2 * len(wanted)]
+        self._fail_what_is_not_finite(np.array(packed[2 * len(wanted):]) > 0, ends, counts)
+        for row in joined:
+            row.suffix = None
+        if joined:
+            self._keep_prefixes([row for row in joined if row.sequence._end is not Finish.FAILED])
+        at = 0
+        for row, draft in zip(self._rows, [*drafts, *([] for _ in joined)]):
+            place = slice(at, at + 1 + len(draft))
+            at = place.stop
+            self._accept(row, draft, tokens[place], probabilities[place], logits[place])
 
-    def _append(self, row: _Row, token: int, probability: float) -> bool:
+    def _layout(self, counts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions, slots, and which slots each token sees, of the last counts[i] tokens of every row."""
+        total, extent = sum(counts), self.cache.extent
+        positions, slots = np.empty(total, np.int64), np.empty(total, np.int64)
+        sees = np.zeros((total, extent), np.bool_)
+        end = 0
+        for row, count in zip(self._rows, counts):
+            begin, end = end, end + count
+            old = len(row.slots) - count
+            positions[begin:end] = np.arange(old, old + count)
+            slots[begin:end] = row.slots[old:]
+            sees[begin:end, row.slots[:old]] = True
+            sees[begin:end, row.slots[old:]] = np.tri(count, dtype=np.bool_)
+        return positions, slots, sees
+
+    def _fail_what_is_not_finite(self, finite: np.ndarray, ends: np.ndarray, counts: list[int]) -> None:
+        """End every row that stands on a token whose numbers are not finite: its own, or one it shares."""
+        if finite.all():
+            return
+        fed = np.concatenate([row.slots[len(row.slots) - count:] for row, count in zip(self._rows, counts)])
+        for row in self._rows:
+            if np.isin(row.slots, fed[~finite]).any():
+                row.sequence._end = Finish.FAILED
+
+    def _accept(self, row: _Row, draft: list[int], tokens: list[float], probabilities: list[float],
+                logits: torch.Tensor) -> None:
+        """Take the next token of a row, several where its draft agrees with the choice."""
+        if row.sequence._end is Finish.FAILED:
+            return
+        if row.generator is not None:
+            token, probability = _sample(logits[0], row.sequence.sampling, row.generator)
+            tokens, probabilities = [token], [probability]
+        taken = 1
+        while taken <= len(draft) and int(tokens[taken - 1]) == draft[taken - 1]:
+            taken += 1
+        self.counters["accepted_draft_tokens"] += taken - 1
+        rejected = len(draft) + 1 - taken
+        if rejected:
+            self.cache.release(row.slots[-rejected:])
+            row.slots = row.slots[:-rejected]
+        for j in range(taken):
+            if not self._append(row.sequence, int(tokens[j]), probabilities[j]):
+                break
+            row.pending = int(tokens[j])
+
+    def _append(self, sequence: Sequence, token: int, probability: float) -> bool:
         """Take one token; False when the sequence is at its end."""
-        sequence = row.sequence
-        if probability != probability:  # not a number
-            sequence.end(Finish.FAILED)
-            return False
         self.counters["generated_tokens"] += 1
         if token in self.stop_ids:
             sequence.end(Finish.STOP)
             return False
-        row.pending = token
         sequence.generated.append(token)
         sequence.probabilities.append(probability)
         full = len(sequence.generated) >= sequence.max_new_tokens
@@ -307,28 +335,21 @@ class Decoder:
             for sequence in [s for s in queue if s._end is not None]:
                 sequence.finish = sequence._end
                 queue.remove(sequence)
-        for i in reversed(range(len(self._rows))):
-            row = self._rows[i]
-            if row.sequence._end is None:
-                continue
-            self._keep(i, row)
-            if row.sequence._end is Finish.FAILED:
-                self.rows_cache.clear(i)  # what is not finite would spoil the next row here, masked or not
-            last = self._rows.pop()
-            if last is not row:
-                self.rows_cache.move(len(self._rows), i, last.length)
-                self._rows[i] = last
+        for row in [row for row in self._rows if row.sequence._end is not None]:
+            self._keep(row)
+            self.cache.release(row.slots)
+            self._rows.remove(row)
             row.sequence.finish = row.sequence._end
 
-    def _keep(self, index: int, row: _Row) -> None:
+    def _keep(self, row: _Row) -> None:
         sequence = row.sequence
         if sequence.keep_as is None or sequence._end not in (Finish.STOP, Finish.LENGTH):
             return
-        fed = min(row.length - len(sequence.prompt), len(sequence.generated))
+        # A text that ended within an accepted draft has fed more than it generated.
+        fed = min(len(row.slots) - len(sequence.prompt), len(sequence.generated))
         prompt = Prompt.of([*sequence.prompt.ids, *sequence.generated[:fed]],
                            [*sequence.prompt.region_index, *[-1] * fed], sequence.prompt.vision)
-        length = len(prompt)
-        self.store.put(sequence.keep_as, prompt, self.rows_cache.copy_out(index, length))
+        self.store.put(sequence.keep_as, prompt, self.cache.copy_out(row.slots[:len(prompt)]))
 
 
 def _sample(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[int, float]:

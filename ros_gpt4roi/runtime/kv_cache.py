@@ -8,89 +8,98 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-_LENGTH_STEP = 128  # the buffer grows by this many positions at a time
+_SLOT_STEP = 256  # the pool grows by this many slots at a time
 
 
-class RowCache:
-    """One buffer for all rows: [layers, 2, rows, heads, positions, head size].
+class SlotCache:
+    """One pool of slots for all rows: [layers, 2, heads, slots, head size]. A slot holds one token of any row.
 
-    A row's token at position p always lies at index p, so ragged rows need no left padding, a row joins by filling the
-    next free index and a rejected draft is taken back by forgetting its length. The last position is a bin: padding
-    writes there and nobody reads it. Stands in for transformers' Cache in a model's forward.
-    A shared prefix is computed once but copied into every row, so that one attention call serves all rows: at most
-    max_rows · max_length positions, of which as many are allocated as the longest text so far has needed.
+    Tokens of all rows run as one sequence, and a mask says which slots each of them sees. So ragged rows need no
+    padding, a prefix that rows share is held and read once, prompts and decoded tokens go through one forward, and a
+    rejected draft is taken back by releasing its slots. Slots are counted: free where nobody uses them. Slot 0 is a bin
+    for padding. Stands in for transformers' Cache in a model's forward. memory: the pool, another one after it has grown.
     """
 
-    def __init__(self, layers: int, heads: int, head_size: int, max_rows: int, max_length: int, dtype: torch.dtype,
+    def __init__(self, layers: int, heads: int, head_size: int, max_slots: int, dtype: torch.dtype,
                  device: torch.device):
         self._shape = (layers, 2, heads, head_size)
         self._dtype, self._device = dtype, device
-        self.max_rows, self.max_length = max_rows, max_length
-        self._buffer = self._allocate(0, 0)
-        self._first, self._rows, self._length = 0, 0, 0
-        self._write_rows = self._write_positions = torch.empty(0, dtype=torch.long)
+        self.max_slots = max_slots
+        self._slots, self._extent = torch.empty(0, dtype=torch.long, device=device), 0
+        self._users = np.ones(1, np.int64)  # the bin is never free
+        self.memory = self._allocate(1)
 
-    def _allocate(self, rows: int, length: int) -> torch.Tensor:
+    def _allocate(self, slots: int) -> torch.Tensor:
         layers, two, heads, size = self._shape
-        # Zeros, not empty: a masked position still takes part as 0 × value, and 0 × NaN is NaN.
-        return torch.zeros(layers, two, rows, heads, length + 1, size, dtype=self._dtype, device=self._device)
+        # Zeros, not empty: a masked slot still takes part as 0 × value, and 0 × NaN is NaN.
+        return torch.zeros(layers, two, heads, slots, size, dtype=self._dtype, device=self._device)
 
     @property
     def bytes(self) -> int:
-        return self._buffer.numel() * self._buffer.element_size()
+        return self.memory.numel() * self.memory.element_size()
 
     @property
-    def bin(self) -> int:
-        return self._buffer.shape[4] - 1
+    def capacity(self) -> int:
+        """Slots there is memory for."""
+        return len(self._users)
 
-    def reserve(self, rows: int, length: int) -> None:
-        """Make room for `rows` rows of `length` positions; what is held stays."""
-        have_rows, have_length = self._buffer.shape[2], self.bin
-        if rows <= have_rows and length <= have_length:
-            return
-        if rows > self.max_rows or length > self.max_length:
-            raise ValueError(f"{rows} rows of {length} tokens, expected at most {self.max_rows} of {self.max_length}")
-        rows = max(have_rows, rows)
-        length = max(have_length, min(self.max_length, -(-length // _LENGTH_STEP) * _LENGTH_STEP))
-        grown = self._allocate(rows, length)
-        grown[:, :, :have_rows, :, :have_length] = self._buffer[:, :, :, :, :have_length]
-        self._buffer = grown
+    @property
+    def extent(self) -> int:
+        """Slots up to the last one in use."""
+        return int(np.flatnonzero(self._users)[-1]) + 1
 
-    def shrink(self) -> None:
-        """Give the memory back; for when no row is live."""
-        self._buffer = self._allocate(0, 0)
+    def take(self, count: int) -> np.ndarray:
+        """Free slots for `count` tokens, the first ones. Raises ValueError past the limit."""
+        free = np.flatnonzero(self._users == 0)[:count]
+        if len(free) < count:
+            self._grow(self.capacity + count - len(free))
+            free = np.flatnonzero(self._users == 0)[:count]
+        self._users[free] = 1
+        return free
 
-    def aim(self, first: int, positions: torch.Tensor, length: int) -> None:
-        """The next forward writes row `first` + i, token j, at positions[i, j], and reads `length` positions."""
-        self._first, self._rows, self._length = first, positions.shape[0], length
-        self._write_rows = torch.arange(first, first + self._rows, device=positions.device).unsqueeze(1)
-        self._write_positions = positions
+    def _grow(self, slots: int) -> None:
+        if slots > self.max_slots + 1:
+            raise ValueError(f"{slots - 1} tokens, expected at most {self.max_slots}")
+        slots = min(self.max_slots + 1, -(-slots // _SLOT_STEP) * _SLOT_STEP)
+        grown = self._allocate(slots)
+        grown[:, :, :, :self.capacity] = self.memory
+        self.memory = grown
+        self._users = np.concatenate([self._users, np.zeros(slots - self.capacity, np.int64)])
+
+    def share(self, slots: np.ndarray) -> None:
+        """One more user of each of these slots."""
+        self._users[slots] += 1
+
+    def release(self, slots: np.ndarray) -> None:
+        self._users[slots] -= 1
+
+    def clear(self) -> None:
+        """All slots are free; the memory stays."""
+        self._users[1:] = 0
+
+    def aim(self, slots: torch.Tensor, extent: int) -> None:
+        """The next forward writes its tokens to `slots` [T] and reads the first `extent` slots."""
+        self._slots, self._extent = slots, extent
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_,
                **__) -> tuple[torch.Tensor, torch.Tensor]:
-        """Called by the attention layers: keys and values [rows, heads, tokens, head size] in, all of the rows' out."""
-        held_keys, held_values = self._buffer[layer, 0], self._buffer[layer, 1]
-        held_keys[self._write_rows, :, self._write_positions] = keys.transpose(1, 2)
-        held_values[self._write_rows, :, self._write_positions] = values.transpose(1, 2)
-        rows = slice(self._first, self._first + self._rows)
-        return held_keys[rows, :, :self._length], held_values[rows, :, :self._length]
+        """Called by the attention layers: keys and values [1, heads, T, head size] in, [1, heads, extent, …] out."""
+        held = self.memory[layer]
+        # What is not finite would spoil every row, masked or not. Its own token shows it all the same: see Decoder.
+        held[0].index_copy_(1, self._slots, keys[0].nan_to_num(0.0, 0.0, 0.0))
+        held[1].index_copy_(1, self._slots, values[0].nan_to_num(0.0, 0.0, 0.0))
+        return held[0:1, :, :self._extent], held[1:2, :, :self._extent]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self._length
+        return self._extent
 
-    def fill(self, first: int, rows: int, kept: torch.Tensor) -> None:
-        """Copy kept keys and values [layers, 2, heads, n, head size] to the start of `rows` rows."""
-        self._buffer[:, :, first:first + rows, :, :kept.shape[3]] = kept.unsqueeze(2)
+    def fill(self, slots: np.ndarray, kept: torch.Tensor) -> None:
+        """Copy kept keys and values [layers, 2, heads, len(slots), head size] in."""
+        self.memory.index_copy_(3, torch.from_numpy(slots).to(self._device), kept)
 
-    def copy_out(self, row: int, length: int) -> torch.Tensor:
-        """A copy of a row's first positions: [layers, 2, heads, length, head size]."""
-        return self._buffer[:, :, row, :, :length].clone()
-
-    def move(self, source: int, target: int, length: int) -> None:
-        self._buffer[:, :, target, :, :length] = self._buffer[:, :, source, :, :length]
-
-    def clear(self, row: int) -> None:
-        self._buffer[:, :, row] = 0
+    def copy_out(self, slots: np.ndarray) -> torch.Tensor:
+        """A copy of what slots hold: [layers, 2, heads, len(slots), head size]."""
+        return self.memory.index_select(3, torch.from_numpy(slots).to(self._device))
 
 
 @dataclass(frozen=True, eq=False)

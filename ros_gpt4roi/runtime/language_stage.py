@@ -21,7 +21,8 @@ class DecodingConfig:
     description_rows, question_rows: texts of each kind that are decoded at the same time.
     draft_tokens: most tokens of an earlier description tried at once (0: no speculation). cache_mib: most memory for
     the caches of frames and conversations, MiB. stop_texts: a text ends before the first of these, beside the model's
-    own. temperature, top_p, seed: see Sampling.
+    own. temperature, top_p, seed: see Sampling. compile: on a GPU, PyTorch's compiler for the decode step, which takes
+    minutes at the warm-up.
     """
 
     description_rows: int = 16
@@ -32,6 +33,7 @@ class DecodingConfig:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("description_rows", "question_rows"):
@@ -58,7 +60,7 @@ class LanguageStage:
                                context=min(filter(None, limits)),
                                max_rows=config.description_rows + config.question_rows,
                                urgent_rows=config.question_rows, draft_tokens=config.draft_tokens,
-                               cache_bytes=config.cache_mib << 20)
+                               cache_bytes=config.cache_mib << 20, compiler="inductor" if config.compile else "")
 
     def sequence(self, rounds: Several[tuple[str, str | None]], vision: VisionOutput, vision_key: Hashable,
                  max_new_tokens: int, *, points: Collection[int] = (), draft: tuple[int, ...] = (),
@@ -85,6 +87,10 @@ class LanguageStage:
 
     def step(self) -> None:
         self.decoder.step()
+
+    def warm_up(self) -> None:
+        """Prepare what steps over a cache of the present size need; for after a first full batch."""
+        self.decoder.warm_up()
 
     def text(self, ids: Several[int]) -> str:
         """The model's text of generated ids, without special tokens."""

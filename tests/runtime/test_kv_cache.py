@@ -1,80 +1,86 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from ros_gpt4roi.runtime.kv_cache import Prompt, PrefixStore, RowCache
+from ros_gpt4roi.runtime.kv_cache import Prompt, PrefixStore, SlotCache
 
 LAYERS, HEADS, SIZE = 2, 3, 4
 
 
-def make_cache(max_rows: int = 5, max_length: int = 300) -> RowCache:
-    return RowCache(LAYERS, HEADS, SIZE, max_rows, max_length, torch.float32, torch.device("cpu"))
+def make_cache(max_slots: int = 600) -> SlotCache:
+    return SlotCache(LAYERS, HEADS, SIZE, max_slots, torch.float32, torch.device("cpu"))
 
 
-def write(cache: RowCache, first: int, starts: list[int], count: int, length: int) -> torch.Tensor:
-    """Feed every layer `count` random tokens a row; returns the keys [layers, rows, heads, count, size]."""
-    positions = torch.tensor(starts).unsqueeze(1) + torch.arange(count)
-    cache.aim(first, positions, length)
-    keys = torch.randn(LAYERS, len(starts), HEADS, count, SIZE)
+def write(cache: SlotCache, slots: np.ndarray, keys: torch.Tensor | None = None) -> torch.Tensor:
+    """Feed every layer one token a slot; returns the keys [layers, heads, count, size]."""
+    keys = torch.randn(LAYERS, HEADS, len(slots), SIZE) if keys is None else keys
+    cache.aim(torch.from_numpy(slots), cache.extent)
     for layer in range(LAYERS):
-        cache.update(keys[layer], -keys[layer], layer)
+        cache.update(keys[layer, None], -keys[layer, None], layer)
     return keys
 
 
-def test_tokens_lie_at_their_positions_in_ragged_rows() -> None:
+def test_tokens_lie_in_their_slots_and_the_layer_sees_all_up_to_the_last() -> None:
     cache = make_cache()
-    cache.reserve(2, 10)
-    keys = write(cache, 0, [0, 3], 4, 7)
-    cache.aim(0, torch.tensor([[6], [7]]), 8)
-    more = torch.randn(2, HEADS, 1, SIZE)
+    first, second = cache.take(3), cache.take(2)
+    assert not {0, *first} & {*second} and 0 not in first  # the bin is nobody's
+    keys, more = write(cache, first), torch.randn(1, HEADS, 2, SIZE)
+    cache.aim(torch.from_numpy(second), cache.extent)
     held, values = cache.update(more, -more, 1)
-    assert held.shape == values.shape == (2, HEADS, 8, SIZE) and cache.get_seq_length() == 8
-    assert torch.equal(held[0, :, 0:4], keys[1, 0]) and torch.equal(held[1, :, 3:7], keys[1, 1])
-    assert torch.equal(held[0, :, 6:7], more[0]) and torch.equal(held[1, :, 7:8], more[1])
+    assert held.shape == values.shape == (1, HEADS, 6, SIZE) and cache.get_seq_length() == 6
+    assert torch.equal(held[0][:, first], keys[1]) and torch.equal(held[0][:, second], more[0])
     assert torch.equal(values, -held)
-    assert not held[0, :, 4:6].any() and not held[1, :, :3].any()
 
 
-def test_growing_keeps_what_is_held_and_the_bin_stays_last() -> None:
+def test_a_slot_is_free_when_its_last_user_has_left() -> None:
     cache = make_cache()
-    cache.reserve(1, 5)
-    assert cache.bin == 128
-    keys = write(cache, 0, [0], 5, 5)
-    write(cache, 0, [cache.bin], 1, 5)  # into the bin
-    cache.reserve(4, 200)
-    assert cache.bin == 256 and cache.bytes == LAYERS * 2 * 4 * HEADS * 257 * SIZE * 4
-    assert torch.equal(cache.copy_out(0, 5)[:, 0], keys[:, 0])
-    assert not cache.copy_out(0, 200)[:, :, :, 5:].any()  # what was the bin is an empty position now
-    cache.reserve(2, 10)
-    assert cache.bin == 256
-    cache.reserve(4, 300)
-    assert cache.bin == 300  # never more than the limit
-    cache.shrink()
-    assert cache.bytes <= LAYERS * 2 * HEADS * SIZE * 4
+    shared = cache.take(4)
+    cache.share(shared[:2])
+    cache.release(shared)
+    assert cache.extent == 3
+    assert cache.take(3).tolist() == [3, 4, 5]  # the first that are free
+    cache.release(shared[:2])
+    assert cache.take(2).tolist() == shared[:2].tolist()
 
 
-@pytest.mark.parametrize(("rows", "length"), [(6, 10), (1, 301)])
-def test_more_than_the_limit_is_refused(rows: int, length: int) -> None:
-    with pytest.raises(ValueError, match=f"{rows} rows of {length} tokens, expected at most 5 of 300"):
-        make_cache().reserve(rows, length)
-
-
-def test_fill_move_and_clear_touch_their_rows_only() -> None:
+def test_growing_keeps_what_is_held() -> None:
     cache = make_cache()
-    cache.reserve(3, 20)
-    keys = write(cache, 0, [0, 0, 0], 6, 6)
-    kept = cache.copy_out(2, 4)
-    assert torch.equal(kept[:, 0], keys[:, 2, :, :4])
-    cache.fill(0, 2, kept)
-    for row in (0, 1):
-        assert torch.equal(cache.copy_out(row, 4), kept)
-        assert torch.equal(cache.copy_out(row, 6)[:, 0, :, 4:], keys[:, row, :, 4:])
-    cache.move(1, 0, 6)
-    assert torch.equal(cache.copy_out(0, 6), cache.copy_out(1, 6))
-    cache.clear(1)
-    assert not cache.copy_out(1, 20).any() and cache.copy_out(0, 6).any() and cache.copy_out(2, 6).any()
-    assert kept.any()  # a copy, not a view
+    slots = cache.take(5)
+    keys = write(cache, slots)
+    before = cache.memory
+    cache.take(300)
+    assert cache.memory is not before
+    assert cache.capacity == 512 and cache.bytes == LAYERS * 2 * HEADS * 512 * SIZE * 4
+    assert torch.equal(cache.copy_out(slots)[:, 0], keys)
+    cache.take(295)
+    assert cache.capacity == 601  # never more than the limit and the bin
+    with pytest.raises(ValueError, match="601 tokens, expected at most 600"):
+        cache.take(1)
+    cache.clear()
+    assert cache.extent == 1 and cache.capacity == 601 and cache.take(2).tolist() == [1, 2]
+
+
+def test_what_is_copied_out_fills_other_slots() -> None:
+    cache = make_cache()
+    slots, others = cache.take(4), cache.take(4)
+    keys = write(cache, slots)
+    kept = cache.copy_out(slots)
+    cache.fill(others, kept)
+    assert torch.equal(cache.copy_out(others)[:, 1], -keys)
+    write(cache, slots)
+    assert torch.equal(kept[:, 0], keys)  # a copy, not a view
+
+
+def test_numbers_that_are_not_finite_do_not_get_in() -> None:
+    cache = make_cache()
+    slots = cache.take(3)
+    keys = torch.ones(LAYERS, HEADS, 3, SIZE)
+    keys[:, :, 0], keys[:, :, 2] = torch.nan, torch.inf
+    write(cache, slots, keys)
+    held = cache.copy_out(slots)
+    assert not held[:, :, :, [0, 2]].any() and (held[:, 0, :, 1] == 1).all()
 
 
 def prompt(ids: list[int], vision: str = "v", regions: dict[int, int] | None = None) -> Prompt:

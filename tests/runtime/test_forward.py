@@ -1,0 +1,80 @@
+"""The fixed-shape forward against the free one, on whatever device there is; CUDA graphs where there is a GPU."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ros_gpt4roi.runtime.decoder import Decoder, Sequence
+from ros_gpt4roi.runtime.kv_cache import Prompt
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+
+
+@pytest.fixture(scope="module")
+def language() -> LlamaForCausalLM:
+    torch.manual_seed(3)
+    model = LlamaForCausalLM(LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=50, max_position_embeddings=96, tie_word_embeddings=False)).eval()
+    with torch.no_grad():  # spread, so that texts differ
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(6)
+    return model
+
+
+def make(language: LlamaForCausalLM, **how) -> Decoder:
+    return Decoder(language, stop_ids=frozenset({3}), never_ids=[7], context=96, max_rows=6, urgent_rows=1,
+                   draft_tokens=4, cache_bytes=1 << 20, **how)
+
+
+def texts(decoder: Decoder, language: LlamaForCausalLM, seed: int, prompts: int = 12) -> list[list[int]]:
+    """Texts of prompts, some with a beginning in common, that join one after the other."""
+    random, sequences = np.random.default_rng(seed), []
+    stem = random.integers(8, 40, 20).tolist()
+    for _ in range(prompts):
+        ids = [*(stem if random.random() < 0.5 else []), *random.integers(8, 40, int(random.integers(1, 40))).tolist()]
+
+        def embed(ids: list[int] = ids) -> torch.Tensor:
+            table = language.get_input_embeddings()
+            return table(torch.tensor(ids, device=table.weight.device))
+
+        sequences.append(Sequence(Prompt.of(ids, [-1] * len(ids), "v"), embed, int(random.integers(1, 20)),
+                                  draft=tuple(random.integers(8, 40, 10).tolist())))
+        decoder.add(sequences[-1:])
+        decoder.step()
+    while decoder.busy:
+        decoder.step()
+    return [sequence.generated for sequence in sequences]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("compiler", ["", "eager"])
+def test_fixed_shapes_give_the_same_texts(device: str, compiler: str, language: LlamaForCausalLM) -> None:
+    language.to(device)
+    expected = texts(make(language, fixed_shapes=False), language, 0)
+    fixed = make(language, fixed_shapes=True, compiler=compiler)
+    assert texts(fixed, language, 0) == expected
+    fixed.warm_up()
+    fixed.reset()
+    assert texts(fixed, language, 0) == expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_inductor_and_cuda_graphs_give_the_same_texts(language: LlamaForCausalLM) -> None:
+    language.to("cuda")
+    expected = texts(make(language, fixed_shapes=False), language, 1)
+    assert texts(make(language, compiler="inductor"), language, 1) == expected
+
+
+def test_the_shapes_are_few_and_warm_up_prepares_them_all(language: LlamaForCausalLM) -> None:
+    language.to("cpu")
+    decoder = make(language, fixed_shapes=True)
+    texts(decoder, language, 2)
+    decoder.warm_up()
+    prepared = dict(decoder._forward._shapes)
+    assert len(prepared) == 6 * -(-decoder.cache.capacity // 512)
+    texts(decoder, language, 2, prompts=6)
+    assert decoder._forward._shapes == prepared
