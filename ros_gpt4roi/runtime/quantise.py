@@ -26,9 +26,9 @@ from ..model.checkpoint import (CheckpointError, LoadedModel, build_model, load_
 from .quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear
 
 logger = logging.getLogger(__name__)
-_VERSION = "1"
+_VERSION = "2"
 _INT4_GROUPS = (64, 32)  # inputs that share a scale; the first that divides the layer's
-_COMPUTE = torch.bfloat16  # what quantised layers take and give
+_KEPT = torch.bfloat16  # what embeddings and norms are rounded to and stored in
 
 FLOAT_FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _QUANTISED: dict[str, type[nn.Module]] = {"int8": Int8Linear, "int8-dynamic": Int8DynamicLinear, "int4": Int4Linear}
@@ -51,22 +51,30 @@ def load_model(folder: str | Path, number_format: str, device: str = "cpu") -> L
         loaded.model.language.to(FLOAT_FORMATS[number_format])
     else:
         logger.info("%s has no %s language model: it is converted now", folder, number_format)
-        quantise_language(loaded.model.language, number_format)
+        quantise_language(loaded.model.language, number_format, device)
     loaded.model.to(device)
     return loaded
 
 
-def quantise_language(language: nn.Module, number_format: str) -> None:
-    """Convert every linear layer of a language model in place; embeddings and norms become bfloat16."""
-    converted = {name: _from_float(layer, number_format) for name, layer in _linear_layers(language).items()}
-    # The head may share its weight with the embedding: replaced first, so that what stays is the embedding's alone.
-    for name, layer in converted.items():
-        if layer is not None:
-            language.set_submodule(name, layer)
+def quantise_language(language: nn.Module, number_format: str, device: str = "cpu") -> None:
+    """Convert every linear layer of a language model in place, for a device; embeddings and norms become bfloat16.
+
+    On a CPU these, and the activations, are computed with in float32: its attention is slower in half precision.
+    """
+    # One by one, so that the device never holds more float weights than a layer's. The head may share its weight with
+    # the embedding: replaced first, what stays is the embedding's alone.
+    for name, layer in _linear_layers(language).items():
+        converted = _from_float(layer.to(device), number_format)
+        if converted is not None:
+            language.set_submodule(name, converted)
     for module in language.modules():
         if not isinstance(module, tuple(_QUANTISED.values())):
             for parameter in module.parameters(recurse=False):
-                parameter.data = parameter.data.to(_COMPUTE)
+                parameter.data = parameter.data.to(_KEPT).to(_computed_in(device))
+
+
+def _computed_in(device: str) -> torch.dtype:
+    return torch.float32 if torch.device(device).type == "cpu" else _KEPT
 
 
 def quantised_file(folder: Path, number_format: str) -> Path:
@@ -79,7 +87,7 @@ def save_quantised(language: nn.Module, number_format: str, folder: str | Path) 
     layers = {name: m for name, m in language.named_modules() if isinstance(m, tuple(_QUANTISED.values()))}
     for name, layer in layers.items():
         tensors |= {f"{name}.{key}": value for key, value in layer.stored().items()}
-    tensors |= {name: value for name, value in language.named_parameters()}
+    tensors |= {name: value.to(_KEPT) for name, value in language.named_parameters()}
     path = quantised_file(Path(folder), number_format)
     partly = path.with_suffix(".partial")
     save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, partly,
@@ -112,7 +120,7 @@ def _load_quantised(folder: Path, number_format: str, device: str) -> LoadedMode
                 language.set_submodule(name, _QUANTISED[number_format](**parts))
             except TypeError as error:
                 raise CheckpointError(f"{path}: layer {name} has tensors {sorted(parts)} ({error})") from error
-    tensors = {f"language.{name}": value for name, value in tensors.items()} | vision
+    tensors = {f"language.{name}": value.to(_computed_in(device)) for name, value in tensors.items()} | vision
     expected = {name: value for name, value in loaded.model.state_dict().items() if value.is_meta
                 or not name.startswith("language.")}
     wrong = [name for name, value in expected.items() if name not in tensors or tensors[name].shape != value.shape]
@@ -159,13 +167,13 @@ def _linear_layers(language: nn.Module) -> dict[str, nn.Linear]:
 
 def _from_float(layer: nn.Linear, number_format: str) -> nn.Module | None:
     """The converted layer, or None where the format cannot hold it."""
-    convert: Callable[[nn.Linear, torch.dtype], nn.Module] = _QUANTISED[number_format].from_float
+    convert: Callable[[nn.Linear], nn.Module] = _QUANTISED[number_format].from_float
     if number_format == "int4":
         group = next((g for g in _INT4_GROUPS if layer.in_features % g == 0), None)
         if group is None:
             return None
         convert = partial(convert, group=group)
-    return convert(layer, _COMPUTE)
+    return convert(layer)
 
 
 def main() -> None:

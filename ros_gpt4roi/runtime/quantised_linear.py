@@ -10,54 +10,88 @@ from functools import cache
 import torch
 from torch import nn
 
-# Up to this many tokens a layer reads its weights faster than it computes: the kernels that unpack in registers win.
-# Beyond it, unpacking once and multiplying in the activations' format does.
-_FEW_TOKENS = 16
+_INT8_TOKENS = 16  # up to so many tokens the CPU kernel that unpacks in registers is faster than unpacking once
+_INT4_TOKENS = 256  # the same for 4 bits
 _INT4_ROWS = 64  # the CPU kernel packs outputs in blocks of 64
 _INNER_K_TILES = 8  # of the tile-packed CUDA layout
+_COMPUTE = torch.bfloat16  # what the weight-only kernels take and give
 
 
 class Int8Linear(nn.Module):
     """int8 weights, one scale an output; activations as they come (weight-only)."""
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None):
-        """weight: int8 [out, in]. scale: [out] in the activations' format."""
+        """weight: int8 [out, in]. scale: bfloat16 [out]."""
         super().__init__()
         for name, value in (("weight", weight), ("scale", scale), ("bias", bias)):
             self.register_buffer(name, value)
 
     @classmethod
-    def from_float(cls, linear: nn.Linear, dtype: torch.dtype) -> Int8Linear:
-        weight = linear.weight.detach().float()
-        scale = weight.abs().amax(1).clamp_min(1e-8) / 127
-        return cls((weight / scale.unsqueeze(1)).round().to(torch.int8), scale.to(dtype), _bias(linear, dtype))
+    def from_float(cls, linear: nn.Linear) -> Int8Linear:
+        weight, scale = _int8(linear)
+        return cls(weight, scale.to(_COMPUTE), _bias(linear))
 
     def stored(self) -> dict[str, torch.Tensor]:
         """The tensors that `__init__` takes."""
         return {name: value for name, value in self.named_buffers()}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        if flat.device.type == "cpu" and len(flat) <= _FEW_TOKENS:
+        flat = x.reshape(-1, x.shape[-1]).to(_COMPUTE)
+        if flat.device.type == "cpu" and len(flat) <= _INT8_TOKENS:
             out = torch.ops.aten._weight_int8pack_mm(flat.contiguous(), self.weight, self.scale)
         else:
             out = torch.nn.functional.linear(flat, self.weight.to(flat.dtype)) * self.scale
         out = out if self.bias is None else out + self.bias
-        return out.reshape(*x.shape[:-1], -1)
+        return out.to(x.dtype).reshape(*x.shape[:-1], -1)
 
 
-class Int8DynamicLinear(Int8Linear):
-    """int8 weights, one scale an output; activations become int8 too, one scale a token."""
+class Int8DynamicLinear(nn.Module):
+    """int8 weights, one scale an output; activations become int8 too, one scale a token, whatever else is in the batch.
+
+    On a CPU with the instructions for it, oneDNN multiplies; it alone then holds the weights, in its own layout.
+    """
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None):
+        """weight: int8 [out, in]. scale: float32 [out]."""
+        super().__init__()
+        self._packed = None
+        if weight.device.type == "cpu" and _onednn_is_exact():
+            self._packed = torch.ops.onednn.qlinear_prepack(weight, None)
+            self._zeros = torch.zeros(len(scale), dtype=torch.long)
+        self.register_buffer("weight", None if self._packed is not None else weight)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def from_float(cls, linear: nn.Linear) -> Int8DynamicLinear:
+        return cls(*_int8(linear), _bias(linear))
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """The tensors that `__init__` takes."""
+        weight = self.weight if self._packed is None else self._packed.to_dense().t().contiguous()
+        tensors = {"weight": weight, "scale": self.scale}
+        return tensors if self.bias is None else {**tensors, "bias": self.bias}
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights, in whichever layout."""
+        return (self.weight if self._packed is None else self._packed).numel()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        token_scale = flat.abs().amax(1, keepdim=True).float().clamp_min(1e-8) / 127
-        quantised = (flat / token_scale).round().to(torch.int8)
-        rows = len(quantised)
-        if flat.device.type == "cuda" and rows <= 16:  # the CUDA kernel takes 17 rows or more
-            quantised = torch.nn.functional.pad(quantised, (0, 0, 0, 17 - rows))
-        product = torch._int_mm(quantised, self.weight.t())[:rows]
-        out = (product * token_scale * self.scale.float()).to(flat.dtype)
+        flat = x.reshape(-1, x.shape[-1]).float()
+        largest = flat.abs().amax(1, keepdim=True).clamp_min_(1e-6)
+        steps = flat * (127 / largest)
+        if self._packed is not None:
+            # The kernel takes unsigned numbers: 128 is its zero.
+            quantised = steps.add_(128.5).to(torch.uint8)
+            product = torch.ops.onednn.qlinear_pointwise(quantised, 1.0, 128, self._packed, self.scale, self._zeros,
+                                                         None, 1.0, 0, torch.float32, "none", [], "")
+        else:
+            quantised, rows = steps.round_().to(torch.int8), len(flat)
+            if flat.device.type == "cuda" and rows <= 16:  # the CUDA kernel takes 17 rows or more
+                quantised = torch.nn.functional.pad(quantised, (0, 0, 0, 17 - rows))
+            product = torch._int_mm(quantised, self.weight.t())[:rows] * self.scale
+        out = product.mul_(largest.mul_(1 / 127)).to(x.dtype)
         out = out if self.bias is None else out + self.bias
         return out.reshape(*x.shape[:-1], -1)
 
@@ -90,17 +124,17 @@ class Int4Linear(nn.Module):
         self.register_buffer("bias", bias)
 
     @classmethod
-    def from_float(cls, linear: nn.Linear, dtype: torch.dtype, group: int) -> Int4Linear:
+    def from_float(cls, linear: nn.Linear, group: int) -> Int4Linear:
         out, inputs = linear.weight.shape
         weight = linear.weight.detach().float().reshape(out, inputs // group, group)
         low, high = weight.amin(-1), weight.amax(-1)
         # Rounded to what the kernel will hold before the nibbles are chosen: they make up for it.
-        scale = ((high - low).clamp_min(1e-8) / 15).to(dtype)
-        middle = (low + scale.float() * 8).to(dtype)
+        scale = ((high - low).clamp_min(1e-8) / 15).to(_COMPUTE)
+        middle = (low + scale.float() * 8).to(_COMPUTE)
         nibbles = ((weight - middle.float().unsqueeze(-1)) / scale.float().unsqueeze(-1)).round() + 8
         nibbles = nibbles.clamp(0, 15).to(torch.uint8).reshape(out, inputs)
         scale_middle = torch.stack([scale, middle], -1).transpose(0, 1).contiguous()
-        return cls(nibbles[:, ::2] | nibbles[:, 1::2] << 4, scale_middle, _bias(linear, dtype))
+        return cls(nibbles[:, ::2] | nibbles[:, 1::2] << 4, scale_middle, _bias(linear))
 
     def stored(self) -> dict[str, torch.Tensor]:
         """The tensors that `__init__` takes."""
@@ -120,10 +154,10 @@ class Int4Linear(nn.Module):
         return _read_cpu_layout(self.packed) if self.nibbles is None else _unpack(self.nibbles)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        flat = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
+        flat = x.reshape(-1, x.shape[-1]).to(_COMPUTE)
         if flat.device.type == "cuda":
             out = torch.ops.aten._weight_int4pack_mm(flat, self.packed, self.group, self.scale_middle)
-        elif len(flat) <= _FEW_TOKENS:
+        elif len(flat) <= _INT4_TOKENS:
             out = torch.ops.aten._weight_int4pack_mm_for_cpu(flat.contiguous(), self.packed, self.group,
                                                              self.scale_middle)
         else:
@@ -133,8 +167,22 @@ class Int4Linear(nn.Module):
         return out.to(x.dtype).reshape(*x.shape[:-1], -1)
 
 
-def _bias(linear: nn.Linear, dtype: torch.dtype) -> torch.Tensor | None:
-    return None if linear.bias is None else linear.bias.detach().to(dtype)
+def _bias(linear: nn.Linear) -> torch.Tensor | None:
+    return None if linear.bias is None else linear.bias.detach().to(_COMPUTE)
+
+
+def _int8(linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights as int8 [out, in], and the scale [out] of each output."""
+    weight = linear.weight.detach().float()
+    scale = weight.abs().amax(1).clamp_min(1e-8) / 127
+    return (weight / scale.unsqueeze(1)).round().to(torch.int8), scale
+
+
+@cache
+def _onednn_is_exact() -> bool:
+    """Whether the CPU adds products of bytes without saturating, which is also where oneDNN is fast."""
+    able = torch.cpu.get_capabilities()
+    return torch.backends.mkldnn.is_available() and bool(able.get("avx512_vnni") or able.get("avx_vnni"))
 
 
 def _unpack(nibbles: torch.Tensor) -> torch.Tensor:
