@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rclpy
 import torch
-import torch._dynamo  # noqa: F401  before rclpy: Triton, which this loads, crashes after the ROS libraries
-import rclpy  # isort: skip
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.time import Time
@@ -38,6 +37,7 @@ from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.nodes.conversions import box_to_message
 from ros_gpt4roi.nodes.images import rgb_to_image
 from ros_gpt4roi.nodes.process import use_large_messages
+from ros_gpt4roi.runtime.region_text import RegionText
 from ros_gpt4roi.runtime.types import Frame, Region
 from ros_gpt4roi.sim.renderer import TabletopRenderer
 from ros_gpt4roi.sim.scene import Scene
@@ -167,7 +167,7 @@ class Station:
 def one_at_a_time(station: Station, scenes: Sequence[Scene], loaded: LoadedModel,
                   options: argparse.Namespace) -> dict[str, Any]:
     """Latency by stage, with nothing else under way; the first frame is counted apart."""
-    totals, stages, published = [], [], []
+    totals, stages, published, same = [], [], [], []
     for number, scene in enumerate(scenes):
         before = len(station.received)
         stamp = station.publish(scene, options.regions)
@@ -178,7 +178,9 @@ def one_at_a_time(station: Station, scenes: Sequence[Scene], loaded: LoadedModel
         totals.append(received - stamp)
         stages.append({stage.stage: stage.duration.sec + stage.duration.nanosec / 1e9 for stage in message.stage_times})
         if number % 3 == 0:  # the same frame, in this process, while the node rests
-            published.append(seconds(lambda: published_texts(loaded, scene, options.regions)))
+            texts: list[str] = []
+            published.append(seconds(lambda: texts.extend(published_texts(loaded, scene, options.regions))))
+            same += [mine.text == text for mine, text in zip(message.descriptions, texts)]
     found: dict[str, Any] = {"total_ms": spread(totals[1:])}
     found |= {f"{stage}_ms": spread([times[stage] for times in stages[1:]]) for stage in stages[0]}
     found["transport_and_queue_ms"] = spread([total - sum(times.values())
@@ -186,14 +188,18 @@ def one_at_a_time(station: Station, scenes: Sequence[Scene], loaded: LoadedModel
     found["first_frame_over_median"] = totals[0] / statistics.median(totals[1:])
     share = options.regions / min(PUBLISHED_REGIONS, options.regions)
     found["published_ms"] = spread([taken * share for taken in published])
+    found["same_text_percent"] = 100 * float(np.mean(same))
     found["vs_published"] = found["published_ms"]["median"] / found["total_ms"]["median"]
     return found
 
 
-def published_texts(loaded: LoadedModel, scene: Scene, count: int) -> None:
+def published_texts(loaded: LoadedModel, scene: Scene, count: int) -> list[str]:
+    """The texts of the first PUBLISHED_REGIONS regions."""
     regions = tuple(Region(str(i + 1), box) for i, box in enumerate(boxes_of(scene, count)))
     places = range(1, min(PUBLISHED_REGIONS, count) + 1)
-    published_procedure(loaded, Frame(scene.image, regions, 0, "camera"), places, 64)
+    found = published_procedure(loaded, Frame(scene.image, regions, 0, "camera"), places, 64)
+    names = RegionText([region.id for region in regions])
+    return [names.to_user(loaded.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in found]
 
 
 def at_rate(station: Station, scenes: Sequence[Scene], options: argparse.Namespace) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -55,6 +56,9 @@ def _egl_works() -> bool:
 
 def _import_mujoco():
     """MuJoCo reads MUJOCO_GL once, when it is imported: choose before, where the user has not."""
+    # Mesa and PyTorch's Triton both bring an LLVM, and Triton's crashes if Mesa's is there first.
+    with suppress(ImportError):
+        import triton  # noqa: F401
     if "mujoco" not in sys.modules and not os.environ.get("MUJOCO_GL"):
         os.environ["MUJOCO_GL"] = "egl" if _egl_works() else "osmesa"
     try:

@@ -241,3 +241,12 @@ def test_a_backend_is_chosen_where_the_user_has_not():
                              "    print(os.environ['MUJOCO_GL'], r.render('test', 7, 0).image.max())")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] in ("egl", "osmesa") and int(done.stdout.split()[1]) > 100
+
+
+def test_triton_can_be_loaded_after_a_picture(root: Path) -> None:
+    """By a process of its own, because the order is what matters. Mesa's LLVM crashed it."""
+    program = ("from ros_gpt4roi.sim.renderer import TabletopRenderer\n"
+               "with TabletopRenderer(32, 32) as renderer:\n    renderer.render('test', 0, 0)\n"
+               "try:\n    import triton._C.libtriton\nexcept ImportError:\n    pass\n")
+    ended = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-2000:]
