@@ -2,7 +2,7 @@
 
     python -m benchmarks.language_stage --json benchmarks/results/language_stage.json
 
-One run; whatever is compared takes turns on the same weights and inputs; medians. Models: "random", a Llama of 0.48 B
+One run of about five minutes; whatever is compared takes turns on the same weights and inputs; medians. Models: "random", a Llama of 0.48 B
 parameters, and "tabletop". Both sides of a comparison with llama.cpp write exactly so many tokens. A comparison with
 the published procedure runs PUBLISHED_REGIONS of its conversations, which all cost the same, and counts them for all.
 """
@@ -31,6 +31,7 @@ from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.runtime.language_stage import Sequence
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.quantise import FORMATS
+from ros_gpt4roi.runtime.quantised_linear import Int8DynamicLinear
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Frame, Question
 
@@ -41,7 +42,8 @@ except ImportError as error:
 
 BATCHES = (1, 2, 4, 8, 16)
 PARTS = ("published", "decode", "speculation", "first_request", "llama_cpp")
-PUBLISHED_REGIONS = 2
+PUBLISHED_REGIONS = 1
+TIMED_FORMATS = ("fp32", "bf16", "int8-dynamic", "int4")  # int8 costs what int4 does where weights are unpacked
 QUESTION, QUESTION_INSIDE = "What is region 1?", "What is <region1>?"
 LIMIT_S = 600.0
 
@@ -51,11 +53,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the results go")
     parser.add_argument("--models", nargs="+", default=["random", "tabletop"], choices=["random", "tabletop"])
     parser.add_argument("--tabletop", type=Path, default=Path("models/tabletop"), help="its checkpoint folder")
-    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
+    parser.add_argument("--formats", nargs="+", default=list(TIMED_FORMATS), choices=FORMATS)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--regions", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=48, help="most tokens of a text")
-    parser.add_argument("--rounds", type=int, default=3, help="timed calls of each variant")
+    parser.add_argument("--rounds", type=int, default=2, help="timed calls of each variant")
     options = parser.parse_args()
     results: dict[str, Any] = {
         "command": "python -m benchmarks.language_stage " + " ".join(sys.argv[1:]),
@@ -74,48 +76,48 @@ def main() -> None:
 def measure(loaded: LoadedModel, options: argparse.Namespace, read_bytes: float) -> dict[str, Any]:
     """The parts asked for, about one model of fp32 weights."""
     models = {number_format: in_format(loaded, number_format) for number_format in options.formats}
-    frame, last = noise_frame(options.regions), models[options.formats[-1]]
+    few_bits = {name: model for name, model in models.items() if name != "fp32"} or models
+    frame, one = noise_frame(options.regions), models.get("int8-dynamic", models[options.formats[-1]])
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "published": lambda: against_published(models, frame, options),
-        "decode": lambda: {name: growth(model, read_bytes) for name, model in models.items()},
-        "speculation": lambda: speculation(last, frame, options),
-        "first_request": lambda: first_request(last, frame, options),
-        "llama_cpp": lambda: against_llama_cpp(models, loaded, frame, options)}
+        "published": lambda: against_published(models, loaded, frame, options),
+        "decode": lambda: {name: growth(model, read_bytes) for name, model in few_bits.items()},
+        "speculation": lambda: speculation(one, frame, options),
+        "first_request": lambda: first_request(one, frame, options),
+        "llama_cpp": lambda: against_llama_cpp(few_bits, loaded, frame, options)}
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in loaded.model.language.parameters()),
                              "formats": options.formats}
     for part in options.parts:
         if part == "llama_cpp" and llama_cpp_peer is None:
             continue
+        began = time.perf_counter()
         found[part] = parts[part]()
-        print(part, found[part], file=sys.stderr, flush=True)  # what is there if a later part is interrupted
-    compared = [figures["speed"] for figures in found.get("published", {}).values() if "speed" in figures]
-    found |= {"vs_published": compared[0]} if compared else {}  # of the first float format, which is fp32 by default
+        # What is there if a later part is interrupted.
+        print(f"{part}, {time.perf_counter() - began:.0f} s: {found[part]}", file=sys.stderr, flush=True)
+    compared = [figures["speed"] for figures in found.get("published", {}).values()]
+    found |= {"vs_published": compared[0]} if compared else {}  # of the first format, which is fp32 by default
     found |= {f"vs_llama_cpp_{load}": figures["speed"] for load, figures in found.get("llama_cpp", {}).items()
               if load in ("batch", "single")}
     return found
 
 
-def against_published(models: dict[str, LoadedModel], frame: Frame, options: argparse.Namespace) -> dict[str, Any]:
-    """Whole frames, image to texts, each side in the same float format; and our other formats against fp32."""
+def against_published(models: dict[str, LoadedModel], loaded: LoadedModel, frame: Frame,
+                      options: argparse.Namespace) -> dict[str, Any]:
+    """Whole frames, image to texts; the published procedure in fp32, ours in every format."""
     places = range(1, min(PUBLISHED_REGIONS, options.regions) + 1)
-    share, found = options.regions / len(places), {}
-    ours = {name: open_pipeline(model, options.tokens) for name, model in models.items()}
-    texts = {name: describe(pipeline, frame) for name, pipeline in ours.items()}
-    for name, pipeline in ours.items():
-        variants = {"ours": lambda p=pipeline: describe(p, frame)}
-        if name in ("fp32", "bf16"):
-            expected = published_procedure(models[name], frame, places, options.tokens)
-            same = sum(text == texts[name][place - 1] for place, text in zip(places, expected)) / len(expected)
-            if name == "fp32" and same < 1:
-                raise SystemExit(f"fp32 texts differ from the published procedure's: {same:.0%} are the same")
-            variants["published"] = lambda n=name: published_procedure(models[n], frame, places, options.tokens)
-        times = compare(variants, options.rounds, warm_up=0)
-        found[name] = {"seconds": times["ours"], "regions_per_s": options.regions / times["ours"],
-                       "tokens": sum(map(len, texts[name]))}
-        if "published" in times:
-            found[name] |= {"published_seconds": times["published"] * share, "same_text": same,
-                            "speed": times["published"] * share / times["ours"]}
-    return found
+    pipelines = {name: open_pipeline(model, options.tokens) for name, model in models.items()}
+    expected = published_procedure(loaded, frame, places, options.tokens)
+    texts = {name: describe(pipeline, frame) for name, pipeline in pipelines.items()}
+    same = {name: sum(mine[place - 1] == text for place, text in zip(places, expected)) / len(expected)
+            for name, mine in texts.items()}
+    if same.get("fp32", 1) < 1:
+        raise SystemExit(f"fp32 texts differ from the published procedure's: {same['fp32']:.0%} are the same")
+    times = compare({name: lambda p=pipeline: describe(p, frame) for name, pipeline in pipelines.items()}
+                    | {"published": lambda: published_procedure(loaded, frame, places, options.tokens)},
+                    options.rounds, warm_up=0)
+    published = times["published"] * options.regions / len(places)
+    return {name: {"seconds": times[name], "regions_per_s": options.regions / times[name],
+                   "tokens": sum(map(len, texts[name])), "same_text": same[name], "published_seconds": published,
+                   "speed": published / times[name]} for name in pipelines}
 
 
 def growth(loaded: LoadedModel, read_bytes: float) -> dict[str, Any]:
@@ -243,6 +245,8 @@ def weight_bytes(language: torch.nn.Module) -> int:
     for module in language.modules():
         if isinstance(module, torch.nn.Linear):
             total += module.weight.nbytes
+        elif isinstance(module, Int8DynamicLinear):
+            total += module.weight_bytes + module.scale.nbytes
         else:
             total += sum(value.nbytes for name, value in module.named_buffers(recurse=False)
                          if name in ("weight", "scale", "packed", "scale_middle"))
