@@ -4,8 +4,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from ros_gpt4roi.runtime.body import LlamaBody, TransformersBody
 from ros_gpt4roi.runtime.decoder import Decoder, Sequence
 from ros_gpt4roi.runtime.kv_cache import Prompt
 
@@ -25,7 +26,7 @@ def language() -> LlamaForCausalLM:
     return model
 
 
-def make(language: LlamaForCausalLM, **how) -> Decoder:
+def make(language: PreTrainedModel, **how) -> Decoder:
     return Decoder(language, stop_ids=frozenset({3}), never_ids=[7], context=96, max_rows=6, urgent_rows=1,
                    draft_tokens=4, cache_bytes=1 << 20, **how)
 
@@ -78,3 +79,13 @@ def test_the_shapes_are_few_and_warm_up_prepares_them_all(language: LlamaForCaus
     assert len(prepared) == 6 * -(-decoder.cache.capacity // 512)
     texts(decoder, language, 2, prompts=6)
     assert decoder._forward._shapes == prepared
+
+
+def test_a_llama_runs_in_few_operations_and_what_is_none_through_transformers(language: LlamaForCausalLM) -> None:
+    language.to("cpu")
+    assert isinstance(make(language)._forward._body, LlamaBody)
+    # It has the same modules and two norms more.
+    other = Qwen3ForCausalLM(Qwen3Config(hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8,
+                                         num_attention_heads=4, num_key_value_heads=2, vocab_size=50)).eval()
+    assert isinstance(make(other)._forward._body, TransformersBody)
+    assert texts(make(other), other, 3, prompts=3)
