@@ -103,6 +103,7 @@ class Pipeline:
                       tuple(Region(str(i + 1), (x, x, x + 8.0, x + 8.0)) for i, x in enumerate(edges.tolist())), 0, "")
         self.describe(frame)
         self.ask(Conversation("", frame), Question("What is region 1?", ""))
+        self.language.warm_up()
         self.reset()
 
     def reset(self) -> None:

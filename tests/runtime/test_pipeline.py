@@ -289,6 +289,17 @@ def test_the_warm_up_leaves_no_trace(make_pipeline: Callable, make_frame: Callab
     assert [d.text for d in result.descriptions] == [d.text for d in cold.describe(make_frame(3)).descriptions]
 
 
+def test_after_the_warm_up_the_first_requests_find_everything_prepared(loaded: LoadedModel, make_pipeline: Callable,
+                                                                       make_frame: Callable) -> None:
+    pipeline = make_pipeline()
+    pipeline.warm_up()
+    memory = pipeline.language.decoder.cache.memory
+    frame = make_frame(loaded.config.prompt.max_regions)
+    pipeline.describe(frame)
+    pipeline.ask(Conversation("c", frame), Question("What is region 1?", "q"))
+    assert pipeline.language.decoder.cache.memory is memory  # it has not grown
+
+
 def test_a_frame_that_is_no_image_is_refused(make_pipeline: Callable) -> None:
     result = make_pipeline().describe(Frame(np.zeros((4, 4), np.uint8), (), 0, ""))
     assert result.status is Status.INVALID and "(4, 4)" in result.error
