@@ -1,7 +1,9 @@
 """Makes the folder a robot loads from a finished run:  python -m training.deploy RECIPE.yaml --run FOLDER --out MODEL
 
 MODEL gets the last stage's weights in half precision, config and tokenizer, the recipe, the training curve of every stage
-and a model card.
+and a model card; with `--quantise int8` also the language model in that format, which the node then loads instead
+(`pipeline.language_format: int8`), with `--export-vision` the vision stage's ONNX graph, which the node then need not
+export at its first start (`pipeline.vision.backend: auto`).
 """
 
 from __future__ import annotations
@@ -11,16 +13,26 @@ import json
 import logging
 import shutil
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from ros_gpt4roi.engine.cache import EngineCache
+from ros_gpt4roi.engine.errors import EngineError
+from ros_gpt4roi.engine.guard import Limits
+from ros_gpt4roi.engine.network import VisionNetwork
+from ros_gpt4roi.engine.profiles import find_profile
+from ros_gpt4roi.engine.provide import GRAPH_FOLDER, provide_onnx
 from ros_gpt4roi.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ros_gpt4roi.runtime.quantise import FLOAT_FORMATS, FORMATS, quantise_language, quantised_file, save_quantised
 
 from .recipe import Recipe, RecipeError, read_recipe
 from .trainer import CURVE_FILE, FINAL_FOLDER
 
 CARD_FILE, RECIPE_FILE = "README.md", "recipe.yaml"
+QUANTISED = [name for name in FORMATS if name not in FLOAT_FORMATS]
 
 
 def read_curves(recipe: Recipe, run: Path) -> dict[str, list[dict[str, float]]]:
@@ -47,7 +59,8 @@ def model_card(recipe: Recipe, parameters: dict[str, int], curves: dict[str, lis
         train = [e for e in curves[stage.name] if "loss" in e]
         held = [e["eval_loss"] for e in curves[stage.name] if "eval_loss" in e]
         lines.append(
-            f"| {stage.name} ({stage.objective}) | {', '.join(stage.trainable)} | {train[-1]['step']} | "
+            f"| {stage.name} ({stage.objective}) | {', '.join([*stage.trainable, *['language by LoRA'] * bool(stage.lora)])} | "
+            f"{train[-1]['step']} | "
             f"{stage.arguments.get('per_device_train_batch_size', 8)} | {train[0]['loss']} | {train[-1]['loss']} | "
             f"{held[-1] if held else ''} |")
     lines += ["", f"The recipe is `{RECIPE_FILE}`, every logged value is in `{CURVE_FILE}`, scores (if measured) are in "
@@ -55,12 +68,39 @@ def model_card(recipe: Recipe, parameters: dict[str, int], curves: dict[str, lis
     return "\n".join(lines) + "\n"
 
 
-def deploy(recipe_file: Path, run: Path, out: Path) -> None:
-    """Writes the folder. Raises CheckpointError where the run's last stage is not finished, RecipeError, OSError."""
+def export_vision(model_folder: Path) -> None:
+    """Writes the vision stage's ONNX graph into a checkpoint folder, for the weights as they are there.
+
+    Raises EngineError, CheckpointError.
+    """
+    network = VisionNetwork.of(load_checkpoint(model_folder).model)
+    profile = find_profile("auto", None)
+    with tempfile.TemporaryDirectory(dir=model_folder, prefix=".export-") as scratch:
+        graph = provide_onnx(network, "model", EngineCache(Path(scratch)),
+                             Limits(profile.memory_limit_mib, profile.reserve_mib, profile.timeout_s))
+        shutil.move(graph.path.parent, model_folder / GRAPH_FOLDER)
+
+
+def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (), vision: bool = False) -> None:
+    """Writes the folder.
+
+    formats: number formats in which the language model is stored besides. vision: export the vision stage.
+    Raises CheckpointError where the run's last stage is not finished, RecipeError, EngineError, OSError.
+    """
     recipe = read_recipe(recipe_file)
     loaded = load_checkpoint(run / recipe.stages[-1].name / FINAL_FOLDER)
     curves = read_curves(recipe, run)
+    # What an earlier model has left would be loaded in place of this one's.
+    for number_format in QUANTISED:
+        quantised_file(out, number_format).unlink(missing_ok=True)
+    shutil.rmtree(out / GRAPH_FOLDER, ignore_errors=True)
     save_checkpoint(loaded.model, loaded.tokenizer, out, dtype=torch.float16)
+    for number_format in formats:
+        language = load_checkpoint(out).model.language
+        quantise_language(language, number_format)
+        save_quantised(language, number_format, out)
+    if vision:
+        export_vision(out)
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in loaded.model.named_children()}
     (out / CURVE_FILE).write_text(json.dumps(curves, separators=(",", ":")) + "\n", encoding="utf-8")
     (out / CARD_FILE).write_text(model_card(recipe, parts, curves), encoding="utf-8")
@@ -73,11 +113,14 @@ def main() -> int:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--run", type=Path, required=True, help="the run's folder")
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
+    parser.add_argument("--quantise", nargs="+", default=[], choices=QUANTISED, metavar="FORMAT",
+                        help=f"also store the language model as {', '.join(QUANTISED)}")
+    parser.add_argument("--export-vision", action="store_true", help="also store the vision stage as an ONNX graph")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        deploy(options.recipe, options.run, options.out)
-    except (RecipeError, CheckpointError, OSError) as error:
+        deploy(options.recipe, options.run, options.out, options.quantise, options.export_vision)
+    except (RecipeError, CheckpointError, EngineError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{options.out}: ready")

@@ -25,6 +25,8 @@ from .quantise import FORMATS
 
 _log = logging.getLogger(__name__)
 _RECORD = "record.json"
+GRAPH_FOLDER = "vision.onnx"  # of a model folder that brings its exported graph
+_ADOPTION_LIMIT_S = 600.0
 
 
 def model_slot(folder: Path) -> str:
@@ -75,6 +77,32 @@ def provide_onnx(network: VisionNetwork, slot: str, cache: EngineCache, limits: 
         if found is None:
             raise EngineError(f"{folder}: {reason}, just after it was written")
         return found
+
+
+def adopt_graph(folder: Path, network: VisionNetwork, slot: str, cache: EngineCache) -> None:
+    """Puts the graph that a model folder brings into the cache, unless what is there fits or the graph does not.
+
+    network: of that model. Raises nothing: what could not be taken is exported where it is needed, and the log says why.
+    """
+    brought, own = Path(folder) / GRAPH_FOLDER, cache.graph_folder(slot)
+    if not brought.is_dir():
+        return
+    expected = fingerprint(network)
+    try:
+        with cache.lock(f"{slot}.onnx", _ADOPTION_LIMIT_S):
+            if verify_graph(own, expected)[0] is not None:
+                return
+            found, reason = verify_graph(brought, expected)
+            if found is None:
+                raise EngineError(reason)
+            with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".export-") as scratch:
+                copy = shutil.copytree(brought, Path(scratch, "graph"))
+                shutil.rmtree(own, ignore_errors=True)
+                os.replace(copy, own)
+    except (EngineError, OSError) as error:
+        _log.warning("%s is not used: %s", brought, error)
+    else:
+        _log.info("%s: taken into %s", brought, own)
 
 
 def verify_graph(folder: Path, expected: str | None = None) -> tuple[ExportedGraph | None, str]:

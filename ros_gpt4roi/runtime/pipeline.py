@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ..engine.guard import ProgressCallback
-from ..engine.provide import model_slot
+from ..engine.network import VisionNetwork
+from ..engine.provide import adopt_graph, model_slot
 from ..model.checkpoint import LoadedModel
 from ..model.preprocess import preprocess_frame
 from ..model.prompt import PromptError
@@ -92,7 +93,10 @@ class Pipeline:
         that says what is wrong.
         """
         loaded = load_model(model_folder, config.language_format, config.device)
-        vision = VisionStage.open(loaded, config.vision, model_slot(Path(model_folder)), progress)
+        slot = model_slot(Path(model_folder))
+        if config.vision.backend != "torch":
+            adopt_graph(Path(model_folder), VisionNetwork.of(loaded.model), slot, config.vision.engine.open_cache())
+        vision = VisionStage.open(loaded, config.vision, slot, progress)
         return cls(loaded, config, vision)
 
     def warm_up(self) -> None:

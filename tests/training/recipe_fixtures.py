@@ -17,8 +17,9 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
 from model_fixtures import TEXTS, tiny_config  # noqa: E402
 
-from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, save_checkpoint  # noqa: E402
+from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, read_config, save_checkpoint  # noqa: E402
 from ros_gpt4roi.model.config import VisionConfig  # noqa: E402
+from training.data.tabletop import render_scenes  # noqa: E402
 from training.tokenizer import train_tokenizer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +39,14 @@ def save_start(folder: Path, convolutional: bool = True) -> Path:
     torch.manual_seed(0)
     loaded = build_model(config, tokenizer)
     save_checkpoint(loaded.model, tokenizer, folder)
+    return folder
+
+
+def save_scenes(folder: Path, start: Path) -> Path:
+    """What the recipes' data sections render; copied to a run's "scenes" it need not be rendered again."""
+    preprocess = read_config(start).preprocess
+    for split, count in (("train", 12), ("validation", 4)):
+        render_scenes(folder / f"{split}-5", split, count, seed=5, preprocess=preprocess)
     return folder
 
 

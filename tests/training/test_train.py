@@ -10,13 +10,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from recipe_fixtures import ROOT, TUNE, losses, save_start, weights, write_recipe
+from recipe_fixtures import ROOT, TUNE, losses, save_scenes, save_start, weights, write_recipe
 from safetensors import safe_open
 
+from ros_gpt4roi.engine.opening import EngineOptions
 from ros_gpt4roi.model.checkpoint import CheckpointError, load_checkpoint
-from training.deploy import deploy
+from ros_gpt4roi.runtime import quantise
+from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
+from ros_gpt4roi.runtime.types import Frame, Region
+from ros_gpt4roi.runtime.vision_stage import VisionOptions
+from training.deploy import deploy, main
 from training.recipe import RecipeError, read_recipe
 from training.train import train
 
@@ -36,9 +42,15 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scenes(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_scenes(tmp_path_factory.mktemp("scenes"), start)
+
+
+@pytest.fixture(scope="module")
+def finished(start: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of all stages, uninterrupted."""
     run = tmp_path_factory.mktemp("run")
+    shutil.copytree(scenes, run / "scenes")
     train(read_recipe(write_recipe(run, start, STAGES)), run)
     return run
 
@@ -58,8 +70,8 @@ def test_a_stage_changes_what_it_trains_and_nothing_else(start, finished, number
 
 
 @pytest.mark.slow
-def test_every_objective_learns(start, finished, tmp_path):
-    shutil.copytree(finished / "scenes", tmp_path / "scenes")
+def test_every_objective_learns(start, finished, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "scenes")
     for stage in STAGES:
         run = tmp_path / stage["name"]
         run.mkdir()
@@ -107,8 +119,8 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(start, finished, tmp_
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(start, finished, tmp_path):
-    shutil.copytree(finished / "scenes", tmp_path / "scenes")
+def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(start, finished, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "scenes")
     shutil.copytree(finished / "tell" / "checkpoint-2", tmp_path / "tune" / "checkpoint-2")
     with pytest.raises(CheckpointError, match="of another recipe"):
         train(read_recipe(write_recipe(tmp_path, start, [TUNE])), tmp_path)
@@ -134,11 +146,59 @@ def test_the_log_tells_speed_and_how_long_the_steps_waited_for_data(finished):
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_weights(start, finished, tmp_path):
-    shutil.copytree(finished / "scenes", tmp_path / "scenes")
+def test_the_same_seed_gives_the_same_weights(start, finished, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "scenes")
     result = train(read_recipe(write_recipe(tmp_path, start, STAGES[:1])), tmp_path)
     expected = weights(finished / "tell" / "final")
     assert all(torch.equal(value, expected[key]) for key, value in weights(result).items())
+
+
+LORA = {**TUNE, "trainable": ["regions", "projector"], "lora": {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}}
+
+
+@pytest.mark.slow
+def test_adapters_are_trained_go_on_and_become_part_of_the_result(start, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "scenes")
+    recipe = read_recipe(write_recipe(tmp_path, start, [LORA], activation_checkpointing=True))
+    whole = weights(train(recipe, tmp_path))
+    with safe_open(tmp_path / "tune" / "checkpoint-4" / "model.safetensors", "pt") as archive:
+        held = [key for key in archive.keys() if key.startswith("model.language")]
+    assert held and all(".lora_" in key for key in held), "what is frozen is not stored again"
+    before = weights(start)
+    assert before.keys() == whole.keys()
+    changed = {key for key in whole if not torch.equal(before[key], whole[key])}
+    linear = {f"language.{name}.weight" for name, layer in load_checkpoint(start).model.language.named_modules()
+              if isinstance(layer, torch.nn.Linear) and name != "lm_head"}
+    assert {key for key in changed if key.startswith("language.")} == linear
+    shutil.rmtree(tmp_path / "tune" / "final")
+    shutil.rmtree(tmp_path / "tune" / "checkpoint-4")
+    for key, value in weights(train(recipe, tmp_path)).items():
+        torch.testing.assert_close(value, whole[key], rtol=1e-5, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@pytest.mark.slow
+def test_in_half_precision_adapters_stand_on_a_frozen_model_of_half_the_size(start, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "scenes")
+    train(read_recipe(write_recipe(tmp_path, start, [LORA], steps=30, bf16=True, save_steps=100)), tmp_path)
+    found = losses(tmp_path / "tune")
+    assert sum(found[-5:]) < 0.99 * sum(found[:5])
+    with safe_open(tmp_path / "tune" / "final" / "model.safetensors", "pt") as archive:
+        kinds = {archive.get_tensor(key).dtype for key in archive.keys() if key.startswith("language.model.layers")}
+    assert kinds == {torch.bfloat16}
+
+
+@pytest.mark.slow
+def test_recomputed_activations_give_the_same_weights(start, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "scenes")
+    results = []
+    for recompute in (False, True):
+        run = tmp_path / str(recompute)
+        run.mkdir()
+        (run / "scenes").symlink_to(tmp_path / "scenes")
+        recipe = write_recipe(run, start, [TUNE], activation_checkpointing=recompute, save_strategy="no")
+        results.append(weights(train(read_recipe(recipe), run)))
+    for key, value in results[0].items():
+        torch.testing.assert_close(results[1][key], value, rtol=1e-5, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}")
 
 
 @pytest.mark.slow
@@ -151,11 +211,33 @@ def test_deploy_writes_a_folder_that_loads_in_half_precision(finished, tmp_path)
     assert "stage" in (tmp_path / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
+def test_what_is_deployed_besides_is_what_the_robot_runs(finished, tmp_path, capsys, monkeypatch):
+    made, there = tmp_path / "made", tmp_path / "robot"
+    arguments = ["deploy", finished / "recipe.yaml", "--run", finished, "--out", made, "--quantise", "int8", "--export-vision"]
+    monkeypatch.setattr(sys, "argv", [*map(str, arguments)])
+    assert main() == 0, capsys.readouterr().err
+    made.rename(there)
+    engine = EngineOptions(build="never", cache=str(tmp_path / "cache"))
+    config = PipelineConfig(language_format="int8", vision=VisionOptions("onnxruntime", engine), description_tokens=4)
+    # Without the stored formats this would convert, and refuse to export.
+    monkeypatch.setattr(quantise, "quantise_language", None)
+    pipeline = Pipeline.open(there, config)
+    frame = Frame(np.zeros((64, 64, 3), np.uint8), (Region("1", (5.0, 5.0, 40.0, 40.0)),), 0, "")
+    assert len(pipeline.describe(frame).descriptions) == 1 and pipeline.vision.backend == "onnxruntime"
+    monkeypatch.undo()
+    deploy(finished / "recipe.yaml", finished, there)
+    names = {path.name for path in there.iterdir()}
+    assert "model.safetensors" in names and not names & {"language-int8.safetensors", "vision.onnx"}, "of an older model"
+
+
 @pytest.mark.parametrize("change, message", [
     ({"objective": "dream"}, "objective 'dream'"),
     ({"texts": "medium"}, "texts 'medium'"),
     ({"colour": 1}, "unknown stage field ['colour']"),
     ({"objective": "align"}, "objective align without facts"),
+    ({"lora": {"r": 4}}, "language is trainable and has lora"),
+    ({"trainable": ["regions"], "lora": {"r": 4}, "arguments": {"fsdp": True}}, "lora and fsdp"),
 ])
 def test_a_wrong_stage_is_named(start, tmp_path, change, message):
     path = write_recipe(tmp_path, start, [{**STAGES[0], **change}])
@@ -164,7 +246,14 @@ def test_a_wrong_stage_is_named(start, tmp_path, change, message):
     assert message in str(error.value) and str(path) in str(error.value)
 
 
-def test_an_unknown_part_of_the_model_is_named(start, tmp_path):
-    path = write_recipe(tmp_path, start, [{**STAGES[0], "trainable": ["tongue"]}])
-    with pytest.raises(RecipeError, match=r"\['tongue'\]"):
+@pytest.mark.parametrize("change, message", [
+    ({"arguments": {"learning_speed": 1}}, "learning_speed"),
+    ({"arguments": {"fsdp": True}}, "fsdp shares a model out among processes"),
+    ({"trainable": ["regions"], "lora": {"rank": 4}}, "lora: .*rank"),
+    ({"trainable": ["tongue"]}, r"\['tongue'\]"),
+])
+def test_settings_that_cannot_be_run_are_named(start, scenes, tmp_path, change, message):
+    shutil.copytree(scenes, tmp_path / "scenes")
+    path = write_recipe(tmp_path, start, [{**TUNE, **change}])
+    with pytest.raises(RecipeError, match=message):
         train(read_recipe(path), tmp_path)
