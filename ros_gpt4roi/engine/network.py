@@ -18,6 +18,11 @@ from ..model.regions import build_region_extractor
 from ..model.vision import VisionEncoder
 
 
+# Files of model/ that the network is made of. The others may change without its graph being exported again.
+SOURCES = ("architecture.py", "config.py", "deformable.py", "focal.py", "layers.py", "regions.py", "roi_align.py",
+           "vision.py")
+
+
 class VisionNetwork(nn.Module):
     """uint8 frames and normalised boxes → image tokens and region embeddings.
 
@@ -68,7 +73,8 @@ def fingerprint(network: VisionNetwork) -> str:
     """SHA-256 (hex) of everything that decides what the exported graph computes: config, weights, code, exporter."""
     digest = hashlib.sha256()
     here = Path(__file__).resolve().parent
-    for path in sorted([*here.parent.joinpath("model").glob("*.py"), here / "export.py", here / "network.py"]):
+    for path in (*(here.parent / "model" / name for name in SOURCES), here / "export.py", here / "graph.py",
+                 here / "network.py"):
         digest.update(path.read_bytes())
     digest.update(json.dumps([torch.__version__, network.config.to_dict()], sort_keys=True).encode())
     for name, value in network.state_dict().items():

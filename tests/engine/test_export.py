@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,7 @@ from engine_fixtures import config_of, inputs, random_masks
 from ros_gpt4roi.engine import export
 from ros_gpt4roi.engine.export import export_onnx, relative_error
 from ros_gpt4roi.engine.graph import onnx_files
-from ros_gpt4roi.engine.network import VisionNetwork, fingerprint, load_network, save_network
+from ros_gpt4roi.engine.network import SOURCES, VisionNetwork, fingerprint, load_network, save_network
 from ros_gpt4roi.engine.runners import OnnxRuntimeRunner
 
 
@@ -81,6 +82,14 @@ def test_fingerprint_follows_the_weights(network: VisionNetwork, tmp_path: Path)
     with torch.no_grad():
         copy.projector.bias[0] += 1e-3
     assert fingerprint(copy) != before
+
+
+def test_fingerprint_follows_all_code_that_the_network_is_made_of(root: Path) -> None:
+    assert {path.name for path in (root / "ros_gpt4roi" / "model").glob("*.py")} > set(SOURCES)
+    for name in SOURCES:
+        code = (root / "ros_gpt4roi" / "model" / name).read_text()
+        used = {f"{module}.py" for module in re.findall(r"^\s*from \.(\w+) import", code, re.MULTILINE)}
+        assert used <= set(SOURCES), f"{name} uses {used - set(SOURCES)}"
 
 
 def test_relative_error_is_of_the_worst_vector_and_infinite_for_nan() -> None:
