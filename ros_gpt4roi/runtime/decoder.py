@@ -26,6 +26,10 @@ from .forward import FixedForward, Forward
 from .kv_cache import Prompt, PrefixStore, SlotCache
 
 
+# No more prompts join a step once these have this many tokens to compute: all of a step's tokens meet in one attention.
+_JOINING_TOKENS = 2048
+
+
 class Finish(Enum):
     """Why a sequence ended."""
 
@@ -178,16 +182,21 @@ class Decoder:
     # --- joining -------------------------------------------------------------------------------------------------
 
     def _join(self) -> None:
-        arrivals: list[Sequence] = []
-        while self._urgent and len(self._rows) + len(arrivals) < self.max_rows:
-            arrivals.append(self._urgent.popleft())
-        while self._waiting and len(self._rows) + len(arrivals) < self.max_rows - self.urgent_rows:
-            arrivals.append(self._waiting.popleft())
-        for sequence in arrivals:
+        fed = 0
+        while fed < _JOINING_TOKENS and (sequence := self._next()) is not None:
             start, slots = self._begin(sequence.prompt)
             self._rows.append(_Row(sequence, slots, sequence.embed()[start:]))
+            fed += len(sequence.prompt) - start
             self.counters["reused_tokens"] += start
-            self.counters["prefilled_tokens"] += len(sequence.prompt) - start
+        self.counters["prefilled_tokens"] += fed
+
+    def _next(self) -> Sequence | None:
+        """The sequence that joins next, if there is one and room for it."""
+        if self._urgent and len(self._rows) < self.max_rows:
+            return self._urgent.popleft()
+        if self._waiting and len(self._rows) < self.max_rows - self.urgent_rows:
+            return self._waiting.popleft()
+        return None
 
     def _begin(self, prompt: Prompt) -> tuple[int, np.ndarray]:
         """How many first tokens of a prompt are there, or will be after the coming forward; and slots for all of it."""
@@ -243,7 +252,7 @@ class Decoder:
         # Tokens as doubles lose nothing, and one tensor is one readback.
         packed = torch.cat([greedy.double(), (chosen - logits.logsumexp(-1)).exp().double(), finite.double()]).tolist()
         tokens, probabilities = packed[:len(wanted)], packed[len(wanted):2 * len(wanted)]
-        self._fail_what_is_not_finite(np.array(packed[2 * len(wanted):]) > 0, ends, counts)
+        self._fail_what_is_not_finite(np.array(packed[2 * len(wanted):]) > 0, counts)
         for row in joined:
             row.suffix = None
         if joined:
@@ -269,7 +278,7 @@ class Decoder:
             sees[begin:end, row.slots[old:]] = np.tri(count, dtype=np.bool_)
         return positions, slots, sees
 
-    def _fail_what_is_not_finite(self, finite: np.ndarray, ends: np.ndarray, counts: list[int]) -> None:
+    def _fail_what_is_not_finite(self, finite: np.ndarray, counts: list[int]) -> None:
         """End every row that stands on a token whose numbers are not finite: its own, or one it shares."""
         if finite.all():
             return

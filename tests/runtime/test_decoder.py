@@ -247,3 +247,16 @@ def test_a_reset_forgets_everything(make: Callable, ask: Callable, reference: Ca
     decoder.add([again])
     run(decoder)
     assert again.generated == reference([10, 11, 12])
+
+
+def test_long_prompts_join_in_turn(make: Callable, ask: Callable, reference: Callable,
+                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ros_gpt4roi.runtime.decoder._JOINING_TOKENS", 10)
+    decoder, prompts = make(), [[10 + i] * 8 for i in range(3)]
+    sequences = [ask(ids) for ids in prompts]
+    decoder.add(sequences)
+    decoder.step()
+    assert decoder.live_rows == 2 or any(s.finish for s in sequences[:2])
+    assert not sequences[2].generated
+    run(decoder)
+    assert [s.generated for s in sequences] == [reference(ids) for ids in prompts]
