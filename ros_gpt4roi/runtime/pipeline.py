@@ -214,7 +214,8 @@ class Pipeline:
         except ValueError as error:
             raise Refused(Status.INVALID, str(error)) from error
         prepared = time.perf_counter()
-        vision = self.vision.encode(image[None], regions.boxes[None])
+        vision = self.vision.encode(image[None], regions.boxes[None],
+                                    None if regions.masks is None else regions.masks[None])
         seconds = {"preprocess": prepared - began, "vision": time.perf_counter() - prepared}
         text = RegionText([region.id for region in shown], [region.id for region in omitted])
         encoded = EncodedFrame(frame, shown, omitted, regions.points, vision, next(self._keys), text, seconds)
