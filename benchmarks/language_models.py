@@ -73,6 +73,7 @@ def describe(pipeline: Pipeline, frame: Frame) -> list[list[int]]:
     while not job.done:
         pipeline.step()
         job.poll()
+    job.result()  # remembers the texts, as drafts for the next frame
     return [sequence.generated for sequence in job.sequences]
 
 
