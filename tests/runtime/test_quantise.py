@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_model, load_checkpoint, save_checkpoint
+from ros_gpt4roi.runtime import quantised_linear
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.quantise import FORMATS, load_model, quantise_language, quantised_file, save_quantised
 from ros_gpt4roi.runtime.quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear
@@ -41,6 +42,22 @@ def test_a_quantised_layer_is_close_to_the_float_one(name: str, tokens: int, inp
     assert (got.float() - expected).norm() / expected.norm() < error
 
 
+@pytest.mark.parametrize("onednn", [True, False])
+def test_dynamic_int8_multiplies_each_token_by_itself(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if onednn and not quantised_linear._onednn_is_exact():
+        pytest.skip("this CPU adds products of bytes with saturation")
+    monkeypatch.setattr(quantised_linear, "_onednn_is_exact", lambda: onednn)
+    torch.manual_seed(0)
+    layer, x = nn.Linear(96, 50), torch.randn(40, 96) * torch.logspace(-3, 3, 40).unsqueeze(1)
+    converted = Int8DynamicLinear.from_float(layer)
+    together, alone = converted(x), torch.cat([converted(token) for token in x.split(1)])
+    torch.testing.assert_close(together, alone)
+    expected = layer(x)
+    assert ((together - expected).norm(dim=1) / expected.norm(dim=1)).max() < 0.03
+    again = Int8DynamicLinear(**converted.stored())
+    assert torch.equal(again(x), together) and again.weight_bytes == 96 * 50
+
+
 def test_int4_reads_its_packed_weights_back() -> None:
     layer = nn.Linear(128, 70)
     packed = Int4Linear.from_float(layer, 32)
@@ -55,6 +72,15 @@ def test_every_format_describes(number_format: str, checkpoint: Path, make_frame
                                                         vision=VisionOptions("torch")))
     result = pipeline.describe(make_frame(3))
     assert result.status is Status.OK and len(result.descriptions) == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("number_format", FORMATS)
+def test_every_format_describes_on_a_gpu(number_format: str, checkpoint: Path, make_frame: Callable[..., Frame]) -> None:
+    pipeline = Pipeline.open(checkpoint, PipelineConfig(device="cuda", language_format=number_format,
+                                                        description_tokens=6, vision=VisionOptions("torch")))
+    pipeline.warm_up()
+    assert pipeline.describe(make_frame(3)).status is Status.OK
 
 
 @pytest.mark.parametrize("number_format", ["int8", "int8-dynamic", "int4"])
