@@ -37,6 +37,8 @@ from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.nodes.conversions import box_to_message
 from ros_gpt4roi.nodes.images import rgb_to_image
 from ros_gpt4roi.nodes.process import use_large_messages
+from ros_gpt4roi.runtime.pipeline import PipelineConfig
+from ros_gpt4roi.runtime.quantise import FORMATS
 from ros_gpt4roi.runtime.region_text import RegionText
 from ros_gpt4roi.runtime.types import Frame, Region
 from ros_gpt4roi.sim.renderer import TabletopRenderer
@@ -51,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the results go")
     parser.add_argument("--model", type=Path, default=Path("models/tabletop"), help="checkpoint folder")
+    parser.add_argument("--language-format", default=PipelineConfig().language_format, choices=FORMATS)
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--regions", type=int, default=8, help="boxes a frame")
     parser.add_argument("--rate", type=float, default=10.0, help="frames a second of the camera")
@@ -64,11 +67,13 @@ def main() -> None:
     loaded = load_checkpoint(options.model)
     results: dict[str, Any] = {"command": "python -m benchmarks.end_to_end " + " ".join(sys.argv[1:]),
                                "machine": machine_facts(), "image": [options.width, options.height],
-                               "regions": options.regions}
-    with Station(options.model, {"pipeline.reuse_distance": 0.0, "pipeline.decoding.draft_tokens": 0}) as station:
+                               "regions": options.regions, "language_format": options.language_format}
+    node = {"pipeline.language_format": options.language_format}
+    fresh = {"pipeline.reuse_distance": 0.0, "pipeline.decoding.draft_tokens": 0}
+    with Station(options.model, node | fresh) as station:
         results["one_at_a_time"] = one_at_a_time(station, scenes, loaded, options)
         results["questions"] = questions(station, scenes[0], options)
-    with Station(options.model, {}) as station:
+    with Station(options.model, node) as station:
         results["at_rate"] = at_rate(station, scenes, options)
     results["vs_published"] = results["one_at_a_time"]["vs_published"]
     results["stamp_to_description_ms"] = results["one_at_a_time"]["total_ms"]["median"]
