@@ -255,12 +255,11 @@ def same(quiz: Quiz) -> TextRound | None:
             both = plural(quiz.objects[i].kind)
         else:
             both = value
-        reason = f"Because both are {both}." if truth else \
-            f"Because {quiz.number(i)} is {value} and {quiz.number(j)} is {other}."
-        size = len(ATTRIBUTES[name])
-        return TextRound(question, "Yes." if truth else "No.", "comparing", "same",
-                         Expected("yes_no", ("yes" if truth else "no",), 2), regions_of(i, j), reason=reason,
-                         reason_options=size if truth else size * (size - 1))
+        evidence = f"{quiz.number(i)} is {value} and {quiz.number(j)} is {other}"
+        reason = f"both are {both}" if truth else evidence
+        return TextRound(question, yes_no.verdict(evidence, truth), "comparing", "same",
+                         Expected("yes_no", ("yes" if truth else "no",), 2), regions_of(i, j),
+                         reason=f"Because {reason}.")
     return None
 
 

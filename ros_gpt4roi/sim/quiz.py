@@ -140,11 +140,11 @@ def join(parts: Sequence[str]) -> str:
 
 
 def region_round(quiz: Quiz, question: str, task: str, form: str, answer: int, about: tuple[int, ...],
-                 options: int, reason: str, reason_options: int = 1) -> TextRound:
+                 options: int, reason: str) -> TextRound:
     """A question whose answer is one region."""
     expected = Expected("region", (f"region{answer + 1}",), options)
     return TextRound(question, quiz.tell(answer) + ".", task, form, expected,
-                     regions_of(*about, answer), answer, frozenset({answer}), reason, reason_options)
+                     regions_of(*about, answer), answer, frozenset({answer}), reason)
 
 
 def long_text(scene: Scene, i: int, neighbours: int = 1, layout: Layout | None = None) -> str:

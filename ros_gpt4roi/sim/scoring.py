@@ -55,7 +55,7 @@ class TextRound:
     regions: the numbers K the question is about, then those the answer speaks of.
     subject: 0-based object that "it" means in a question that follows, if there is one.
     reveals: 0-based objects whose looks the answer tells.
-    reason, reason_options: the answer to "Why?" ("" where it is not asked) and its Expected.options.
+    reason: the answer to "Why?" ("" where it is not asked); the answer before it has told all it takes.
     follow_up: the question is only understood after the round before it.
     """
 
@@ -68,7 +68,6 @@ class TextRound:
     subject: int | None = None
     reveals: frozenset[int] = field(default_factory=frozenset)
     reason: str = ""
-    reason_options: int = 1
     follow_up: bool = False
 
 

@@ -18,7 +18,7 @@ from ros_gpt4roi.sim.relations import Layout
 from ros_gpt4roi.sim.scene import Scene
 from ros_gpt4roi.sim.scoring import ATTRIBUTES, Expected, TextRound, chance_level, meaning, score
 
-__all__ = ["SCORED_TASKS", "WEIGHTS", "Expected", "TextRound", "ask", "chance_level", "conversation", "long_text",
+__all__ = ["SCORED_TASKS", "WEIGHTS", "Expected", "TextRound", "ask", "chance_level", "conversation", "drills", "long_text",
            "permuted", "score", "short_rounds", "short_text", "why"]
 
 #: How often each task is drawn as the next independent question of a conversation. Relations, which_region and yes_no
@@ -60,12 +60,35 @@ def short_rounds(scene: Scene) -> list[TextRound]:
     return rounds
 
 
+def drills(scene: Scene, rng: np.random.Generator, rounds: int) -> list[TextRound]:
+    """Terse look-ups, "<region3>?" → "red mug." and "red mug?" → "<region3>.", in any order, objects again and again.
+
+    To find a region by its name or by its looks is what a language model without any training learns last, and what
+    most questions need; asked so tersely and often it is learned in minutes.
+    """
+    quiz = Quiz(scene, rng)
+    found = []
+    for _ in range(rounds):
+        i = quiz.target()
+        phrase = quiz.phrase(i) if quiz.coin() else None
+        if phrase:
+            found.append(TextRound(f"{phrase}?", f"<region{i + 1}>.", "which_region", "drill",
+                                   Expected("region", (f"region{i + 1}",), quiz.count), (i + 1,), i))
+            continue
+        names = [name for name in ORDER if name in ("colour", "kind") or quiz.coin(0.25)]
+        values = tuple(getattr(scene.objects[i], name) for name in names)
+        options = int(np.prod([len(ATTRIBUTES[name]) for name in names]))
+        found.append(TextRound(f"<region{i + 1}>?", " ".join(values) + ".", "short", "drill",
+                               Expected("attributes", values, options), (i + 1,), i))
+    return found
+
+
 def why(parent: TextRound, rng: np.random.Generator) -> TextRound | None:
     """The question "Why?" after ``parent``, or None where it has no reason to give."""
     if not parent.reason:
         return None
     return TextRound(_WHY[int(rng.integers(len(_WHY)))], parent.reason, "why", f"{parent.task} {parent.form}",
-                     Expected("statement", meaning(parent.reason), parent.reason_options), parent.regions,
+                     Expected("statement", meaning(parent.reason), 1), parent.regions,
                      parent.subject, parent.reveals, follow_up=True)
 
 

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ros_gpt4roi.sim.quiz import ORDER, Quiz, regions_of, with_article
+from ros_gpt4roi.sim.quiz import ORDER, Quiz, regions_of, sentence, with_article
 from ros_gpt4roi.sim.relations import OPPOSITE, REASON, RELATIONS
 from ros_gpt4roi.sim.scoring import ATTRIBUTES, Expected, TextRound
 
 
+def verdict(evidence: str, truth: bool) -> str:
+    """"<region2> is a bowl, so no.": what was seen first, since a small model reasons by what it has already said."""
+    return sentence(f"{evidence}, so {'yes' if truth else 'no'}")
+
+
 def _yes_no(quiz: Quiz, question: str, form: str, truth: bool, about: tuple[int, ...], reason: str,
-            reason_options: int = 1, subject: int | None = None) -> TextRound:
-    return TextRound(question, "Yes." if truth else "No.", "yes_no", form,
+            subject: int | None = None, evidence: str = "") -> TextRound:
+    return TextRound(question, verdict(evidence or reason, truth), "yes_no", form,
                      Expected("yes_no", ("yes" if truth else "no",), 2), regions_of(*about), subject,
-                     reason=f"Because {reason}.", reason_options=reason_options)
+                     reason=f"Because {reason}.")
 
 
 def is_it(quiz: Quiz) -> TextRound | None:
@@ -33,8 +38,7 @@ def is_it(quiz: Quiz) -> TextRound | None:
     said = with_article(value) if name == "kind" else value
     question = quiz.pick(("Is {} {}?", "Would you say {} is {}?")).format(quiz.name(i, hide=(name,)), said)
     reason = f"{quiz.number(i)} is {with_article(own) if name == 'kind' else own}"
-    return _yes_no(quiz, question, "is_" + name, truth, (i,), reason,
-                   1 if truth or len(ATTRIBUTES[name]) == 2 else len(ATTRIBUTES[name]) - 1, i)
+    return _yes_no(quiz, question, "is_" + name, truth, (i,), reason, i)
 
 
 def is_a(quiz: Quiz) -> TextRound | None:
@@ -49,21 +53,16 @@ def is_a(quiz: Quiz) -> TextRound | None:
             mixed = {n: getattr(own, n) for n in names} | {name: value}
             allowed = "colour" not in names or quiz.may_deny(mixed["kind"], mixed["colour"])
             if value != getattr(own, name) and allowed:
-                swaps.append((name, mixed))
+                swaps.append(mixed)
     if not swaps:
         return None
     truth = quiz.coin()
-    wrong, mixed = (None, {n: getattr(own, n) for n in names}) if truth else quiz.pick(swaps)
+    mixed = {n: getattr(own, n) for n in names} if truth else quiz.pick(swaps)
     thing = with_article(" ".join(mixed[n] for n in ORDER if n in mixed))
     question = quiz.pick(("Is {} {}?", "Does {} show {}?")[: 1 if quiz.it is not None else 2])
-    if wrong is None:
-        reason, options = f"{quiz.number(i)} is {thing}", 1
-    else:
-        value = getattr(own, wrong)
-        reason = f"{quiz.number(i)} is {with_article(value) if wrong == 'kind' else value}"
-        options = len(names) * len(ATTRIBUTES[wrong])
+    reason = f"{quiz.number(i)} is {with_article(' '.join(getattr(own, n) for n in ORDER if n in names))}"
     it = "it" if quiz.it is not None else quiz.number(i)
-    return _yes_no(quiz, question.format(it, thing), "is_a", truth, (i,), reason, options, i)
+    return _yes_no(quiz, question.format(it, thing), "is_a", truth, (i,), reason, i)
 
 
 def stands(quiz: Quiz) -> TextRound | None:
@@ -77,7 +76,8 @@ def stands(quiz: Quiz) -> TextRound | None:
         truth = quiz.coin()
         question = quiz.pick(("Is {} {} {}?", "Does {} stand {} {}?"))
         question = question.format(quiz.name(i), actual if truth else OPPOSITE[actual], quiz.name(j))
-        return _yes_no(quiz, question, "stands", truth, (i, j), f"{quiz.number(i)} {REASON[actual]}", subject=i)
+        return _yes_no(quiz, question, "stands", truth, (i, j), f"{quiz.number(i)} {REASON[actual]}", i,
+                       f"{quiz.number(i)} is {actual} {quiz.number(j)}")
     return None
 
 
@@ -120,8 +120,7 @@ def exists(quiz: Quiz) -> TextRound | None:
         thing, found = f"{colour} {kind}", quiz.has(colour=colour, kind=kind)
     question = quiz.pick(("Is there {} in the picture?", "Is there {} on the table?", "Do you see {}?"))
     reason = f"{quiz.number(found[0])} is {with_article(thing)}" if found else f"there is no {thing}"
-    return _yes_no(quiz, question.format(with_article(thing)), "exists", truth, tuple(found[:1]), reason,
-                   len(found) and quiz.count or 1)
+    return _yes_no(quiz, question.format(with_article(thing)), "exists", truth, tuple(found[:1]), reason)
 
 
 def exists_there(quiz: Quiz) -> TextRound | None:
@@ -142,7 +141,7 @@ def exists_there(quiz: Quiz) -> TextRound | None:
     found = [j for j in there if getattr(quiz.objects[j], name) == value]
     question = f"Is there {with_article(thing)} {relation} {quiz.name(i)}?"
     reason = f"{quiz.number(found[0])} is there" if truth else f"there is no {thing} {relation} {quiz.number(i)}"
-    return _yes_no(quiz, question, "exists_there", truth, (i, *found[:1]), reason, quiz.count - 1 if truth else 1)
+    return _yes_no(quiz, question, "exists_there", truth, (i, *found[:1]), reason)
 
 
 #: One is drawn at random, the next where the scene does not allow it.

@@ -10,7 +10,9 @@ import pytest
 
 from ros_gpt4roi.sim.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES, Scene, SceneObject
 from ros_gpt4roi.sim.scoring import Expected, TextRound, chance_level, score
-from ros_gpt4roi.sim.texts import SCORED_TASKS, ask, conversation, long_text, permuted, short_rounds, short_text, why
+from ros_gpt4roi.sim.texts import (
+    SCORED_TASKS, ask, conversation, drills, long_text, permuted, short_rounds, short_text, why,
+)
 
 SCENES = 400
 _WORDS = {"kind": KINDS, "colour": tuple(COLOURS), "size": tuple(SIZES), "material": MATERIALS}
@@ -155,6 +157,12 @@ def test_which_stands_where_is_asked(train_rounds):
             assert there == [found], f"{turn.question} has {len(there)} answers"
 
 
+def said_yes(turn: TextRound) -> bool:
+    """Whether an answer to a yes/no question says yes; what it is taken from stands before it."""
+    (verdict,) = re.findall(r".+, so (yes|no)\.$", turn.answer)
+    return verdict == "yes"
+
+
 def test_larger_and_same(train_rounds):
     for scene, turn in of_form(train_rounds, "comparing", "larger"):
         (i,) = spoken_of(scene, turn.answer)
@@ -162,21 +170,36 @@ def test_larger_and_same(train_rounds):
     for scene, turn in of_form(train_rounds, "comparing", "same"):
         name = next(name for name in _WORDS if name in turn.question)
         a, b = (scene.objects[i] for i in spoken_of(scene, turn.question.replace(f"the {name} of", "")))
-        assert (getattr(a, name) == getattr(b, name)) == (turn.answer == "Yes."), turn
+        assert (getattr(a, name) == getattr(b, name)) == said_yes(turn), turn
 
 
 def test_yes_and_no_are_true(train_rounds):
     for scene, turn in of_form(train_rounds, "yes_no", "exists"):
         phrase = re.search(r"(?:there|see) an? (.+?)(?: in the picture| on the table|\?|$)", turn.question)[1]
-        assert bool(matching(scene, phrase)) == (turn.answer == "Yes."), turn
+        assert bool(matching(scene, phrase)) == said_yes(turn), turn
     for scene, turn in of_form(train_rounds, "yes_no", "is_kind", "is_colour", "is_size", "is_material", "is_a"):
         (i,) = spoken_of(scene, turn.question)
         claim = re.sub(_REFERENCE, "", turn.question).rstrip("?")
-        assert (i in matching(scene, claim)) == (turn.answer == "Yes."), turn
+        assert (i in matching(scene, claim)) == said_yes(turn), turn
     for scene, turn in of_form(train_rounds, "yes_no", "stands"):
         a, b = (scene.objects[i] for i in spoken_of(scene, turn.question))
         relation = re.search("left of|right of|in front of|behind", turn.question)[0]
-        assert holds(relation, a, b) == (turn.answer == "Yes."), turn
+        assert holds(relation, a, b) == said_yes(turn), turn
+
+
+def test_drills_look_up_regions_by_name_and_names_by_looks():
+    forms = Counter()
+    for seed in range(40):
+        scene = make_scene(seed)
+        for turn in drills(scene, np.random.default_rng(seed), 12):
+            forms[turn.task] += 1
+            if turn.task == "which_region":
+                assert matching(scene, turn.question.rstrip("?")) == spoken_of(scene, turn.answer)
+            else:
+                (i,) = spoken_of(scene, turn.question)
+                assert i in matching(scene, turn.answer.rstrip("."))
+            assert score(turn.expected, turn.answer)
+    assert forms.total() == 40 * 12 and min(forms.values()) > 100, forms
 
 
 def test_yes_comes_as_often_as_no_in_every_form():
@@ -186,12 +209,12 @@ def test_yes_comes_as_often_as_no_in_every_form():
         for task in ("yes_no", "yes_no", "comparing"):
             turns = ask(scene, task, rng)
             if turns and turns[-1].expected.what == "yes_no":
-                answers[turns[-1].form][turns[-1].answer] += 1
+                answers[turns[-1].form][said_yes(turns[-1])] += 1
     total = sum(answers.values(), Counter())
     for form, counts in {**answers, "all": total}.items():
         n = sum(counts.values())
         # Four standard deviations of a fair coin.
-        assert abs(counts["Yes."] - n / 2) <= 2 * n**0.5, f"{form}: {counts}"
+        assert abs(counts[True] - n / 2) <= 2 * n**0.5, f"{form}: {counts}"
 
 
 def test_reasons_name_what_is_true(train_rounds):
