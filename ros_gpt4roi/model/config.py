@@ -125,6 +125,8 @@ class PromptConfig:
     separator: stands between the regions of that list.
     describe: the question that asks for a region's description; `{region}` becomes its reference.
     repeat_embeddings: every mention of a region in a question carries its embedding, not only the first (published).
+    number_regions: a learned vector of its number is added to a listed region's embedding, so that a small language model
+        need not infer from the order of tokens which name belongs to which region (published: not).
     max_regions: most regions one prompt lists. context: longest prompt and answer together, tokens.
     """
 
@@ -135,6 +137,7 @@ class PromptConfig:
     separator: str = ", "
     describe: str = "Describe {region}."
     repeat_embeddings: bool = False
+    number_regions: bool = False
     max_regions: int = 32
     context: int = 2048
 
@@ -222,9 +225,10 @@ def _tabletop() -> ModelConfig:
                              position_hidden=128),
         language=LanguageConfig(model=dict(
             model_type="llama", hidden_size=256, intermediate_size=704, num_hidden_layers=4, num_attention_heads=8,
-            num_key_value_heads=8, vocab_size=1024, max_position_embeddings=1024, tie_word_embeddings=True)),
+            num_key_value_heads=8, vocab_size=1024, max_position_embeddings=1024, initializer_range=0.06,
+            tie_word_embeddings=True)),
         prompt=PromptConfig(template="compact", image_text="{image}", preamble="{regions}\n",
-                            describe="What is {region}?", repeat_embeddings=True, max_regions=16, context=1024),
+                            describe="What is {region}?", repeat_embeddings=True, number_regions=True, max_regions=16, context=1024),
         preprocess=PreprocessConfig(mean=IMAGENET_MEAN, std=IMAGENET_STD),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -44,6 +45,7 @@ class GPT4RoI(nn.Module):
         self.projector = nn.Linear(self.vision.width, width)
         self.regions = build_region_extractor(config.regions, self.vision.level_channels, width)
         self.focal = build_focal_crop(config, self.regions)
+        self.numbers = nn.Embedding(config.prompt.max_regions, width) if config.prompt.number_regions else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -77,10 +79,18 @@ class GPT4RoI(nn.Module):
             return source.gather(1, index).to(text.dtype)
 
         text = torch.where(is_image.unsqueeze(-1), gather(vision.image_tokens, is_image.long().cumsum(1) - 1), text)
-        regions = vision.region_embeddings.flatten(1, 2)
+        regions = self._numbered(vision.region_embeddings).flatten(1, 2)
         if regions.shape[1] == 0:
             return text
         return torch.where(is_region.unsqueeze(-1), gather(regions, region_index), text)
+
+    def _numbered(self, regions: torch.Tensor) -> torch.Tensor:
+        """Region embeddings [B, N, K, D] with the vectors of their numbers added; a prompt lists no more than those."""
+        if self.numbers is None:
+            return regions
+        numbers = self.numbers.weight[:regions.shape[1]]
+        missing = regions.shape[1] - len(numbers)
+        return regions + F.pad(numbers, (0, 0, 0, missing)).unsqueeze(1).to(regions.dtype)
 
     def forward(self, input_ids: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, region_index: torch.Tensor,
                 attention_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None,

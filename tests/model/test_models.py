@@ -11,6 +11,7 @@ from model_fixtures import CLIP, TEXTS, tiny_config
 from ros_gpt4roi.engine.network import VisionNetwork
 from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, save_checkpoint
 from ros_gpt4roi.model.config import ConfigError, LanguageConfig, PreprocessConfig, VisionConfig
+from ros_gpt4roi.model.gpt4roi import VisionOutput
 from training.tokenizer import train_tokenizer
 
 VIT_LEVELS = dict(levels=(-4, -3, -2, -1), tokens=-2)
@@ -199,3 +200,18 @@ def test_other_image_size_needs_interpolated_positions(words):
     config = tiny_config(len(words), vision=vision, preprocess=PreprocessConfig(image_size=40))
     with pytest.raises(ConfigError, match="image_size is 40 and the encoder's is 32"):
         build_model(config, words)
+
+
+def test_numbers_are_added_to_the_regions_that_have_one(words):
+    config = tiny_config(len(words), vision=ENCODERS["clip"][0], preprocess=PreprocessConfig(image_size=32))
+    plain = build_model(config, words).model
+    prompt = dataclasses.replace(config.prompt, number_regions=True, max_regions=2)
+    numbered = build_model(dataclasses.replace(config, prompt=prompt), words).model
+    missing = numbered.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing == ["numbers.weight"]
+    width, count, each = plain.projector.out_features, 3, config.regions.embeddings
+    vision = VisionOutput(torch.zeros(1, 1, width), torch.randn(1, count, each, width))
+    ids, index = torch.full((1, count * each), 5), torch.arange(count * each).unsqueeze(0)
+    added = numbered.embed(ids, vision, index) - plain.embed(ids, vision, index)
+    wanted = torch.cat([numbered.numbers.weight, torch.zeros(1, width)]).repeat_interleave(each, 0)
+    torch.testing.assert_close(added[0], wanted)
