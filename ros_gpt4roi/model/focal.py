@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .config import ModelConfig, PreprocessConfig, RegionConfig
-from .roi_align import roi_align
+from .roi_align import roi_align_image
 from .vision import VisionEncoder
 
 # A crop narrower than this part of the image would only enlarge single pixels.
@@ -41,7 +41,7 @@ class FocalCrop(nn.Module):
         centre, extent = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
         side = (extent.amax(-1, keepdim=True) * self.scale).clamp(min=_NARROWEST)
         corner = centre - side / 2
-        crops = roi_align(images, torch.cat([corner, corner + side], -1), self.size, samples=2)
+        crops = roi_align_image(images, torch.cat([corner, corner + side], -1), self.size, samples=2)
         inner = (boxes - torch.cat([corner, corner], -1)) / side
         return crops, inner.flatten(0, 1).unsqueeze(1)
 

@@ -53,3 +53,18 @@ def roi_align(features: torch.Tensor, boxes: torch.Tensor, size: int, samples: i
     partial = torch.bmm(rows.to(features.dtype).reshape(batch, count * size, height), flat)
     partial = partial.reshape(batch, count, size, width, channels)
     return torch.matmul(columns.to(features.dtype), partial).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def roi_align_image(images: torch.Tensor, boxes: torch.Tensor, size: int, samples: int) -> torch.Tensor:
+    """`roi_align` without masks of what has few channels, such as an image.
+
+    With those last, every product would be as narrow as they are few. Here they lie beside the rows.
+    """
+    (batch, channels, height, width), count = images.shape, boxes.shape[1]
+    rows, columns = interpolation_matrices(boxes.float(), height, width, size, samples)
+    # One product an image, [N·P, H] · [H, C·W], and one a box, [P·C, W] · [W, P].
+    flat = images.permute(0, 2, 1, 3).reshape(batch, height, channels * width)
+    partial = torch.bmm(rows.to(images.dtype).reshape(batch, count * size, height), flat)
+    partial = partial.reshape(batch, count, size * channels, width)
+    crops = torch.matmul(partial, columns.to(images.dtype).transpose(-1, -2))
+    return crops.reshape(batch * count, size, channels, size).transpose(1, 2)

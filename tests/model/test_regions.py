@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ros_gpt4roi.model.config import ConfigError, RegionConfig, preset
 from ros_gpt4roi.model.convert import published_key
 from ros_gpt4roi.model.regions import build_region_extractor, resize
-from ros_gpt4roi.model.roi_align import roi_align
+from ros_gpt4roi.model.roi_align import roi_align, roi_align_image
 
 SMALL = RegionConfig(channels=16, scales=(2, 1, 1), fusion_rounds=1, groups=4, roi_size=4, hidden=24, position_hidden=8,
                      heads=4, points=3, layers=2, embeddings=2)
@@ -59,6 +59,7 @@ def test_roi_align_is_torchvisions(size, samples):
     ours = roi_align(features, boxes, size, samples)
     torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
     assert not ours[10].any()
+    torch.testing.assert_close(roi_align_image(features, boxes, size, samples), expected, atol=2e-5, rtol=1e-5)
     masks = torch.rand(2, 60, size, size, generator=generator)
     torch.testing.assert_close(roi_align(features, boxes, size, samples, masks),
                                expected * masks.flatten(0, 1).unsqueeze(1), atol=2e-5, rtol=1e-5)
