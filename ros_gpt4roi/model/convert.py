@@ -340,7 +340,7 @@ def _vision_parts(expected: dict[str, torch.Tensor], source: WeightSource, dtype
 
 
 def _random_parts(model: GPT4RoI, seed: int, dtype: torch.dtype) -> list[Part]:
-    """Freshly initialised projector and region extractor."""
+    """Freshly initialised: projector, region extractor and what the config adds to it."""
     config, width = model.config, model.projector.out_features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -349,6 +349,10 @@ def _random_parts(model: GPT4RoI, seed: int, dtype: torch.dtype) -> list[Part]:
         focal = build_focal_crop(config, fresh["regions"])
         if focal is not None:
             fresh["focal"] = focal
+        if model.numbers is not None:
+            fresh["numbers"] = torch.nn.Embedding(*model.numbers.weight.shape)
+            # Small beside the embeddings of what a region looks like.
+            torch.nn.init.normal_(fresh["numbers"].weight, std=0.05)
     return [Part(f"{name}.{key}", tuple(value.shape), dtype, "", lambda value=value: iter([value.to(dtype)]))
             for name, module in fresh.items() for key, value in module.state_dict().items()]
 

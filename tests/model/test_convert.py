@@ -389,6 +389,7 @@ def test_assembly_of_pretrained_parts(tmp_path):
     (tmp_path / "clip" / "preprocessor_config.json").write_text(
         json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": {"shortest_edge": 32}}))
     config = tiny_config(0, preprocess=PreprocessConfig(image_size=48, interpolation="cubic"))
+    config = dataclasses.replace(config, prompt=dataclasses.replace(config.prompt, number_regions=True))
     plan_assembly(tmp_path / "qwen", tmp_path / "clip", config, seed=3).run(tmp_path / "ours", progress=False)
     loaded = load_checkpoint(tmp_path / "ours")
     assert loaded.config.preprocess == PreprocessConfig(32, "cubic", (0.5,) * 3, (0.25,) * 3), "the encoder's own"
@@ -401,6 +402,8 @@ def test_assembly_of_pretrained_parts(tmp_path):
     embeddings = model.language.get_input_embeddings().weight
     assert torch.equal(embeddings[:known], trained[:known])
     assert torch.allclose(embeddings[known:known + 6], trained[:known].mean(0).expand(6, -1), atol=1e-6)
+    numbers = model.numbers.weight
+    assert numbers.shape == (config.prompt.max_regions, 32) and 0.04 < numbers.std() < 0.06
     pixels = torch.randint(0, 255, (1, 32, 32, 3), dtype=torch.uint8)
     clip.eval()
     with torch.no_grad():
