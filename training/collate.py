@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from ros_gpt4roi.model.prompt import IGNORED, PromptBuilder
 
 from .data.record import Round
+from .pointers import NOWHERE, PointerFinder
 
 
 class Sample(NamedTuple):
@@ -68,6 +69,36 @@ class Mirrored(Dataset):
         return sample._replace(image=sample.image[:, ::-1], boxes=np.stack([1 - x2, y1, 1 - x1, y2], axis=1))
 
 
+class Recoloured(Dataset):
+    """A data set in which a random half of the images has its colour channels permuted, another half every epoch.
+
+    For attributes only: what kind a thing is must not be guessed from its colour, or a pair of kind and colour that no
+    training scene shows is never recognised. A permuted image's colours have no name: their class becomes −100.
+    colour: which of the attributes that is.
+    """
+
+    def __init__(self, samples: Dataset, seed: int, colour: int):
+        self.samples, self.seed, self.colour, self.epoch = samples, seed, colour, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer; the choice is a function of seed, epoch and index, so a resumed run repeats it."""
+        self.epoch = epoch
+        self.samples.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.samples[index]
+        rng = np.random.default_rng([self.seed, self.epoch, index, 1])
+        if rng.random() < 0.5:
+            return sample
+        order = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))[rng.integers(5)]
+        attributes = sample.attributes.copy()
+        attributes[:, self.colour] = IGNORED
+        return sample._replace(image=np.ascontiguousarray(sample.image[..., list(order)]), attributes=attributes)
+
+
 class AttributeCollator:
     """Batches for the attribute objective: images, boxes and labels [B, N, A], −100 where there is no region."""
 
@@ -80,11 +111,12 @@ class ConversationCollator:
     """Batches for next-token objectives: ids, mask and labels [B, L], padded on the right.
 
     list_regions: every conversation introduces all regions of its image (stage 2), or only those it speaks of.
-    attributes: add the regions' attributes [B, N, A].
+    told: add the regions' attributes [B, N, A]. guided: add the pointers [B, HEADS, L] (see pointers.py).
     """
 
-    def __init__(self, prompts: PromptBuilder, list_regions: bool, attributes: bool = False):
-        self.prompts, self.list_regions, self.attributes = prompts, list_regions, attributes
+    def __init__(self, prompts: PromptBuilder, list_regions: bool, told: bool = False, guided: bool = False):
+        self.prompts, self.list_regions, self.told = prompts, list_regions, told
+        self.pointers = PointerFinder(prompts.tokenizer) if guided else None
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         encoded = [self.prompts.encode([(r.question, r.answer) for r in s.rounds], len(s.boxes),
@@ -95,8 +127,11 @@ class ConversationCollator:
             return torch.tensor([row + [value] * (length - len(row)) for row in rows])
 
         pad, batch = self.prompts.tokenizer.pad_token_id, _pictures(samples)
-        if self.attributes:
+        if self.told:
             batch["attributes"] = _attributes(samples, batch["boxes"].shape[1])
+        if self.pointers is not None:
+            found = [self.pointers(e) for e in encoded]
+            batch["pointers"] = torch.stack([padded(rows, NOWHERE) for rows in zip(*found)], dim=1)
         return {**batch,
                 "input_ids": padded([e.input_ids for e in encoded], pad),
                 "attention_mask": padded([[1] * len(e.input_ids) for e in encoded], 0),

@@ -17,6 +17,8 @@ from torch import nn
 from ros_gpt4roi.model.gpt4roi import GPT4RoI, VisionOutput
 from ros_gpt4roi.model.prompt import IGNORED
 
+from .pointers import pointer_loss
+
 
 class AttributeObjective(nn.Module):
     """One linear head an attribute on the region extractor's vector; the heads are thrown away after the stage.
@@ -30,15 +32,20 @@ class AttributeObjective(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(model.config.regions.hidden, n) for n in classes)
 
     def forward(self, images: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """labels: [B, N, A], −100 where there is no region. Returns loss (sum over attributes) and accuracy [A]."""
+        """labels: [B, N, A], −100 where there is no region or the attribute is not known.
+
+        Returns loss (sum over attributes) and accuracy [A].
+        """
         _, levels = self.model.vision(images)
         vectors = self.model.regions.features(levels, boxes)
         loss, right = 0.0, []
         known = labels[..., 0] != IGNORED
         for attribute, head in enumerate(self.heads):
             logits, wanted = head(vectors[known]).float(), labels[..., attribute][known]
-            loss = loss + F.cross_entropy(logits, wanted)
-            right.append((logits.argmax(-1) == wanted).float().mean())
+            named = wanted != IGNORED
+            total = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum")
+            loss = loss + total / named.sum().clamp(min=1)
+            right.append((logits.argmax(-1) == wanted)[named].float().mean())
         return {"loss": loss, "accuracy": torch.stack(right)}
 
 
@@ -58,11 +65,35 @@ class Facts(nn.Module):
         return told + model.regions.position(boxes)
 
 
+def answer_loss(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Next-token loss in which an answer weighs as the square root of its length: "No." is not drowned by a description.
+
+    hidden: [B, L, D]. labels: [B, L], −100 where nothing is learned; answers are runs of learned tokens.
+    """
+    learned = labels[:, 1:] != IGNORED
+    begins = learned & ~F.pad(learned, (1, 0))[:, :-1]
+    answer = begins.flatten().cumsum(0)[learned.flatten()] - 1
+    weights = answer.bincount()[answer].to(torch.float32) ** -0.5
+    losses = F.cross_entropy(head(hidden[:, :-1][learned]).float(), labels[:, 1:][learned], reduction="none")
+    return (losses * weights).sum() / weights.sum()
+
+
+def guided_loss(language: nn.Module, embeddings: torch.Tensor, labels: torch.Tensor, pointers: torch.Tensor) -> torch.Tensor:
+    """`answer_loss` and `pointer_loss` of prompts padded on the right.
+
+    embeddings: [B, L, D]. labels: [B, L]. pointers: [B, HEADS, L].
+    """
+    # No token that is learned can see the padding: without a mask attention is faster.
+    out = language.base_model(inputs_embeds=embeddings, use_cache=False, output_hidden_states=True)
+    loss = answer_loss(language.get_output_embeddings(), out.last_hidden_state, labels)
+    return loss + pointer_loss(language, out.hidden_states, pointers)
+
+
 class FactsObjective(nn.Module):
     """Next-token loss of a conversation whose picture is blank and whose regions are told instead of seen.
 
     The facts pass through the extractor's own position layers and projection: what the language model learns to read
-    there is what the extractor learns to write in the stages after it.
+    there is what the extractor learns to write in the stages after it. Attention is guided (pointers.py).
     """
 
     def __init__(self, model: GPT4RoI, facts: Facts):
@@ -70,16 +101,15 @@ class FactsObjective(nn.Module):
         self.model, self.facts = model, facts
 
     def forward(self, input_ids: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, attributes: torch.Tensor,
-                region_index: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor,
-                **loss_arguments) -> dict[str, torch.Tensor]:
-        """attributes: [B, N, A], −100 where there is no region; the rest as GPT4RoI.forward takes it."""
+                region_index: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, pointers: torch.Tensor,
+                **_) -> dict[str, torch.Tensor]:
+        """attributes: [B, N, A], −100 where there is no region. pointers: [B, HEADS, L]; the rest as GPT4RoI.forward takes it."""
         model = self.model
         vectors = model.regions.project(self.facts(model, attributes, boxes))
         embeddings = vectors.unflatten(-1, (model.config.regions.embeddings, -1))
         blank = boxes.new_zeros(len(images), model.vision.token_count, embeddings.shape[-1])
-        out = model.language(inputs_embeds=model.embed(input_ids, VisionOutput(blank, embeddings), region_index),
-                             attention_mask=attention_mask, labels=labels, use_cache=False, **loss_arguments)
-        return {"loss": out.loss}
+        embedded = model.embed(input_ids, VisionOutput(blank, embeddings), region_index)
+        return {"loss": guided_loss(model.language, embedded, labels, pointers)}
 
 
 class AlignObjective(nn.Module):
@@ -98,14 +128,20 @@ class AlignObjective(nn.Module):
 
 
 class ConversationObjective(nn.Module):
-    """Next-token loss of a conversation with image tokens and region embeddings in place."""
+    """Next-token loss of a conversation with image tokens and region embeddings in place; guided (pointers.py) where the batch
+    says what points where.
+    """
 
     def __init__(self, model: GPT4RoI):
         super().__init__()
         self.model = model
 
-    def forward(self, **batch) -> dict[str, torch.Tensor]:
-        return {"loss": self.model(**batch).loss}
+    def forward(self, pointers: torch.Tensor | None = None, **batch) -> dict[str, torch.Tensor]:
+        if pointers is None:
+            return {"loss": self.model(**batch).loss}
+        vision = self.model.encode(batch["images"], batch["boxes"])
+        embedded = self.model.embed(batch["input_ids"], vision, batch["region_index"])
+        return {"loss": guided_loss(self.model.language, embedded, batch["labels"], pointers)}
 
     def activation_checkpointing_enable(self, **settings) -> None:
         """Recomputes the language model's activations in the backward pass (TrainingArguments.activation_checkpointing)."""

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 OBJECTIVES = ("attributes", "facts", "align", "conversation")
+TEXTS = ("short", "regions", "drills", "long")
 
 
 class RecipeError(ValueError):
@@ -21,9 +22,12 @@ class Stage:
     """One stage.
 
     objective: see objectives.py. trainable: parts of the model that learn ("vision", "projector", "regions",
-    "regions.position", "language", …); all else is frozen. texts: which of the data set's texts, "short", "long" or (tabletop) "regions".
+    "regions.position", "language", …); all else is frozen. texts: which of the data set's texts, "short", "long" or (tabletop) "regions" and "drills".
     list_regions: conversations introduce all regions of their image.
     facts: the earlier stage whose facts this one goes on with (facts) or is drawn to (align). arguments: transformers' TrainingArguments.
+    guided: (conversation) attention is guided as objective facts always does it, see pointers.py.
+    adamw_lr: the layers' matrices learn by Muon with the learning rate of the arguments, all else by AdamW with this one; 0: AdamW
+    learns everything.
     lora: peft's LoraConfig; the language model then learns by low-rank adapters, which become part of the result.
     """
 
@@ -33,6 +37,8 @@ class Stage:
     texts: str = "long"
     list_regions: bool = False
     facts: str = ""
+    guided: bool = False
+    adamw_lr: float = 0.0
     arguments: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] = field(default_factory=dict)
 
@@ -41,8 +47,10 @@ class Stage:
             raise RecipeError(f"stage {self.name}: objective {self.objective!r}, expected one of {OBJECTIVES}")
         if self.objective == "align" and not self.facts:
             raise RecipeError(f"stage {self.name}: objective align without facts, expected the name of an earlier stage")
-        if self.texts not in ("short", "regions", "long"):
-            raise RecipeError(f"stage {self.name}: texts {self.texts!r}, expected short, regions or long")
+        if self.texts not in TEXTS:
+            raise RecipeError(f"stage {self.name}: texts {self.texts!r}, expected one of {TEXTS}")
+        if self.adamw_lr and self.arguments.get("fsdp"):
+            raise RecipeError(f"stage {self.name}: adamw_lr and fsdp, expected one of them: Muon takes whole matrices")
         if self.lora and any(name.partition(".")[0] == "language" for name in self.trainable):
             raise RecipeError(f"stage {self.name}: language is trainable and has lora, expected one of them")
         if self.lora and self.arguments.get("fsdp"):

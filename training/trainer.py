@@ -25,8 +25,9 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_model, save_checkpoint, unshared
 from ros_gpt4roi.model.gpt4roi import GPT4RoI
 
-from .collate import AttributeCollator, ConversationCollator, Mirrored
+from .collate import AttributeCollator, ConversationCollator, Mirrored, Recoloured
 from .objectives import AlignObjective, AttributeObjective, ConversationObjective, Facts, FactsObjective
+from .optimizer import MuonAdamW
 from .recipe import RecipeError, Stage
 
 CURVE_FILE, FACTS_FILE, FINAL_FOLDER = "curve.json", "facts.safetensors", "final"
@@ -53,8 +54,9 @@ class StageTrainer(Trainer):
     the time in which this process waited for data. Checkpoints hold what is learned, and appear when they are whole.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, adamw_lr: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
+        self._adamw_lr = adamw_lr
         self._reported: dict[str, list[float]] = defaultdict(list)
         self._begun: float | None = None  # when the first batch since the last log was asked for
         self._waited, self._samples = 0.0, 0
@@ -75,6 +77,13 @@ class StageTrainer(Trainer):
         return DataLoader(self.train_dataset, self._train_batch_size, collate_fn=self.data_collator,
                           num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
                           prefetch_factor=args.dataloader_prefetch_factor)
+
+    def create_optimizer(self, *args) -> torch.optim.Optimizer:
+        if not self._adamw_lr or self.optimizer is not None:
+            return super().create_optimizer(*args)
+        named = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+        self.optimizer = MuonAdamW(named, self.args.learning_rate, self._adamw_lr)
+        return self.optimizer
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         asked = time.perf_counter()
@@ -211,17 +220,20 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
             else AlignObjective(model, facts)
         collator: Any = AttributeCollator()
         train = Mirrored(train, seed)
+        if stage.objective == "attributes" and "colour" in getattr(train.samples, "attribute_names", ()):
+            train = Recoloured(train, seed, train.samples.attribute_names.index("colour"))
     else:
         told = stage.objective == "facts"
         objective = FactsObjective(model, facts) if told else ConversationObjective(model)
-        collator = ConversationCollator(loaded.prompts, stage.list_regions, attributes=told)
+        collator = ConversationCollator(loaded.prompts, stage.list_regions, told=told,
+                                        guided=told or stage.guided)
     objective._no_split_modules = model.language._no_split_modules  # FSDP gathers a layer of these at a time
     # Statistics of normalisation layers in a frozen encoder must not move either.
     for part in frozen:
         part.eval()
         part.train = lambda mode=True, part=part: part
     trainer = StageTrainer(model=objective, args=settings, train_dataset=train, eval_dataset=validation,
-                           data_collator=collator, callbacks=[] if stream else [EpochSetter(train)])
+                           data_collator=collator, callbacks=[] if stream else [EpochSetter(train)], adamw_lr=stage.adamw_lr)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     for part in frozen:
         del part.train

@@ -16,7 +16,7 @@ from training.data.shards import write_shards
 from training.recipe import RecipeError, read_recipe
 from training.train import train
 
-TELL = {"name": "tell", "objective": "facts", "trainable": ["language", "regions.position", "regions.project"]}
+SHORT = {"name": "short", "objective": "conversation", "trainable": ["regions", "projector"], "texts": "short"}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def alone(start, scenes, tmp_path_factory) -> Path:
     """Two stages in one process, six images a step."""
     run = tmp_path_factory.mktemp("alone")
     shutil.copytree(scenes, run / "scenes")
-    train(read_recipe(write_recipe(run, start, [TELL, TUNE], per_device_train_batch_size=6)), run)
+    train(read_recipe(write_recipe(run, start, [SHORT, TUNE], per_device_train_batch_size=6)), run)
     return run
 
 
@@ -47,10 +47,10 @@ def close(found: Path, expected: Path, atol: float) -> None:
 @pytest.mark.slow
 def test_two_processes_reach_what_one_does(start, alone, tmp_path):
     # Not copied: one of the two renders, the other waits.
-    recipe = write_recipe(tmp_path, start, [TELL, TUNE], per_device_train_batch_size=3)
+    recipe = write_recipe(tmp_path, start, [SHORT, TUNE], per_device_train_batch_size=3)
     done = launch(2, "-m", "training.train", str(recipe), "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    for stage in ("tell", "tune"):
+    for stage in ("short", "tune"):
         assert losses(tmp_path / stage) == pytest.approx(losses(alone / stage), rel=1e-4)
         close(tmp_path / stage / "final", alone / stage / "final", 1e-3)
 
@@ -91,8 +91,8 @@ def train_in_shards(recipe: Path, run: Path) -> None:
 
 @pytest.mark.slow
 def test_a_model_in_shards_reaches_what_a_whole_one_does_and_goes_on_from_its_checkpoint(start, alone, scenes, tmp_path):
-    shutil.copytree(alone / "tell", tmp_path / "tell")
-    recipe = write_recipe(tmp_path, start, [TELL, {**TUNE, "arguments": FSDP}], per_device_train_batch_size=3)
+    shutil.copytree(alone / "short", tmp_path / "short")
+    recipe = write_recipe(tmp_path, start, [SHORT, {**TUNE, "arguments": FSDP}], per_device_train_batch_size=3)
     shutil.copytree(scenes, tmp_path / "scenes")
     train_in_shards(recipe, tmp_path)
     assert (tmp_path / "tune" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir()

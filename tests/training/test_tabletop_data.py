@@ -105,7 +105,7 @@ def test_loader_processes_change_nothing(folder):
     assert [sample.rounds for sample in shared] == alone
 
 
-@pytest.mark.parametrize("texts", ["short", "long"])
+@pytest.mark.parametrize("texts", ["short", "drills", "long"])
 def test_rounds_make_valid_records(folder, texts):
     dataset = TabletopDataset(folder, texts=texts)
     for index in range(SCENES):

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,13 @@ from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame, prep
 from ros_gpt4roi.sim.renderer import RendererError, TabletopRenderer
 from ros_gpt4roi.sim.scene import SPLITS, Scene, SceneObject
 from ros_gpt4roi.sim.scoring import ATTRIBUTES
-from ros_gpt4roi.sim.texts import conversation, permuted, short_rounds
+from ros_gpt4roi.sim.texts import conversation, drills, permuted, short_rounds
 
 from .record import Round
 
 SHARD = 128
+# Look-ups a scene, where texts are drills.
+DRILLS = 20
 MANIFEST, LOCK = "dataset.json", ".lock"
 _LOCK_LIMIT_S = 4 * 3600
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
@@ -175,15 +178,16 @@ class TabletopDataset(Dataset):
     """Rendered scenes with attributes and conversations, as training.collate.Sample.
 
     folder: what `render_scenes` has filled. texts: "short" (a description a region), "long" (conversations of at most
-    ``max_rounds`` rounds) or "regions" (the same, but nothing is referred to by what it looks like). scenes: read only so many, None: all.
+    ``max_rounds`` rounds), "regions" (the same, but nothing is referred to by what it looks like) or "drills" (terse
+    look-ups among some of the regions). scenes: read only so many, None: all.
     The order of a scene's regions and its texts are functions of seed, epoch and index.
     Raises TabletopError where the folder is incomplete.
     """
 
     def __init__(self, folder: str | Path, seed: int = 0, texts: str = "long", scenes: int | None = None,
                  max_rounds: int = 12) -> None:
-        if texts not in ("short", "regions", "long"):
-            raise ValueError(f"texts is {texts!r}, expected short, regions or long")
+        if texts not in ("short", "regions", "drills", "long"):
+            raise ValueError(f"texts is {texts!r}, expected short, regions, drills or long")
         self.folder, self.seed, self.texts, self.max_rounds, self.epoch = Path(folder), seed, texts, max_rounds, 0
         self.manifest = _read_manifest(self.folder)
         count = self.manifest["scenes"] if scenes is None else scenes
@@ -204,6 +208,11 @@ class TabletopDataset(Dataset):
     def classes(self) -> tuple[int, ...]:
         """Number of classes of each attribute, in the order of ATTRIBUTES."""
         return tuple(len(values) for values in ATTRIBUTES.values())
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """Names of the attributes, in the same order."""
+        return tuple(ATTRIBUTES)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses which texts the scenes get."""
@@ -234,8 +243,14 @@ class TabletopDataset(Dataset):
 
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, index]))
         scene = permuted(self.scene(index), rng)
-        rounds = short_rounds(scene) if self.texts == "short" else \
-            conversation(scene, rng, self.max_rounds, regions_only=self.texts == "regions")
+        if self.texts == "drills":
+            # Few regions are learned to be told apart before many.
+            some = int(rng.integers(min(2, len(scene.objects)), len(scene.objects) + 1))
+            scene = replace(scene, objects=scene.objects[:some])
+            rounds = drills(scene, rng, DRILLS)
+        else:
+            rounds = short_rounds(scene) if self.texts == "short" else \
+                conversation(scene, rng, self.max_rounds, regions_only=self.texts == "regions")
         attributes = np.array([[values.index(getattr(o, name)) for name, values in ATTRIBUTES.items()]
                                for o in scene.objects], np.int64)
         return Sample(self.image(index), normalise_boxes(scene.boxes(), scene.width, scene.height), attributes,

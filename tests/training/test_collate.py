@@ -1,0 +1,70 @@
+"""What is drawn at random for the attribute objective leaves what is said of a region true."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from ros_gpt4roi.model.prompt import IGNORED
+from training.collate import Recoloured, Sample
+from training.objectives import AttributeObjective
+
+
+class Scenes(Dataset):
+    """So many pictures, each of three channels that differ, with one region of classes 3 and 5."""
+
+    def __init__(self, count: int):
+        self.count, self.epoch = count, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        image = np.tile(np.array([1, 2, 3], np.uint8), (4, 4, 1))
+        return Sample(image, np.zeros((1, 4), np.float32), np.array([[3, 5]]), ())
+
+
+def test_half_of_the_images_have_other_colours_without_names():
+    samples = Recoloured(Scenes(400), seed=1, colour=1)
+    changed = 0
+    for index in range(len(samples)):
+        sample = samples[index]
+        order = tuple(sample.image[0, 0])
+        assert sorted(order) == [1, 2, 3] and (sample.image == order).all()
+        assert sample.attributes.tolist() == ([[3, 5]] if order == (1, 2, 3) else [[3, IGNORED]])
+        changed += order != (1, 2, 3)
+    assert abs(changed - 200) < 4 * 10  # four standard deviations
+
+
+def test_which_images_is_a_function_of_seed_epoch_and_index():
+    def orders(seed: int, epoch: int) -> list[tuple[int, ...]]:
+        samples = Recoloured(Scenes(30), seed, colour=1)
+        samples.set_epoch(epoch)
+        assert samples.samples.epoch == epoch
+        return [tuple(samples[index].image[0, 0]) for index in range(30)]
+
+    assert orders(1, 0) == orders(1, 0)
+    assert orders(1, 0) != orders(1, 1) and orders(1, 0) != orders(2, 0)
+
+
+def test_attributes_without_a_name_are_not_learned():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = type("Config", (), {"regions": type("Regions", (), {"hidden": 4})})
+            self.vision = lambda images: (None, images)
+            self.regions = type("Extractor", (), {"features": staticmethod(lambda levels, boxes: levels)})
+
+    torch.manual_seed(0)
+    objective = AttributeObjective(Model(), (8, 10))
+    vectors, boxes = torch.randn(1, 2, 4), torch.zeros(1, 2, 4)
+    labels = torch.tensor([[[3, IGNORED], [IGNORED, IGNORED]]])
+    found = objective(vectors, boxes, labels)
+    wanted = nn.functional.cross_entropy(objective.heads[0](vectors[0, :1]), torch.tensor([3]))
+    torch.testing.assert_close(found["loss"], wanted)
+    assert objective(vectors, boxes, torch.tensor([[[3, 5], [IGNORED, IGNORED]]]))["loss"] > found["loss"]

@@ -1,0 +1,128 @@
+"""Guided attention: which tokens of the prompt a token should look at.
+
+A language model without any training takes very long to find out that "region3", or "the red mug", is to be looked up in
+the list of regions: nothing points there until both halves of the look-up exist (a plateau known from associative recall,
+arXiv 2312.04927). Where the text itself says what is meant, a head of every layer behind the first is therefore drawn to
+it, as translation models are to aligned words (Chen et al., arXiv 1607.01628). A head for each kind of look-up:
+
+0. a region's name, and an answer about to name it and to speak of it, look at the region in the list;
+1. 2. an answer looks at the first and at the last region token of its question;
+3. a word of an answer that may agree with the question (a kind, a colour, a side, …) looks at its like before it in the
+   same round, at the round's beginning where there is none; the "so" of a verdict looks at the word that decides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from ros_gpt4roi.model.prompt import IGNORED, Encoded
+from ros_gpt4roi.sim.scoring import ATTRIBUTES
+
+NOWHERE, HEADS = -1, 4
+_COMPARED = (*(word for words in ATTRIBUTES.values() for word in words), "left", "right", "front", "behind")
+
+
+class PointerFinder:
+    """Finds pointers in prompts of one tokenizer that lists all regions and has one embedding a region.
+
+    tokenizer: writes digits one by one, as those of `train_tokenizer` do.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        def last(text: str) -> int:
+            return tokenizer.encode(text, add_special_tokens=False)[-1]
+
+        self._words = {last("region"), last(" region")}
+        self._digits = {last(str(digit)): str(digit) for digit in range(10)}
+        self._compared, self._so, self._and = {last(" " + word) for word in _COMPARED}, last(" so"), last(" and")
+
+    def __call__(self, prompt: Encoded) -> list[list[int]]:
+        """For every head and token the place of the token it should look at, NOWHERE for none."""
+        found = [[NOWHERE] * len(prompt.input_ids) for _ in range(HEADS)]
+        listed: dict[int, int] = {}
+        for place, index in enumerate(prompt.region_index):
+            if index >= 0:
+                listed.setdefault(index, place)
+        self._names(prompt, listed, found[0])
+        begin = max(listed.values(), default=0) + 1
+        for first, end in _answers(prompt):
+            mentions = [place for place in range(begin, first) if prompt.region_index[place] >= 0]
+            for place in range(first - 1, end - 1):  # a token is written at the place before it
+                if mentions:
+                    found[1][place], found[2][place] = mentions[0], mentions[-1]
+            self._agreements(prompt.input_ids, begin, first, end, found[3])
+            begin = end
+        return found
+
+    def _names(self, prompt: Encoded, listed: dict[int, int], found: list[int]) -> None:
+        ids, learned = prompt.input_ids, [label != IGNORED for label in prompt.labels]
+        spoken_of, place = NOWHERE, 0
+        while place < len(ids):
+            end = place + 1
+            while end < len(ids) and ids[end] in self._digits:
+                end += 1
+            if ids[place] in self._words and end > place + 1:
+                number = int("".join(self._digits[t] for t in ids[place + 1:end]))
+                goal = listed.get(number - 1, NOWHERE)
+                if NOWHERE < goal < place:  # a region is not looked up before it is listed
+                    found[end - 1] = goal
+                    if learned[place]:
+                        found[place] = goal
+                spoken_of = goal if learned[place] else NOWHERE
+                place = end
+                continue
+            if not learned[place]:
+                spoken_of = NOWHERE
+            found[place] = spoken_of
+            place += 1
+
+    def _agreements(self, ids: Sequence[int], begin: int, first: int, end: int, found: list[int]) -> None:
+        """begin, first, end: where the round, its answer and the next round begin."""
+        words = [place for place in range(first, end) if ids[place] in self._compared]
+        for place in words:
+            found[place] = next((p for p in range(place - 1, begin - 1, -1) if ids[p] == ids[place]), begin)
+        so = next((place for place in range(first, end) if ids[place] == self._so), NOWHERE)
+        if words and so > words[-1]:
+            alone = [place for place in words if found[place] == begin]
+            # Of two regions compared with each other it is the second word that agrees or does not.
+            both = self._and in ids[first:so]
+            found[so] = alone[-1] if alone and not both else words[-1]
+
+
+def _answers(prompt: Encoded) -> list[tuple[int, int]]:
+    """(first, end) of every run of learned tokens."""
+    learned = [False, *(label != IGNORED for label in prompt.labels), False]
+    edges = [place for place in range(len(learned) - 1) if learned[place] != learned[place + 1]]
+    return list(zip(edges[::2], edges[1::2]))
+
+
+def pointer_loss(language: nn.Module, hidden: Sequence[torch.Tensor], pointers: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the heads' attention with the tokens pointed to, mean over heads and all layers but the first.
+
+    language: a Llama; one with fewer than HEADS heads does without the last. hidden: [B, L, D] before every layer.
+    pointers: [B, HEADS, L], NOWHERE for none. 0 without any pointer.
+    """
+    length = pointers.shape[2]
+    places = torch.arange(length, device=pointers.device)
+    cosine, sine = language.model.rotary_emb(hidden[0], places.unsqueeze(0))
+    losses = []
+    for layer, states in list(zip(language.model.layers, hidden))[1:]:
+        attention, states = layer.self_attn, layer.input_layernorm(states)
+        width = attention.head_dim
+        query = F.linear(states, attention.q_proj.weight[:HEADS * width]).unflatten(-1, (-1, width)).transpose(1, 2)
+        key = attention.k_proj(states).unflatten(-1, (-1, width)).transpose(1, 2)
+        key = key.repeat_interleave(attention.num_key_value_groups, 1)[:, :query.shape[1]]
+        query, key = apply_rotary_pos_emb(query, key, cosine, sine)
+        for head in range(query.shape[1]):
+            rows, at = torch.nonzero(pointers[:, head] != NOWHERE, as_tuple=True)
+            if len(rows):
+                scores = torch.einsum("pd,pld->pl", query[rows, head, at], key[rows, head]).float() * width ** -0.5
+                scores = scores.masked_fill(places > at.unsqueeze(1), float("-inf"))
+                losses.append(F.cross_entropy(scores, pointers[rows, head, at]))
+    return torch.stack(losses).mean() if losses else hidden[0].new_zeros(())
