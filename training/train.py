@@ -77,7 +77,11 @@ def train(recipe: Recipe, out: Path) -> Path:
         sources = [open_dataset(facts, out, recipe.seed, stage.texts, preprocess)
                    for facts in (recipe.train, recipe.validation)]
         # From the file also where the model is still there: an uninterrupted run then does what a resumed one does.
-        loaded = load_checkpoint(previous) if previous else start_model(recipe, sources[0])
+        if previous:
+            loaded = load_checkpoint(previous)
+        else:
+            # The words of all stages, whichever texts the first one has.
+            loaded = start_model(recipe, open_dataset(recipe.train, out, recipe.seed, "long", preprocess))
         run_stage(stage, loaded, *sources, result.parent, recipe.arguments, getattr(sources[0], "classes", ()), recipe.seed)
     return result
 
