@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_model, load_checkpoint, read_config
 from ros_gpt4roi.model.config import ConfigError, LanguageConfig, ModelConfig, preset
+from ros_gpt4roi.model.layers import BoxPosition
 
 from .data import DataError, open_dataset
 from .recipe import Recipe, RecipeError, read_recipe
@@ -54,7 +55,21 @@ def start_model(recipe: Recipe, train: Dataset) -> LoadedModel:
         for layer in (loaded.model.regions.project, loaded.model.projector):
             layer.weight.mul_(SPLICED_SCALE)
             layer.bias.zero_()
+        spread_positions(loaded.model.regions.position)
     return loaded
+
+
+def spread_positions(position: BoxPosition) -> None:
+    """Starts a box's position with features of mean 0 and standard deviation 1 over boxes of all places.
+
+    Otherwise they differ little from box to box (after drills, which need no places, a twentieth of what tells kinds
+    apart), and what stands left of what is never learned.
+    """
+    centre, half = torch.rand(1000, 2), 0.02 + 0.1 * torch.rand(1000, 2)
+    features = position(torch.cat([centre - half, centre + half], dim=1))
+    norm, gain = position.layers[-1], 1 / features.std(0).mean()
+    norm.weight.mul_(gain)
+    norm.bias.sub_(features.mean(0)).mul_(gain)
 
 
 def with_vocabulary(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ModelConfig:
