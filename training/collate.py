@@ -44,22 +44,28 @@ def _attributes(samples: Sequence[Sample], regions: int) -> torch.Tensor:
     return attributes
 
 
-class Mirrored(Dataset):
-    """A data set in which a random half of the images is mirrored left to right, another half every epoch.
-
-    For attributes only: what a thing is does not depend on its side, but what is said of its place does.
+class _Varied(Dataset):
+    """A data set of which a random half is changed, another half every epoch: a function of seed, epoch and index, so that
+    a resumed run repeats it.
     """
 
     def __init__(self, samples: Dataset, seed: int):
         self.samples, self.seed, self.epoch = samples, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer; the choice is a function of seed, epoch and index, so a resumed run repeats it."""
+        """Called by the trainer."""
         self.epoch = epoch
         self.samples.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.samples)
+
+
+class Mirrored(_Varied):
+    """Mirrors images left to right.
+
+    For attributes only: what a thing is does not depend on its side, but what is said of its place does.
+    """
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.samples[index]
@@ -69,8 +75,8 @@ class Mirrored(Dataset):
         return sample._replace(image=sample.image[:, ::-1], boxes=np.stack([1 - x2, y1, 1 - x1, y2], axis=1))
 
 
-class Recoloured(Dataset):
-    """A data set in which a random half of the images has its colour channels permuted, another half every epoch.
+class Recoloured(_Varied):
+    """Permutes the colour channels of images.
 
     For attributes only: what kind a thing is must not be guessed from its colour, or a pair of kind and colour that no
     training scene shows is never recognised. A permuted image's colours have no name: their class becomes −100.
@@ -78,15 +84,8 @@ class Recoloured(Dataset):
     """
 
     def __init__(self, samples: Dataset, seed: int, colour: int):
-        self.samples, self.seed, self.colour, self.epoch = samples, seed, colour, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer; the choice is a function of seed, epoch and index, so a resumed run repeats it."""
-        self.epoch = epoch
-        self.samples.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.samples)
+        super().__init__(samples, seed)
+        self.colour = colour
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.samples[index]
