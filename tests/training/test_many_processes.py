@@ -135,7 +135,7 @@ from training import collate, recipe, train, trainer
 class Collator(collate.ConversationCollator):
     def __call__(self, samples):
         with open(Path(sys.argv[2]) / f"seen-{os.environ['RANK']}", "a") as file:
-            file.writelines(f"{sample.rounds!r}\\\\n" for sample in samples)
+            file.writelines(f"{sample.rounds!r}\\n" for sample in samples)
         return super().__call__(samples)
 
 trainer.ConversationCollator = Collator
