@@ -9,7 +9,7 @@ import pytest
 import torch
 import training_fixtures as fixtures
 import yaml
-from recipe_fixtures import ROOT, TUNE, launch, losses, save_scenes, save_start, weights, write_recipe
+from recipe_fixtures import ROOT, TUNE, launch, losses, save_start, weights, write_recipe
 
 from training.data.mixture import open_mixture
 from training.data.shards import write_shards
@@ -17,16 +17,6 @@ from training.recipe import RecipeError, read_recipe
 from training.train import train
 
 SHORT = {"name": "short", "objective": "conversation", "trainable": ["regions", "projector"], "texts": "short"}
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_start(tmp_path_factory.mktemp("start"))
-
-
-@pytest.fixture(scope="module")
-def scenes(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_scenes(tmp_path_factory.mktemp("scenes"), start)
 
 
 @pytest.fixture(scope="module")

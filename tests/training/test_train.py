@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from recipe_fixtures import ROOT, TUNE, losses, save_scenes, save_start, weights, write_recipe
+from recipe_fixtures import ROOT, TUNE, losses, weights, write_recipe
 from safetensors import safe_open
 
 from ros_gpt4roi.engine.opening import EngineOptions
@@ -34,16 +34,6 @@ STAGES = [
     {"name": "short", "objective": "conversation", "trainable": ["regions", "projector"], "texts": "short"},
     TUNE,
 ]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_start(tmp_path_factory.mktemp("start"))
-
-
-@pytest.fixture(scope="module")
-def scenes(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_scenes(tmp_path_factory.mktemp("scenes"), start)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ from ros_gpt4roi.sim.renderer import RendererError, TabletopRenderer
 from ros_gpt4roi.sim.scene import SPLITS, Scene, SceneObject
 from ros_gpt4roi.sim.scoring import ATTRIBUTES
 from ros_gpt4roi.sim.texts import conversation, drills, permuted, short_rounds
+from training.recipe import TEXTS
 
 from .record import Round
 
@@ -186,8 +187,8 @@ class TabletopDataset(Dataset):
 
     def __init__(self, folder: str | Path, seed: int = 0, texts: str = "long", scenes: int | None = None,
                  max_rounds: int = 12) -> None:
-        if texts not in ("short", "regions", "drills", "long"):
-            raise ValueError(f"texts is {texts!r}, expected short, regions, drills or long")
+        if texts not in TEXTS:
+            raise ValueError(f"texts is {texts!r}, expected one of {TEXTS}")
         self.folder, self.seed, self.texts, self.max_rounds, self.epoch = Path(folder), seed, texts, max_rounds, 0
         self.manifest = _read_manifest(self.folder)
         count = self.manifest["scenes"] if scenes is None else scenes
