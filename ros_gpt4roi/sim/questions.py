@@ -14,12 +14,15 @@ from ros_gpt4roi.sim import yes_no
 from ros_gpt4roi.sim.quiz import (
     ORDER, Quiz, join, long_text, region_round, regions_of, sentence, short_text, with_article,
 )
-from ros_gpt4roi.sim.relations import REASON, RELATIONS
-from ros_gpt4roi.sim.scoring import ATTRIBUTES, Expected, TextRound, plural
+from ros_gpt4roi.sim.relations import OPPOSITE, REASON, RELATIONS, SAID
+from ros_gpt4roi.sim.scoring import ATTRIBUTES, Expected, TextRound, meaning, plural
 
 #: The number of different short descriptions.
 COMBINATIONS = int(np.prod([len(values) for values in ATTRIBUTES.values()]))
-_FEW_SIDES = {"left of": "left", "right of": "right", "in front of": "front", "behind": "behind"}
+#: The comparative and the superlative of each relation.
+_DEGREES = {"left of": ("further left", "furthest left"), "right of": ("further right", "furthest right"),
+            "in front of": ("closer to the camera", "closest to the camera"),
+            "behind": ("further back", "furthest back")}
 
 
 # ---------------------------------------------------------------------------------------------- one region
@@ -88,36 +91,39 @@ def pair_relation(quiz: Quiz) -> TextRound | None:
                 if form == "side" else \
                 ("Is {} in front of or behind {}?", "Is {} closer to the camera or further away than {}?")
         question = quiz.pick(templates).format(quiz.name(i), quiz.name(j))
-        said = f"It is {join(found)} {quiz.number(j)}."
+        said = sentence(f"{quiz.seen_from(j, i)} {join([SAID[r] for r in found])}")
         reason = " and ".join([f"{quiz.number(i)} {REASON[found[0]]}", *(REASON[r] for r in found[1:])])
         return TextRound(question, said, "relations", form,
-                         Expected("relation", tuple(_FEW_SIDES[r] for r in found), options), regions_of(i, j), i,
+                         Expected("relation", meaning(said)[2:], options), regions_of(i, j), i,
                          reason=f"Because {reason}.")
     return None
 
 
 def extreme(quiz: Quiz) -> TextRound | None:
-    """Which of two or three objects is furthest left or right, or closest to the camera."""
+    """Which of two or three objects is furthest left or right, or closest to the camera: by one comparison, or two."""
     relation = quiz.pick(RELATIONS)
     wide = quiz.coin()
     for triple in quiz.triples():
-        group = triple if wide else triple[:2]
-        winners = [i for i in group if all(quiz.layout.holds(relation, i, j) for j in group if j != i)]
-        if len(winners) != 1:
+        group = quiz.shuffled(triple if wide else triple[:2])
+        best, steps = group[0], []
+        for i in group[1:]:
+            stands = [r for r in (relation, OPPOSITE[relation]) if quiz.layout.holds(r, i, best)]
+            if not stands:
+                break
+            steps.append(f"{quiz.seen_from(best, i)} {SAID[stands[0]]}")
+            best = i if stands[0] == relation else best
+        if len(steps) < len(group) - 1 or not all(quiz.layout.holds(relation, best, j) for j in group if j != best):
             continue
-        comparative = {"left of": "further left", "right of": "further right",
-                       "in front of": "closer to the camera", "behind": "further from the camera"}[relation]
-        superlative = {"left of": "furthest left", "right of": "furthest right",
-                       "in front of": "closest to the camera", "behind": "furthest from the camera"}[relation]
-        names = [quiz.name(i) for i in quiz.shuffled(group)]
+        more, most = _DEGREES[relation]
+        names = [quiz.name(i) for i in group]
         if wide:
             question = quiz.pick(("Which is {0}: {1}, {2} or {3}?", "Which of {1}, {2} and {3} is {0}?"))
-            question = question.format(superlative, *names)
+            question = question.format(most, *names)
         else:
             question = quiz.pick(("Which is {0}, {1} or {2}?", "Which of {1} and {2} is {0}?"))
-            question = question.format(comparative, *names)
-        return region_round(quiz, question, "relations", "extreme", winners[0], group, len(group),
-                            f"Because {quiz.number(winners[0])} {REASON[relation]}.")
+            question = question.format(more, *names)
+        return region_round(quiz, question, "relations", "extreme", best, tuple(group), len(group),
+                            f"Because {quiz.number(best)} {REASON[relation]}.", " and ".join(steps))
     return None
 
 
@@ -212,11 +218,10 @@ def comparing(quiz: Quiz) -> TextRound | None:
             first, second = quiz.name(i, hide=("size",)), quiz.name(j, hide=("size",))
             question = quiz.pick(("Which is {0}, {1} or {2}?", "Is {1} or {2} {0}?", "Which of {1} and {2} is {0}?"))
             winner = i if (quiz.objects[i].size == "large") == (relation == "larger") else j
-            loser = j if winner == i else i
-            return TextRound(question.format(relation, first, second), f"{quiz.number(winner)} is {relation}.",
+            evidence = " and ".join(f"{quiz.number(o)} is {quiz.objects[o].size}" for o in (i, j))
+            return TextRound(question.format(relation, first, second), f"{evidence}, so {quiz.number(winner)}.",
                              "comparing", "larger", Expected("region", (f"region{winner + 1}",), 2), regions_of(i, j),
-                             reason=f"Because {quiz.number(winner)} is {quiz.objects[winner].size} "
-                                    f"and {quiz.number(loser)} is {quiz.objects[loser].size}.")
+                             reason=f"Because {evidence}.")
         return None
     j = quiz.pick(quiz.partners(i)) if quiz.count > 1 else None
     if j is None:

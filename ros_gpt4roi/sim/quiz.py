@@ -100,6 +100,13 @@ class Quiz:
         """Whether objects i and j have the same values of the attributes ``names``."""
         return all(getattr(self.objects[i], name) == getattr(self.objects[j], name) for name in names)
 
+    def seen_from(self, j: int, i: int) -> str:
+        """"from <region2>, <region3> is": both objects are named before it is said how i stands to j.
+
+        A small model finds one object at a word; what compares two comes after both.
+        """
+        return f"from {self.number(j)}, {self.number(i)} is"
+
     def tell(self, i: int) -> str:
         """Object i as an answer: "<region3>, a small shiny red mug"."""
         return f"{self.number(i)}, {short_text(self.objects[i])}"
@@ -140,20 +147,20 @@ def join(parts: Sequence[str]) -> str:
 
 
 def region_round(quiz: Quiz, question: str, task: str, form: str, answer: int, about: tuple[int, ...],
-                 options: int, reason: str) -> TextRound:
-    """A question whose answer is one region."""
+                 options: int, reason: str, evidence: str = "") -> TextRound:
+    """A question whose answer is one region, after the evidence for it where there is some."""
     expected = Expected("region", (f"region{answer + 1}",), options)
-    return TextRound(question, quiz.tell(answer) + ".", task, form, expected,
+    said = sentence(f"{evidence}, so {quiz.tell(answer)}" if evidence else quiz.tell(answer))
+    return TextRound(question, said, task, form, expected,
                      regions_of(*about, answer), answer, frozenset({answer}), reason)
 
 
 def long_text(scene: Scene, i: int, neighbours: int = 1, layout: Layout | None = None) -> str:
-    """What object i is and where it stands: "This is a large matte blue bowl, left of <region2>, a small red mug."."""
+    """What object i is and where it stands: "A large matte blue bowl. <region2>, a small red mug, is right of it."."""
     layout = Layout(scene) if layout is None else layout
-    parts = []
+    told = [sentence(short_text(scene.objects[i]))]
     for j in layout.neighbours(i):
-        relations = layout.clear_relations(i, j)
-        if relations and len(parts) < neighbours:
-            parts.append(f"{relations[0]} <region{j + 1}>, {short_text(scene.objects[j])}")
-    place = ", " + ", and ".join(parts) if parts else ""
-    return f"This is {short_text(scene.objects[i])}{place}."
+        relations = layout.clear_relations(j, i)
+        if relations and len(told) <= neighbours:
+            told.append(f"<region{j + 1}>, {short_text(scene.objects[j])}, is {relations[0]} it.")
+    return " ".join(told)

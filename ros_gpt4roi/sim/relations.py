@@ -136,6 +136,8 @@ class Layout:
 RELATIONS: tuple[str, ...] = ("left of", "right of", "in front of", "behind")
 OPPOSITE: dict[str, str] = {"left of": "right of", "right of": "left of",
                             "in front of": "behind", "behind": "in front of"}
+#: A relation said of i where what it is compared with has been named.
+SAID: dict[str, str] = {"left of": "left", "right of": "right", "in front of": "in front", "behind": "behind"}
 #: Why i stands in a relation to j, said of i.
 REASON: dict[str, str] = {
     "left of": "is further left in the image", "right of": "is further right in the image",

@@ -99,6 +99,7 @@ def score(expected: Expected, answer: str) -> bool:
     if expected.what == "relation":
         return set(found) & set(_RELATION_WORDS) == values
     if expected.what == "region":
+        found = meaning(answer.rpartition(", so ")[2])  # what is named before it is evidence
         named = {word for word in found if word.startswith("region")}
         return named == values and (bool(values) or bool(set(found) & {"no", "none"}))
     if expected.what == "number":

@@ -13,8 +13,8 @@ import numpy as np
 
 from ros_gpt4roi.sim import questions, yes_no
 from ros_gpt4roi.sim.questions import TASKS
-from ros_gpt4roi.sim.quiz import ORDER, Quiz, long_text, sentence, short_text
-from ros_gpt4roi.sim.relations import Layout
+from ros_gpt4roi.sim.quiz import ORDER, Quiz, join, long_text, sentence, short_text
+from ros_gpt4roi.sim.relations import RELATIONS, SAID, Layout
 from ros_gpt4roi.sim.scene import Scene
 from ros_gpt4roi.sim.scoring import ATTRIBUTES, Expected, TextRound, chance_level, meaning, score
 
@@ -61,26 +61,47 @@ def short_rounds(scene: Scene) -> list[TextRound]:
 
 
 def drills(scene: Scene, rng: np.random.Generator, rounds: int) -> list[TextRound]:
-    """Terse look-ups, "<region3>?" → "red mug." and "red mug?" → "<region3>.", in any order, objects again and again.
+    """Terse look-ups, "<region3>?" → "red mug.", "red mug?" → "<region3>." and "<region3>, <region2>?" →
+    "From <region2>, <region3> is left.", in any order, objects again and again.
 
-    To find a region by its name or by its looks is what a language model without any training learns last, and what
-    most questions need; asked so tersely and often it is learned in minutes.
+    To find a region by its name or by its looks, and to hold two places against each other, is what a language model
+    without any training learns last, and what most questions need; asked so tersely and often it is learned in minutes.
     """
     quiz = Quiz(scene, rng)
     found = []
     for _ in range(rounds):
         i = quiz.target()
-        phrase = quiz.phrase(i) if quiz.coin() else None
-        if phrase:
-            found.append(TextRound(f"{phrase}?", f"<region{i + 1}>.", "which_region", "drill",
-                                   Expected("region", (f"region{i + 1}",), quiz.count), (i + 1,), i))
-            continue
-        names = [name for name in ORDER if name in ("colour", "kind") or quiz.coin(0.25)]
-        values = tuple(getattr(scene.objects[i], name) for name in names)
-        options = int(np.prod([len(ATTRIBUTES[name]) for name in names]))
-        found.append(TextRound(f"<region{i + 1}>?", " ".join(values) + ".", "short", "drill",
-                               Expected("attributes", values, options), (i + 1,), i))
+        if quiz.coin(0.25):
+            turn = _drill_pair(quiz, i)
+        elif quiz.coin():
+            turn = _drill_phrase(quiz, i)
+        else:
+            turn = None
+        found.append(turn or _drill_region(quiz, i))
     return found
+
+
+def _drill_pair(quiz: Quiz, i: int) -> TextRound | None:
+    for j in quiz.partners(i):
+        relations = sorted(quiz.layout.clear_relations(i, j), key=RELATIONS.index)
+        if relations:
+            answer = sentence(f"{quiz.seen_from(j, i)} {join([SAID[r] for r in relations])}")
+            return TextRound(f"{quiz.number(i)}, {quiz.number(j)}?", answer, "relations", "drill",
+                             Expected("relation", meaning(answer)[2:], 4), (i + 1, j + 1), i)
+    return None
+
+
+def _drill_phrase(quiz: Quiz, i: int) -> TextRound | None:
+    phrase = quiz.phrase(i)
+    return phrase and TextRound(f"{phrase}?", f"{quiz.number(i)}.", "which_region", "drill",
+                                Expected("region", (f"region{i + 1}",), quiz.count), (i + 1,), i)
+
+
+def _drill_region(quiz: Quiz, i: int) -> TextRound:
+    names = [name for name in ORDER if name in ("colour", "kind") or quiz.coin(0.25)]
+    values = tuple(getattr(quiz.objects[i], name) for name in names)
+    return TextRound(f"{quiz.number(i)}?", " ".join(values) + ".", "short", "drill",
+                     Expected("attributes", values, int(np.prod([len(ATTRIBUTES[name]) for name in names]))), (i + 1,), i)
 
 
 def why(parent: TextRound, rng: np.random.Generator) -> TextRound | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ros_gpt4roi.sim.quiz import ORDER, Quiz, regions_of, sentence, with_article
-from ros_gpt4roi.sim.relations import OPPOSITE, REASON, RELATIONS
+from ros_gpt4roi.sim.relations import OPPOSITE, REASON, RELATIONS, SAID
 from ros_gpt4roi.sim.scoring import ATTRIBUTES, Expected, TextRound
 
 
@@ -77,7 +77,7 @@ def stands(quiz: Quiz) -> TextRound | None:
         question = quiz.pick(("Is {} {} {}?", "Does {} stand {} {}?"))
         question = question.format(quiz.name(i), actual if truth else OPPOSITE[actual], quiz.name(j))
         return _yes_no(quiz, question, "stands", truth, (i, j), f"{quiz.number(i)} {REASON[actual]}", i,
-                       f"{quiz.number(i)} is {actual} {quiz.number(j)}")
+                       f"{quiz.seen_from(j, i)} {SAID[actual]}")
     return None
 
 
@@ -98,7 +98,11 @@ def stands_between(quiz: Quiz) -> TextRound | None:
 
 
 def exists(quiz: Quiz) -> TextRound | None:
-    """Whether there is such a thing; in a no, colour and kind are both there, but not on one object."""
+    """Whether there is such a thing; in a no, colour and kind are both there, but not on one object.
+
+    Then what is of that kind is named: a small model finds what is most like the question, and reads what it found.
+    """
+    alike: list[int] = []
     if quiz.coin(0.35):
         name = quiz.pick(("kind", "colour"))
         present = sorted({getattr(o, name) for o in quiz.objects})
@@ -117,10 +121,15 @@ def exists(quiz: Quiz) -> TextRound | None:
             return None
         truth = quiz.coin()
         colour, kind = quiz.pick(pairs if truth else sorted(missing))
-        thing, found = f"{colour} {kind}", quiz.has(colour=colour, kind=kind)
+        thing, found, alike = f"{colour} {kind}", quiz.has(colour=colour, kind=kind), quiz.has(kind=kind)
     question = quiz.pick(("Is there {} in the picture?", "Is there {} on the table?", "Do you see {}?"))
-    reason = f"{quiz.number(found[0])} is {with_article(thing)}" if found else f"there is no {thing}"
-    return _yes_no(quiz, question.format(with_article(thing)), "exists", truth, tuple(found[:1]), reason)
+    if found:
+        reason = f"{quiz.number(found[0])} is {with_article(thing)}"
+    elif alike:
+        reason = f"{quiz.number(alike[0])} is {with_article(f'{quiz.objects[alike[0]].colour} {kind}')}"
+    else:
+        reason = f"there is no {thing}"
+    return _yes_no(quiz, question.format(with_article(thing)), "exists", truth, tuple((found or alike)[:1]), reason)
 
 
 def exists_there(quiz: Quiz) -> TextRound | None:

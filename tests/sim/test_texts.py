@@ -108,24 +108,35 @@ def test_attributes_are_those_of_the_object(train_rounds):
             assert getattr(scene.objects[i], task) in re.findall(r"\w+", turn.answer.lower())
 
 
+def assert_seen_from(scene: Scene, text: str, *pairs: tuple[int, int]) -> None:
+    """Asserts that all is true that a text says in the form "from <region2>, <region3> is left", and of which pairs it does."""
+    told = re.findall(r"[Ff]rom <region(\d+)>, <region(\d+)> is ((?:left|right|in front|behind| and (?!from))+)", text)
+    assert told and (not pairs or tuple((int(j) - 1, int(i) - 1) for j, i, _ in told) == pairs), text
+    words = {"left": "left of", "right": "right of", "in front": "in front of", "behind": "behind"}
+    for j, i, said in told:
+        for word in said.split(" and "):
+            assert holds(words[word], scene.objects[int(i) - 1], scene.objects[int(j) - 1]), text
+
+
 def test_pairs_stand_as_the_answer_says(train_rounds):
     for scene, turn in of_form(train_rounds, "relations", "side", "depth", "where"):
         objects = spoken_of(scene, turn.question)
         if turn.question.lower().startswith("on which side of"):
             objects.reverse()
         a, b = (scene.objects[i] for i in objects)
-        said = re.findall("left of|right of|in front of|behind", turn.answer)
-        assert said and all(holds(relation, a, b) for relation in said), turn
+        assert_seen_from(scene, turn.answer, (scene.objects.index(b), scene.objects.index(a)))
 
 
 def test_the_extreme_is_the_extreme(train_rounds):
-    keys = {"left": lambda o: centre(o), "right": lambda o: -centre(o),
-            "close": lambda o: o.distance, "further from": lambda o: -o.distance,
-            "furthest from": lambda o: -o.distance}
+    keys = {"left": lambda o: centre(o), "right": lambda o: -centre(o), "close": lambda o: o.distance,
+            "back": lambda o: -o.distance}
     for scene, turn in of_form(train_rounds, "relations", "extreme"):
         key = next(keys[word] for word in keys if word in turn.question)
         group = [scene.objects[i] for i in spoken_of(scene, turn.question)]
-        assert spoken_of(scene, turn.answer)[:1] == [scene.objects.index(min(group, key=key))], turn
+        evidence, _, conclusion = turn.answer.partition(", so ")
+        assert spoken_of(scene, conclusion)[:1] == [scene.objects.index(min(group, key=key))], turn
+        assert_seen_from(scene, evidence)
+        assert evidence.lower().count("from") == len(group) - 1
 
 
 def test_counts_are_counts(train_rounds):
@@ -165,7 +176,9 @@ def said_yes(turn: TextRound) -> bool:
 
 def test_larger_and_same(train_rounds):
     for scene, turn in of_form(train_rounds, "comparing", "larger"):
-        (i,) = spoken_of(scene, turn.answer)
+        *told, i = spoken_of(scene, turn.answer)
+        assert told == spoken_of(scene, turn.question)
+        assert re.findall("small|large", turn.answer) == [scene.objects[j].size for j in told]
         assert scene.objects[i].size == ("large" if "larger" in turn.question else "small")
     for scene, turn in of_form(train_rounds, "comparing", "same"):
         name = next(name for name in _WORDS if name in turn.question)
@@ -195,6 +208,8 @@ def test_drills_look_up_regions_by_name_and_names_by_looks():
             forms[turn.task] += 1
             if turn.task == "which_region":
                 assert matching(scene, turn.question.rstrip("?")) == spoken_of(scene, turn.answer)
+            elif turn.task == "relations":
+                assert_seen_from(scene, turn.answer, tuple(reversed(spoken_of(scene, turn.question))))
             else:
                 (i,) = spoken_of(scene, turn.question)
                 assert i in matching(scene, turn.answer.rstrip("."))
@@ -277,12 +292,12 @@ def test_long_text_tells_the_object_and_where_it_stands():
         scene = make_scene(seed)
         for i, obj in enumerate(scene.objects):
             text = long_text(scene, i, 2)
-            assert text.startswith(f"This is {short_text(obj)}")
-            for relation, number, what in re.findall(
-                    r"(left of|right of|in front of|behind) <region(\d+)>, (an? [a-z ]+\w)", text):
+            assert text.lower().startswith(short_text(obj) + ".")
+            for number, what, relation in re.findall(
+                    r"<region(\d+)>, (an? [a-z ]+\w), is (left of|right of|in front of|behind) it\.", text):
                 other = scene.objects[int(number) - 1]
-                assert holds(relation, obj, other)
-                assert what.startswith(short_text(other))
+                assert holds(relation, other, obj)
+                assert what == short_text(other)
                 checked += 1
     assert checked > 500
 
@@ -318,6 +333,8 @@ def test_scenes_with_hardly_anything_in_them(count):
     ("relation", ("left",), "It is left of or right of region3.", False),
     ("region", ("region3",), "region3, a small matte red mug.", True),
     ("region", ("region3",), "region 3", True),
+    ("region", ("region3",), "From region1, region3 is left, so region3, a small matte red mug.", True),
+    ("region", ("region1",), "From region1, region3 is left, so region3.", False),
     ("region", ("region3",), "region3 or region1", False),
     ("region", ("region1",), "region10", False),
     ("region", (), "There is no red mug.", True),
