@@ -5,10 +5,13 @@ the list of regions: nothing points there until both halves of the look-up exist
 arXiv 2312.04927). Where the text itself says what is meant, a head of every layer behind the first is therefore drawn to
 it, as translation models are to aligned words (Chen et al., arXiv 1607.01628). A head for each kind of look-up:
 
-0. a region's name, and an answer about to name it and to speak of it, look at the region in the list;
-1. 2. an answer looks at the first and at the last region token of its question;
-3. a word of an answer that may agree with the question (a kind, a colour, a side, …) looks at its like before it in the
-   same round, at the round's beginning where there is none; the "so" of a verdict looks at the word that decides it.
+0. a region's name, and what an answer says after it, look at the region in the list;
+1. 2. an answer looks at the first and at the last region that its question names, in the list; the first of the two
+   heads, where the answer says "from <region2>", from there on at that region: what is said next is seen from it;
+3. a word of an answer that may agree with the question (a kind, a colour, a side, …) looks at its like in the question,
+   else before it in the answer, at the round's beginning where there is none; the "so" of a verdict, the "from" of a
+   second comparison and the word "region" behind either look at the word that decides them;
+4. an answer about to name a region looks at it in the list.
 """
 
 from __future__ import annotations
@@ -24,8 +27,11 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from ros_gpt4roi.model.prompt import IGNORED, Encoded
 from ros_gpt4roi.sim.scoring import ATTRIBUTES
 
-NOWHERE, HEADS = -1, 4
+NOWHERE, HEADS = -1, 5
 _COMPARED = (*(word for words in ATTRIBUTES.values() for word in words), "left", "right", "front", "behind")
+
+#: What a question says in place of a compared word.
+_LIKES = {"front": ("closer", "closest"), "behind": ("back",), "large": ("larger",), "small": ("smaller",)}
 
 
 class PointerFinder:
@@ -41,6 +47,9 @@ class PointerFinder:
         self._words = {last("region"), last(" region")}
         self._digits = {last(str(digit)): str(digit) for digit in range(10)}
         self._compared, self._so, self._and = {last(" " + word) for word in _COMPARED}, last(" so"), last(" and")
+        self._from = {last("From"), last(" from")}
+        self._like = {last(" " + word): {last(" " + like) for like in (word, *likes)}
+                      for word in _COMPARED for likes in (_LIKES.get(word, ()),)}
 
     def __call__(self, prompt: Encoded) -> list[list[int]]:
         """For every head and token the place of the token it should look at, NOWHERE for none."""
@@ -49,31 +58,38 @@ class PointerFinder:
         for place, index in enumerate(prompt.region_index):
             if index >= 0:
                 listed.setdefault(index, place)
-        self._names(prompt, listed, found[0])
+        self._names(prompt, listed, found[0], found[4])
         begin = max(listed.values(), default=0) + 1
         for first, end in _answers(prompt):
-            mentions = [place for place in range(begin, first) if prompt.region_index[place] >= 0]
+            names = (self._named(prompt.input_ids, place, listed) for place in range(begin, first))
+            mentions = [name[1] for name in names if name and name[1] != NOWHERE]
             for place in range(first - 1, end - 1):  # a token is written at the place before it
                 if mentions:
                     found[1][place], found[2][place] = mentions[0], mentions[-1]
+            self._origins(prompt.input_ids, listed, first, end, found[1])
             self._agreements(prompt.input_ids, begin, first, end, found[3])
             begin = end
         return found
 
-    def _names(self, prompt: Encoded, listed: dict[int, int], found: list[int]) -> None:
+    def _named(self, ids: Sequence[int], place: int, listed: dict[int, int]) -> tuple[int, int] | None:
+        """(end of the name, its region's place in the list or NOWHERE) where a region's name begins, else None."""
+        end = place + 1
+        while end < len(ids) and ids[end] in self._digits:
+            end += 1
+        if ids[place] not in self._words or end == place + 1:
+            return None
+        return end, listed.get(int("".join(self._digits[t] for t in ids[place + 1:end])) - 1, NOWHERE)
+
+    def _names(self, prompt: Encoded, listed: dict[int, int], found: list[int], chosen: list[int]) -> None:
         ids, learned = prompt.input_ids, [label != IGNORED for label in prompt.labels]
         spoken_of, place = NOWHERE, 0
         while place < len(ids):
-            end = place + 1
-            while end < len(ids) and ids[end] in self._digits:
-                end += 1
-            if ids[place] in self._words and end > place + 1:
-                number = int("".join(self._digits[t] for t in ids[place + 1:end]))
-                goal = listed.get(number - 1, NOWHERE)
+            if name := self._named(ids, place, listed):
+                end, goal = name
                 if NOWHERE < goal < place:  # a region is not looked up before it is listed
                     found[end - 1] = goal
                     if learned[place]:
-                        found[place] = goal
+                        chosen[place] = goal
                 spoken_of = goal if learned[place] else NOWHERE
                 place = end
                 continue
@@ -82,17 +98,30 @@ class PointerFinder:
             found[place] = spoken_of
             place += 1
 
+    def _origins(self, ids: Sequence[int], listed: dict[int, int], first: int, end: int, found: list[int]) -> None:
+        origin = NOWHERE
+        for place in range(first + 1, end - 1):
+            name = self._named(ids, place, listed) if ids[place - 1] in self._from else None
+            origin = name[1] if name else origin
+            if origin != NOWHERE:
+                found[place] = origin
+
     def _agreements(self, ids: Sequence[int], begin: int, first: int, end: int, found: list[int]) -> None:
         """begin, first, end: where the round, its answer and the next round begin."""
         words = [place for place in range(first, end) if ids[place] in self._compared]
         for place in words:
-            found[place] = next((p for p in range(place - 1, begin - 1, -1) if ids[p] == ids[place]), begin)
+            before = (*range(first - 1, begin - 1, -1), *range(place - 1, first - 1, -1))
+            found[place] = next((p for p in before if ids[p] in self._like[ids[place]]), begin)
+            if place + 3 < end and ids[place + 1] == self._and and ids[place + 2] in self._from:
+                found[place + 2] = found[place + 3] = place
         so = next((place for place in range(first, end) if ids[place] == self._so), NOWHERE)
         if words and so > words[-1]:
             alone = [place for place in words if found[place] == begin]
             # Of two regions compared with each other it is the second word that agrees or does not.
             both = self._and in ids[first:so]
             found[so] = alone[-1] if alone and not both else words[-1]
+            if so + 1 < end and ids[so + 1] in self._words:  # a region is chosen where its number is about to be said
+                found[so + 1] = found[so]
 
 
 def _answers(prompt: Encoded) -> list[tuple[int, int]]:
@@ -103,26 +132,27 @@ def _answers(prompt: Encoded) -> list[tuple[int, int]]:
 
 
 def pointer_loss(language: nn.Module, hidden: Sequence[torch.Tensor], pointers: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the heads' attention with the tokens pointed to, mean over heads and all layers but the first.
+    """Cross entropy of the heads' attention with the tokens pointed to: the heads' sum, mean over all layers but the first.
 
     language: a Llama; one with fewer than HEADS heads does without the last. hidden: [B, L, D] before every layer.
     pointers: [B, HEADS, L], NOWHERE for none. 0 without any pointer.
     """
-    length = pointers.shape[2]
-    places = torch.arange(length, device=pointers.device)
+    pointers = pointers[:, :language.config.num_attention_heads]
+    wanted = pointers != NOWHERE
+    if not wanted.any():
+        return hidden[0].new_zeros(())
+    heads = wanted.nonzero()[:, 1]
+    weights = 1 / heads.bincount()[heads]  # rare look-ups are not drowned by frequent ones
+    places = torch.arange(pointers.shape[2], device=pointers.device)
     cosine, sine = language.model.rotary_emb(hidden[0], places.unsqueeze(0))
     losses = []
     for layer, states in list(zip(language.model.layers, hidden))[1:]:
         attention, states = layer.self_attn, layer.input_layernorm(states)
         width = attention.head_dim
-        query = F.linear(states, attention.q_proj.weight[:HEADS * width]).unflatten(-1, (-1, width)).transpose(1, 2)
+        query = F.linear(states, attention.q_proj.weight[:pointers.shape[1] * width]).unflatten(-1, (-1, width)).transpose(1, 2)
         key = attention.k_proj(states).unflatten(-1, (-1, width)).transpose(1, 2)
         key = key.repeat_interleave(attention.num_key_value_groups, 1)[:, :query.shape[1]]
         query, key = apply_rotary_pos_emb(query, key, cosine, sine)
-        for head in range(query.shape[1]):
-            rows, at = torch.nonzero(pointers[:, head] != NOWHERE, as_tuple=True)
-            if len(rows):
-                scores = torch.einsum("pd,pld->pl", query[rows, head, at], key[rows, head]).float() * width ** -0.5
-                scores = scores.masked_fill(places > at.unsqueeze(1), float("-inf"))
-                losses.append(F.cross_entropy(scores, pointers[rows, head, at]))
-    return torch.stack(losses).mean() if losses else hidden[0].new_zeros(())
+        scores = (query @ key.transpose(2, 3) * width ** -0.5).masked_fill(places > places.unsqueeze(1), float("-inf"))
+        losses.append(F.cross_entropy(scores[wanted].float(), pointers[wanted], reduction="none") @ weights)
+    return torch.stack(losses).mean()

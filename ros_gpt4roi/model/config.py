@@ -228,7 +228,7 @@ def _tabletop() -> ModelConfig:
             num_key_value_heads=8, vocab_size=1024, max_position_embeddings=1024, initializer_range=0.06,
             tie_word_embeddings=True)),
         prompt=PromptConfig(template="compact", image_text="{image}", preamble="{regions}\n",
-                            describe="What is {region}?", repeat_embeddings=True, number_regions=True,
+                            describe="What is {region}?", number_regions=True,
                             max_regions=16, context=1024),
         preprocess=PreprocessConfig(mean=IMAGENET_MEAN, std=IMAGENET_STD),
     )
