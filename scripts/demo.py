@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -104,8 +105,7 @@ class Demo:
         first, second = _two_apart(descriptions)
         self.ask("About one region", f"What kind of object is region {first.region.id}?")
         self.ask("About two", f"Is region {first.region.id} left or right of region {second.region.id}?")
-        answer = self.ask("To be answered with a region", f"Which of region {first.region.id} and region "
-                          f"{second.region.id} is further from the camera?")
+        answer = self.ask("To be answered with a region", f"Which region is the {_looks(descriptions)}?")
         if not answer.regions:
             raise DemoError(f"the answer {answer.text!r} names no region")
         for region in answer.regions:
@@ -144,6 +144,12 @@ def _two_apart(descriptions: Sequence[RegionDescription]) -> tuple[RegionDescrip
     """The leftmost and the rightmost region: which is left of which can't be disputed."""
     ordered = sorted(descriptions, key=lambda item: item.region.bbox.center.position.x)
     return ordered[0], ordered[-1]
+
+
+def _looks(descriptions: Sequence[RegionDescription]) -> str:
+    """What a region looks like that no other looks like, if there is one: the first clause of its description."""
+    phrases = [re.sub("^an? ", "", re.split("[.,;]", item.text.lower())[0].strip()) for item in descriptions]
+    return min(phrases, key=phrases.count)
 
 
 def executable(name: str) -> str:
