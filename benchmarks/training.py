@@ -30,7 +30,7 @@ from training.data.tabletop import render_scenes
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("person", "dog", "car", "chair", "bottle", "book", "clock", "cup")
-IMAGES, BOXES = 96, 8
+IMAGES, BOXES = 640, 8  # no epoch ends within a run: real ones are longer
 LOGGED = 5  # steps of an entry of the log
 
 

@@ -12,15 +12,14 @@ import pytest
 import torch
 import training_fixtures as fixtures
 import yaml
+from recipe_fixtures import launch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
 from model_fixtures import tiny_config  # noqa: E402
 
 from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, save_checkpoint  # noqa: E402
 from training.data import open_dataset  # noqa: E402
-from training.recipe import read_recipe  # noqa: E402
 from training.tokenizer import train_tokenizer  # noqa: E402
-from training.train import train  # noqa: E402
 
 
 @pytest.mark.slow
@@ -44,8 +43,9 @@ def test_both_stages_train_on_every_data_set(tmp_path):
                    {"name": "stage2", "objective": "conversation", "trainable": ["regions", "projector", "language"]}],
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    final = train(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
-    assert final == tmp_path / "run" / "stage2" / "final"
+    done = launch(1, "-m", "training.train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    final = tmp_path / "run" / "stage2" / "final"
     before, one, two = (load_checkpoint(folder).model.state_dict() for folder in (
         tmp_path / "start", tmp_path / "run" / "stage1" / "final", final))
 
