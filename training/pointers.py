@@ -7,7 +7,7 @@ it, as translation models are to aligned words (Chen et al., arXiv 1607.01628). 
 
 0. a region's name, and what an answer says after it, look at the region in the list;
 1. 2. an answer looks at the first and at the last region that its question names, in the list; the first of the two
-   heads, where the answer says "from <region2>", from there on at that region: what is said next is seen from it;
+   heads, where a sentence of the answer has named two, at the one before the last: the last is compared with it;
 3. a word of an answer that may agree with the question (a kind, a colour, a side, …) looks at its like in the question,
    else before it in the answer, at the round's beginning where there is none; the "so" of a verdict, the "from" of a
    second comparison and the word "region" behind either look at the word that decides them;
@@ -47,7 +47,7 @@ class PointerFinder:
         self._words = {last("region"), last(" region")}
         self._digits = {last(str(digit)): str(digit) for digit in range(10)}
         self._compared, self._so, self._and = {last(" " + word) for word in _COMPARED}, last(" so"), last(" and")
-        self._from = {last("From"), last(" from")}
+        self._from, self._stop = {last("From"), last(" from")}, last(".")
         self._like = {last(" " + word): {last(" " + like) for like in (word, *likes)}
                       for word in _COMPARED for likes in (_LIKES.get(word, ()),)}
 
@@ -66,7 +66,7 @@ class PointerFinder:
             for place in range(first - 1, end - 1):  # a token is written at the place before it
                 if mentions:
                     found[1][place], found[2][place] = mentions[0], mentions[-1]
-            self._origins(prompt.input_ids, listed, first, end, found[1])
+            self._compared_with(prompt.input_ids, listed, first, end, found[1])
             self._agreements(prompt.input_ids, begin, first, end, found[3])
             begin = end
         return found
@@ -89,7 +89,7 @@ class PointerFinder:
                 if NOWHERE < goal < place:  # a region is not looked up before it is listed
                     found[end - 1] = goal
                     if learned[place]:
-                        chosen[place] = goal
+                        chosen[place], found[place] = goal, spoken_of
                 spoken_of = goal if learned[place] else NOWHERE
                 place = end
                 continue
@@ -98,13 +98,15 @@ class PointerFinder:
             found[place] = spoken_of
             place += 1
 
-    def _origins(self, ids: Sequence[int], listed: dict[int, int], first: int, end: int, found: list[int]) -> None:
-        origin = NOWHERE
-        for place in range(first + 1, end - 1):
-            name = self._named(ids, place, listed) if ids[place - 1] in self._from else None
-            origin = name[1] if name else origin
-            if origin != NOWHERE:
-                found[place] = origin
+    def _compared_with(self, ids: Sequence[int], listed: dict[int, int], first: int, end: int, found: list[int]) -> None:
+        before = last = NOWHERE
+        for place in range(first, end - 1):
+            if ids[place] == self._stop:
+                before = last = NOWHERE
+            if before != NOWHERE:
+                found[place] = before
+            if name := self._named(ids, place, listed):
+                before, last = last, name[1]
 
     def _agreements(self, ids: Sequence[int], begin: int, first: int, end: int, found: list[int]) -> None:
         """begin, first, end: where the round, its answer and the next round begin."""

@@ -63,14 +63,14 @@ def test_answers_look_at_the_regions_of_their_question(loaded):
         assert set(pointing.values()) == {goal} and set(pointing) == {place - 1 for place in (*first, first[-1] + 1)}
 
 
-def test_what_is_seen_from_a_region_looks_at_it():
+def test_a_comparison_looks_at_both_of_its_regions():
     question, answer = "Which is further left?", "From <region2>, <region3> is right and from <region3>, <region1> is left, so <region1>."
     texts = [question, answer] * 40
     tokenizer = train_tokenizer([t.replace("<", "").replace(">", "") for t in texts], 420, "compact")
     prompt, said, pointers = encode(build_model(with_vocabulary(preset("tabletop"), tokenizer), tokenizer), (question, answer))
     first = next(place for place, label in enumerate(prompt.labels) if label != IGNORED)
     places = [place for place, text in enumerate(said) if place >= first and text.strip() == "is"]
-    assert [prompt.region_index[pointers[1][place]] for place in places] == [1, 2]  # seen from
+    assert [prompt.region_index[pointers[1][place]] for place in places] == [1, 2]  # compared with
     assert [prompt.region_index[pointers[0][place]] for place in places] == [2, 0]  # spoken of
     # A second comparison is with the one that the first has shown to be further: "right" is not what the question asks.
     again = next(place for place in range(places[0], len(said)) if said[place].strip() == "from")
@@ -78,6 +78,8 @@ def test_what_is_seen_from_a_region_looks_at_it():
     assert pointers[3][again] == pointers[3][again + 1] == right and prompt.region_index[pointers[3][right]] < 0 and said[pointers[3][right]].strip() != "right"
     left = max(place for place, text in enumerate(said) if text.strip() == "left")
     so = next(place for place, text in enumerate(said) if text.strip() == "so")
+    # Where one of two is chosen, both are looked at.
+    assert [prompt.region_index[pointers[head][so + 1]] for head in (1, 0, 4)] == [2, 0, 0]
     assert pointers[3][so] == pointers[3][so + 1] == left and said[pointers[3][left]].strip() == "left"
 
 
