@@ -58,34 +58,37 @@ class PointerFinder:
         for place, index in enumerate(prompt.region_index):
             if index >= 0:
                 listed.setdefault(index, place)
-        self._names(prompt, listed, found[0], found[4])
+        names = self._names(prompt.input_ids, listed)
+        self._spoken_of(prompt, names, found[0], found[4])
         begin = max(listed.values(), default=0) + 1
         for first, end in _answers(prompt):
-            names = (self._named(prompt.input_ids, place, listed) for place in range(begin, first))
-            mentions = [name[1] for name in names if name and name[1] != NOWHERE]
+            mentions = [goal for place, (_, goal) in names.items() if begin <= place < first and goal != NOWHERE]
             for place in range(first - 1, end - 1):  # a token is written at the place before it
                 if mentions:
                     found[1][place], found[2][place] = mentions[0], mentions[-1]
-            self._compared_with(prompt.input_ids, listed, first, end, found[1])
+            self._compared_with(prompt.input_ids, names, first, end, found[1])
             self._agreements(prompt.input_ids, begin, first, end, found[3])
             begin = end
         return found
 
-    def _named(self, ids: Sequence[int], place: int, listed: dict[int, int]) -> tuple[int, int] | None:
-        """(end of the name, its region's place in the list or NOWHERE) where a region's name begins, else None."""
-        end = place + 1
-        while end < len(ids) and ids[end] in self._digits:
-            end += 1
-        if ids[place] not in self._words or end == place + 1:
-            return None
-        return end, listed.get(int("".join(self._digits[t] for t in ids[place + 1:end])) - 1, NOWHERE)
+    def _names(self, ids: Sequence[int], listed: dict[int, int]) -> dict[int, tuple[int, int]]:
+        """Where a region's name begins → (where it ends, its region's place in the list or NOWHERE), in order."""
+        names = {}
+        for place in (place for place, token in enumerate(ids) if token in self._words):
+            end = place + 1
+            while end < len(ids) and ids[end] in self._digits:
+                end += 1
+            if end > place + 1:
+                number = int("".join(self._digits[token] for token in ids[place + 1:end]))
+                names[place] = end, listed.get(number - 1, NOWHERE)
+        return names
 
-    def _names(self, prompt: Encoded, listed: dict[int, int], found: list[int], chosen: list[int]) -> None:
-        ids, learned = prompt.input_ids, [label != IGNORED for label in prompt.labels]
+    def _spoken_of(self, prompt: Encoded, names: dict[int, tuple[int, int]], found: list[int], chosen: list[int]) -> None:
+        learned = [label != IGNORED for label in prompt.labels]
         spoken_of, place = NOWHERE, 0
-        while place < len(ids):
-            if name := self._named(ids, place, listed):
-                end, goal = name
+        while place < len(learned):
+            if place in names:
+                end, goal = names[place]
                 if NOWHERE < goal < place:  # a region is not looked up before it is listed
                     found[end - 1] = goal
                     if learned[place]:
@@ -98,15 +101,16 @@ class PointerFinder:
             found[place] = spoken_of
             place += 1
 
-    def _compared_with(self, ids: Sequence[int], listed: dict[int, int], first: int, end: int, found: list[int]) -> None:
+    def _compared_with(self, ids: Sequence[int], names: dict[int, tuple[int, int]], first: int, end: int,
+                       found: list[int]) -> None:
         before = last = NOWHERE
         for place in range(first, end - 1):
             if ids[place] == self._stop:
                 before = last = NOWHERE
             if before != NOWHERE:
                 found[place] = before
-            if name := self._named(ids, place, listed):
-                before, last = last, name[1]
+            if place in names:
+                before, last = last, names[place][1]
 
     def _agreements(self, ids: Sequence[int], begin: int, first: int, end: int, found: list[int]) -> None:
         """begin, first, end: where the round, its answer and the next round begin."""

@@ -14,7 +14,7 @@ from ros_gpt4roi.sim import yes_no
 from ros_gpt4roi.sim.quiz import (
     ORDER, Quiz, join, long_text, region_round, regions_of, sentence, short_text, with_article,
 )
-from ros_gpt4roi.sim.relations import OPPOSITE, REASON, RELATIONS, SAID
+from ros_gpt4roi.sim.relations import OPPOSITE, REASON, RELATIONS
 from ros_gpt4roi.sim.scoring import ATTRIBUTES, Expected, TextRound, meaning, plural
 
 #: The number of different short descriptions.
@@ -91,10 +91,9 @@ def pair_relation(quiz: Quiz) -> TextRound | None:
                 if form == "side" else \
                 ("Is {} in front of or behind {}?", "Is {} closer to the camera or further away than {}?")
         question = quiz.pick(templates).format(quiz.name(i), quiz.name(j))
-        said = sentence(f"{quiz.seen_from(j, i)} {join([SAID[r] for r in found])}")
         reason = " and ".join([f"{quiz.number(i)} {REASON[found[0]]}", *(REASON[r] for r in found[1:])])
-        return TextRound(question, said, "relations", form,
-                         Expected("relation", meaning(said)[2:], options), regions_of(i, j), i,
+        return TextRound(question, sentence(quiz.seen_from(j, i, found)), "relations", form,
+                         Expected("relation", meaning(" ".join(found)), options), regions_of(i, j), i,
                          reason=f"Because {reason}.")
     return None
 
@@ -110,7 +109,7 @@ def extreme(quiz: Quiz) -> TextRound | None:
             stands = [r for r in (relation, OPPOSITE[relation]) if quiz.layout.holds(r, i, best)]
             if not stands:
                 break
-            steps.append(f"{quiz.seen_from(best, i)} {SAID[stands[0]]}")
+            steps.append(quiz.seen_from(best, i, stands))
             best = i if stands[0] == relation else best
         if len(steps) < len(group) - 1 or not all(quiz.layout.holds(relation, best, j) for j in group if j != best):
             continue

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ros_gpt4roi.sim.relations import Layout
+from ros_gpt4roi.sim.relations import SAID, Layout
 from ros_gpt4roi.sim.scene import HELD_OUT, Scene, SceneObject
 from ros_gpt4roi.sim.scoring import Expected, TextRound
 
@@ -100,12 +100,12 @@ class Quiz:
         """Whether objects i and j have the same values of the attributes ``names``."""
         return all(getattr(self.objects[i], name) == getattr(self.objects[j], name) for name in names)
 
-    def seen_from(self, j: int, i: int) -> str:
-        """"from <region2>, <region3> is": both objects are named before it is said how i stands to j.
+    def seen_from(self, j: int, i: int, relations: Sequence[str]) -> str:
+        """"from <region2>, <region3> is left": both objects are named before it is said how i stands to j.
 
         A small model finds one object at a word; what compares two comes after both.
         """
-        return f"from {self.number(j)}, {self.number(i)} is"
+        return f"from {self.number(j)}, {self.number(i)} is {join([SAID[r] for r in relations])}"
 
     def tell(self, i: int) -> str:
         """Object i as an answer: "<region3>, a small shiny red mug"."""

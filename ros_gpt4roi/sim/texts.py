@@ -13,8 +13,8 @@ import numpy as np
 
 from ros_gpt4roi.sim import questions, yes_no
 from ros_gpt4roi.sim.questions import TASKS
-from ros_gpt4roi.sim.quiz import ORDER, Quiz, join, long_text, sentence, short_text
-from ros_gpt4roi.sim.relations import RELATIONS, SAID, Layout
+from ros_gpt4roi.sim.quiz import ORDER, Quiz, long_text, sentence, short_text
+from ros_gpt4roi.sim.relations import RELATIONS, Layout
 from ros_gpt4roi.sim.scene import Scene
 from ros_gpt4roi.sim.scoring import ATTRIBUTES, Expected, TextRound, chance_level, meaning, score
 
@@ -85,9 +85,8 @@ def _drill_pair(quiz: Quiz, i: int) -> TextRound | None:
     for j in quiz.partners(i):
         relations = sorted(quiz.layout.clear_relations(i, j), key=RELATIONS.index)
         if relations:
-            answer = sentence(f"{quiz.seen_from(j, i)} {join([SAID[r] for r in relations])}")
-            return TextRound(f"{quiz.number(i)}, {quiz.number(j)}?", answer, "relations", "drill",
-                             Expected("relation", meaning(answer)[2:], 4), (i + 1, j + 1), i)
+            return TextRound(f"{quiz.number(i)}, {quiz.number(j)}?", sentence(quiz.seen_from(j, i, relations)), "relations",
+                             "drill", Expected("relation", meaning(" ".join(relations)), 4), (i + 1, j + 1), i)
     return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ros_gpt4roi.sim.quiz import ORDER, Quiz, regions_of, sentence, with_article
-from ros_gpt4roi.sim.relations import OPPOSITE, REASON, RELATIONS, SAID
+from ros_gpt4roi.sim.relations import OPPOSITE, REASON, RELATIONS
 from ros_gpt4roi.sim.scoring import ATTRIBUTES, Expected, TextRound
 
 
@@ -77,7 +77,7 @@ def stands(quiz: Quiz) -> TextRound | None:
         question = quiz.pick(("Is {} {} {}?", "Does {} stand {} {}?"))
         question = question.format(quiz.name(i), actual if truth else OPPOSITE[actual], quiz.name(j))
         return _yes_no(quiz, question, "stands", truth, (i, j), f"{quiz.number(i)} {REASON[actual]}", i,
-                       f"{quiz.seen_from(j, i)} {SAID[actual]}")
+                       quiz.seen_from(j, i, [actual]))
     return None
 
 
