@@ -114,8 +114,10 @@ def text_writer(loaded: LoadedModel) -> Callable[[VisionOutput, int], list[str]]
     def write(output: VisionOutput, count: int) -> list[str]:
         texts = []
         output = VisionOutput(*(value.to(model.device, model.dtype) for value in output))
-        for place in range(1, min(count, loaded.config.prompt.max_regions) + 1):
-            encoded = prompts.encode([(question.format(region=f"<region{place}>"), None)], count)
+        count = min(count, loaded.config.prompt.max_regions)
+        for place in range(1, count + 1):
+            # As the node asks: with all regions introduced.
+            encoded = prompts.encode([(question.format(region=f"<region{place}>"), None)], count, list_regions=True)
             ids = torch.tensor([encoded.input_ids], device=model.device)
             index = torch.tensor([encoded.region_index], device=model.device)
             new = model.language.generate(
