@@ -25,6 +25,7 @@ from ros_gpt4roi.engine.guard import Progress
 from ros_gpt4roi.paths import find
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
+from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
 from ros_gpt4roi.runtime.types import FrameDescriptions, Status
 
 from .annotate import annotate
@@ -39,6 +40,7 @@ from .questions import Questions
 _DESCRIPTIONS_DEPTH = 10
 _STOP_LIMIT_S = 10.0
 _DIAGNOSTICS_PERIOD_S = 1.0
+_USUAL_REGIONS = 8  # of a frame, on which threads are measured
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,16 @@ class Perception(LifecycleNode):
             self._settings = parameters = read(self, PerceptionParameters())
             folder = find_model(parameters.model)
             with self._reporting(f"loading {folder}"):
+                use_all_threads()  # also for an engine that runs on the CPU
                 pipeline = Pipeline.open(folder, parameters.pipeline, self._on_progress)
                 self._vision = f"{pipeline.vision.backend}: {pipeline.vision.reason}"
                 self._progress = "warming up"
                 pipeline.warm_up()
+                if parameters.pipeline.device == "cpu":
+                    self._progress = "measuring how many threads help"
+                    threads = fit_threads(lambda: pipeline.rehearse(_USUAL_REGIONS))
+                    self.get_logger().info(f"PyTorch works with {threads} threads")
+                    pipeline.reset()
             scheduler = Scheduler(pipeline, parameters.scheduler, self._on_descriptions)
         except Exception as error:  # a bad file, a missing driver, no memory: all are reasons not to start
             self._failure = f"{type(error).__name__}: {error}"

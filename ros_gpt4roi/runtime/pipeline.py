@@ -101,14 +101,20 @@ class Pipeline:
 
     def warm_up(self) -> None:
         """Run everything once at full size, so that the first request is as fast as the next. Leaves no trace."""
-        size, regions = self.model_config.preprocess.image_size, self.model_config.prompt.max_regions
-        edges = np.linspace(0, size - 8, regions)
-        frame = Frame(np.full((size, size, 3), 127, np.uint8),
-                      tuple(Region(str(i + 1), (x, x, x + 8.0, x + 8.0)) for i, x in enumerate(edges.tolist())), 0, "")
-        self.describe(frame)
+        frame = self.rehearse(self.model_config.prompt.max_regions)
         self.ask(Conversation("", frame), Question("What is region 1?", ""))
         self.language.warm_up()
         self.reset()
+
+    def rehearse(self, regions: int) -> Frame:
+        """Describe so many regions of a grey frame, which is returned. Forgets all that was computed before."""
+        size = self.model_config.preprocess.image_size
+        edges = np.linspace(0, size - 8, regions)
+        frame = Frame(np.full((size, size, 3), 127, np.uint8),
+                      tuple(Region(str(i + 1), (x, x, x + 8.0, x + 8.0)) for i, x in enumerate(edges.tolist())), 0, "")
+        self.reset()
+        self.describe(frame)
+        return frame
 
     def reset(self) -> None:
         """Forget all that was computed; what is needed again is computed again. Clears up after a failure, too."""

@@ -23,7 +23,7 @@ BACKENDS = ("auto", "tensorrt", "onnxruntime", "torch")
 class VisionOptions:
     """backend: of BACKENDS; "auto" takes the first that works here: TensorRT on a GPU, ONNX Runtime, PyTorch."""
 
-    backend: str = "torch"
+    backend: str = "auto"
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
