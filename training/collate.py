@@ -10,6 +10,8 @@ import torch
 from torch.utils.data import Dataset
 
 from ros_gpt4roi.model.prompt import IGNORED, PromptBuilder
+from ros_gpt4roi.sim.questions import attribute_of_each
+from ros_gpt4roi.sim.scoring import ATTRIBUTES
 
 from .data.record import Round
 from .pointers import NOWHERE, PointerFinder
@@ -20,12 +22,14 @@ class Sample(NamedTuple):
 
     image: uint8 RGB [S, S, 3]. boxes: float32 [N, 4] in units of the image.
     attributes: int64 [N, A], a class a region and attribute (stage 0 only), or None. rounds: the conversation.
+    told: what the conversation takes for the regions' attributes where they are not those, [N, A], or None.
     """
 
     image: np.ndarray
     boxes: np.ndarray
     attributes: np.ndarray | None
     rounds: Sequence[Round]
+    told: np.ndarray | None = None
 
 
 def _pictures(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
@@ -36,16 +40,16 @@ def _pictures(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     return {"images": torch.from_numpy(np.stack([s.image for s in samples])), "boxes": boxes}
 
 
-def _attributes(samples: Sequence[Sample], regions: int) -> torch.Tensor:
+def _attributes(attributes: Sequence[np.ndarray], regions: int) -> torch.Tensor:
     """[B, regions, A], −100 where there is no region."""
-    attributes = torch.full((len(samples), regions, samples[0].attributes.shape[1]), IGNORED)
-    for row, sample in zip(attributes, samples):
-        row[:len(sample.attributes)] = torch.from_numpy(sample.attributes)
-    return attributes
+    padded = torch.full((len(attributes), regions, attributes[0].shape[1]), IGNORED)
+    for row, known in zip(padded, attributes):
+        row[:len(known)] = torch.from_numpy(known)
+    return padded
 
 
 class _Varied(Dataset):
-    """A data set of which a random half is changed, another half every epoch: a function of seed, epoch and index, so that
+    """A data set of which a random part is changed, another part every epoch: a function of seed, epoch and index, so that
     a resumed run repeats it.
     """
 
@@ -62,7 +66,7 @@ class _Varied(Dataset):
 
 
 class Mirrored(_Varied):
-    """Mirrors images left to right.
+    """Mirrors half of the images left to right.
 
     For attributes only: what a thing is does not depend on its side, but what is said of its place does.
     """
@@ -76,7 +80,7 @@ class Mirrored(_Varied):
 
 
 class Recoloured(_Varied):
-    """Permutes the colour channels of images.
+    """Permutes the colour channels of half of the images.
 
     For attributes only: what kind a thing is must not be guessed from its colour, or a pair of kind and colour that no
     training scene shows is never recognised. A permuted image's colours have no name: their class becomes −100.
@@ -98,19 +102,46 @@ class Recoloured(_Varied):
         return sample._replace(image=np.ascontiguousarray(sample.image[..., list(order)]), attributes=attributes)
 
 
+class Recombined(_Varied):
+    """Asks about one attribute of every region, all others told at random, in a share of the images.
+
+    Training scenes lack some pairs of kind and colour. A language model that has only read those that exist answers any
+    other pair with the likeliest that it knows; here it learns to read each attribute whatever the others are. No text
+    holds such a pair: what was drawn at random is never asked.
+    samples: with `attribute_names` and `classes`, as TabletopDataset has them.
+    """
+
+    def __init__(self, samples: Dataset, seed: int, share: float):
+        super().__init__(samples, seed)
+        self.share = share
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.samples[index]
+        rng = np.random.default_rng([self.seed, self.epoch, index, 2])
+        if rng.random() >= self.share:
+            return sample
+        asked = rng.integers(len(self.samples.classes))
+        told = rng.integers(self.samples.classes, size=sample.attributes.shape)
+        told[:, asked] = sample.attributes[:, asked]
+        task = self.samples.attribute_names[asked]
+        values = [ATTRIBUTES[task][value] for value in told[:, asked]]
+        rounds = [Round(question, answer, task) for question, answer in attribute_of_each(task, values, rng)]
+        return sample._replace(rounds=rounds, told=told)
+
+
 class AttributeCollator:
     """Batches for the attribute objective: images, boxes and labels [B, N, A], −100 where there is no region."""
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         batch = _pictures(samples)
-        return {**batch, "labels": _attributes(samples, batch["boxes"].shape[1])}
+        return {**batch, "labels": _attributes([s.attributes for s in samples], batch["boxes"].shape[1])}
 
 
 class ConversationCollator:
     """Batches for next-token objectives: ids, mask and labels [B, L], padded on the right.
 
     list_regions: every conversation introduces all regions of its image (stage 2), or only those it speaks of.
-    told: add the regions' attributes [B, N, A]. guided: add the pointers [B, HEADS, L] (see pointers.py).
+    told: add the regions' attributes, and what the conversations take for them, "told", both [B, N, A]. guided: add the pointers [B, HEADS, L] (see pointers.py).
     """
 
     def __init__(self, prompts: PromptBuilder, list_regions: bool, told: bool = False, guided: bool = False):
@@ -127,7 +158,9 @@ class ConversationCollator:
 
         pad, batch = self.prompts.tokenizer.pad_token_id, _pictures(samples)
         if self.told:
-            batch["attributes"] = _attributes(samples, batch["boxes"].shape[1])
+            regions = batch["boxes"].shape[1]
+            batch["attributes"] = _attributes([s.attributes for s in samples], regions)
+            batch["told"] = _attributes([s.attributes if s.told is None else s.told for s in samples], regions)
         if self.pointers is not None:
             found = [self.pointers(e) for e in encoded]
             batch["pointers"] = torch.stack([padded(rows, NOWHERE) for rows in zip(*found)], dim=1)

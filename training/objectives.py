@@ -100,12 +100,12 @@ class FactsObjective(nn.Module):
         super().__init__()
         self.model, self.facts = model, facts
 
-    def forward(self, input_ids: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, attributes: torch.Tensor,
+    def forward(self, input_ids: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, told: torch.Tensor,
                 region_index: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, pointers: torch.Tensor,
                 **_) -> dict[str, torch.Tensor]:
-        """attributes: [B, N, A], −100 where there is no region. pointers: [B, HEADS, L]; the rest as GPT4RoI.forward takes it."""
+        """told: the regions' attributes [B, N, A], −100 where there is no region. pointers: [B, HEADS, L]; the rest as GPT4RoI.forward takes it."""
         model = self.model
-        vectors = model.regions.project(self.facts(model, attributes, boxes))
+        vectors = model.regions.project(self.facts(model, told, boxes))
         embeddings = vectors.unflatten(-1, (model.config.regions.embeddings, -1))
         blank = boxes.new_zeros(len(images), model.vision.token_count, embeddings.shape[-1])
         embedded = model.embed(input_ids, VisionOutput(blank, embeddings), region_index)
@@ -130,16 +130,23 @@ class AlignObjective(nn.Module):
 class ConversationObjective(nn.Module):
     """Next-token loss of a conversation with image tokens and region embeddings in place; guided (pointers.py) where the batch
     says what points where.
+
+    facts: what the extractor was aligned with, where batches tell of a region other attributes than it has: by so much its
+    vector is moved.
     """
 
-    def __init__(self, model: GPT4RoI):
+    def __init__(self, model: GPT4RoI, facts: Facts | None = None):
         super().__init__()
-        self.model = model
+        self.model, self.facts = model, None if facts is None else facts.requires_grad_(False)
 
     def forward(self, pointers: torch.Tensor | None = None, **batch) -> dict[str, torch.Tensor]:
+        """The batch as GPT4RoI.forward takes it; pointers: [B, HEADS, L]; attributes, told: [B, N, A], with facts."""
         if pointers is None:
             return {"loss": self.model(**batch).loss}
-        vision = self.model.encode(batch["images"], batch["boxes"])
+        boxes, moved = batch["boxes"], None
+        if self.facts is not None:
+            moved = self.facts(self.model, batch["told"], boxes) - self.facts(self.model, batch["attributes"], boxes)
+        vision = self.model.encode(batch["images"], boxes, extra=moved)
         embedded = self.model.embed(batch["input_ids"], vision, batch["region_index"])
         return {"loss": guided_loss(self.model.language, embedded, batch["labels"], pointers)}
 

@@ -24,7 +24,9 @@ class Stage:
     objective: see objectives.py. trainable: parts of the model that learn ("vision", "projector", "regions",
     "regions.position", "language", …); all else is frozen. texts: which of the data set's texts, "short", "long" or (tabletop) "regions" and "drills".
     list_regions: conversations introduce all regions of their image.
-    facts: the earlier stage whose facts this one goes on with (facts) or is drawn to (align). arguments: transformers' TrainingArguments.
+    facts: the earlier stage whose facts this one goes on with (facts), is drawn to (align) or recombines (conversation).
+    recombined: share of the images about which one attribute is asked, the others told at random (collate.Recombined).
+    arguments: transformers' TrainingArguments.
     guided: (conversation) attention is guided as objective facts always does it, see pointers.py.
     adamw_lr: the layers' matrices learn by Muon with the learning rate of the arguments, all else by AdamW with this one; 0: AdamW
     learns everything.
@@ -37,6 +39,7 @@ class Stage:
     texts: str = "long"
     list_regions: bool = False
     facts: str = ""
+    recombined: float = 0.0
     guided: bool = False
     adamw_lr: float = 0.0
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -47,6 +50,11 @@ class Stage:
             raise RecipeError(f"stage {self.name}: objective {self.objective!r}, expected one of {OBJECTIVES}")
         if self.objective == "align" and not self.facts:
             raise RecipeError(f"stage {self.name}: objective align without facts, expected the name of an earlier stage")
+        if self.recombined and self.objective not in ("facts", "conversation"):
+            raise RecipeError(f"stage {self.name}: recombined, expected objective facts or conversation")
+        together = bool(self.facts), bool(self.recombined), self.guided
+        if self.objective == "conversation" and any(together[:2]) and not all(together):
+            raise RecipeError(f"stage {self.name}: facts of an earlier stage, recombined and guided, expected all three or none")
         if self.texts not in TEXTS:
             raise RecipeError(f"stage {self.name}: texts {self.texts!r}, expected one of {TEXTS}")
         if self.adamw_lr and self.arguments.get("fsdp"):

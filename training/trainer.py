@@ -25,7 +25,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_model, save_checkpoint, unshared
 from ros_gpt4roi.model.gpt4roi import GPT4RoI
 
-from .collate import AttributeCollator, ConversationCollator, Mirrored, Recoloured
+from .collate import AttributeCollator, ConversationCollator, Mirrored, Recoloured, Recombined
 from .objectives import AlignObjective, AttributeObjective, ConversationObjective, Facts, FactsObjective
 from .optimizer import MuonAdamW
 from .recipe import RecipeError, Stage
@@ -212,9 +212,13 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
     frozen = [part for part in model.children() if not any(p.requires_grad for p in part.parameters())]
     if not settings.fsdp:  # which takes no weights of that layout
         model.to(memory_format=torch.channels_last)  # convolutions on a CPU run about twice as fast so
-    facts = Facts(model, classes)
+    facts = Facts(model, classes) if stage.facts or stage.objective == "facts" else None
     if stage.facts:
         read_facts(facts, folder.parent / stage.facts)
+    if stage.recombined:
+        if not hasattr(train, "attribute_names"):
+            raise RecipeError(f"stage {stage.name}: recombined, expected training data that know attributes, such as tabletop")
+        train = Recombined(train, seed, stage.recombined)
     if stage.objective in ("attributes", "align"):
         objective: nn.Module = AttributeObjective(model, classes) if stage.objective == "attributes" \
             else AlignObjective(model, facts)
@@ -224,8 +228,8 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
             train = Recoloured(train, seed, train.samples.attribute_names.index("colour"))
     else:
         told = stage.objective == "facts"
-        objective = FactsObjective(model, facts) if told else ConversationObjective(model)
-        collator = ConversationCollator(loaded.prompts, stage.list_regions, told=told,
+        objective = FactsObjective(model, facts) if told else ConversationObjective(model, facts)
+        collator = ConversationCollator(loaded.prompts, stage.list_regions, told=facts is not None,
                                         guided=told or stage.guided)
     objective._no_split_modules = model.language._no_split_modules  # FSDP gathers a layer of these at a time
     # Statistics of normalisation layers in a frozen encoder must not move either.

@@ -55,14 +55,18 @@ class GPT4RoI(nn.Module):
     def device(self) -> torch.device:
         return self.projector.weight.device
 
-    def encode(self, images: torch.Tensor, boxes: torch.Tensor, masks: torch.Tensor | None = None) -> VisionOutput:
+    def encode(self, images: torch.Tensor, boxes: torch.Tensor, masks: torch.Tensor | None = None,
+               extra: torch.Tensor | None = None) -> VisionOutput:
         """The vision stage.
 
         images: uint8 RGB [B, S, S, 3]. boxes: [B, N, 4] x1 y1 x2 y2 in units of the image.
         masks: weights of a region's RoI bins [B, N, P, P] in 0..1, or None for whole boxes.
+        extra: added to what the region extractor sees before it is projected, [B, N, feature_width].
         """
         tokens, levels = self.vision(images)
-        extra = None if self.focal is None else self.focal(images, boxes, masks, self.vision, self.regions)
+        if self.focal is not None:
+            seen = self.focal(images, boxes, masks, self.vision, self.regions)
+            extra = seen if extra is None else seen + extra
         return VisionOutput(self.projector(tokens), self.regions(levels, boxes, masks, extra))
 
     def embed(self, input_ids: torch.Tensor, vision: VisionOutput, region_index: torch.Tensor) -> torch.Tensor:

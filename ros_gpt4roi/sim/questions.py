@@ -6,7 +6,7 @@ drawn so that the scene allows both, and then a fair coin decides which.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -43,8 +43,22 @@ def attribute(quiz: Quiz, task: str) -> TextRound | None:
     value = getattr(quiz.objects[i], task)
     templates = [t for t in _ASK_ATTRIBUTE[task] if quiz.it is None or " of {}" not in t]
     question = quiz.pick(templates).format(quiz.name(i, hide=(task,)))
-    return TextRound(question, sentence(with_article(value) if task == "kind" else value), task, task,
+    return TextRound(question, _attribute_answer(task, value), task, task,
                      Expected(task, (value,), len(ATTRIBUTES[task])), regions_of(i), i)
+
+
+def attribute_of_each(task: str, values: Sequence[str], rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Questions with answers about one attribute (a name in ATTRIBUTES) of every region, in random order; nothing else is told.
+
+    values: the attribute's value of region 1, 2, …
+    """
+    templates = _ASK_ATTRIBUTE[task]
+    return [(templates[rng.integers(len(templates))].format(f"<region{i + 1}>"), _attribute_answer(task, values[i]))
+            for i in rng.permutation(len(values))]
+
+
+def _attribute_answer(task: str, value: str) -> str:
+    return sentence(with_article(value) if task == "kind" else value)
 
 
 def short(quiz: Quiz) -> TextRound | None:

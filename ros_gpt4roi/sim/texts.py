@@ -61,10 +61,10 @@ def short_rounds(scene: Scene) -> list[TextRound]:
 
 
 def drills(scene: Scene, rng: np.random.Generator, rounds: int) -> list[TextRound]:
-    """Terse look-ups, "<region3>?" → "red mug.", "red mug?" → "<region3>." and "<region3>, <region2>?" →
-    "From <region2>, <region3> is left.", in any order, objects again and again.
+    """Terse look-ups, "<region3>?" → "red mug.", "red mug?" → "<region3>.", "<region3>, <region2>?" →
+    "From <region2>, <region3> is left." and "Closest to <region3>?" → "<region2>.", in any order, objects again and again.
 
-    To find a region by its name or by its looks, and to hold two places against each other, is what a language model
+    To find a region by its name, its looks or its place, and to hold two places against each other, is what a language model
     without any training learns last, and what most questions need; asked so tersely and often it is learned in minutes.
     """
     quiz = Quiz(scene, rng)
@@ -73,6 +73,8 @@ def drills(scene: Scene, rng: np.random.Generator, rounds: int) -> list[TextRoun
         i = quiz.target()
         if quiz.coin(0.25):
             turn = _drill_pair(quiz, i)
+        elif quiz.coin(0.2):
+            turn = _drill_nearest(quiz, i)
         elif quiz.coin():
             turn = _drill_phrase(quiz, i)
         else:
@@ -88,6 +90,13 @@ def _drill_pair(quiz: Quiz, i: int) -> TextRound | None:
             return TextRound(f"{quiz.number(i)}, {quiz.number(j)}?", sentence(quiz.seen_from(j, i, relations)), "relations",
                              "drill", Expected("relation", meaning(" ".join(relations)), 4), (i + 1, j + 1), i)
     return None
+
+
+def _drill_nearest(quiz: Quiz, i: int) -> TextRound | None:
+    nearest = quiz.layout.nearest(i)
+    return None if nearest is None else TextRound(
+        f"Closest to {quiz.number(i)}?", f"{quiz.number(nearest)}.", "relations", "drill",
+        Expected("region", (f"region{nearest + 1}",), quiz.count - 1), (i + 1, nearest + 1), nearest)
 
 
 def _drill_phrase(quiz: Quiz, i: int) -> TextRound | None:

@@ -205,16 +205,21 @@ def test_drills_look_up_regions_by_name_and_names_by_looks():
     for seed in range(40):
         scene = make_scene(seed)
         for turn in drills(scene, np.random.default_rng(seed), 12):
-            forms[turn.task] += 1
+            nearest = turn.question.startswith("Closest to")
+            forms["nearest" if nearest else turn.task] += 1
             if turn.task == "which_region":
                 assert matching(scene, turn.question.rstrip("?")) == spoken_of(scene, turn.answer)
+            elif nearest:
+                (to,), (found,) = spoken_of(scene, turn.question), spoken_of(scene, turn.answer)
+                places = [np.array(o.position[:2]) for o in scene.objects]
+                assert found == min((i for i in range(len(places)) if i != to), key=lambda i: np.linalg.norm(places[i] - places[to]))
             elif turn.task == "relations":
                 assert_seen_from(scene, turn.answer, tuple(reversed(spoken_of(scene, turn.question))))
             else:
                 (i,) = spoken_of(scene, turn.question)
                 assert i in matching(scene, turn.answer.rstrip("."))
             assert score(turn.expected, turn.answer)
-    assert forms.total() == 40 * 12 and min(forms.values()) > 100, forms
+    assert forms.total() == 40 * 12 and forms.pop("nearest") > 15 and min(forms.values()) > 80, forms
 
 
 def test_yes_comes_as_often_as_no_in_every_form():

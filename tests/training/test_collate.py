@@ -1,4 +1,4 @@
-"""What is drawn at random for the attribute objective leaves what is said of a region true."""
+"""What is drawn at random for an objective leaves what is said of a region true."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ros_gpt4roi.model.prompt import IGNORED
-from training.collate import Recoloured, Sample
+from ros_gpt4roi.sim.scoring import ATTRIBUTES, meaning
+from training.collate import Recoloured, Recombined, Sample
 from training.objectives import AttributeObjective
 
 
@@ -50,6 +51,33 @@ def test_which_images_is_a_function_of_seed_epoch_and_index():
 
     assert orders(1, 0) == orders(1, 0)
     assert orders(1, 0) != orders(1, 1) and orders(1, 0) != orders(2, 0)
+
+
+class Described(Scenes):
+    """Pictures with three regions, the attributes of each a row."""
+
+    attribute_names, classes = tuple(ATTRIBUTES), tuple(map(len, ATTRIBUTES.values()))
+    rows = np.array([[0, 1, 1, 0], [3, 5, 0, 1], [7, 9, 1, 1]])
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(np.zeros((4, 4, 3), np.uint8), np.zeros((3, 4), np.float32), self.rows, ())
+
+
+def test_one_attribute_is_asked_and_all_others_are_told_at_random():
+    samples = Recombined(Described(400), seed=1, share=0.25)
+    recombined = [sample for sample in map(samples.__getitem__, range(400)) if sample.told is not None]
+    assert abs(len(recombined) - 100) < 4 * 9  # four standard deviations
+    pairs, tasks = set(), set()
+    for sample in recombined:
+        (task,) = {turn.task for turn in sample.rounds}
+        asked = samples.samples.attribute_names.index(task)
+        assert (sample.told[:, asked] == Described.rows[:, asked]).all() and (sample.attributes == Described.rows).all()
+        said = {turn.question.partition("<region")[2][0]: meaning(turn.answer) for turn in sample.rounds}
+        assert said == {str(i + 1): (ATTRIBUTES[task][row[asked]],) for i, row in enumerate(Described.rows)}
+        tasks.add(task)
+        pairs |= {(kind, colour) for kind, colour, *_ in sample.told}
+    # Most of the 80 pairs of kind and colour, where the pictures show three.
+    assert tasks == set(ATTRIBUTES) and len(pairs) > 60
 
 
 def test_attributes_without_a_name_are_not_learned():

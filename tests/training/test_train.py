@@ -28,7 +28,7 @@ from training.train import train
 
 STAGES = [
     {"name": "tell", "objective": "facts", "trainable": ["language", "regions.position", "regions.project"],
-     "list_regions": True},
+     "list_regions": True, "recombined": 0.5},
     {"name": "see", "objective": "attributes", "trainable": ["vision", "regions"]},
     {"name": "align", "objective": "align", "trainable": ["regions.convs", "regions.flatten"], "facts": "tell"},
     {"name": "short", "objective": "conversation", "trainable": ["regions", "projector"], "texts": "short"},
@@ -226,6 +226,9 @@ def test_what_is_deployed_besides_is_what_the_robot_runs(finished, tmp_path, cap
     ({"texts": "medium"}, "texts 'medium'"),
     ({"colour": 1}, "unknown stage field ['colour']"),
     ({"objective": "align"}, "objective align without facts"),
+    ({"objective": "attributes", "recombined": 0.2}, "recombined, expected objective facts or conversation"),
+    ({"objective": "conversation", "recombined": 0.2, "guided": True}, "facts of an earlier stage, recombined and guided"),
+    ({"objective": "conversation", "facts": "tell"}, "facts of an earlier stage, recombined and guided"),
     ({"lora": {"r": 4}}, "language is trainable and has lora"),
     ({"trainable": ["regions"], "lora": {"r": 4}, "arguments": {"fsdp": True}}, "lora and fsdp"),
 ])
