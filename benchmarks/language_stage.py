@@ -33,6 +33,7 @@ from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.quantise import FORMATS
 from ros_gpt4roi.runtime.quantised_linear import Int8DynamicLinear
 from ros_gpt4roi.runtime.scheduler import Scheduler
+from ros_gpt4roi.runtime.threads import fit_threads
 from ros_gpt4roi.runtime.types import Frame, Question
 
 try:
@@ -46,6 +47,7 @@ PUBLISHED_REGIONS = 1
 TIMED_FORMATS = ("fp32", "bf16", "int8-dynamic", "int4")  # int8 costs what int4 does where weights are unpacked
 QUESTION, QUESTION_INSIDE = "What is region 1?", "What is <region1>?"
 LIMIT_S = 600.0
+ALL_THREADS = torch.get_num_threads()
 
 
 def main() -> None:
@@ -78,6 +80,9 @@ def measure(loaded: LoadedModel, options: argparse.Namespace, read_bytes: float)
     models = {number_format: in_format(loaded, number_format) for number_format in options.formats}
     few_bits = {name: model for name, model in models.items() if name != "fp32"} or models
     frame, one = noise_frame(options.regions), models.get("int8-dynamic", models[options.formats[-1]])
+    torch.set_num_threads(ALL_THREADS)
+    pipeline = open_pipeline(models[options.formats[0]], options.tokens)
+    threads = fit_threads(lambda: describe(pipeline, frame))  # as the node does
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "published": lambda: against_published(models, loaded, frame, options),
         "decode": lambda: {name: growth(model, read_bytes) for name, model in few_bits.items()},
@@ -85,7 +90,7 @@ def measure(loaded: LoadedModel, options: argparse.Namespace, read_bytes: float)
         "first_request": lambda: first_request(one, frame, options),
         "llama_cpp": lambda: against_llama_cpp(few_bits, loaded, frame, options)}
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in loaded.model.language.parameters()),
-                             "formats": options.formats}
+                             "formats": options.formats, "threads": threads}
     for part in options.parts:
         if part == "llama_cpp" and llama_cpp_peer is None:
             continue
@@ -204,8 +209,9 @@ def against_llama_cpp(models: dict[str, LoadedModel], loaded: LoadedModel, frame
         peers = {}
         for name in llama_cpp_peer.FORMATS:
             llama_cpp_peer.quantise(path / "f16.gguf", path / f"{name}.gguf", name)
-            peers[name] = llama_cpp_peer.LlamaCpp(path / f"{name}.gguf", torch.get_num_threads(), rows,
-                                                  shared + rows * (longest - shared + options.tokens))
+            for threads in sorted({1, ALL_THREADS}):  # either may be the faster one, as with us
+                peers[f"{name}, {threads} threads"] = llama_cpp_peer.LlamaCpp(
+                    path / f"{name}.gguf", threads, rows, shared + rows * (longest - shared + options.tokens))
         found["same_next_token"] = {name: agreement(peer, loaded, prompts[0]) for name, peer in peers.items()}
         loads = {
             "batch": {name: lambda p=p: decode(p, sequences(p, frame, options.tokens)) for name, p in pipelines.items()}

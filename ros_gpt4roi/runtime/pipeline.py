@@ -41,7 +41,7 @@ class PipelineConfig:
 
     device: str = "cpu"
     vision: VisionOptions = field(default_factory=VisionOptions)
-    language_format: str = "fp32"
+    language_format: str = "int8"
     describe: str = ""
     description_tokens: int = 64
     answer_tokens: int = 128
