@@ -33,7 +33,7 @@ from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.quantise import FORMATS
 from ros_gpt4roi.runtime.quantised_linear import Int8DynamicLinear
 from ros_gpt4roi.runtime.scheduler import Scheduler
-from ros_gpt4roi.runtime.threads import fit_threads
+from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
 from ros_gpt4roi.runtime.types import Frame, Question
 
 try:
@@ -80,7 +80,7 @@ def measure(loaded: LoadedModel, options: argparse.Namespace, read_bytes: float)
     models = {number_format: in_format(loaded, number_format) for number_format in options.formats}
     few_bits = {name: model for name, model in models.items() if name != "fp32"} or models
     frame, one = noise_frame(options.regions), models.get("int8-dynamic", models[options.formats[-1]])
-    torch.set_num_threads(ALL_THREADS)
+    use_all_threads()
     pipeline = open_pipeline(models[options.formats[0]], options.tokens)
     threads = fit_threads(lambda: describe(pipeline, frame))  # as the node does
     parts: dict[str, Callable[[], dict[str, Any]]] = {

@@ -141,7 +141,8 @@ class ConversationCollator:
     """Batches for next-token objectives: ids, mask and labels [B, L], padded on the right.
 
     list_regions: every conversation introduces all regions of its image (stage 2), or only those it speaks of.
-    told: add the regions' attributes, and what the conversations take for them, "told", both [B, N, A]. guided: add the pointers [B, HEADS, L] (see pointers.py).
+    told: add the regions' attributes, and what the conversations take for them, "told", both [B, N, A].
+    guided: add the pointers [B, HEADS, L] (see pointers.py).
     """
 
     def __init__(self, prompts: PromptBuilder, list_regions: bool, told: bool = False, guided: bool = False):

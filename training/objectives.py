@@ -61,8 +61,11 @@ class Facts(nn.Module):
 
     def forward(self, model: GPT4RoI, attributes: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         """attributes: [B, N, A], −100 where there is no region. Returns vectors [B, N, hidden]."""
-        told = sum(table(attributes[..., i].clamp(min=0)) for i, table in enumerate(self.tables))
-        return told + model.regions.position(boxes)
+        return self.looks(attributes) + model.regions.position(boxes)
+
+    def looks(self, attributes: torch.Tensor) -> torch.Tensor:
+        """The same without the position."""
+        return sum(table(attributes[..., i].clamp(min=0)) for i, table in enumerate(self.tables))
 
 
 def answer_loss(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -103,7 +106,10 @@ class FactsObjective(nn.Module):
     def forward(self, input_ids: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, told: torch.Tensor,
                 region_index: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, pointers: torch.Tensor,
                 **_) -> dict[str, torch.Tensor]:
-        """told: the regions' attributes [B, N, A], −100 where there is no region. pointers: [B, HEADS, L]; the rest as GPT4RoI.forward takes it."""
+        """told: the regions' attributes [B, N, A], −100 where there is no region. pointers: [B, HEADS, L].
+
+        The rest as GPT4RoI.forward takes it.
+        """
         model = self.model
         vectors = model.regions.project(self.facts(model, told, boxes))
         embeddings = vectors.unflatten(-1, (model.config.regions.embeddings, -1))
@@ -143,10 +149,8 @@ class ConversationObjective(nn.Module):
         """The batch as GPT4RoI.forward takes it; pointers: [B, HEADS, L]; attributes, told: [B, N, A], with facts."""
         if pointers is None:
             return {"loss": self.model(**batch).loss}
-        boxes, moved = batch["boxes"], None
-        if self.facts is not None:
-            moved = self.facts(self.model, batch["told"], boxes) - self.facts(self.model, batch["attributes"], boxes)
-        vision = self.model.encode(batch["images"], boxes, extra=moved)
+        moved = None if self.facts is None else self.facts.looks(batch["told"]) - self.facts.looks(batch["attributes"])
+        vision = self.model.encode(batch["images"], batch["boxes"], extra=moved)
         embedded = self.model.embed(batch["input_ids"], vision, batch["region_index"])
         return {"loss": guided_loss(self.model.language, embedded, batch["labels"], pointers)}
 

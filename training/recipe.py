@@ -50,6 +50,8 @@ class Stage:
             raise RecipeError(f"stage {self.name}: objective {self.objective!r}, expected one of {OBJECTIVES}")
         if self.objective == "align" and not self.facts:
             raise RecipeError(f"stage {self.name}: objective align without facts, expected the name of an earlier stage")
+        if not 0 <= self.recombined <= 1:
+            raise RecipeError(f"stage {self.name}: recombined {self.recombined!r}, expected a share from 0 to 1")
         if self.recombined and self.objective not in ("facts", "conversation"):
             raise RecipeError(f"stage {self.name}: recombined, expected objective facts or conversation")
         together = bool(self.facts), bool(self.recombined), self.guided

@@ -226,6 +226,7 @@ def test_what_is_deployed_besides_is_what_the_robot_runs(finished, tmp_path, cap
     ({"texts": "medium"}, "texts 'medium'"),
     ({"colour": 1}, "unknown stage field ['colour']"),
     ({"objective": "align"}, "objective align without facts"),
+    ({"recombined": 20}, "recombined 20, expected a share from 0 to 1"),
     ({"objective": "attributes", "recombined": 0.2}, "recombined, expected objective facts or conversation"),
     ({"objective": "conversation", "recombined": 0.2, "guided": True}, "facts of an earlier stage, recombined and guided"),
     ({"objective": "conversation", "facts": "tell"}, "facts of an earlier stage, recombined and guided"),
