@@ -12,6 +12,8 @@ from .kv_cache import SlotCache
 
 logger = logging.getLogger(__name__)
 _AGREE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # relative, for a model to count as a Llama
+_AGREE_INT8 = 0.25  # on random numbers two ways to round to int8 differ by a tenth
+_SMALL = 1 << 26  # weights; of more a step is arithmetic and memory, and a second copy would be large
 
 # Embeddings [T, D], positions [T], the cache (aimed at the tokens' slots) and who sees what, bool [T, extent] → [T, D].
 Body = Callable[[torch.Tensor, torch.Tensor, SlotCache, torch.Tensor], torch.Tensor]
@@ -71,31 +73,51 @@ class LlamaBody:
 
 @torch.inference_mode()
 def fast_body(body: nn.Module, make_cache: Callable[[int], SlotCache], width: int, dtype: torch.dtype,
-              device: torch.device) -> Body:
-    """LlamaBody where it gives what the model itself does, tried out on random numbers; else the model itself.
+              device: torch.device, context: int, onnxruntime: bool) -> Body:
+    """The fastest that gives what the model itself does, tried out on random numbers: OnnxBody for a small model on a CPU,
+    if `onnxruntime` may be used; LlamaBody; else the model itself.
 
-    make_cache: a cache of so many slots.
+    make_cache: a cache of so many slots. context: most positions.
     """
-    own = TransformersBody(body)
+    own: Body = TransformersBody(body)
+    expected = _tried_out(own, make_cache, width, dtype, device)
+
+    def error(found: Body) -> float:
+        return float((_tried_out(found, make_cache, width, dtype, device) - expected).norm() / expected.norm())
+
     try:
         lean = LlamaBody(body)
-    except AttributeError as error:
-        logger.info("the language model runs through transformers: %s", error)
+    except AttributeError as problem:
+        logger.info("the language model runs through transformers: %s", problem)
         return own
+    if (off := error(lean)) > _AGREE[dtype]:
+        logger.info("the language model runs through transformers: it is no plain Llama (%.1e off)", off)
+        return own
+    layers = [module for module in body.modules() if hasattr(module, "weight") and module.weight is not None]
+    if not onnxruntime or device.type != "cpu" or sum(layer.weight.numel() for layer in layers) > _SMALL:
+        return lean
+    try:
+        from .onnx_body import OnnxBody  # neither onnx nor onnxruntime is needed where this is not used
+
+        few = OnnxBody(body, context, lean)
+        if (off := error(few)) > (_AGREE[dtype] if few.exact else _AGREE_INT8):
+            raise ValueError(f"{off:.1e} off")
+    except (ImportError, AttributeError, ValueError) as problem:
+        logger.info("the language model's steps run in PyTorch, not in ONNX Runtime: %s", problem)
+        return lean
+    return few
+
+
+def _tried_out(run: Body, make_cache: Callable[[int], SlotCache], width: int, dtype: torch.dtype,
+               device: torch.device) -> torch.Tensor:
+    """What it makes of random numbers of six tokens, the first slot hidden from all."""
     count = 6
     generator = torch.Generator().manual_seed(0)
     numbers = torch.randn(count, width, generator=generator).to(device, dtype)
     positions = torch.arange(count, device=device)
     sees = torch.ones(count, count + 1, dtype=torch.bool, device=device).tril(1)
     sees[:, 0] = False
-    results = []
-    for run in (own, lean):
-        cache = make_cache(count)
-        slots = torch.from_numpy(cache.take(count)).to(device)
-        cache.aim(slots, count + 1)
-        results.append(run(numbers, positions, cache, sees).float())
-    error = float((results[1] - results[0]).norm() / results[0].norm())
-    if error <= _AGREE[dtype]:
-        return lean
-    logger.info("the language model runs through transformers: it is no plain Llama (%.1e off)", error)
-    return own
+    cache = make_cache(count)
+    slots = torch.from_numpy(cache.take(count)).to(device)
+    cache.aim(slots, count + 1)
+    return run(numbers, positions, cache, sees).float()

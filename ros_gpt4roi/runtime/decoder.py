@@ -104,11 +104,12 @@ class Decoder:
     context: most tokens of a prompt and its text. max_rows: rows that decode together; urgent_rows of them stay free
     for urgent sequences, so that these join at the next step whatever else is going on. draft_tokens: most draft tokens
     tried a step. cache_bytes: of the prefix store. fixed_shapes: see FixedForward; None: on a GPU. compiler: its own.
+    onnxruntime: see fast_body.
     """
 
     def __init__(self, language: torch.nn.Module, *, stop_ids: frozenset[int], never_ids: Iterable[int],
                  context: int, max_rows: int, urgent_rows: int, draft_tokens: int, cache_bytes: int,
-                 fixed_shapes: bool | None = None, compiler: str = ""):
+                 fixed_shapes: bool | None = None, compiler: str = "", onnxruntime: bool = True):
         config = language.config
         self._embedding, self._head = language.get_input_embeddings(), language.get_output_embeddings()
         weight = self._embedding.weight
@@ -124,11 +125,10 @@ class Decoder:
             return SlotCache(config.num_hidden_layers, heads, head_size, slots, dtype, self._device)
 
         self.cache = make_cache(max_rows * (context + draft_tokens))
-        body = fast_body(language.base_model, make_cache, width, dtype, self._device)
-        if self._device.type == "cuda" if fixed_shapes is None else fixed_shapes:
-            self._forward: Forward = FixedForward(body, self.cache, self._device, dtype, width, compiler)
-        else:
-            self._forward = Forward(body, self.cache, self._device)
+        fixed = self._device.type == "cuda" if fixed_shapes is None else fixed_shapes
+        body = fast_body(language.base_model, make_cache, width, dtype, self._device, context, onnxruntime and not fixed)
+        self._forward = FixedForward(body, self.cache, self._device, dtype, width, compiler) if fixed \
+            else Forward(body, self.cache, self._device)
         self.store = PrefixStore(cache_bytes)
         self._rows: list[_Row] = []
         self._waiting: deque[Sequence] = deque()

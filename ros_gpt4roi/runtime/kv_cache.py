@@ -25,7 +25,7 @@ class SlotCache:
         self._shape = (layers, 2, heads, head_size)
         self._dtype, self._device = dtype, device
         self.max_slots = max_slots
-        self._slots, self._extent = torch.empty(0, dtype=torch.long, device=device), 0
+        self.slots, self._extent = torch.empty(0, dtype=torch.long, device=device), 0
         self._users = np.ones(1, np.int64)  # the bin is never free
         self.memory = self._allocate(1)
 
@@ -79,15 +79,15 @@ class SlotCache:
 
     def aim(self, slots: torch.Tensor, extent: int) -> None:
         """The next forward writes its tokens to `slots` [T] and reads the first `extent` slots."""
-        self._slots, self._extent = slots, extent
+        self.slots, self._extent = slots, extent
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_,
                **__) -> tuple[torch.Tensor, torch.Tensor]:
         """Called by the attention layers: keys and values [1, heads, T, head size] in, [1, heads, extent, …] out."""
         held = self.memory[layer]
         # What is not finite would spoil every row, masked or not. Its own token shows it all the same: see Decoder.
-        held[0].index_copy_(1, self._slots, keys[0].nan_to_num(0.0, 0.0, 0.0))
-        held[1].index_copy_(1, self._slots, values[0].nan_to_num(0.0, 0.0, 0.0))
+        held[0].index_copy_(1, self.slots, keys[0].nan_to_num(0.0, 0.0, 0.0))
+        held[1].index_copy_(1, self.slots, values[0].nan_to_num(0.0, 0.0, 0.0))
         return held[0:1, :, :self._extent], held[1:2, :, :self._extent]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

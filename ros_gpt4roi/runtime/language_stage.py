@@ -22,7 +22,7 @@ class DecodingConfig:
     draft_tokens: most tokens of an earlier description tried at once (0: no speculation). cache_mib: most memory for
     the caches of frames and conversations, MiB. stop_texts: a text ends before the first of these, beside the model's
     own. temperature, top_p, seed: see Sampling. compile: on a GPU, PyTorch's compiler for the decode step, which takes
-    minutes at the warm-up.
+    minutes at the warm-up. onnxruntime: on a CPU a small model takes its steps in ONNX Runtime, where it can.
     """
 
     description_rows: int = 16
@@ -34,6 +34,7 @@ class DecodingConfig:
     top_p: float = 1.0
     seed: int = 0
     compile: bool = False
+    onnxruntime: bool = True
 
     def __post_init__(self) -> None:
         for name in ("description_rows", "question_rows"):
@@ -60,7 +61,8 @@ class LanguageStage:
                                context=min(filter(None, limits)),
                                max_rows=config.description_rows + config.question_rows,
                                urgent_rows=config.question_rows, draft_tokens=config.draft_tokens,
-                               cache_bytes=config.cache_mib << 20, compiler="inductor" if config.compile else "")
+                               cache_bytes=config.cache_mib << 20, compiler="inductor" if config.compile else "",
+                               onnxruntime=config.onnxruntime)
 
     def sequence(self, rounds: Several[tuple[str, str | None]], vision: VisionOutput, vision_key: Hashable,
                  max_new_tokens: int, *, points: Collection[int] = (), draft: tuple[int, ...] = (),

@@ -76,11 +76,13 @@ def random_ids(random: np.random.Generator, least: int = 1, most: int = 30) -> l
     return random.integers(8, 40, int(random.integers(least, most))).tolist()
 
 
+@pytest.mark.parametrize("onnxruntime", [True, False])
 @pytest.mark.parametrize("seed", range(6))
-def test_whatever_joins_and_leaves_every_text_is_that_of_a_full_run(seed: int, make: Callable, ask: Callable,
-                                                                    reference: Callable) -> None:
+def test_whatever_joins_and_leaves_every_text_is_that_of_a_full_run(seed: int, onnxruntime: bool, make: Callable,
+                                                                    ask: Callable, reference: Callable) -> None:
     random = np.random.default_rng(seed)
-    decoder = make(cache_bytes=int(random.choice([0, 4000, 1 << 20])), draft_tokens=int(random.choice([0, 3, 8])))
+    decoder = make(onnxruntime=onnxruntime, cache_bytes=int(random.choice([0, 4000, 1 << 20])),
+                   draft_tokens=int(random.choice([0, 3, 8])))
     stem, texts, cancelled = random_ids(random, 5), [], set()
     for number in range(25):
         ids = [*(stem if random.random() < 0.6 else []), *random_ids(random)]
