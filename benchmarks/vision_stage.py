@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -47,6 +47,14 @@ CLOSE, CLOSE_HALF = 1e-3, 2e-2
 Variant = Callable[[np.ndarray, np.ndarray], Any]
 
 
+class _Timing(NamedTuple):
+    """How `compare` measures; calls of seconds need neither many rounds nor to settle."""
+
+    rounds: int
+    warm_up: int = 2
+    settle: bool = True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the results go")
@@ -55,8 +63,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30, help="timed calls of each variant; a tenth at full size")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--light", action="store_true",
-                        help=f"the large models with {USUAL} regions, and the full size in PyTorch only: minutes "
-                             "instead of an hour")
+                        help=f"the large models with {USUAL} regions, and the full size in PyTorch only")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results: dict[str, Any] = {"machine": {**machine_facts(), "onnxruntime": onnxruntime.__version__,
@@ -64,18 +71,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for name in options.models:
             large = name != "tabletop"
-            rounds = max(3, options.rounds // 10) if large else options.rounds
+            timing = _Timing(max(3, options.rounds // 10), warm_up=1, settle=False) if large else _Timing(options.rounds)
             left_out = {"compiled"} if large or options.no_compile else set()
             if name == "gpt4roi-7b" and options.light:
                 left_out |= {"onnxruntime", "tensorrt"}
             counts = [USUAL] if large and options.light else options.counts
-            results[name] = _measure(name, device, counts, rounds, left_out, EngineCache(Path(folder)),
+            results[name] = _measure(name, device, counts, timing, left_out, EngineCache(Path(folder)),
                                      results["machine"])
     results.update(_headlines(results, options.counts))
     write_results(options.json, results)
 
 
-def _measure(name: str, device: torch.device, counts: list[int], rounds: int, left_out: set[str], cache: EngineCache,
+def _measure(name: str, device: torch.device, counts: list[int], timing: _Timing, left_out: set[str], cache: EngineCache,
              machine: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
@@ -93,10 +100,10 @@ def _measure(name: str, device: torch.device, counts: list[int], rounds: int, le
         wrong = {key: error for key, error in errors.items() if not error <= (CLOSE_HALF if half else CLOSE)}
         if wrong:
             raise SystemExit(f"{name}, {count} regions: outputs differ from the published way: {wrong}")
-        times = compare({key: lambda v=variant: v(images, boxes) for key, variant in variants.items()}, rounds, settle=True)
+        times = compare({key: lambda v=variant: v(images, boxes) for key, variant in variants.items()}, **timing._asdict())
         found[f"{count} regions"] = {
             "seconds": times, "speed_vs_published": {key: times["published"] / value for key, value in times.items()},
-            "stages": _stages(network, images, boxes, device, rounds), "floor": _floor(network, images, boxes, machine),
+            "stages": _stages(network, images, boxes, device, timing), "floor": _floor(network, images, boxes, machine),
             "errors": errors}
     return found
 
@@ -132,7 +139,7 @@ def _variants(network: VisionNetwork, name: str, device: torch.device, left_out:
 
 
 def _stages(network: VisionNetwork, images: np.ndarray, boxes: np.ndarray, device: torch.device,
-            rounds: int) -> dict[str, dict[str, float]]:
+            timing: _Timing) -> dict[str, dict[str, float]]:
     """Seconds of upload, encoder, pyramid and regions, of the published way and of ours in PyTorch."""
     on_device, places = torch.from_numpy(images).to(device), torch.from_numpy(boxes).to(device)
     tokens, levels = network.vision(on_device)
@@ -150,7 +157,8 @@ def _stages(network: VisionNetwork, images: np.ndarray, boxes: np.ndarray, devic
     times = compare({
         **shared, "published pyramid": lambda: published.pyramid(network, levels),
         "published regions": lambda: published.regions(network, fused, places),
-        "ours pyramid": lambda: network.regions.pyramid(levels), "ours regions": ours_regions}, rounds, settle=True)
+        "ours pyramid": lambda: network.regions.pyramid(levels), "ours regions": ours_regions},
+        **timing._asdict())
     return {way: {stage: times.get(stage, times.get(f"{way} {stage}"))
                   for stage in ("upload", "encoder", "pyramid", "regions")} for way in ("published", "ours")}
 

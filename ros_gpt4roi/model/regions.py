@@ -50,14 +50,15 @@ class FusionRound(nn.Module):
         self.norm = nn.GroupNorm(groups, channels)
 
     def forward(self, levels: list[torch.Tensor]) -> list[torch.Tensor]:
-        last, half = len(levels) - 1, levels[0].shape[1] // 2
-        quarter = half // 2
+        last, channels = len(levels) - 1, levels[0].shape[1]
+        # own, for the coarser neighbour, for the finer one
+        parts = [level.split([channels // 2, channels // 4, channels // 4], dim=1) for level in levels]
         out = []
-        for i, level in enumerate(levels):
-            size = level.shape[-2:]
-            from_coarser = resize(levels[min(i + 1, last)][:, half + quarter:], *size)
-            from_finer = resize(levels[max(i - 1, 0)][:, half:half + quarter], *size)
-            mixed = torch.cat([level[:, :half], from_coarser, from_finer], dim=1)
+        for i, (own, _, _) in enumerate(parts):
+            size = own.shape[-2:]
+            from_coarser = resize(parts[min(i + 1, last)][2], *size)
+            from_finer = resize(parts[max(i - 1, 0)][1], *size)
+            mixed = torch.cat([own, from_coarser, from_finer], dim=1)
             out.append(F.relu(self.norm(self.conv(mixed))))
         return out
 
