@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -49,12 +50,14 @@ def _attributes(attributes: Sequence[np.ndarray], regions: int) -> torch.Tensor:
 
 
 class _Varied(Dataset):
-    """A data set of which a random part is changed, another part every epoch: a function of seed, epoch and index, so that
+    """A data set of which a random share is changed, another part every epoch: a function of seed, epoch and index, so that
     a resumed run repeats it.
     """
 
-    def __init__(self, samples: Dataset, seed: int):
-        self.samples, self.seed, self.epoch = samples, seed, 0
+    _draws = 0  # each subclass draws from numbers of its own
+
+    def __init__(self, samples: Dataset, seed: int, share: float):
+        self.samples, self.seed, self.share, self.epoch = samples, seed, share, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer."""
@@ -64,6 +67,14 @@ class _Varied(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.samples[index]
+        rng = np.random.default_rng([self.seed, self.epoch, index, self._draws])
+        return self._changed(sample, rng) if rng.random() < self.share else sample
+
+    def _changed(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        raise NotImplementedError
+
 
 class Mirrored(_Varied):
     """Mirrors half of the images left to right.
@@ -71,10 +82,10 @@ class Mirrored(_Varied):
     For attributes only: what a thing is does not depend on its side, but what is said of its place does.
     """
 
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.samples[index]
-        if np.random.default_rng([self.seed, self.epoch, index]).random() < 0.5:
-            return sample
+    def __init__(self, samples: Dataset, seed: int):
+        super().__init__(samples, seed, share=0.5)
+
+    def _changed(self, sample: Sample, rng: np.random.Generator) -> Sample:
         x1, y1, x2, y2 = sample.boxes.T
         return sample._replace(image=sample.image[:, ::-1], boxes=np.stack([1 - x2, y1, 1 - x1, y2], axis=1))
 
@@ -87,15 +98,13 @@ class Recoloured(_Varied):
     colour: which of the attributes that is.
     """
 
+    _draws = 1
+
     def __init__(self, samples: Dataset, seed: int, colour: int):
-        super().__init__(samples, seed)
+        super().__init__(samples, seed, share=0.5)
         self.colour = colour
 
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.samples[index]
-        rng = np.random.default_rng([self.seed, self.epoch, index, 1])
-        if rng.random() < 0.5:
-            return sample
+    def _changed(self, sample: Sample, rng: np.random.Generator) -> Sample:
         order = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))[rng.integers(5)]
         attributes = sample.attributes.copy()
         attributes[:, self.colour] = IGNORED
@@ -111,15 +120,9 @@ class Recombined(_Varied):
     samples: with `attribute_names` and `classes`, as TabletopDataset has them.
     """
 
-    def __init__(self, samples: Dataset, seed: int, share: float):
-        super().__init__(samples, seed)
-        self.share = share
+    _draws = 2
 
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.samples[index]
-        rng = np.random.default_rng([self.seed, self.epoch, index, 2])
-        if rng.random() >= self.share:
-            return sample
+    def _changed(self, sample: Sample, rng: np.random.Generator) -> Sample:
         asked = rng.integers(len(self.samples.classes))
         told = rng.integers(self.samples.classes, size=sample.attributes.shape)
         told[:, asked] = sample.attributes[:, asked]
@@ -130,9 +133,18 @@ class Recombined(_Varied):
 
 
 class AttributeCollator:
-    """Batches for the attribute objective: images, boxes and labels [B, N, A], −100 where there is no region."""
+    """Batches for the attribute objective: images, boxes and labels [B, N, A], −100 where there is no region.
+
+    image_size: side that images are resized to, pixels; 0: as they come.
+    """
+
+    def __init__(self, image_size: int = 0):
+        self.image_size = image_size
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        if self.image_size:
+            side = (self.image_size, self.image_size)
+            samples = [s._replace(image=cv2.resize(s.image, side, interpolation=cv2.INTER_AREA)) for s in samples]
         batch = _pictures(samples)
         return {**batch, "labels": _attributes([s.attributes for s in samples], batch["boxes"].shape[1])}
 

@@ -150,6 +150,7 @@ def pointer_loss(language: nn.Module, hidden: Sequence[torch.Tensor], pointers: 
     heads = wanted.nonzero()[:, 1]
     weights = 1 / heads.bincount()[heads]  # rare look-ups are not drowned by frequent ones
     places = torch.arange(pointers.shape[2], device=pointers.device)
+    later = places > wanted.nonzero()[:, 2:]
     cosine, sine = language.model.rotary_emb(hidden[0], places.unsqueeze(0))
     losses = []
     for layer, states in list(zip(language.model.layers, hidden))[1:]:
@@ -159,6 +160,7 @@ def pointer_loss(language: nn.Module, hidden: Sequence[torch.Tensor], pointers: 
         key = attention.k_proj(states).unflatten(-1, (-1, width)).transpose(1, 2)
         key = key.repeat_interleave(attention.num_key_value_groups, 1)[:, :query.shape[1]]
         query, key = apply_rotary_pos_emb(query, key, cosine, sine)
-        scores = (query @ key.transpose(2, 3) * width ** -0.5).masked_fill(places > places.unsqueeze(1), float("-inf"))
-        losses.append(F.cross_entropy(scores[wanted].float(), pointers[wanted], reduction="none") @ weights)
+        # Scaled before and masked after the large product: most of it is not wanted.
+        scores = ((query * width ** -0.5) @ key.transpose(2, 3))[wanted].float().masked_fill(later, float("-inf"))
+        losses.append(F.cross_entropy(scores, pointers[wanted], reduction="none") @ weights)
     return torch.stack(losses).mean()

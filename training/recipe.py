@@ -25,6 +25,8 @@ class Stage:
     "regions.position", "language", …); all else is frozen. texts: which of the data set's texts, "short", "long" or (tabletop) "regions" and "drills".
     list_regions: conversations introduce all regions of their image.
     facts: the earlier stage whose facts this one goes on with (facts), is drawn to (align) or recombines (conversation).
+    image_size: (attributes) side that pictures are resized to, pixels; 0: as the model takes them. What an encoder learns from
+    small pictures costs less, and most of it holds for large ones.
     recombined: share of the images about which one attribute is asked, the others told at random (collate.Recombined).
     arguments: transformers' TrainingArguments.
     guided: (conversation) attention is guided as objective facts always does it, see pointers.py.
@@ -39,6 +41,7 @@ class Stage:
     texts: str = "long"
     list_regions: bool = False
     facts: str = ""
+    image_size: int = 0
     recombined: float = 0.0
     guided: bool = False
     adamw_lr: float = 0.0
@@ -50,6 +53,9 @@ class Stage:
             raise RecipeError(f"stage {self.name}: objective {self.objective!r}, expected one of {OBJECTIVES}")
         if self.objective == "align" and not self.facts:
             raise RecipeError(f"stage {self.name}: objective align without facts, expected the name of an earlier stage")
+        if self.image_size < 0 or self.image_size and self.objective != "attributes":
+            raise RecipeError(f"stage {self.name}: image_size {self.image_size!r} of objective {self.objective}, expected pixels, "
+                              "and objective attributes")
         if not 0 <= self.recombined <= 1:
             raise RecipeError(f"stage {self.name}: recombined {self.recombined!r}, expected a share from 0 to 1")
         if self.recombined and self.objective not in ("facts", "conversation"):

@@ -222,7 +222,7 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
     if stage.objective in ("attributes", "align"):
         objective: nn.Module = AttributeObjective(model, classes) if stage.objective == "attributes" \
             else AlignObjective(model, facts)
-        collator: Any = AttributeCollator()
+        collator: Any = AttributeCollator(stage.image_size)
         train = Mirrored(train, seed)
         if stage.objective == "attributes" and "colour" in getattr(train.samples, "attribute_names", ()):
             train = Recoloured(train, seed, train.samples.attribute_names.index("colour"))

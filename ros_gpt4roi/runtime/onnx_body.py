@@ -73,7 +73,7 @@ class OnnxBody:
         mask[:, slots] = -np.inf
         mask[:, held:][seen[:, slots]] = 0
         self._session.run_with_iobinding(shape.binding)
-        if not shape.hidden.isfinite().all():  # which would spoil every row; the other body keeps them apart
+        if not np.isfinite(shape.hidden.numpy()).all():  # which would spoil every row; the other body keeps them apart
             return self._otherwise(embeddings, positions, cache, sees)
         cache.fill(slots, shape.new)
         return shape.hidden[0]

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from ros_gpt4roi.model.prompt import IGNORED
 from ros_gpt4roi.sim.scoring import ATTRIBUTES, meaning
-from training.collate import Recoloured, Recombined, Sample
+from training.collate import AttributeCollator, Mirrored, Recoloured, Recombined, Sample
 from training.objectives import AttributeObjective
 
 
@@ -51,6 +51,33 @@ def test_which_images_is_a_function_of_seed_epoch_and_index():
 
     assert orders(1, 0) == orders(1, 0)
     assert orders(1, 0) != orders(1, 1) and orders(1, 0) != orders(2, 0)
+
+
+class Halves(Scenes):
+    """Pictures that are dark on the left, with a region there."""
+
+    def __getitem__(self, index: int) -> Sample:
+        image = np.repeat(np.array([0, 0, 200, 200], np.uint8)[None, :, None], 4, axis=0).repeat(3, axis=2)
+        return Sample(image, np.array([[0, 0.25, 0.5, 1]], np.float32), np.array([[3, 5]]), ())
+
+
+def test_a_mirrored_image_takes_its_boxes_along():
+    samples, mirrored = Mirrored(Halves(400), seed=1), 0
+    for index in range(len(samples)):
+        sample = samples[index]
+        left = sample.image[0, 0, 0] == 0
+        np.testing.assert_allclose(sample.boxes, [[0, 0.25, 0.5, 1] if left else [0.5, 0.25, 1, 1]])
+        mirrored += not left
+    assert abs(mirrored - 200) < 4 * 10
+
+
+def test_small_pictures_for_the_encoder_are_the_same_pictures():
+    samples = [Halves(1)[0], Mirrored(Halves(9), seed=1)[3]]
+    small, whole = AttributeCollator(image_size=2)(samples), AttributeCollator()(samples)
+    assert small["images"].shape == (2, 2, 2, 3) and whole["images"].shape == (2, 4, 4, 3)
+    assert (small["images"] == whole["images"][:, ::2, ::2]).all()
+    for name in ("boxes", "labels"):
+        assert (small[name] == whole[name]).all()
 
 
 class Described(Scenes):

@@ -227,6 +227,8 @@ def test_what_is_deployed_besides_is_what_the_robot_runs(finished, tmp_path, cap
     ({"colour": 1}, "unknown stage field ['colour']"),
     ({"objective": "align"}, "objective align without facts"),
     ({"recombined": 20}, "recombined 20, expected a share from 0 to 1"),
+    ({"image_size": -1}, "image_size -1 of objective"),
+    ({"objective": "conversation", "image_size": 160}, "image_size 160 of objective conversation, expected pixels"),
     ({"objective": "attributes", "recombined": 0.2}, "recombined, expected objective facts or conversation"),
     ({"objective": "conversation", "recombined": 0.2, "guided": True}, "facts of an earlier stage, recombined and guided"),
     ({"objective": "conversation", "facts": "tell"}, "facts of an earlier stage, recombined and guided"),
