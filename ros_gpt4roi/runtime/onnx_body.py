@@ -15,14 +15,12 @@ from .kv_cache import SlotCache
 from .quantised_linear import Int8DynamicLinear, Int8Linear
 
 _CONTRIB = "com.microsoft"  # ONNX Runtime's own operators, documented in its ContribOperators.md
+_FEW = 16  # up to so many tokens it is calls that cost; of more it is arithmetic, which PyTorch does as well
 _BLOCK = 64  # inputs of an int8 layer that share a scale, for weights and activations alike
 _INT8_ACTIVATIONS = 4  # accuracy level of MatMulNBits: multiplies bytes
 _FLOAT = TensorProto.FLOAT
 # Rotary tables of other kinds change with the length of the text.
 _STATIC_ROTARY = ("default", "linear", "llama3")
-
-
-_FEW = 32  # up to so many tokens it is calls that cost; of more it is arithmetic, which PyTorch does as well
 
 
 class _Shape(NamedTuple):

@@ -60,7 +60,7 @@ def steps(body, counts: list[int], cache: SlotCache | None = None, spoiled: int 
 def test_every_step_gives_what_pytorch_gives(differing: dict) -> None:
     body = make_language(**differing).base_model
     lean = LlamaBody(body)
-    # 20 for each of two rows are more than it takes itself; then the cache outgrows its memory.
+    # 20 and 10 for each of two rows are more than it takes itself; then the cache outgrows its memory.
     counts = [5, 1, 1, 3, 20, 1, 10, 1]
     for mine, expected in zip(steps(OnnxBody(body, CONTEXT, lean), counts), steps(lean, counts), strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
