@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ def _attributes(attributes: Sequence[np.ndarray], regions: int) -> torch.Tensor:
     return padded
 
 
-class _Varied(Dataset):
+class _Varied(Dataset, ABC):
     """A data set of which a random share is changed, another part every epoch: a function of seed, epoch and index, so that
     a resumed run repeats it.
     """
@@ -72,8 +73,9 @@ class _Varied(Dataset):
         rng = np.random.default_rng([self.seed, self.epoch, index, self._draws])
         return self._changed(sample, rng) if rng.random() < self.share else sample
 
+    @abstractmethod
     def _changed(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        raise NotImplementedError
+        """The sample changed, as the generator draws it."""
 
 
 class Mirrored(_Varied):

@@ -147,10 +147,11 @@ def pointer_loss(language: nn.Module, hidden: Sequence[torch.Tensor], pointers: 
     wanted = pointers != NOWHERE
     if not wanted.any():
         return hidden[0].new_zeros(())
-    heads = wanted.nonzero()[:, 1]
+    found = wanted.nonzero()
+    heads = found[:, 1]
     weights = 1 / heads.bincount()[heads]  # rare look-ups are not drowned by frequent ones
     places = torch.arange(pointers.shape[2], device=pointers.device)
-    later = places > wanted.nonzero()[:, 2:]
+    later = places > found[:, 2:]
     cosine, sine = language.model.rotary_emb(hidden[0], places.unsqueeze(0))
     losses = []
     for layer, states in list(zip(language.model.layers, hidden))[1:]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .kv_cache import SlotCache
+from .quantised_linear import Int8DynamicLinear
 
 logger = logging.getLogger(__name__)
 _AGREE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # relative, for a model to count as a Llama
@@ -93,8 +94,7 @@ def fast_body(body: nn.Module, make_cache: Callable[[int], SlotCache], width: in
     if (off := error(lean)) > _AGREE[dtype]:
         logger.info("the language model runs through transformers: it is no plain Llama (%.1e off)", off)
         return own
-    layers = [module for module in body.modules() if hasattr(module, "weight") and module.weight is not None]
-    if not onnxruntime or device.type != "cpu" or sum(layer.weight.numel() for layer in layers) > _SMALL:
+    if not onnxruntime or device.type != "cpu" or sum(map(_weights, body.modules())) > _SMALL:
         return lean
     try:
         from .onnx_body import OnnxBody  # neither onnx nor onnxruntime is needed where this is not used
@@ -106,6 +106,14 @@ def fast_body(body: nn.Module, make_cache: Callable[[int], SlotCache], width: in
         logger.info("the language model's steps run in PyTorch, not in ONNX Runtime: %s", problem)
         return lean
     return few
+
+
+def _weights(module: nn.Module) -> int:
+    """How many weights a layer itself has; oneDNN's int8 layers hold theirs in a layout of their own, a byte each."""
+    if isinstance(module, Int8DynamicLinear):
+        return module.weight_bytes
+    weight = getattr(module, "weight", None)
+    return 0 if weight is None else weight.numel()
 
 
 def _tried_out(run: Body, make_cache: Callable[[int], SlotCache], width: int, dtype: torch.dtype,

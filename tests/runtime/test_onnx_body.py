@@ -133,6 +133,18 @@ def test_a_small_llama_on_a_cpu_takes_its_steps_here_unless_told_otherwise() -> 
     assert isinstance(chosen(language), OnnxBody)
 
 
+@pytest.mark.parametrize("number_format", ["fp32", "int8", "int8-dynamic"])
+def test_a_model_of_many_weights_stays_with_pytorch(number_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    language = make_language()
+    layers = sum(p.numel() for name, p in language.base_model.layers.named_parameters() if name.endswith("proj.weight"))
+    if number_format != "fp32":
+        quantise_language(language, number_format)
+    monkeypatch.setattr("ros_gpt4roi.runtime.body._SMALL", layers)  # embeddings and norms are more
+    assert isinstance(chosen(language), LlamaBody)
+    monkeypatch.setattr("ros_gpt4roi.runtime.body._SMALL", 2 * layers)
+    assert isinstance(chosen(language), OnnxBody)
+
+
 @pytest.mark.parametrize("number_format, differing, why", [
     ("bf16", {}, "expected float32 or int8"),
     ("int4", {}, "expected float or int8 ones"),
