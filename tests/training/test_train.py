@@ -70,9 +70,10 @@ def test_every_objective_learns(start, finished, scenes, tmp_path):
         if stage["objective"] == "align":
             (run / "tell").symlink_to(finished / "tell")
         train(read_recipe(write_recipe(run, start, [stage],
-                                       steps=30, eval_strategy="no", save_steps=100)), run)
+                                       steps=120, eval_strategy="no", save_steps=200)), run)
         found = losses(run / stage["name"])
-        assert sum(found[-5:]) < 0.85 * sum(found[:5]), stage["name"]
+        # Of three epochs each: what a batch costs depends on its pictures, by as much as thirty steps teach.
+        assert sum(found[-9:]) < 0.85 * sum(found[:9]), stage["name"]
 
 
 # Killed as no program can prevent, in the middle of writing its second checkpoint.
