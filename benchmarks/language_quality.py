@@ -25,6 +25,7 @@ from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.runtime.jobs import Conversation
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.quantise import FORMATS
+from ros_gpt4roi.runtime.threads import fit_threads
 from ros_gpt4roi.runtime.types import Frame, Question, Region, Status
 from ros_gpt4roi.sim.renderer import TabletopRenderer
 from ros_gpt4roi.sim.scene import Scene
@@ -69,6 +70,7 @@ def compare_formats(loaded: LoadedModel, scenes: Sequence[tuple[Scene, np.random
         asked.append((frame_of(scene), questions(scene, rng)))
     models = {name: in_format(loaded, name) for name in dict.fromkeys(("fp32", *formats))}
     pipelines = {name: open_pipeline(model, TOKENS) for name, model in models.items()}
+    fit_threads(lambda: describe(pipelines["fp32"], asked[0][0]))  # as the node does
     said = {name: [answers(pipeline, frame, turns) for frame, turns in asked] for name, pipeline in pipelines.items()}
     timed = [frame for frame, _ in asked[:TIMED]]
     frame_s, question_s = (

@@ -44,6 +44,7 @@ except ImportError as error:
 BATCHES = (1, 2, 4, 8, 16)
 PARTS = ("published", "decode", "speculation", "first_request", "llama_cpp")
 PUBLISHED_REGIONS = 1
+FITTED = "int8"  # the format that the number of threads is measured with
 TIMED_FORMATS = ("fp32", "bf16", "int8", "int8-dynamic", "int4")
 QUESTION, QUESTION_INSIDE = "What is region 1?", "What is <region1>?"
 LIMIT_S = 600.0
@@ -81,7 +82,7 @@ def measure(loaded: LoadedModel, options: argparse.Namespace, read_bytes: float)
     few_bits = {name: model for name, model in models.items() if name != "fp32"} or models
     frame, one = noise_frame(options.regions), models.get("int8-dynamic", models[options.formats[-1]])
     use_all_threads()
-    pipeline = open_pipeline(models[options.formats[0]], options.tokens)
+    pipeline = open_pipeline(models.get(FITTED, one), options.tokens)
     threads = fit_threads(lambda: describe(pipeline, frame))  # as the node does
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "published": lambda: against_published(models, loaded, frame, options),

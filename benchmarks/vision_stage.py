@@ -72,7 +72,7 @@ def main() -> None:
         for name in options.models:
             large = name != "tabletop"
             timing = _Timing(max(3, options.rounds // 10), warm_up=1, settle=False) if large else _Timing(options.rounds)
-            left_out = {"compiled"} if large or options.no_compile else set()
+            left_out = {"compiled"} if options.no_compile or large and options.light else set()
             if name == "gpt4roi-7b" and options.light:
                 left_out |= {"onnxruntime", "tensorrt"}
             counts = [USUAL] if large and options.light else options.counts

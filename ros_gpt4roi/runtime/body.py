@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,23 @@ _AGREE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # rel
 _AGREE_INT8 = 0.25  # on random numbers two ways to round to int8 differ by a tenth
 _SMALL = 1 << 26  # weights; of more a step is arithmetic and memory, and a second copy would be large
 
-# Embeddings [T, D], positions [T], the cache (aimed at the tokens' slots) and who sees what, bool [T, extent] → [T, D].
-Body = Callable[[torch.Tensor, torch.Tensor, SlotCache, torch.Tensor], torch.Tensor]
+
+class Body(Protocol):
+    """What turns embeddings [T, D] at positions [T], over a cache that is aimed at the tokens' slots, into hidden states [T, D].
+
+    sees: bool [T, extent]. reads_all: whether a call reads all slots there is memory for, and not only up to the extent.
+    """
+
+    reads_all: bool
+
+    def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, cache: SlotCache,
+                 sees: torch.Tensor) -> torch.Tensor: ...
 
 
 class TransformersBody:
     """Any body of transformers."""
+
+    reads_all = False
 
     def __init__(self, body: nn.Module):
         self._body = body
@@ -39,6 +51,8 @@ class LlamaBody:
     The linear layers are called as modules, so that they may be quantised ones. Raises AttributeError for a body that
     is not built as transformers builds a Llama.
     """
+
+    reads_all = False
 
     def __init__(self, body: nn.Module):
         self._rotary, self._norm = body.rotary_emb, body.norm
@@ -94,7 +108,7 @@ def fast_body(body: nn.Module, make_cache: Callable[[int], SlotCache], width: in
     if (off := error(lean)) > _AGREE[dtype]:
         logger.info("the language model runs through transformers: it is no plain Llama (%.1e off)", off)
         return own
-    if not onnxruntime or device.type != "cpu" or sum(map(_weights, body.modules())) > _SMALL:
+    if not onnxruntime or device.type != "cpu" or weights_of(body) > _SMALL:
         return lean
     try:
         from .onnx_body import OnnxBody  # neither onnx nor onnxruntime is needed where this is not used
@@ -108,8 +122,13 @@ def fast_body(body: nn.Module, make_cache: Callable[[int], SlotCache], width: in
     return few
 
 
-def _weights(module: nn.Module) -> int:
-    """How many weights a layer itself has; oneDNN's int8 layers hold theirs in a layout of their own, a byte each."""
+def weights_of(module: nn.Module) -> int:
+    """How many weights all its layers have."""
+    return sum(map(_own_weights, module.modules()))
+
+
+def _own_weights(module: nn.Module) -> int:
+    """Of a layer itself; oneDNN's int8 layers hold theirs in a layout of their own, a byte each."""
     if isinstance(module, Int8DynamicLinear):
         return module.weight_bytes
     weight = getattr(module, "weight", None)

@@ -23,6 +23,7 @@ import torch
 
 from .body import fast_body
 from .forward import FixedForward, Forward
+from .head import fast_head
 from .kv_cache import Prompt, PrefixStore, SlotCache
 
 
@@ -111,10 +112,9 @@ class Decoder:
                  context: int, max_rows: int, urgent_rows: int, draft_tokens: int, cache_bytes: int,
                  fixed_shapes: bool | None = None, compiler: str = "", onnxruntime: bool = True):
         config = language.config
-        self._embedding, self._head = language.get_input_embeddings(), language.get_output_embeddings()
+        self._embedding = language.get_input_embeddings()
         weight = self._embedding.weight
         self._device = weight.device
-        self._never = torch.tensor(list(never_ids), dtype=torch.long, device=self._device)
         self.stop_ids, self.context, self.draft_tokens = stop_ids, context, draft_tokens
         self.max_rows, self.urgent_rows = max_rows, urgent_rows
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -126,7 +126,11 @@ class Decoder:
 
         self.cache = make_cache(max_rows * (context + draft_tokens))
         fixed = self._device.type == "cuda" if fixed_shapes is None else fixed_shapes
-        body = fast_body(language.base_model, make_cache, width, dtype, self._device, context, onnxruntime and not fixed)
+        onnxruntime = onnxruntime and not fixed
+        body = fast_body(language.base_model, make_cache, width, dtype, self._device, context, onnxruntime)
+        self._reads_all = body.reads_all
+        never = torch.tensor(list(never_ids), dtype=torch.long, device=self._device)
+        self._head = fast_head(language.get_output_embeddings(), never, dtype, onnxruntime)
         self._forward = FixedForward(body, self.cache, self._device, dtype, width, compiler) if fixed \
             else Forward(body, self.cache, self._device)
         self.store = PrefixStore(cache_bytes)
@@ -233,26 +237,20 @@ class Decoder:
         joined = self._rows[len(going):]
         drafts = [self._draft(row) for row in going]
         fed = [[row.pending, *draft] for row, draft in zip(going, drafts)]
-        for row, tokens in zip(going, fed):
-            row.slots = np.concatenate([row.slots, self.cache.take(len(tokens))])
         counts = [*map(len, fed), *(len(row.suffix) for row in joined)]
         suffixes = [row.suffix for row in joined]
+        ids = [token for tokens in fed for token in tokens]
         if going:
-            ids = torch.tensor([token for tokens in fed for token in tokens], device=self._device)
-            suffixes.insert(0, self._embedding(ids))
+            new, end = self.cache.take(len(ids)), 0
+            for row, count in zip(going, counts):
+                begin, end = end, end + count
+                row.slots = np.concatenate([row.slots, new[begin:end]])
+            suffixes.insert(0, self._embedding(torch.tensor(ids, device=self._device)))
         hidden = self._forward(suffixes[0] if len(suffixes) == 1 else torch.cat(suffixes), *self._layout(counts))
-        ends = np.cumsum(counts)
         # Of a prompt, only what follows its last token is wanted.
-        wanted = [*range(sum(map(len, fed))), *(ends[len(going):] - 1).tolist()]
-        every = len(wanted) == len(hidden)
-        logits = self._head(hidden if every else hidden[wanted]).float().index_fill_(-1, self._never, float("-inf"))
-        greedy = logits.argmax(-1)
-        chosen = logits.gather(-1, greedy.unsqueeze(-1)).squeeze(-1)
-        finite = hidden.float().sum(-1).isfinite()
-        # Tokens as doubles lose nothing, and one tensor is one readback.
-        packed = torch.cat([greedy.double(), (chosen - logits.logsumexp(-1)).exp().double(), finite.double()]).tolist()
-        tokens, probabilities = packed[:len(wanted)], packed[len(wanted):2 * len(wanted)]
-        self._fail_what_is_not_finite(np.array(packed[2 * len(wanted):]) > 0, counts)
+        wanted = [*range(len(ids)), *(np.cumsum(counts)[len(going):] - 1).tolist()]
+        tokens, probabilities, logits, finite = self._head(hidden, wanted)
+        self._fail_what_is_not_finite(finite, counts)
         for row in joined:
             row.suffix = None
         if joined:
@@ -274,8 +272,9 @@ class Decoder:
             old = len(row.slots) - count
             positions[begin:end] = np.arange(old, old + count)
             slots[begin:end] = row.slots[old:]
-            sees[begin:end, row.slots[:old]] = True
-            sees[begin:end, row.slots[old:]] = np.tri(count, dtype=np.bool_)
+            sees[begin:end, row.slots] = True
+            if count > 1:
+                sees[begin:end, row.slots[old:]] = np.tri(count, dtype=np.bool_)
         return positions, slots, sees
 
     def _fail_what_is_not_finite(self, finite: np.ndarray, counts: list[int]) -> None:
@@ -287,7 +286,7 @@ class Decoder:
             if np.isin(row.slots, fed[~finite]).any():
                 row.sequence._end = Finish.FAILED
 
-    def _accept(self, row: _Row, draft: list[int], tokens: list[float], probabilities: list[float],
+    def _accept(self, row: _Row, draft: list[int], tokens: list[int], probabilities: list[float],
                 logits: torch.Tensor) -> None:
         """Take the next token of a row, several where its draft agrees with the choice."""
         if row.sequence._end is Finish.FAILED:
@@ -296,7 +295,7 @@ class Decoder:
             token, probability = _sample(logits[0], row.sequence.sampling, row.generator)
             tokens, probabilities = [token], [probability]
         taken = 1
-        while taken <= len(draft) and int(tokens[taken - 1]) == draft[taken - 1]:
+        while taken <= len(draft) and tokens[taken - 1] == draft[taken - 1]:
             taken += 1
         self.counters["accepted_draft_tokens"] += taken - 1
         rejected = len(draft) + 1 - taken
@@ -304,9 +303,9 @@ class Decoder:
             self.cache.release(row.slots[-rejected:])
             row.slots = row.slots[:-rejected]
         for j in range(taken):
-            if not self._append(row.sequence, int(tokens[j]), probabilities[j]):
+            if not self._append(row.sequence, tokens[j], probabilities[j]):
                 break
-            row.pending = int(tokens[j])
+            row.pending = tokens[j]
 
     def _append(self, sequence: Sequence, token: int, probability: float) -> bool:
         """Take one token; False when the sequence is at its end."""
@@ -349,6 +348,8 @@ class Decoder:
             self.cache.release(row.slots)
             self._rows.remove(row)
             row.sequence.finish = row.sequence._end
+        if not self._rows and self._reads_all:
+            self.cache.shrink()
 
     def _keep(self, row: _Row) -> None:
         sequence = row.sequence

@@ -77,6 +77,12 @@ class SlotCache:
         """All slots are free; the memory stays."""
         self._users[1:] = 0
 
+    def shrink(self) -> None:
+        """Give back what has grown beyond the first step, where no slot is in use: a forward may read all there is."""
+        if self.capacity > _SLOT_STEP and not self._users[1:].any():
+            self._users = self._users[:_SLOT_STEP].copy()
+            self.memory = self._allocate(_SLOT_STEP)
+
     def aim(self, slots: torch.Tensor, extent: int) -> None:
         """The next forward writes its tokens to `slots` [T] and reads the first `extent` slots."""
         self.slots, self._extent = slots, extent

@@ -62,6 +62,23 @@ def test_growing_keeps_what_is_held() -> None:
     assert cache.extent == 1 and cache.capacity == 601 and cache.take(2).tolist() == [1, 2]
 
 
+def test_what_has_grown_is_given_back_when_nobody_uses_it() -> None:
+    cache = make_cache()
+    slots = cache.take(300)
+    cache.release(slots[:299])
+    cache.shrink()
+    assert cache.capacity == 512  # a slot is still in use
+    cache.release(slots[299:])
+    cache.shrink()
+    assert cache.capacity == 256 and cache.bytes == LAYERS * 2 * HEADS * 256 * SIZE * 4
+    before = cache.memory
+    cache.shrink()
+    assert cache.memory is before
+    again = cache.take(300)
+    keys = write(cache, again)
+    assert torch.equal(cache.copy_out(again)[:, 0], keys)
+
+
 def test_what_is_copied_out_fills_other_slots() -> None:
     cache = make_cache()
     slots, others = cache.take(4), cache.take(4)

@@ -147,7 +147,7 @@ def test_a_model_of_many_weights_stays_with_pytorch(number_format: str, monkeypa
 
 @pytest.mark.parametrize("number_format, differing, why", [
     ("bf16", {}, "expected float32 or int8"),
-    ("int4", {}, "expected float or int8 ones"),
+    ("int4", {}, "expected float32 or int8 ones"),
     ("fp32", dict(hidden_act="gelu"), "activation 'gelu'"),
     ("fp32", dict(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}), "'dynamic'")])
 def test_what_it_does_not_know_runs_in_pytorch_and_the_log_says_why(number_format: str, differing: dict, why: str,

@@ -291,13 +291,27 @@ def test_the_warm_up_leaves_no_trace(make_pipeline: Callable, make_frame: Callab
 
 def test_after_the_warm_up_the_first_requests_find_everything_prepared(loaded: LoadedModel, make_pipeline: Callable,
                                                                        make_frame: Callable) -> None:
-    pipeline = make_pipeline()
+    pipeline = make_pipeline(onnxruntime=False)
     pipeline.warm_up()
     memory = pipeline.language.decoder.cache.memory
     frame = make_frame(loaded.config.prompt.max_regions)
     pipeline.describe(frame)
     pipeline.ask(Conversation("c", frame), Question("What is region 1?", "q"))
     assert pipeline.language.decoder.cache.memory is memory  # it has not grown
+
+
+@pytest.mark.parametrize("onnxruntime", [True, False])
+def test_memory_that_slows_steps_is_given_back_after_the_last_row(loaded: LoadedModel, make_pipeline: Callable,
+                                                                  make_frame: Callable, onnxruntime: bool) -> None:
+    pipeline = make_pipeline(onnxruntime=onnxruntime)
+    cache, seen = pipeline.language.decoder.cache, []
+    job = pipeline.begin_description(make_frame(loaded.config.prompt.max_regions))
+    while not job.done:
+        pipeline.step()
+        seen.append(cache.capacity)
+        job.poll()
+    assert max(seen) > 256
+    assert cache.capacity == (256 if onnxruntime else max(seen))
 
 
 def test_a_frame_that_is_no_image_is_refused(make_pipeline: Callable) -> None:
