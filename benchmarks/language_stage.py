@@ -48,6 +48,7 @@ FITTED = "int8"  # the format that the number of threads is measured with
 TIMED_FORMATS = ("fp32", "bf16", "int8", "int8-dynamic", "int4")
 QUESTION, QUESTION_INSIDE = "What is region 1?", "What is <region1>?"
 LIMIT_S = 600.0
+SMALL = 64_000_000  # parameters
 ALL_THREADS = torch.get_num_threads()
 
 
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--regions", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=48, help="most tokens of a text")
-    parser.add_argument("--rounds", type=int, default=2, help="timed calls of each variant")
+    parser.add_argument("--rounds", type=int, default=2, help="timed calls of each variant; five times as many of a small model")
     options = parser.parse_args()
     results: dict[str, Any] = {
         "command": "python -m benchmarks.language_stage " + " ".join(sys.argv[1:]),
@@ -107,6 +108,13 @@ def measure(loaded: LoadedModel, options: argparse.Namespace, read_bytes: float)
     return found
 
 
+def timing(loaded: LoadedModel, options: argparse.Namespace) -> dict[str, Any]:
+    """How `compare` measures: calls of milliseconds in many rounds, settled; those of seconds just so often as asked."""
+    if sum(parameter.numel() for parameter in loaded.model.language.parameters()) > SMALL:
+        return {"rounds": options.rounds, "warm_up": 0}
+    return {"rounds": 5 * options.rounds, "warm_up": 2, "settle": True}
+
+
 def against_published(models: dict[str, LoadedModel], loaded: LoadedModel, frame: Frame,
                       options: argparse.Namespace) -> dict[str, Any]:
     """Whole frames, image to texts; the published procedure in fp32, ours in every format."""
@@ -120,7 +128,7 @@ def against_published(models: dict[str, LoadedModel], loaded: LoadedModel, frame
         raise SystemExit(f"fp32 texts differ from the published procedure's: {same['fp32']:.0%} are the same")
     times = compare({name: lambda p=pipeline: describe(p, frame) for name, pipeline in pipelines.items()}
                     | {"published": lambda: published_procedure(loaded, frame, places, options.tokens)},
-                    options.rounds, warm_up=0)
+                    **timing(loaded, options))
     published = times["published"] * options.regions / len(places)
     return {name: {"seconds": times[name], "regions_per_s": options.regions / times[name],
                    "tokens": sum(map(len, texts[name])), "same_text": same[name], "published_seconds": published,
@@ -165,7 +173,7 @@ def speculation(loaded: LoadedModel, frame: Frame, options: argparse.Namespace) 
     if describe(drafting, frame) != expected or describe(drafting, frame) != expected:
         print("note: drafts changed a text; the number format's rounding depends on the batch")
     times = compare({"plain": lambda: describe(plain, frame), "drafting": lambda: describe(drafting, frame)},
-                    options.rounds, warm_up=0)
+                    **timing(loaded, options))
     counters = drafting.language.decoder.counters
     return {**times, "speed": times["plain"] / times["drafting"],
             "accepted": counters["accepted_draft_tokens"] / max(1, counters["draft_tokens"])}
@@ -195,11 +203,16 @@ def first_request(loaded: LoadedModel, frame: Frame, options: argparse.Namespace
 
 def against_llama_cpp(models: dict[str, LoadedModel], loaded: LoadedModel, frame: Frame,
                       options: argparse.Namespace) -> dict[str, Any]:
-    """Language stage only, vision given: one prefix and `regions` suffixes, then one question, so many tokens each."""
-    pipelines = {name: open_pipeline(model, options.tokens) for name, model in models.items()}
-    for pipeline in pipelines.values():
+    """Language stage only, vision given: one prefix and `regions` suffixes, then one question, so many tokens each.
+
+    Both sides with one thread and with all: the best of either counts.
+    """
+    threads_tried, fitted = sorted({1, ALL_THREADS}), torch.get_num_threads()
+    pipelines = {f"{name}, {threads} threads": (open_pipeline(model, options.tokens), threads)
+                 for name, model in models.items() for threads in threads_tried}
+    for pipeline, _ in pipelines.values():
         pipeline.language.decoder.stop_ids = frozenset()
-    first = next(iter(pipelines.values()))
+    first, _ = next(iter(pipelines.values()))
     prompts = [s.prompt.ids.tolist() for s in sequences(first, frame, 1)]
     question = sequences(first, frame, 1, [QUESTION_INSIDE])[0].prompt.ids.tolist()
     shared = next(i for i, ids in enumerate(zip(*prompts)) if len(set(ids)) > 1)
@@ -211,28 +224,31 @@ def against_llama_cpp(models: dict[str, LoadedModel], loaded: LoadedModel, frame
         peers = {}
         for name in llama_cpp_peer.FORMATS:
             llama_cpp_peer.quantise(path / "f16.gguf", path / f"{name}.gguf", name)
-            for threads in sorted({1, ALL_THREADS}):  # either may be the faster one, as with us
+            for threads in threads_tried:
                 peers[f"{name}, {threads} threads"] = llama_cpp_peer.LlamaCpp(
                     path / f"{name}.gguf", threads, rows, shared + rows * (longest - shared + options.tokens))
         found["same_next_token"] = {name: agreement(peer, loaded, prompts[0]) for name, peer in peers.items()}
         loads = {
-            "batch": {name: lambda p=p: decode(p, sequences(p, frame, options.tokens)) for name, p in pipelines.items()}
+            "batch": {name: lambda p=p, t=t: decode(p, sequences(p, frame, options.tokens), t)
+                      for name, (p, t) in pipelines.items()}
             | {f"llama.cpp {name}": lambda p=p: p.texts(prompts[0][:shared], [ids[shared:] for ids in prompts],
                                                         options.tokens) for name, p in peers.items()},
-            "single": {name: lambda p=p: decode(p, sequences(p, frame, options.tokens, [QUESTION_INSIDE]))
-                       for name, p in pipelines.items()}
+            "single": {name: lambda p=p, t=t: decode(p, sequences(p, frame, options.tokens, [QUESTION_INSIDE]), t)
+                       for name, (p, t) in pipelines.items()}
             | {f"llama.cpp {name}": lambda p=p: p.texts([], [question], options.tokens) for name, p in peers.items()}}
         for load, variants in loads.items():
-            times = compare(variants, options.rounds, warm_up=0)
+            times = compare(variants, **timing(loaded, options))
             ours = min((times[name], name) for name in pipelines)
             theirs = min((times[name], name) for name in times if name not in pipelines)
             found[load] = {"seconds": times, "ours": ours[1], "theirs": theirs[1], "speed": theirs[0] / ours[0]}
         for peer in peers.values():
             peer.close()
+    torch.set_num_threads(fitted)
     return found
 
 
-def decode(pipeline: Pipeline, texts: list[Sequence]) -> None:
+def decode(pipeline: Pipeline, texts: list[Sequence], threads: int) -> None:
+    torch.set_num_threads(threads)
     pipeline.language.add(texts)
     while pipeline.language.decoder.busy:
         pipeline.language.step()
