@@ -15,9 +15,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 
 from ros_gpt4roi.engine.cache import EngineCache
 from ros_gpt4roi.engine.errors import EngineError
@@ -25,12 +27,16 @@ from ros_gpt4roi.engine.guard import Limits
 from ros_gpt4roi.engine.network import VisionNetwork
 from ros_gpt4roi.engine.profiles import find_profile
 from ros_gpt4roi.engine.provide import GRAPH_FOLDER, provide_onnx
-from ros_gpt4roi.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, load_checkpoint, save_checkpoint
+from ros_gpt4roi.runtime.awq import record_inputs, scale_for_int4
 from ros_gpt4roi.runtime.quantise import FLOAT_FORMATS, FORMATS, quantise_language, quantised_file, save_quantised
 
+from .collate import ConversationCollator
+from .data import DataError, open_dataset
 from .recipe import Recipe, RecipeError, read_recipe
 from .trainer import CURVE_FILE, FINAL_FOLDER
 
+_CALIBRATION = 64  # conversations
 CARD_FILE, RECIPE_FILE = "README.md", "recipe.yaml"
 QUANTISED = [name for name in FORMATS if name not in FLOAT_FORMATS]
 
@@ -81,11 +87,25 @@ def export_vision(model_folder: Path) -> None:
         shutil.move(graph.path.parent, model_folder / GRAPH_FOLDER)
 
 
+def read_inputs(recipe: Recipe, run: Path, loaded: LoadedModel) -> dict[str, torch.Tensor]:
+    """What the language model's layers are given by validation conversations of the last stage (see runtime/awq.py)."""
+    stage = recipe.stages[-1]
+    samples = open_dataset(recipe.validation, run, recipe.seed, stage.texts, loaded.config.preprocess)
+    batches = DataLoader(samples, collate_fn=ConversationCollator(loaded.prompts, stage.list_regions))
+
+    def read() -> None:
+        for batch in islice(batches, _CALIBRATION):
+            loaded.model(**batch)
+
+    return record_inputs(loaded.model.language, read)
+
+
 def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (), vision: bool = False) -> None:
     """Writes the folder.
 
-    formats: number formats in which the language model is stored besides. vision: export the vision stage.
-    Raises CheckpointError where the run's last stage is not finished, RecipeError, EngineError, OSError.
+    formats: number formats in which the language model is stored besides; int4 after scaling by what its layers are given in
+    conversations of the recipe's validation data. vision: export the vision stage.
+    Raises CheckpointError where the run's last stage is not finished, RecipeError, DataError, EngineError, OSError.
     """
     recipe = read_recipe(recipe_file)
     loaded = load_checkpoint(run / recipe.stages[-1].name / FINAL_FOLDER)
@@ -96,7 +116,10 @@ def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (),
     shutil.rmtree(out / GRAPH_FOLDER, ignore_errors=True)
     save_checkpoint(loaded.model, loaded.tokenizer, out, dtype=torch.float16)
     for number_format in formats:
-        language = load_checkpoint(out).model.language
+        stored = load_checkpoint(out)
+        language = stored.model.language
+        if number_format == "int4":
+            scale_for_int4(language, read_inputs(recipe, run, stored))
         quantise_language(language, number_format)
         save_quantised(language, number_format, out)
     if vision:
@@ -120,7 +143,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         deploy(options.recipe, options.run, options.out, options.quantise, options.export_vision)
-    except (RecipeError, CheckpointError, EngineError, OSError) as error:
+    except (RecipeError, DataError, CheckpointError, EngineError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{options.out}: ready")

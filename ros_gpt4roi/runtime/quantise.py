@@ -165,11 +165,16 @@ def _linear_layers(language: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in language.named_modules() if isinstance(module, nn.Linear)}
 
 
+def int4_group(inputs: int) -> int | None:
+    """How many inputs of a layer of so many share a scale; None where int4 cannot hold it."""
+    return next((group for group in _INT4_GROUPS if inputs % group == 0), None)
+
+
 def _from_float(layer: nn.Linear, number_format: str) -> nn.Module | None:
     """The converted layer, or None where the format cannot hold it."""
     convert: Callable[[nn.Linear], nn.Module] = _QUANTISED[number_format].from_float
     if number_format == "int4":
-        group = next((g for g in _INT4_GROUPS if layer.in_features % g == 0), None)
+        group = int4_group(layer.in_features)
         if group is None:
             return None
         convert = partial(convert, group=group)

@@ -125,15 +125,9 @@ class Int4Linear(nn.Module):
 
     @classmethod
     def from_float(cls, linear: nn.Linear, group: int) -> Int4Linear:
-        out, inputs = linear.weight.shape
-        weight = linear.weight.detach().float().reshape(out, inputs // group, group)
-        low, high = weight.amin(-1), weight.amax(-1)
-        # Rounded to what the kernel will hold before the nibbles are chosen: they make up for it.
-        scale = ((high - low).clamp_min(1e-8) / 15).to(_COMPUTE)
-        middle = (low + scale.float() * 8).to(_COMPUTE)
-        nibbles = ((weight - middle.float().unsqueeze(-1)) / scale.float().unsqueeze(-1)).round() + 8
-        nibbles = nibbles.clamp(0, 15).to(torch.uint8).reshape(out, inputs)
-        scale_middle = torch.stack([scale, middle], -1).transpose(0, 1).contiguous()
+        nibbles, scale, middle = _int4(linear.weight.detach().float(), group)
+        nibbles = nibbles.flatten(1).to(torch.uint8)
+        scale_middle = torch.cat([scale, middle], -1).transpose(0, 1).contiguous()
         return cls(nibbles[:, ::2] | nibbles[:, 1::2] << 4, scale_middle, _bias(linear))
 
     def stored(self) -> dict[str, torch.Tensor]:
@@ -176,6 +170,23 @@ def _int8(linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
     weight = linear.weight.detach().float()
     scale = weight.abs().amax(1).clamp_min(1e-8) / 127
     return (weight / scale.unsqueeze(1)).round().to(torch.int8), scale
+
+
+def _int4(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of float32 weights [out, in]: values from 0 to 15 [out, in / group, group], and scale and middle of each group
+    [out, in / group, 1]."""
+    weight = weight.unflatten(1, (-1, group))
+    low, high = weight.amin(-1, keepdim=True), weight.amax(-1, keepdim=True)
+    # Rounded to what the kernel will hold before the nibbles are chosen: they make up for it.
+    scale = ((high - low).clamp_min(1e-8) / 15).to(_COMPUTE)
+    middle = (low + scale.float() * 8).to(_COMPUTE)
+    return (((weight - middle.float()) / scale.float()).round() + 8).clamp(0, 15), scale, middle
+
+
+def round_to_int4(weight: torch.Tensor, group: int) -> torch.Tensor:
+    """What 4 bits leave of float32 weights [out, in], in float32."""
+    nibbles, scale, middle = _int4(weight, group)
+    return ((nibbles - 8) * scale.float() + middle.float()).flatten(1)
 
 
 @cache

@@ -203,6 +203,14 @@ def test_deploy_writes_a_folder_that_loads_in_half_precision(finished, tmp_path)
 
 
 @pytest.mark.slow
+def test_int4_is_stored_after_scaling_by_the_recipes_own_conversations(finished, tmp_path):
+    deploy(finished / "recipe.yaml", finished, tmp_path / "model", ["int8", "int4"])
+    norm = "model.layers.0.post_attention_layernorm.weight"
+    plain, scaled = (quantise.load_model(tmp_path / "model", form).model.language.state_dict()[norm] for form in ("int8", "int4"))
+    assert not torch.allclose(plain, scaled, rtol=1e-2)
+
+
+@pytest.mark.slow
 def test_what_is_deployed_besides_is_what_the_robot_runs(finished, tmp_path, capsys, monkeypatch):
     made, there = tmp_path / "made", tmp_path / "robot"
     arguments = ["deploy", finished / "recipe.yaml", "--run", finished, "--out", made, "--quantise", "int8", "--export-vision"]
