@@ -22,6 +22,7 @@ import torch
 from benchmarks.common import compare, machine_facts, write_results
 from benchmarks.language_models import describe, in_format, open_pipeline
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
+from ros_gpt4roi.runtime.awq import record_inputs, scale_for_int4
 from ros_gpt4roi.runtime.jobs import Conversation
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.quantise import FORMATS
@@ -33,7 +34,11 @@ from ros_gpt4roi.sim.scoring import TextRound, score
 from ros_gpt4roi.sim.texts import ask, permuted
 from training.evaluation.tabletop import questions
 
+Asked = tuple[Frame, Sequence[tuple[TextRound, ...]]]  # a frame, and conversations about it
+SCALED, CALIBRATION = "int4, scaled", 4  # scenes
 ALLOWED = 0.5  # points of right answers, in per cent
+AS_GOOD = 1.05  # of the fastest's time
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int8-dynamic": 1, "int4": 0.5}
 TOKENS = 80
 TIMED = 8  # scenes at most that formats are timed on, in turns
 
@@ -53,28 +58,37 @@ def main() -> None:
     results: dict[str, Any] = {"command": "python -m benchmarks.language_quality " + " ".join(sys.argv[1:]),
                                "machine": machine_facts()}
     with torch.inference_mode(), TabletopRenderer() as renderer:
-        scenes = [(scene, np.random.default_rng([options.seed, index])) for index in range(options.scenes)
-                  if (scene := renderer.render("test", options.seed, index)).objects]
-        results["formats"] = compare_formats(loaded, scenes, options.formats)
+        def conversations(split: str, count: int) -> list[Asked]:
+            found = []
+            for index in range(count):
+                rng, scene = np.random.default_rng([options.seed, index]), renderer.render(split, options.seed, index)
+                if scene.objects:
+                    scene = permuted(scene, rng)
+                    found.append((frame_of(scene), questions(scene, rng)))
+            return found
+
+        results["formats"] = compare_formats(loaded, conversations("test", options.scenes), options.formats,
+                                             conversations("train", CALIBRATION))
         results["reuse"] = kept_descriptions(loaded, renderer, options)
     results["default"] = choose(results["formats"])
     write_results(options.json, results)
 
 
-def compare_formats(loaded: LoadedModel, scenes: Sequence[tuple[Scene, np.random.Generator]],
-                    formats: Sequence[str]) -> dict[str, dict[str, float]]:
-    """fp32 is measured whether asked for or not: the others are compared with it."""
-    asked = []
-    for scene, rng in scenes:
-        scene = permuted(scene, rng)
-        asked.append((frame_of(scene), questions(scene, rng)))
+def compare_formats(loaded: LoadedModel, asked: Sequence[Asked], formats: Sequence[str],
+                    calibration: Sequence[Asked]) -> dict[str, dict[str, float]]:
+    """fp32 is measured whether asked for or not: the others are compared with it. int4 also as `training.deploy` stores it,
+    scaled by what the layers are given in the conversations of `calibration`."""
     models = {name: in_format(loaded, name) for name in dict.fromkeys(("fp32", *formats))}
+    if "int4" in formats:
+        scaled = in_format(loaded, "fp32")
+        scale_for_int4(scaled.model.language, record_inputs(scaled.model.language, lambda: loss(scaled, calibration)))
+        models[SCALED] = in_format(scaled, "int4")
     pipelines = {name: open_pipeline(model, TOKENS) for name, model in models.items()}
     fit_threads(lambda: describe(pipelines["fp32"], asked[0][0]))  # as the node does
     said = {name: [answers(pipeline, frame, turns) for frame, turns in asked] for name, pipeline in pipelines.items()}
     timed = [frame for frame, _ in asked[:TIMED]]
     frame_s, question_s = (
-        compare({name: lambda p=p: [request(p, frame) for frame in timed] for name, p in pipelines.items()}, 3, 1)
+        compare({name: lambda p=p: [request(p, frame) for frame in timed] for name, p in pipelines.items()}, 10, 1)
         for request in (describe, single))
     found = {}
     for name, pipeline in pipelines.items():
@@ -114,7 +128,7 @@ def single(pipeline: Pipeline, frame: Frame) -> None:
         raise SystemExit(f"a question failed: {answer.error}")
 
 
-def loss(loaded: LoadedModel, asked: Sequence[tuple[Frame, Sequence[tuple[TextRound, ...]]]]) -> float:
+def loss(loaded: LoadedModel, asked: Sequence[Asked]) -> float:
     """Mean cross-entropy of a token of the true answers, in nats."""
     total, count, pipeline = 0.0, 0, open_pipeline(loaded, 1)
     for frame, many in asked:
@@ -131,9 +145,12 @@ def loss(loaded: LoadedModel, asked: Sequence[tuple[Frame, Sequence[tuple[TextRo
 
 
 def choose(formats: dict[str, dict[str, float]]) -> str:
-    """The fastest format that loses less than ALLOWED points, by the time of a frame and a question together."""
-    good = {name: figures for name, figures in formats.items() if figures["points_lost"] < ALLOWED}
-    return min(good, key=lambda name: good[name]["frame_s"] + good[name]["question_s"])
+    """The fastest format that loses less than ALLOWED points, by the time of a frame and a question together; of formats as
+    good as that, the smallest."""
+    good = {name: figures["frame_s"] + figures["question_s"] for name, figures in formats.items()
+            if figures["points_lost"] < ALLOWED and name in FORMATS}
+    near = [name for name, taken in good.items() if taken <= AS_GOOD * min(good.values())]
+    return min(near, key=lambda name: (WEIGHT_BYTES[name], good[name]))
 
 
 def kept_descriptions(loaded: LoadedModel, renderer: TabletopRenderer, options: argparse.Namespace) -> dict[str, float]:

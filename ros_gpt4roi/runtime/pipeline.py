@@ -46,7 +46,7 @@ class PipelineConfig:
     description_tokens: int = 64
     answer_tokens: int = 128
     question_characters: int = 2000
-    reuse_distance: float = 0.02
+    reuse_distance: float = 0.005
     reuse_age_s: float = 5.0
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
