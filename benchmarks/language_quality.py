@@ -58,20 +58,23 @@ def main() -> None:
     results: dict[str, Any] = {"command": "python -m benchmarks.language_quality " + " ".join(sys.argv[1:]),
                                "machine": machine_facts()}
     with torch.inference_mode(), TabletopRenderer() as renderer:
-        def conversations(split: str, count: int) -> list[Asked]:
-            found = []
-            for index in range(count):
-                rng, scene = np.random.default_rng([options.seed, index]), renderer.render(split, options.seed, index)
-                if scene.objects:
-                    scene = permuted(scene, rng)
-                    found.append((frame_of(scene), questions(scene, rng)))
-            return found
-
-        results["formats"] = compare_formats(loaded, conversations("test", options.scenes), options.formats,
-                                             conversations("train", CALIBRATION))
+        results["formats"] = compare_formats(
+            loaded, conversations(renderer, "test", options.seed, options.scenes), options.formats,
+            conversations(renderer, "train", options.seed, CALIBRATION))
         results["reuse"] = kept_descriptions(loaded, renderer, options)
     results["default"] = choose(results["formats"])
     write_results(options.json, results)
+
+
+def conversations(renderer: TabletopRenderer, split: str, seed: int, count: int) -> list[Asked]:
+    """The questions about so many scenes."""
+    found = []
+    for index in range(count):
+        rng, scene = np.random.default_rng([seed, index]), renderer.render(split, seed, index)
+        if scene.objects:
+            scene = permuted(scene, rng)
+            found.append((frame_of(scene), questions(scene, rng)))
+    return found
 
 
 def compare_formats(loaded: LoadedModel, asked: Sequence[Asked], formats: Sequence[str],

@@ -2,7 +2,7 @@
 
     python -m benchmarks.language_stage --json benchmarks/results/language_stage.json
 
-One run of about five minutes; whatever is compared takes turns on the same weights and inputs; medians. Models: "random", a Llama of 0.48 B
+One run of about eleven minutes; whatever is compared takes turns on the same weights and inputs; medians. Models: "random", a Llama of 0.48 B
 parameters, and "tabletop". Both sides of a comparison with llama.cpp write exactly so many tokens. A comparison with
 the published procedure runs PUBLISHED_REGIONS of its conversations, which all cost the same, and counts them for all.
 """
@@ -28,6 +28,7 @@ from benchmarks.common import compare, machine_facts, seconds, write_results
 from benchmarks.language_models import (describe, in_format, noise_frame, open_pipeline, published_procedure,
                                         random_model)
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
+from ros_gpt4roi.runtime.body import weights_of
 from ros_gpt4roi.runtime.language_stage import Sequence
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.quantise import FORMATS
@@ -48,7 +49,7 @@ FITTED = "int8"  # the format that the number of threads is measured with
 TIMED_FORMATS = ("fp32", "bf16", "int8", "int8-dynamic", "int4")
 QUESTION, QUESTION_INSIDE = "What is region 1?", "What is <region1>?"
 LIMIT_S = 600.0
-SMALL = 64_000_000  # parameters
+SMALL = 64_000_000  # weights
 ALL_THREADS = torch.get_num_threads()
 
 
@@ -110,7 +111,7 @@ def measure(loaded: LoadedModel, options: argparse.Namespace, read_bytes: float)
 
 def timing(loaded: LoadedModel, options: argparse.Namespace) -> dict[str, Any]:
     """How `compare` measures: calls of milliseconds in many rounds, settled; those of seconds just so often as asked."""
-    if sum(parameter.numel() for parameter in loaded.model.language.parameters()) > SMALL:
+    if weights_of(loaded.model.language) > SMALL:
         return {"rounds": options.rounds, "warm_up": 0}
     return {"rounds": 5 * options.rounds, "warm_up": 2, "settle": True}
 

@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30, help="timed calls of each variant; a tenth at full size")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--light", action="store_true",
-                        help=f"the large models with {USUAL} regions, and the full size in PyTorch only")
+                        help=f"the large models with {USUAL} regions and not compiled, the full size in PyTorch only")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results: dict[str, Any] = {"machine": {**machine_facts(), "onnxruntime": onnxruntime.__version__,

@@ -76,14 +76,17 @@ def _scale(layers: Sequence[nn.Linear], inputs: torch.Tensor, makers: Sequence[t
     inputs = inputs.float()
     typical = inputs.abs().mean(0).clamp_min(1e-6)
     scales = [powers / (powers.max() * powers.min()).sqrt() for powers in map(typical.pow, _STRENGTHS)]
-    best = min(scales, key=lambda scale: sum(_lost(layer.weight, scale, inputs, group) for layer in layers))
+    weights = [layer.weight.float() for layer in layers]
+    wanted = [inputs @ weight.T for weight in weights]
+
+    def lost(scale: torch.Tensor) -> float:
+        """Squared error of the outputs in int4, weights scaled and inputs the other way."""
+        given = inputs / scale
+        return sum(float((given @ round_to_int4(weight * scale, group).T - outputs).square().sum())
+                   for weight, outputs in zip(weights, wanted))
+
+    best = min(scales, key=lost)
     for layer in layers:
         layer.weight.mul_(best.to(layer.weight))
     for maker in makers:
         maker.div_(best.to(maker).reshape(-1, *[1] * (maker.dim() - 1)))
-
-
-def _lost(weight: torch.Tensor, scale: torch.Tensor, inputs: torch.Tensor, group: int) -> float:
-    """Squared error of a layer's outputs in int4, its weights scaled and its inputs the other way."""
-    weight = weight.float()
-    return float((inputs / scale @ round_to_int4(weight * scale, group).T - inputs @ weight.T).square().sum())

@@ -17,7 +17,7 @@ class SlotCache:
     Tokens of all rows run as one sequence, and a mask says which slots each of them sees. So ragged rows need no
     padding, a prefix that rows share is held and read once, prompts and decoded tokens go through one forward, and a
     rejected draft is taken back by releasing its slots. Slots are counted: free where nobody uses them. Slot 0 is a bin
-    for padding. Stands in for transformers' Cache in a model's forward. memory: the pool, another one after it has grown.
+    for padding. Stands in for transformers' Cache in a model's forward. memory: the pool, another one after it has grown or shrunk.
     """
 
     def __init__(self, layers: int, heads: int, head_size: int, max_slots: int, dtype: torch.dtype,

@@ -43,11 +43,11 @@ class OnnxBody:
         if body.rotary_emb.rope_type not in _STATIC_ROTARY:
             raise ValueError(f"rotary positions of type {body.rotary_emb.rope_type!r}, expected one of {_STATIC_ROTARY}")
         writer = _BodyWriter(body, context)
-        self._steps, self._otherwise = Steps(writer.body(), torch.get_num_threads), otherwise
+        self._steps, self._otherwise = Steps[_Shape](writer.body(), torch.get_num_threads), otherwise
         self._width, self._groups = body.config.hidden_size, writer.groups
         #: Whether it computes with float weights.
         self.exact = writer.exact
-        self._over: torch.Tensor | None = None  # the cache's memory that the shapes are bound to
+        self._over = torch.empty(0)  # the cache's memory that the shapes are bound to
 
     def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, cache: SlotCache,
                  sees: torch.Tensor) -> torch.Tensor:
@@ -55,8 +55,10 @@ class OnnxBody:
         count = len(embeddings)
         if count > FEW:
             return self._otherwise(embeddings, positions, cache, sees)
-        session = self._steps.session
-        shape, slots, seen = self._shape(count, cache), cache.slots.numpy(), sees.numpy()
+        if self._over is not cache.memory:
+            self._over = cache.memory
+            self._steps.forget()
+        shape, slots, seen = self._steps.shape(count, self._prepare), cache.slots.numpy(), sees.numpy()
         shape.embeddings.copy_(embeddings)
         shape.positions.copy_(positions)
         # What is fed now is seen beside the cache; its slots still hold what was there before.
@@ -65,32 +67,23 @@ class OnnxBody:
         mask[:, :, :seen.shape[1]][:, seen] = 0
         mask[:, :, slots] = -np.inf
         mask[:, :, held:][:, seen[:, slots]] = 0
-        session.run_with_iobinding(shape.binding)
+        self._steps.session.run_with_iobinding(shape.binding)
         if not np.isfinite(shape.hidden.numpy()).all():  # which would spoil every row; the other body keeps them apart
             return self._otherwise(embeddings, positions, cache, sees)
         cache.memory.numpy()[:, :, :, slots] = shape.new.numpy()
         return shape.hidden[0]
 
-    def _shape(self, count: int, cache: SlotCache) -> _Shape:
-        prepared = self._steps.prepared
-        if self._over is not cache.memory:
-            self._over = cache.memory
-            prepared.clear()
-        if count not in prepared:
-            prepared[count] = self._prepare(count, cache)
-        return prepared[count]
-
-    def _prepare(self, count: int, cache: SlotCache) -> _Shape:
-        layers, two, heads, slots, size = cache.memory.shape
+    def _prepare(self, count: int, session: onnxruntime.InferenceSession) -> _Shape:
+        layers, two, heads, slots, size = self._over.shape
         shape = _Shape(torch.empty(1, count, self._width), torch.empty(1, count, dtype=torch.long),
                        torch.empty(self._groups, count, slots + count), torch.tensor([slots, count]),
                        torch.empty(1, count, self._width), torch.empty(layers, two, heads, count, size),
-                       self._steps.session.io_binding())
+                       session.io_binding())
         for name in ("embeddings", "positions", "parts"):
             bind(shape.binding.bind_input, name, getattr(shape, name))
         bind(shape.binding.bind_input, "mask", shape.mask.flatten(0, 1))
         bind(shape.binding.bind_output, "hidden", shape.hidden)
-        for to, prefix, pool in ((shape.binding.bind_input, "", cache.memory), (shape.binding.bind_output, "new_", shape.new)):
+        for to, prefix, pool in ((shape.binding.bind_input, "", self._over), (shape.binding.bind_output, "new_", shape.new)):
             for layer, pair in enumerate(pool.unsqueeze(2)):
                 for part, tensor in zip(("key", "value"), pair):
                     bind(to, f"{prefix}{part}_{layer}", tensor)

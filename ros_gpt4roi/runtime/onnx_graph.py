@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -16,6 +17,8 @@ FEW = 16  # up to so many tokens it is calls that cost; of more it is arithmetic
 _BLOCKS = 16, 256  # inputs of an int8 layer that share a scale, for weights and activations alike: powers of two
 _INT8_ACTIVATIONS = 4  # accuracy level of MatMulNBits: multiplies bytes
 _OPERATORS, _FORMAT = 21, 10  # versions of ONNX
+
+Shape = TypeVar("Shape")  # tensors at the same addresses, and their binding
 
 
 class GraphWriter:
@@ -78,28 +81,34 @@ def value(name: str, shape: list, kind: int = TensorProto.FLOAT) -> ValueInfoPro
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-class Steps:
-    """A graph's session. threads: gives how many it is to have, asked at every step.
+class Steps(Generic[Shape]):
+    """A graph's session, and what is bound to it for each number of tokens.
 
-    prepared: what was bound to the session, by number of tokens.
+    threads: gives how many the session is to have, asked at every step.
     """
 
     def __init__(self, model: ModelProto, threads: Callable[[], int]):
         self._model, self._wanted, self._threads = model.SerializeToString(), threads, 0
-        self._session: onnxruntime.InferenceSession | None = None
-        self.prepared: dict = {}
+        self.session: onnxruntime.InferenceSession | None = None
+        self._shapes: dict[int, Shape] = {}
 
-    @property
-    def session(self) -> onnxruntime.InferenceSession:
+    def shape(self, count: int, prepare: Callable[[int, onnxruntime.InferenceSession], Shape]) -> Shape:
+        """What `prepare` has bound for so many tokens; `session`, with as many threads as it is to have, runs it."""
         threads = self._wanted()
         if self._threads != threads:
             self._threads = threads
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
             options.add_session_config_entry("session.force_spinning_stop", "1")  # between steps PyTorch needs the cores
-            self._session = onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
-            self.prepared.clear()
-        return self._session
+            self.session = onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
+            self.forget()
+        if count not in self._shapes:
+            self._shapes[count] = prepare(count, self.session)
+        return self._shapes[count]
+
+    def forget(self) -> None:
+        """Have everything bound again, where the memory has changed."""
+        self._shapes.clear()
 
 
 def bind(to: Callable[..., None], name: str, tensor: torch.Tensor) -> None:

@@ -42,7 +42,7 @@ class OnnxHead:
         writer.node("ArgMax", ["logits"], names=["tokens"], axis=-1, keepdims=0)
         largest, total = (writer.node(kind, ["logits", last], keepdims=0) for kind in ("ReduceMax", "ReduceLogSumExp"))
         writer.node("Exp", [writer.node("Sub", [largest, total])], names=["probabilities"])
-        self._steps, self._otherwise = Steps(writer.model(
+        self._steps, self._otherwise = Steps[_Shape](writer.model(
             [value("hidden", ["n", self._width])],
             [value("logits", ["n", self._vocabulary]), value("tokens", ["n"], TensorProto.INT64),
              value("probabilities", ["n"])]), lambda: _THREADS), otherwise
@@ -52,18 +52,15 @@ class OnnxHead:
         count = len(wanted)
         if count > FEW:
             return self._otherwise(hidden, wanted)
-        session, prepared = self._steps.session, self._steps.prepared
-        if count not in prepared:
-            prepared[count] = self._prepare(count)
-        shape = prepared[count]
+        shape = self._steps.shape(count, self._prepare)
         shape.hidden.copy_(hidden if count == len(hidden) else hidden[wanted])
-        session.run_with_iobinding(shape.binding)
+        self._steps.session.run_with_iobinding(shape.binding)
         return Choice(shape.tokens.tolist(), shape.probabilities.tolist(), shape.logits,
                       np.isfinite(hidden.numpy()).all(-1))
 
-    def _prepare(self, count: int) -> _Shape:
+    def _prepare(self, count: int, session: onnxruntime.InferenceSession) -> _Shape:
         shape = _Shape(torch.empty(count, self._width), torch.empty(count, self._vocabulary),
-                       torch.empty(count, dtype=torch.long), torch.empty(count), self._steps.session.io_binding())
+                       torch.empty(count, dtype=torch.long), torch.empty(count), session.io_binding())
         bind(shape.binding.bind_input, "hidden", shape.hidden)
         for name in ("logits", "tokens", "probabilities"):
             bind(shape.binding.bind_output, name, getattr(shape, name))
