@@ -15,7 +15,7 @@ from ros_gpt4roi.engine.flavour import Gpu, choose_flavour, load_flavour
 from ros_gpt4roi.engine.frames import default_frames_folder
 from ros_gpt4roi.engine.guard import Limits, Progress, run_guarded
 from ros_gpt4roi.engine.network import VisionNetwork, save_network
-from ros_gpt4roi.engine.profiles import EngineProfile
+from ros_gpt4roi.engine.profiles import EngineProfile, find_profile
 from ros_gpt4roi.engine.provide import EngineRequest, provide_engine, provide_onnx
 from ros_gpt4roi.model.config import preset
 
@@ -72,10 +72,12 @@ def test_damaged_engine_is_built_anew_and_the_log_says_why(
 
 
 @pytest.mark.slow
-def test_tabletop_engine_is_built_ahead_of_time(cache: EngineCache) -> None:
+def test_tabletop_engine_is_built_ahead_of_time_for_every_card_of_the_profile(cache: EngineCache) -> None:
+    profile = dataclasses.replace(find_profile("rtx", None), reserve_mib=0)
+    assert profile.compute_capabilities
     torch.manual_seed(0)
     network = VisionNetwork.build(preset("tabletop"), width=256)
-    request = EngineRequest(network, "tabletop", PROFILE, load_flavour("tensorrt_rtx"), None, default_frames_folder())
+    request = EngineRequest(network, "tabletop", profile, load_flavour("tensorrt_rtx"), None, default_frames_folder())
     engine, _ = provide_engine(request, "fp16", cache)
     weights = sum(p.numel() * 2 for p in network.parameters())
     assert 0.9 * weights < len(engine.plan) < 3 * weights
