@@ -1,6 +1,6 @@
 """Runs a detector over a folder of images:  python -m training.detect IMAGES --detector NAME --weights PATH --out FILE
 
-writes what training/data/boxes.py reads. The detector comes from a local path: a state dict of one of torchvision's
+writes what training/data/detections.py reads. The detector comes from a local path: a state dict of one of torchvision's
 Faster R-CNNs, or a folder of any of transformers' object detectors, such as RT-DETR. Finished images are kept in
 FILE.partial; the same command goes on where it was interrupted.
 """
@@ -23,7 +23,7 @@ from torchvision.models import detection
 from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-from training.data.boxes import load_class_names, pack, save_detections
+from training.data.detections import load_class_names, pack, save_detections
 from training.data.mixture import decode
 from training.data.record import RecordError
 

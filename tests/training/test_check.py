@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from training.data.__main__ import main
-from training.data.boxes import load_detections
+from training.data.detections import load_detections
 
 
 def config(tmp_path, section) -> str:

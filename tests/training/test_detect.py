@@ -7,7 +7,7 @@ import pytest
 import torch
 import training_fixtures as fixtures
 
-from training.data.boxes import load_detections
+from training.data.detections import load_detections
 from training.data.record import RecordError
 from training.detect import Detector, Found, detect, main
 

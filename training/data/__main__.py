@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from training.data.boxes import load_class_names, load_pickle, save_detections
+from training.data.detections import load_class_names, load_pickle, save_detections
 from training.data.check import check
 from training.data.mixture import open_mixture
 from training.data.record import RecordError

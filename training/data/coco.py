@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from training.data import questions
+from training.data import templates
 from training.data.coco_format import corners, read_coco, size_of, stream
 from training.data.index import Report
 from training.data.record import Record, RecordError, Round
@@ -74,7 +74,7 @@ class Coco(Source):
     def records(self, position: int, rng: np.random.Generator, size: tuple[int, int]) -> list[Record]:
         entry = self.index[position]
         chosen = sample(rng, range(len(entry["boxes"])), self.options.max_regions)
-        task = questions.CATEGORY_TASK.format(names=", ".join(self.names))
+        task = templates.CATEGORY_TASK.format(names=", ".join(self.names))
         rounds = tuple(
             Round(f"{task if number == 1 else ''}<box{number}>", self.names[entry["labels"][place]], "category")
             for number, place in enumerate(chosen, 1)

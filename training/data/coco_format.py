@@ -15,7 +15,7 @@ import ijson
 from training.data.index import Report
 from training.data.record import RecordError
 from training.data.source import find_image
-from training.data.spool import Spool
+from training.data.grouping import GroupedItems
 
 Item = dict[str, Any]
 # What fields hold that are used before anybody looks at them; the others are checked where they are read.
@@ -49,7 +49,7 @@ def read_coco(
     groups: dict[Any, list[Item]] = {}
     key_of: dict[Any, Any] = {}
     broken: set[Any] = set()
-    with Spool() as spool:
+    with GroupedItems() as grouped:
         for image in stream(path, "images.item"):
             report.read += 1
             item = _pick(image, ("id", *image_fields), f"{path}: image", report)
@@ -62,7 +62,7 @@ def read_coco(
                 continue
             key = key_of[item["id"]] = group(item)
             groups.setdefault(key, []).append(item)
-            spool.open(key)
+            grouped.open_group(key)
         for annotation in stream(path, "annotations.item"):
             item = _pick(annotation, ("image_id", *annotation_fields), f"{path}: annotation", report)
             if item is None or item["image_id"] in broken:
@@ -72,8 +72,8 @@ def read_coco(
                 continue
             item["id"] = annotation.get("id")
             item["skip"] = "ignored" if annotation.get("ignore") else "crowd" if annotation.get("iscrowd") else ""
-            spool.add(key_of[item["image_id"]], item)
-        for key, annotations in spool.groups():
+            grouped.add(key_of[item["image_id"]], item)
+        for key, annotations in grouped.groups():
             yield groups[key], annotations
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from training.data import questions
+from training.data import templates
 from training.data.coco import usable
 from training.data.coco_format import read_sentences
 from training.data.index import Report
@@ -86,11 +86,11 @@ class Flickr(Source):
         for caption in sample(rng, entry["captions"], self.options.captions):
             boxes = sample(rng, caption["boxes"], len(caption["boxes"]))
             numbers = list(range(1, len(boxes) + 1))
-            wording = questions.DESCRIBE_MANY if len(boxes) > 1 else questions.DESCRIBE_ONE
-            question = questions.pick(rng, wording, regions=questions.naming(numbers))
+            wording = templates.DESCRIBE_MANY if len(boxes) > 1 else templates.DESCRIBE_ONE
+            question = templates.pick(rng, wording, regions=templates.region_list(numbers))
             rounds = [Round(question, caption["text"], "caption")]
             for number in sample(rng, numbers, len(numbers)):
-                question = questions.pick(rng, questions.WHICH_PHRASE, regions=f"<region{number}>")
+                question = templates.pick(rng, templates.WHICH_PHRASE, regions=f"<region{number}>")
                 rounds.append(Round(question, ", ".join(boxes[number - 1][1]), "phrase"))
             array = boxes_array([box for box, _ in boxes])
             records.append(Record(entry["image"], array, tuple(rounds), f"flickr {entry['image']}"))

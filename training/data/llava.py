@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from training.data import questions
-from training.data.boxes import Detections, load_class_names, load_detections
+from training.data import templates
+from training.data.detections import Detections, load_class_names, load_detections
 from training.data.coco_format import stream
 from training.data.index import Report
 from training.data.record import Record, RecordError, Round
 from training.data.source import Source, boxes_array, find_image, sample
-from training.data.spool import Spool
+from training.data.grouping import GroupedItems
 from training.data.texts import plain, readable
 
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
@@ -71,7 +71,7 @@ class Llava(Source):
             raise RecordError(f"{options.detections} has no class names; give class_names")
         report.facts["names"] = [readable(name) for name in detections.class_names]
         places = {name: place for place, name in enumerate(detections.filenames)}
-        with Spool() as spool:
+        with GroupedItems() as grouped:
             for number, item in enumerate(stream(options.annotations, "item")):
                 report.read += 1
                 try:
@@ -85,8 +85,8 @@ class Llava(Source):
                 if place is None:
                     report.filter("conversation without detector results")
                     continue
-                spool.add((image, place), rounds)
-            for (image, place), conversations in spool.groups():
+                grouped.add((image, place), rounds)
+            for (image, place), conversations in grouped.groups():
                 boxes, labels = self._choose(detections, place)
                 for begin in range(0, len(conversations), options.per_visit):
                     chosen = conversations[begin:begin + options.per_visit]
@@ -114,7 +114,7 @@ class Llava(Source):
         if labels and rng.random() < self.options.box_share:
             boxes = boxes_array(entry["boxes"]) * np.asarray([*size, *size], np.float32)
             features = ", ".join(
-                f"<region{number}> may feature {questions.with_article(self.names[label])}"
+                f"<region{number}> may feature {templates.with_article(self.names[label])}"
                 for number, label in enumerate(labels, 1)
             )
             first = rounds[0]
@@ -130,12 +130,12 @@ def yes_no(rng: np.random.Generator, names: list[str], seen: list[int]) -> list[
     """
     unseen = sorted(set(range(len(names))) - set(seen))
     rounds = []
-    for pool, wording in ((seen, questions.THERE_IS), (unseen, questions.THERE_IS_NOT)):
+    for pool, wording in ((seen, templates.THERE_IS), (unseen, templates.THERE_IS_NOT)):
         if pool:
             bare = names[int(rng.choice(pool))]
-            name = questions.with_article(bare)
-            question = questions.pick(rng, questions.IS_THERE, name=name)
-            rounds.append(Round(question, questions.pick(rng, wording, name=name, bare=bare), "yes_no"))
+            name = templates.with_article(bare)
+            question = templates.pick(rng, templates.IS_THERE, name=name)
+            rounds.append(Round(question, templates.pick(rng, wording, name=name, bare=bare), "yes_no"))
     return [rounds[place] for place in rng.permutation(len(rounds))]
 
 

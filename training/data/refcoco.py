@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from training.data import questions
+from training.data import templates
 from training.data.coco import usable
 from training.data.coco_format import read_sentences
 from training.data.index import Report
@@ -21,7 +21,7 @@ from training.data.record import Record, RecordError, Round
 from training.data.source import BoxFilter, Source, boxes_array, sample
 from training.data.texts import plain
 
-TASKS = {"refcoco": questions.EXPRESSION_TASK, "refcoco+": questions.APPEARANCE_TASK, "refcocog": ""}
+TASKS = {"refcoco": templates.EXPRESSION_TASK, "refcoco+": templates.APPEARANCE_TASK, "refcocog": ""}
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,6 @@ class RefCoco(Source):
             if task:
                 question = f"{task if not rounds else ''}<box{number}>"
             else:
-                question = questions.pick(rng, questions.DESCRIBE_ONE, regions=f"<region{number}>")
+                question = templates.pick(rng, templates.DESCRIBE_ONE, regions=f"<region{number}>")
             rounds.append(Round(question, text, "expression" if task else "description"))
         return [Record(entry["image"], boxes_array(boxes), tuple(rounds), f"{self.options.dataset} {entry['image']}")]

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from training.data import questions
+from training.data import templates
 from training.data.index import Report
 from training.data.record import Record, RecordError, Round
 from training.data.source import Source, boxes_array, find_image
-from training.data.spool import Spool
+from training.data.grouping import GroupedItems
 from training.data.texts import plain, readable, sentence
 
 FORMS = ("all", "single", "multi", "answer", "rationale")
@@ -54,11 +54,11 @@ class Vcr(Source):
     options_type = VcrOptions
 
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
-        with Spool() as spool:
+        with GroupedItems() as grouped:
             for image, question in self._questions(report):
                 # The objects belong to the image, but nothing in the format says so.
-                spool.add(json.dumps(image), question)
-            for image, items in spool.groups():
+                grouped.add(json.dumps(image), question)
+            for image, items in grouped.groups():
                 for begin in range(0, len(items), self.options.per_visit):
                     yield json.loads(image) | {"items": items[begin:begin + self.options.per_visit]}
 
@@ -131,7 +131,7 @@ class Vcr(Source):
         if self.options.form == "all":
             region = {number: number for number in range(1, len(names) + 1)}
             if first and region:
-                question = questions.pick(rng, questions.LISTED, regions=questions.naming(list(region)))
+                question = templates.pick(rng, templates.LISTED, regions=templates.region_list(list(region)))
             question += fill(item["question"], lambda k: f"{names[k - 1]} at <region{k}>")
         else:
             region = {k: place for place, k in enumerate(mentioned(item["question"]), 1)}
@@ -142,7 +142,7 @@ class Vcr(Source):
 
         rounds = [Round(question, named(item["answer"]), "answer")]
         if set(mentioned(item["rationale"])) <= set(region):
-            rounds.append(Round(questions.pick(rng, questions.WHY), named(item["rationale"]), "rationale"))
+            rounds.append(Round(templates.pick(rng, templates.WHY), named(item["rationale"]), "rationale"))
         boxes = boxes_array([entry["boxes"][k - 1] for k in region])
         return Record(entry["image"], boxes, tuple(rounds), f"vcr {item['id']}")
 
@@ -232,7 +232,7 @@ def choices(item: dict[str, Any]) -> dict[str, Any]:
     entry: dict[str, Any] = {"question": untokenise(item["question"], count), "options": {}, "labels": {}}
     for form in ("answer", "rationale"):
         options, label = item[f"{form}_choices"], item[f"{form}_label"]
-        if len(options) != len(questions.LETTERS) or not 0 <= label < len(options):
+        if len(options) != len(templates.LETTERS) or not 0 <= label < len(options):
             raise ValueError(f"{len(options)} {form} choices with label {label}, expected four")
         entry["options"][form] = [untokenise(option, count) for option in options]
         entry["labels"][form] = label
@@ -252,19 +252,19 @@ def untokenise(tokens: Sequence[Any], count: int) -> str:
 
 def choice_of(entry: dict[str, Any], item: dict[str, Any], form: str) -> Choice:
     """The Q→A (form "answer") or QA→R (form "rationale") question of an item that holds choices."""
-    regions = questions.naming(range(1, len(entry["names"]) + 1))
+    regions = templates.region_list(range(1, len(entry["names"]) + 1))
 
     def named(text: str) -> str:
         return fill(text, lambda k: f"<region{k}>")
 
     options = tuple(named(option) for option in item["options"][form])
     label = item["labels"][form]
-    listing = questions.options_text(options)
+    listing = templates.options_text(options)
     question = named(item["question"])
     if form == "answer":
-        text = questions.CHOOSE_ANSWER.format(regions=regions, question=question, options=listing)
+        text = templates.CHOOSE_ANSWER.format(regions=regions, question=question, options=listing)
     else:
         answer = named(item["options"]["answer"][item["labels"]["answer"]])
-        text = questions.CHOOSE_RATIONALE.format(regions=regions, question=question, answer=answer, options=listing)
-    turn = Round(text, f"({questions.LETTERS[label]})", form)
+        text = templates.CHOOSE_RATIONALE.format(regions=regions, question=question, answer=answer, options=listing)
+    turn = Round(text, f"({templates.LETTERS[label]})", form)
     return Choice(Record(entry["image"], boxes_array(entry["boxes"]), (turn,), f"vcr {item['id']}"), options, label)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from training.data import questions
+from training.data import templates
 from training.data.coco import usable
 from training.data.coco_format import read_coco, size_of, stream
 from training.data.index import Report
@@ -86,7 +86,7 @@ class VisualGenome(Source):
             if box not in boxes:
                 boxes.append(box)
             name = f"<region{boxes.index(box) + 1}>"
-            rounds.append(Round(questions.pick(rng, questions.DESCRIBE_ONE, regions=name), phrase, "description"))
+            rounds.append(Round(templates.pick(rng, templates.DESCRIBE_ONE, regions=name), phrase, "description"))
         return [Record(entry["image"], boxes_array(boxes), tuple(rounds), f"visual genome {entry['id']}")]
 
 

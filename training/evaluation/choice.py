@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import questions
+from training.data import templates
 from training.data.coco_format import stream
 from training.data.record import Record, RecordError, Round
 from training.data.source import Shared, boxes_array, find_image
@@ -33,7 +33,7 @@ def chosen(text: str, options: Sequence[str]) -> int | None:
     for pattern in (_BRACKETED, _LEADING):
         letters = set(pattern.findall(text))
         if letters:
-            return questions.LETTERS.index(letters.pop()) if len(letters) == 1 else None
+            return templates.LETTERS.index(letters.pop()) if len(letters) == 1 else None
     return None
 
 
@@ -101,18 +101,18 @@ class Visual7W(Benchmark):
         where = f"visual7w {pair.get('qa_id')}"
         try:
             candidates = [pair["answer"], *pair["multiple_choices"]]
-            if len(candidates) != len(questions.LETTERS):
+            if len(candidates) != len(templates.LETTERS):
                 raise ValueError(f"{len(candidates)} candidates, expected four")
             order = np.random.default_rng(pair["qa_id"]).permutation(len(candidates))
             label = order.tolist().index(0)
-            listing = questions.options_text([f"<region{number}>" for number in range(1, 5)])
+            listing = templates.options_text([f"<region{number}>" for number in range(1, 5)])
             text = _POINT.format(
-                regions=questions.naming(range(1, 5)), question=plain(pair["question"], "question"), options=listing)
+                regions=templates.region_list(range(1, 5)), question=plain(pair["question"], "question"), options=listing)
             array = boxes_array([boxes[candidates[place]] for place in order])
             path = find_image(self.images, image["filename"])
         except (KeyError, ValueError) as error:
             raise RecordError(f"{where}: {type(error).__name__}: {error}") from error
-        answer = f"({questions.LETTERS[label]})"
+        answer = f"({templates.LETTERS[label]})"
         self._labels.append(label)
         return Item(Record(path, array, (Round(text, answer, "pointing"),), where), (answer,))
 

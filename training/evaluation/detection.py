@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import questions
+from training.data import templates
 from training.data.coco import Coco, CocoOptions
 from training.data.record import Record, Round
 from training.data.source import Shared, boxes_array
@@ -57,7 +57,7 @@ class CocoClassification(Benchmark):
 
     def items(self) -> Iterator[Item]:
         names = self.source.names
-        question = questions.CATEGORY_TASK.format(names=", ".join(names)) + "<box1>"
+        question = templates.CATEGORY_TASK.format(names=", ".join(names)) + "<box1>"
         for place in range(len(self.source)):
             entry = self.source.index[place]
             for box, label in zip(entry["boxes"], entry["labels"], strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.questions import naming
+from training.data.templates import region_list
 from training.data.record import Record, Round
 from training.data.refcoco import RefCoco, RefCocoOptions
 from training.data.source import Shared, boxes_array
@@ -63,7 +63,7 @@ class RefCocoGrounding(Benchmark):
                 continue
             for box, expression in entry["pairs"]:
                 number = boxes.index(box) + 1
-                regions = naming(range(1, len(boxes) + 1))
+                regions = region_list(range(1, len(boxes) + 1))
                 turn = Round(QUESTION.format(regions=regions, expression=expression), f"<region{number}>", "grounding")
                 record = Record(entry["image"], boxes_array(boxes), (turn,), f"{self.name} {entry['image']}")
                 yield Item(record, (str(number),))

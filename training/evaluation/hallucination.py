@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from training.data.coco import Coco, CocoOptions
-from training.data.questions import with_article
+from training.data.templates import with_article
 from training.data.record import Record, RecordError, Round
 from training.data.source import Shared, boxes_array, find_image
 from training.data.texts import plain

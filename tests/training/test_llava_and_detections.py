@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import training_fixtures as fixtures
 
-from training.data.boxes import load_class_names, load_detections, load_pickle, pack, save_detections
+from training.data.detections import load_class_names, load_detections, load_pickle, pack, save_detections
 from training.data.llava import Llava, yes_no
 from training.data.record import RecordError, check_record
 

@@ -1,4 +1,4 @@
-"""Grouping on disk: items arrive in any order and leave group by group, for 16 bytes of memory each."""
+"""Grouping of more items than memory holds: they arrive in any order and leave group by group."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from typing import Any
 import numpy as np
 
 
-class Spool:
-    """Collects JSON-ready items under a key, then yields them by key, keys in order of first appearance."""
+class GroupedItems:
+    """Items kept in a temporary file under a key each, at 16 bytes of memory an item. A context manager."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()
         self._offsets, self._owners = array("q", [0]), array("q")
         self._numbers: dict[Hashable, int] = {}
 
-    def __enter__(self) -> Spool:
+    def __enter__(self) -> GroupedItems:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def open(self, key: Hashable) -> None:
+    def open_group(self, key: Hashable) -> None:
         """Make a group, which may stay empty."""
         self._numbers.setdefault(key, len(self._numbers))
 
     def add(self, key: Hashable, item: Any) -> None:
-        self.open(key)
+        """Put an item that JSON can hold into the group of a key."""
+        self.open_group(key)
         self._file.write(json.dumps(item).encode())
         self._offsets.append(self._file.tell())
         self._owners.append(self._numbers[key])
 
     def groups(self) -> Iterator[tuple[Any, list[Any]]]:
-        """(key, its items in order of arrival) for every key."""
+        """Yield each key, in order of first appearance, with its items in order of arrival."""
         owners = np.asarray(self._owners, np.int64)
         order = np.argsort(owners, kind="stable")
         bounds = np.searchsorted(owners[order], np.arange(len(self._numbers) + 1))

@@ -153,7 +153,7 @@ def pick(rng: np.random.Generator, wordings: Sequence[str], **values: str) -> st
     return wordings[int(rng.integers(len(wordings)))].format(**values)
 
 
-def naming(numbers: Sequence[int]) -> str:
+def region_list(numbers: Sequence[int]) -> str:
     """"<region1>, <region2>" for 1-based region numbers."""
     return ", ".join(f"<region{number}>" for number in numbers)
 
