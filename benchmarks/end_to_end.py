@@ -41,8 +41,8 @@ from ros_gpt4roi.runtime.pipeline import PipelineConfig
 from ros_gpt4roi.runtime.quantise import FORMATS
 from ros_gpt4roi.runtime.region_text import RegionText
 from ros_gpt4roi.runtime.types import Frame, Region
-from ros_gpt4roi.sim.renderer import TabletopRenderer
-from ros_gpt4roi.sim.scene import Scene
+from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
+from ros_gpt4roi.sim.tabletop.scene import Scene
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S, STOP_LIMIT_S = 300.0, 30.0

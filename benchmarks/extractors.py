@@ -28,7 +28,7 @@ from ros_gpt4roi.model.config import ModelConfig, RegionConfig, preset
 from ros_gpt4roi.model.focal import FocalCrop
 from ros_gpt4roi.model.regions import build_region_extractor
 from ros_gpt4roi.model.vision import VisionEncoder
-from ros_gpt4roi.sim.scoring import ATTRIBUTES
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 from training.data.tabletop import TabletopDataset, render_scenes
 
 # Regions of a usual frame, for costs and times.

@@ -28,10 +28,10 @@ from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.quantise import FORMATS
 from ros_gpt4roi.runtime.threads import fit_threads
 from ros_gpt4roi.runtime.types import Frame, Question, Region, Status
-from ros_gpt4roi.sim.renderer import TabletopRenderer
-from ros_gpt4roi.sim.scene import Scene
-from ros_gpt4roi.sim.scoring import TextRound, score
-from ros_gpt4roi.sim.texts import ask, permuted
+from ros_gpt4roi.sim.tabletop.conversations import ask, permuted
+from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
+from ros_gpt4roi.sim.tabletop.scene import Scene
+from ros_gpt4roi.sim.tabletop.scoring import TextRound, score
 from training.evaluation.tabletop import questions
 
 Asked = tuple[Frame, Sequence[tuple[TextRound, ...]]]  # a frame, and conversations about it
@@ -172,7 +172,7 @@ def kept_descriptions(loaded: LoadedModel, renderer: TabletopRenderer, options: 
             pairs = zip(keeping.describe(frame).descriptions, fresh.describe(replace(frame)).descriptions, strict=True)
             for place, (mine, anew) in enumerate(pairs):
                 others = frozenset(range(len(scene.objects))) - {place}
-                turn = ask(scene, "describe", np.random.default_rng(0), regions_only=True, told=others)[-1]
+                turn = ask(scene, "describe", np.random.default_rng(0), regions_only=True, described=others)[-1]
                 wrong, wrong_anew = (not score(turn.expected, text.text) for text in (mine, anew))
                 texts += 1
                 fresh_wrong += wrong_anew

@@ -281,7 +281,7 @@ check_rendering() {
         say "      up to date"
         return
     fi
-    (cd "$ROOT" && "$PY" -c 'from ros_gpt4roi.sim.renderer import TabletopRenderer
+    (cd "$ROOT" && "$PY" -c 'from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 TabletopRenderer(width=64, height=48).render("test", 0, 0)') || fail \
         "MuJoCo can't render a scene (see above). A software renderer helps:  sudo apt-get install libegl1 libgl1 libgl1-mesa-dri"
     echo "$hash" >"$STAMPS/rendering"

@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from ros_gpt4roi.model.prompt import IGNORED, PromptBuilder
-from ros_gpt4roi.sim.questions import attribute_of_each
-from ros_gpt4roi.sim.scoring import ATTRIBUTES
+from ros_gpt4roi.sim.tabletop.question_templates import attribute_of_each
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 
 from .data.record import Round
 from .pointers import NOWHERE, PointerFinder

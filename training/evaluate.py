@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ros_gpt4roi.model.checkpoint import CheckpointError
-from ros_gpt4roi.sim.renderer import RendererError
+from ros_gpt4roi.sim.tabletop.renderer import RendererError
 
 from .evaluation.errors import EvaluationError
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from ros_gpt4roi.model.prompt import IGNORED, Encoded
-from ros_gpt4roi.sim.scoring import ATTRIBUTES
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 
 NOWHERE, HEADS = -1, 5
 _COMPARED = (*(word for words in ATTRIBUTES.values() for word in words), "left", "right", "front", "behind")

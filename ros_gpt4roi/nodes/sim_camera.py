@@ -15,8 +15,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
-from ros_gpt4roi.sim.renderer import TabletopRenderer
-from ros_gpt4roi.sim.scene import Scene
+from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
+from ros_gpt4roi.sim.tabletop.scene import Scene
 
 from .conversions import box_to_message
 from .images import rgb_to_compressed, rgb_to_image

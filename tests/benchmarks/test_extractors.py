@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.extractors import Candidate, Scenes, accuracy, candidates, train
 from ros_gpt4roi.model.config import PreprocessConfig, RegionConfig, preset
-from ros_gpt4roi.sim.scoring import ATTRIBUTES
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 
 CONFIG = RegionConfig(channels=16, scales=None, fusion_rounds=1, groups=4, roi_size=3, hidden=32, position_hidden=8,
                       heads=4)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ros_gpt4roi.model.prompt import IGNORED
-from ros_gpt4roi.sim.scoring import ATTRIBUTES, meaning
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, meaning
 from training.collate import AttributeCollator, Mirrored, Recoloured, Recombined, Sample
 from training.objectives import AttributeObjective
 

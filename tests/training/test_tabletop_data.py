@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, load_checkpoint, save_checkpoint
 from ros_gpt4roi.model.config import preset
 from ros_gpt4roi.model.preprocess import preprocess_frame
-from ros_gpt4roi.sim.renderer import TabletopRenderer
-from ros_gpt4roi.sim.scene import HELD_OUT
-from ros_gpt4roi.sim.scoring import ATTRIBUTES
-from ros_gpt4roi.sim.texts import SCORED_TASKS
+from ros_gpt4roi.sim.tabletop.conversations import SCORED_TASKS
+from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
+from ros_gpt4roi.sim.tabletop.scene import HELD_OUT
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 from training import evaluate
 from training.data.record import Record, check_record
 from training.data.tabletop import TabletopDataset, TabletopError, main, render_scenes

@@ -32,10 +32,10 @@ from tqdm import tqdm
 
 from ros_gpt4roi.model.config import PreprocessConfig, preset
 from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame, preprocess_hash
-from ros_gpt4roi.sim.renderer import RendererError, TabletopRenderer
-from ros_gpt4roi.sim.scene import SPLITS, Scene, SceneObject
-from ros_gpt4roi.sim.scoring import ATTRIBUTES
-from ros_gpt4roi.sim.texts import conversation, drills, permuted, short_rounds
+from ros_gpt4roi.sim.tabletop.conversations import conversation, permuted, recall_rounds, short_rounds
+from ros_gpt4roi.sim.tabletop.renderer import RendererError, TabletopRenderer
+from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene, SceneObject
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 from training.recipe import TEXTS
 
 from .record import Round
@@ -248,10 +248,10 @@ class TabletopDataset(Dataset):
             # Few regions are learned to be told apart before many.
             some = int(rng.integers(min(2, len(scene.objects)), len(scene.objects) + 1))
             scene = replace(scene, objects=scene.objects[:some])
-            rounds = drills(scene, rng, DRILLS)
+            rounds = recall_rounds(scene, rng, DRILLS)
         else:
             rounds = short_rounds(scene) if self.texts == "short" else \
-                conversation(scene, rng, self.max_rounds, regions_only=self.texts == "regions")
+                conversation(scene, rng, self.max_rounds)
         attributes = np.array([[values.index(getattr(o, name)) for name, values in ATTRIBUTES.items()]
                                for o in scene.objects], np.int64)
         return Sample(self.image(index), normalise_boxes(scene.boxes(), scene.width, scene.height), attributes,

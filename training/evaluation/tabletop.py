@@ -2,7 +2,7 @@
 
 Every region is asked its kind, colour, size, material and both descriptions; of every other task each scene gets
 QUESTIONS questions, where it allows so many. All are asked for themselves, without the questions before them (but "why"
-with the question it refers to, answered truly). Answers are greedy and scored by ros_gpt4roi.sim.scoring.
+with the question it refers to, answered truly). Answers are greedy and scored by ros_gpt4roi.sim.tabletop.scoring.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
-from ros_gpt4roi.sim.renderer import TabletopRenderer
-from ros_gpt4roi.sim.scene import HELD_OUT, Scene
-from ros_gpt4roi.sim.scoring import ATTRIBUTES, TextRound, chance_level, meaning, score
-from ros_gpt4roi.sim.texts import SCORED_TASKS, ask, permuted
+from ros_gpt4roi.sim.tabletop.conversations import SCORED_TASKS, ask, permuted
+from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
+from ros_gpt4roi.sim.tabletop.scene import HELD_OUT, Scene
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, TextRound, chance_level, meaning, score
 
 from .errors import EvaluationError
 from .generate import answer
@@ -59,7 +59,7 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[TextRound, .
     found: list[tuple[TextRound, ...]] = []
     for i in sorted(everyone):
         for task in PER_REGION:
-            found.append(ask(scene, task, rng, regions_only=True, told=everyone - {i}))
+            found.append(ask(scene, task, rng, regions_only=True, described=everyone - {i}))
     for task in SCORED_TASKS:
         if task not in PER_REGION:
             texts: set[str] = set()

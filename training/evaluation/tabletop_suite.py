@@ -1,7 +1,7 @@
 """Every kind of benchmark on rendered tabletop scenes, so that all of them run for real, without any download.
 
 Scenes are of the test split. Where a public benchmark needs four written choices, the tabletop's own rule for right
-answers (ros_gpt4roi.sim.scoring) takes their place.
+answers (ros_gpt4roi.sim.tabletop.scoring) takes their place.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ros_gpt4roi.sim.renderer import TabletopRenderer
-from ros_gpt4roi.sim.scene import KINDS, Scene
-from ros_gpt4roi.sim.scoring import TextRound, meaning, score
-from ros_gpt4roi.sim.texts import ask, permuted
+from ros_gpt4roi.sim.tabletop.conversations import ask, permuted
+from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
+from ros_gpt4roi.sim.tabletop.scene import KINDS, Scene
+from ros_gpt4roi.sim.tabletop.scoring import TextRound, meaning, score
 from training.data.record import Record, Round
 from training.evaluation.benchmark import Benchmark, Item
 from training.evaluation.captioning import caption_scores
@@ -57,7 +57,7 @@ class _Tabletop(Benchmark):
             asked = [ask(scene, self.task, rng) for _ in range(_TRIES)]
         else:
             # Nothing but the one region is left to ask about.
-            asked = [ask(scene, self.task, rng, regions_only=True, told=everyone - {k}) for k in sorted(everyone)]
+            asked = [ask(scene, self.task, rng, regions_only=True, described=everyone - {k}) for k in sorted(everyone)]
         texts = set()
         for turns in asked:
             if turns and (text := " ".join(turn.question for turn in turns)) not in texts:

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ros_gpt4roi.sim.scene import COLOURS, KINDS, MATERIALS, SIZES
+from ros_gpt4roi.sim.tabletop.scene import COLOURS, KINDS, MATERIALS, SIZES
 
 #: The closed vocabularies, by the name of the attribute.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {

@@ -1,4 +1,4 @@
-"""What questions are drawn from: one scene, its layout, a random generator, and how objects are referred to."""
+"""What questions are drawn from: one scene, its relations, a random generator, and how objects are referred to."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from ros_gpt4roi.sim.relations import SAID, Layout
-from ros_gpt4roi.sim.scene import HELD_OUT, Scene, SceneObject
-from ros_gpt4roi.sim.scoring import Expected, TextRound
+from ros_gpt4roi.sim.tabletop.scene import HELD_OUT, Scene, SceneObject
+from ros_gpt4roi.sim.tabletop.scoring import Expected, TextRound
+from ros_gpt4roi.sim.tabletop.spatial_relations import SAID, SpatialRelations
 
 T = TypeVar("T")
 #: The order in which attributes are named: "a small shiny red mug".
@@ -32,22 +32,22 @@ def short_text(obj: SceneObject) -> str:
     return with_article(" ".join(getattr(obj, name) for name in ORDER))
 
 
-class Quiz:
-    """One scene, its layout and a random generator: what the question functions draw from.
+class QuestionSampler:
+    """One scene, its relations and a random generator: what the question functions draw from.
 
     regions_only: refer to objects by ``<regionK>`` and never by what they look like.
     it: 0-based object that "it" means at this point of the conversation, and that the question is to be about.
-    told: 0-based objects whose looks were already told, and that are not asked about if there are others.
-    layout: of that scene, where it is at hand.
+    described: 0-based objects whose looks an answer has already told, and that are not asked about if there are others.
+    relations: of that scene, where it is at hand.
     """
 
     def __init__(self, scene: Scene, rng: np.random.Generator, *, regions_only: bool = False, it: int | None = None,
-                 told: frozenset[int] = frozenset(), layout: Layout | None = None) -> None:
+                 described: frozenset[int] = frozenset(), relations: SpatialRelations | None = None) -> None:
         self.scene, self.rng, self.it = scene, rng, it
         self.objects = scene.objects
         self.count = len(scene.objects)
-        self.layout = Layout(scene) if layout is None else layout
-        self.told = told
+        self.relations = SpatialRelations(scene) if relations is None else relations
+        self.described = described
         self._regions_only = regions_only
 
     def pick(self, items: Sequence[T]) -> T:
@@ -66,7 +66,7 @@ class Quiz:
         """The object to ask about."""
         if self.it is not None:
             return self.it
-        return self.pick([i for i in range(self.count) if i not in self.told] or range(self.count))
+        return self.pick([i for i in range(self.count) if i not in self.described] or range(self.count))
 
     def number(self, i: int) -> str:
         """The reference to object i by its region: ``<regionK>``."""
@@ -107,7 +107,7 @@ class Quiz:
         """
         return f"from {self.number(j)}, {self.number(i)} is {join([SAID[r] for r in relations])}"
 
-    def tell(self, i: int) -> str:
+    def answer_for(self, i: int) -> str:
         """Object i as an answer: "<region3>, a small shiny red mug"."""
         return f"{self.number(i)}, {short_text(self.objects[i])}"
 
@@ -146,21 +146,21 @@ def join(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def region_round(quiz: Quiz, question: str, task: str, form: str, answer: int, about: tuple[int, ...],
+def region_round(sampler: QuestionSampler, question: str, task: str, form: str, answer: int, about: tuple[int, ...],
                  options: int, reason: str, evidence: str = "") -> TextRound:
     """A question whose answer is one region, after the evidence for it where there is some."""
     expected = Expected("region", (f"region{answer + 1}",), options)
-    said = sentence(f"{evidence}, so {quiz.tell(answer)}" if evidence else quiz.tell(answer))
+    said = sentence(f"{evidence}, so {sampler.answer_for(answer)}" if evidence else sampler.answer_for(answer))
     return TextRound(question, said, task, form, expected,
                      regions_of(*about, answer), answer, frozenset({answer}), reason)
 
 
-def long_text(scene: Scene, i: int, neighbours: int = 1, layout: Layout | None = None) -> str:
+def long_text(scene: Scene, i: int, neighbours: int = 1, relations: SpatialRelations | None = None) -> str:
     """What object i is and where it stands: "A large matte blue bowl. <region2>, a small red mug, is right of it."."""
-    layout = Layout(scene) if layout is None else layout
-    told = [sentence(short_text(scene.objects[i]))]
-    for j in layout.neighbours(i):
-        relations = layout.clear_relations(j, i)
-        if relations and len(told) <= neighbours:
-            told.append(f"<region{j + 1}>, {short_text(scene.objects[j])}, is {relations[0]} it.")
-    return " ".join(told)
+    relations = SpatialRelations(scene) if relations is None else relations
+    sentences = [sentence(short_text(scene.objects[i]))]
+    for j in relations.neighbours(i):
+        clear = relations.clear_relations(j, i)
+        if clear and len(sentences) <= neighbours:
+            sentences.append(f"<region{j + 1}>, {short_text(scene.objects[j])}, is {clear[0]} it.")
+    return " ".join(sentences)

@@ -3,8 +3,8 @@
 Every predicate answers True, False or None, where None means that the two cases lie too close together for everybody
 who looks at the picture to agree. Texts are only made from what is not None.
 
-Left and right are told in the image, by the centres of the boxes. In front and behind are told by the distance from
-the camera, and only where the lower edges of the boxes say the same. Near and far are told on the table, and only
+Left and right are read off the image, by the centres of the boxes. In front and behind are decided by the distance from
+the camera, and only where the lower edges of the boxes say the same. Near and far are decided on the table, and only
 where the image says the same.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ros_gpt4roi.sim.scene import Scene
+from ros_gpt4roi.sim.tabletop.scene import Scene
 
 #: Left/right: the least distance between two box centres, as a fraction of the image's width and of the mean width of
 #: the two boxes; both must be reached.
@@ -25,7 +25,7 @@ LOWER_EDGE_MARGIN = 0.02
 DISTANCE_RATIO = 1.3
 
 
-class Layout:
+class SpatialRelations:
     """Relations between the objects of one scene, given by their 0-based places in ``scene.objects``."""
 
     def __init__(self, scene: Scene) -> None:

@@ -11,15 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ros_gpt4roi.sim import questions, yes_no
-from ros_gpt4roi.sim.questions import TASKS
-from ros_gpt4roi.sim.quiz import ORDER, Quiz, long_text, sentence, short_text
-from ros_gpt4roi.sim.relations import RELATIONS, Layout
-from ros_gpt4roi.sim.scene import Scene
-from ros_gpt4roi.sim.scoring import ATTRIBUTES, Expected, TextRound, chance_level, meaning, score
-
-__all__ = ["SCORED_TASKS", "WEIGHTS", "Expected", "TextRound", "ask", "chance_level", "conversation", "drills", "long_text",
-           "permuted", "score", "short_rounds", "short_text", "why"]
+from ros_gpt4roi.sim.tabletop import question_templates, yes_no_templates
+from ros_gpt4roi.sim.tabletop.question_sampler import ORDER, QuestionSampler, sentence, short_text
+from ros_gpt4roi.sim.tabletop.question_templates import TASKS
+from ros_gpt4roi.sim.tabletop.scene import Scene
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, Expected, TextRound, meaning
+from ros_gpt4roi.sim.tabletop.spatial_relations import RELATIONS, SpatialRelations
 
 #: How often each task is drawn as the next independent question of a conversation. Relations, which_region and yes_no
 #: have many forms, so they need the most practice; colour is learnt in no time.
@@ -37,10 +34,10 @@ CARELESS_RATE = 0.15
 
 _ATTEMPTS = 6
 _WHY = ("Why?", "Why is that?", "How do you know?", "Why do you say that?")
-_ABOUT_IT: tuple[Callable[[Quiz], TextRound | None], ...] = (
+_ABOUT_IT: tuple[Callable[[QuestionSampler], TextRound | None], ...] = (
     *(form for name in ("kind", "colour", "size", "material") for form in TASKS[name]),
-    questions.pair_relation, questions.pair_relation, questions.closest, questions.which_stands, yes_no.is_it,
-    yes_no.stands, yes_no.exists_there,
+    question_templates.pair_relation, question_templates.pair_relation, question_templates.closest,
+    question_templates.which_stands, yes_no_templates.is_it, yes_no_templates.stands, yes_no_templates.exists_there,
 )
 
 
@@ -54,62 +51,73 @@ def short_rounds(scene: Scene) -> list[TextRound]:
     rounds = []
     for i, obj in enumerate(scene.objects):
         values = tuple(getattr(obj, name) for name in ORDER)
-        expected = Expected("attributes", values, questions.COMBINATIONS)
+        expected = Expected("attributes", values, question_templates.COMBINATIONS)
         rounds.append(TextRound(f"What is <region{i + 1}>?", sentence(short_text(obj)), "short", "named", expected,
                                 (i + 1,), i, frozenset({i})))
     return rounds
 
 
-def drills(scene: Scene, rng: np.random.Generator, rounds: int) -> list[TextRound]:
-    """Terse look-ups, "<region3>?" → "red mug.", "red mug?" → "<region3>.", "<region3>, <region2>?" →
-    "From <region2>, <region3> is left." and "Closest to <region3>?" → "<region2>.", in any order, objects again and again.
+def recall_rounds(scene: Scene, rng: np.random.Generator, rounds: int) -> list[TextRound]:
+    """Terse look-ups in random order, an exercise in associative recall (arXiv 2312.04927).
 
-    To find a region by its name, its looks or its place, and to hold two places against each other, is what a language model
-    without any training learns last, and what most questions need; asked so tersely and often it is learned in minutes.
+    The forms are "<region3>?" → "red mug.", "red mug?" → "<region3>.", "<region3>, <region2>?" → "From <region2>,
+    <region3> is left." and "Closest to <region3>?" → "<region2>.". To find a region by its name, its looks or its
+    place, and to hold two places against each other, is what a language model without any training learns last, and
+    what most questions need; asked so tersely and often it is learned in minutes.
+
+    Args:
+        scene: the scene; its objects are asked about again and again.
+        rng: draws objects and forms.
+        rounds: how many look-ups.
+
+    Returns:
+        The look-ups, each a question and its answer.
     """
-    quiz = Quiz(scene, rng)
+    sampler = QuestionSampler(scene, rng)
     found = []
     for _ in range(rounds):
-        i = quiz.target()
-        if quiz.coin(0.25):
-            turn = _drill_pair(quiz, i)
-        elif quiz.coin(0.2):
-            turn = _drill_nearest(quiz, i)
-        elif quiz.coin():
-            turn = _drill_phrase(quiz, i)
+        i = sampler.target()
+        if sampler.coin(0.25):
+            turn = _recall_pair(sampler, i)
+        elif sampler.coin(0.2):
+            turn = _recall_nearest(sampler, i)
+        elif sampler.coin():
+            turn = _recall_phrase(sampler, i)
         else:
             turn = None
-        found.append(turn or _drill_region(quiz, i))
+        found.append(turn or _recall_region(sampler, i))
     return found
 
 
-def _drill_pair(quiz: Quiz, i: int) -> TextRound | None:
-    for j in quiz.partners(i):
-        relations = sorted(quiz.layout.clear_relations(i, j), key=RELATIONS.index)
+def _recall_pair(sampler: QuestionSampler, i: int) -> TextRound | None:
+    for j in sampler.partners(i):
+        relations = sorted(sampler.relations.clear_relations(i, j), key=RELATIONS.index)
         if relations:
-            return TextRound(f"{quiz.number(i)}, {quiz.number(j)}?", sentence(quiz.seen_from(j, i, relations)), "relations",
-                             "drill", Expected("relation", meaning(" ".join(relations)), 4), (i + 1, j + 1), i)
+            answer = sentence(sampler.seen_from(j, i, relations))
+            return TextRound(f"{sampler.number(i)}, {sampler.number(j)}?", answer, "relations", "recall",
+                             Expected("relation", meaning(" ".join(relations)), 4), (i + 1, j + 1), i)
     return None
 
 
-def _drill_nearest(quiz: Quiz, i: int) -> TextRound | None:
-    nearest = quiz.layout.nearest(i)
+def _recall_nearest(sampler: QuestionSampler, i: int) -> TextRound | None:
+    nearest = sampler.relations.nearest(i)
     return None if nearest is None else TextRound(
-        f"Closest to {quiz.number(i)}?", f"{quiz.number(nearest)}.", "relations", "drill",
-        Expected("region", (f"region{nearest + 1}",), quiz.count - 1), (i + 1, nearest + 1), nearest)
+        f"Closest to {sampler.number(i)}?", f"{sampler.number(nearest)}.", "relations", "recall",
+        Expected("region", (f"region{nearest + 1}",), sampler.count - 1), (i + 1, nearest + 1), nearest)
 
 
-def _drill_phrase(quiz: Quiz, i: int) -> TextRound | None:
-    phrase = quiz.phrase(i)
-    return phrase and TextRound(f"{phrase}?", f"{quiz.number(i)}.", "which_region", "drill",
-                                Expected("region", (f"region{i + 1}",), quiz.count), (i + 1,), i)
+def _recall_phrase(sampler: QuestionSampler, i: int) -> TextRound | None:
+    phrase = sampler.phrase(i)
+    return phrase and TextRound(f"{phrase}?", f"{sampler.number(i)}.", "which_region", "recall",
+                                Expected("region", (f"region{i + 1}",), sampler.count), (i + 1,), i)
 
 
-def _drill_region(quiz: Quiz, i: int) -> TextRound:
-    names = [name for name in ORDER if name in ("colour", "kind") or quiz.coin(0.25)]
-    values = tuple(getattr(quiz.objects[i], name) for name in names)
-    return TextRound(f"{quiz.number(i)}?", " ".join(values) + ".", "short", "drill",
-                     Expected("attributes", values, int(np.prod([len(ATTRIBUTES[name]) for name in names]))), (i + 1,), i)
+def _recall_region(sampler: QuestionSampler, i: int) -> TextRound:
+    names = [name for name in ORDER if name in ("colour", "kind") or sampler.coin(0.25)]
+    values = tuple(getattr(sampler.objects[i], name) for name in names)
+    return TextRound(f"{sampler.number(i)}?", " ".join(values) + ".", "short", "recall",
+                     Expected("attributes", values, int(np.prod([len(ATTRIBUTES[name]) for name in names]))),
+                     (i + 1,), i)
 
 
 def why(parent: TextRound, rng: np.random.Generator) -> TextRound | None:
@@ -121,82 +129,83 @@ def why(parent: TextRound, rng: np.random.Generator) -> TextRound | None:
                      parent.subject, parent.reveals, follow_up=True)
 
 
-def ask(scene: Scene, task: str, rng: np.random.Generator, *, regions_only: bool = False,
-        told: frozenset[int] = frozenset(), layout: Layout | None = None) -> tuple[TextRound, ...] | None:
+def ask(
+    scene: Scene, task: str, rng: np.random.Generator, *, regions_only: bool = False,
+    described: frozenset[int] = frozenset(), relations: SpatialRelations | None = None,
+) -> tuple[TextRound, ...] | None:
     """One question of ``task`` (one of SCORED_TASKS, else KeyError) with the rounds it needs before it.
 
     The last round is the question, those before it are its history. None where the scene allows no such question.
     regions_only: refer to objects by their regions and never by what they look like.
-    told: 0-based objects not to ask about where others are left. layout: of that scene, where it is at hand.
+    described: 0-based objects not to ask about where others are left. relations: of that scene, where it is at hand.
     """
     if not scene.objects:
         return None
     if task == "why":
         for _ in range(_ATTEMPTS):
             parents = ask(scene, ("relations", "yes_no", "which_region", "comparing")[int(rng.integers(4))], rng,
-                          regions_only=regions_only, told=told, layout=layout)
+                          regions_only=regions_only, described=described, relations=relations)
             if parents and (turn := why(parents[-1], rng)):
                 return (*parents, turn)
         return None
-    quiz = Quiz(scene, rng, regions_only=regions_only, told=told, layout=layout)
-    for form in quiz.shuffled(TASKS[task]):
-        turn = form(quiz)
+    sampler = QuestionSampler(scene, rng, regions_only=regions_only, described=described, relations=relations)
+    for form in sampler.shuffled(TASKS[task]):
+        turn = form(sampler)
         if turn is not None:
             return (turn,)
     return None
 
 
 def about_it(scene: Scene, parent: TextRound, rng: np.random.Generator,
-             layout: Layout | None = None) -> TextRound | None:
+             relations: SpatialRelations | None = None) -> TextRound | None:
     """A question that calls the subject of ``parent`` "it" ("And what colour is it?"), or None where none fits."""
     if parent.subject is None:
         return None
-    quiz = Quiz(scene, rng, it=parent.subject, layout=layout)
-    told = parent.subject in parent.reveals
-    for form in quiz.shuffled(_ABOUT_IT)[:_ATTEMPTS]:
-        turn = form(quiz)
+    sampler = QuestionSampler(scene, rng, it=parent.subject, relations=relations)
+    described = parent.subject in parent.reveals
+    for form in sampler.shuffled(_ABOUT_IT)[:_ATTEMPTS]:
+        turn = form(sampler)
         if turn is None or turn.task == parent.task and turn.form == parent.form:
             continue
-        if told and turn.task in ATTRIBUTES and not quiz.coin(0.25):
+        if described and turn.task in ATTRIBUTES and not sampler.coin(0.25):
             continue  # the answer only has to be copied: rarely worth a round
         question = turn.question
-        if turn.task in ATTRIBUTES and quiz.coin(0.3):
-            question = quiz.pick((f"And its {turn.task}?", f"What about its {turn.task}?"))
-        elif quiz.coin():
+        if turn.task in ATTRIBUTES and sampler.coin(0.3):
+            question = sampler.pick((f"And its {turn.task}?", f"What about its {turn.task}?"))
+        elif sampler.coin():
             question = "And " + question[0].lower() + question[1:]
         return replace(turn, question=question, follow_up=True)
     return None
 
 
 def conversation(scene: Scene, rng: np.random.Generator, max_rounds: int = 8,
-                 weights: dict[str, float] | None = None, regions_only: bool = False) -> list[TextRound]:
+                 weights: dict[str, float] | None = None) -> list[TextRound]:
     """At most ``max_rounds`` rounds about one scene; empty where nothing can be asked.
 
     Each round stands for itself except for follow-ups, which come right after the round they refer to. ``weights``
-    (task → how often) stands in for WEIGHTS. regions_only: see `ask`. No question comes twice.
+    (task → how often) stands in for WEIGHTS. No question comes twice.
     """
     weights = WEIGHTS if weights is None else weights
     tasks = list(weights)
     shares = np.array([weights[task] for task in tasks]) / sum(weights.values())
-    layout = Layout(scene)
+    relations = SpatialRelations(scene)
     rounds: list[TextRound] = []
-    told: frozenset[int] = frozenset()
+    described: frozenset[int] = frozenset()
     asked: set[str] = set()
     for _ in range(3 * max_rounds):
         if len(rounds) >= max_rounds:
             break
-        turns = ask(scene, tasks[int(rng.choice(len(tasks), p=shares))], rng, regions_only=regions_only, told=told,
-                    layout=layout)
+        turns = ask(scene, tasks[int(rng.choice(len(tasks), p=shares))], rng, described=described, relations=relations)
         turn = turns[-1] if turns else None
         while turn is not None and len(rounds) < max_rounds and (turn.follow_up or turn.question not in asked):
             asked.add(turn.question)
             rounds.append(replace(turn, question=_typed(turn.question, rng)))
-            told = told | turn.reveals
+            described = described | turn.reveals
             parent, turn = turn, None
             if rng.random() < WHY_RATE:
                 turn = why(parent, rng)
             elif rng.random() < FOLLOW_UP_RATE:
-                turn = about_it(scene, parent, rng, layout)
+                turn = about_it(scene, parent, rng, relations)
     return rounds
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ros_gpt4roi.sim.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES, SPLITS
-from ros_gpt4roi.sim.shapes import all_shapes, shapes_of
-from ros_gpt4roi.sim.surfaces import muted_colour, random_surface
+from ros_gpt4roi.sim.tabletop.meshes import all_shapes, shapes_of
+from ros_gpt4roi.sim.tabletop.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES, SPLITS
+from ros_gpt4roi.sim.tabletop.textures import muted_colour, random_surface
 
 MAX_OBJECTS = 10
 MIN_OBJECTS = 3
@@ -20,7 +20,7 @@ _ORBIT_PER_STEP = np.radians(1.2)
 
 @dataclass(frozen=True)
 class ObjectSpec:
-    """shape: place in shapes.all_shapes(). origin: of the shape's own frame; centre: of the object; both metres in
+    """shape: place in meshes.all_shapes(). origin: of the shape's own frame; centre: of the object; both metres in
     the table frame. quaternion: w x y z. rgb: 0..1."""
 
     shape: int
@@ -74,7 +74,7 @@ class SensorSpec:
 
 
 @dataclass(frozen=True)
-class Layout:
+class SceneSpec:
     """Everything a renderer needs to know about one scene."""
 
     objects: tuple[ObjectSpec, ...]
@@ -181,7 +181,7 @@ def _lights(rng: np.random.Generator, azimuth: float) -> tuple[float, tuple[Ligh
     return float(ambient), tuple(lights)
 
 
-def draw_layout(rng: np.random.Generator, split: str) -> Layout:
+def sample_scene_spec(rng: np.random.Generator, split: str) -> SceneSpec:
     """A random scene. Pairs in scene.HELD_OUT occur in the split "test" only."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
@@ -199,4 +199,4 @@ def draw_layout(rng: np.random.Generator, split: str) -> Layout:
                         gamma=float(rng.uniform(0.88, 1.1)), blur=float(rng.uniform(0.35, 0.9)),
                         noise=float(rng.uniform(0.5, 5.0)))
     leg_rgb = muted_colour(rng, 0.3) / 255
-    return Layout(tuple(objects), camera, ambient, lights, surfaces, leg_rgb, sensor)
+    return SceneSpec(tuple(objects), camera, ambient, lights, surfaces, leg_rgb, sensor)

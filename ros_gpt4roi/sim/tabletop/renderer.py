@@ -14,10 +14,10 @@ from contextlib import suppress
 import cv2
 import numpy as np
 
-from ros_gpt4roi.sim.layout import MAX_OBJECTS, TABLE_HALF, Layout, SensorSpec, draw_layout
-from ros_gpt4roi.sim.scene import SPLITS, Scene, SceneObject
-from ros_gpt4roi.sim.shapes import all_shapes
-from ros_gpt4roi.sim.surfaces import SIZE as TEXTURE_SIZE
+from ros_gpt4roi.sim.tabletop.meshes import all_shapes
+from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene, SceneObject
+from ros_gpt4roi.sim.tabletop.scene_spec import MAX_OBJECTS, TABLE_HALF, SceneSpec, SensorSpec, sample_scene_spec
+from ros_gpt4roi.sim.tabletop.textures import SIZE as TEXTURE_SIZE
 
 MIN_VISIBLE = 0.25  # of an object's pixels, below which it is no region
 MIN_SIDE = 8 / 240  # of the image's height, below which a box is no region
@@ -149,7 +149,7 @@ class TabletopRenderer:
         self._option = mujoco.MjvOption()
         self._option.geomgroup[:] = (1, 1, 1, 0, 0, 0)
         self._shown: tuple[str, int, int] | None = None
-        self._layout: Layout | None = None
+        self._spec: SceneSpec | None = None
 
     def close(self) -> None:
         """Frees the OpenGL context. A second call does nothing."""
@@ -174,24 +174,24 @@ class TabletopRenderer:
             raise ValueError(f"seed, index and step must be ≥ 0, got {seed}, {index}, {step}")
         entropy = [SPLITS[split], seed, index]
         if self._shown != (split, seed, index):
-            self._layout = draw_layout(np.random.default_rng(np.random.SeedSequence(entropy)), split)
-            self._apply(self._layout)
+            self._spec = sample_scene_spec(np.random.default_rng(np.random.SeedSequence(entropy)), split)
+            self._apply(self._spec)
             self._shown = (split, seed, index)
-        layout = self._layout
-        position, rotation = layout.camera.pose(step)
-        self._aim(position, rotation, layout.camera.fovy)
+        spec = self._spec
+        position, rotation = spec.camera.pose(step)
+        self._aim(position, rotation, spec.camera.fovy)
         image, owner = self._draw()
         # A key of its own for the sensor: the scene's numbers don't depend on how many views are drawn.
         sensor_rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(step,)))
-        image = _through_sensor(image, layout.sensor, sensor_rng)
-        objects = self._ground_truth(layout, owner, position, rotation)
+        image = _through_sensor(image, spec.sensor, sensor_rng)
+        objects = self._ground_truth(spec, owner, position, rotation)
         return Scene(split, seed, index, self.width, self.height, image, owner, objects, tuple(map(float, position)),
                      step)
 
-    def _apply(self, layout: Layout) -> None:
+    def _apply(self, spec: SceneSpec) -> None:
         mujoco, model, data = self._mujoco, self._model, self._data
         model.geom_group[self._slots] = 5  # hidden until filled
-        for slot, item in enumerate(layout.objects):
+        for slot, item in enumerate(spec.objects):
             geom = self._slots[slot]
             model.geom_group[geom] = 1
             model.geom_dataid[geom] = item.shape
@@ -202,14 +202,14 @@ class TabletopRenderer:
             material = model.geom_matid[geom]
             model.mat_specular[material], model.mat_shininess[material] = _SHINY[item.material]
             data.mocap_pos[slot], data.mocap_quat[slot] = item.origin, item.quaternion
-        for number, surface in enumerate(layout.surfaces):
+        for number, surface in enumerate(spec.surfaces):
             start = model.tex_adr[number]
             model.tex_data[start:start + surface.size] = surface.ravel()
             self._renderer._gl_context.make_current()
             mujoco.mjr_uploadTexture(model, self._renderer._mjr_context, number)
-        model.geom_rgba[self._board, :3] = layout.leg_rgb
-        model.vis.headlight.ambient[:] = layout.ambient
-        for i, light in enumerate(layout.lights):
+        model.geom_rgba[self._board, :3] = spec.leg_rgb
+        model.vis.headlight.ambient[:] = spec.ambient
+        for i, light in enumerate(spec.lights):
             model.light_dir[i], model.light_pos[i] = light.direction, -1.5 * light.direction
             model.light_diffuse[i], model.light_specular[i] = light.diffuse, light.specular
         mujoco.mj_kinematics(model, data)
@@ -232,12 +232,12 @@ class TabletopRenderer:
         slot_of_geom[self._slots] = np.arange(MAX_OBJECTS)
         return image, slot_of_geom[geoms]  # background is −1, the last entry
 
-    def _ground_truth(self, layout: Layout, owner: np.ndarray, position: np.ndarray,
+    def _ground_truth(self, spec: SceneSpec, owner: np.ndarray, position: np.ndarray,
                       rotation: np.ndarray) -> tuple[SceneObject, ...]:
-        focal = self.height / 2 / np.tan(np.radians(layout.camera.fovy) / 2)
+        focal = self.height / 2 / np.tan(np.radians(spec.camera.fovy) / 2)
         min_side = MIN_SIDE * self.height
         found = []
-        for slot, item in enumerate(layout.objects):
+        for slot, item in enumerate(spec.objects):
             mask = owner == slot
             columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
             if not len(columns):

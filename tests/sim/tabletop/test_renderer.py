@@ -7,15 +7,16 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from ros_gpt4roi.sim.layout import draw_layout
-from ros_gpt4roi.sim.renderer import MIN_SIDE, MIN_VISIBLE, TabletopRenderer
-from ros_gpt4roi.sim.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES
-from ros_gpt4roi.sim.shapes import all_shapes
+from ros_gpt4roi.sim.tabletop.meshes import all_shapes
+from ros_gpt4roi.sim.tabletop.renderer import MIN_SIDE, MIN_VISIBLE, TabletopRenderer
+from ros_gpt4roi.sim.tabletop.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES
+from ros_gpt4roi.sim.tabletop.scene_spec import sample_scene_spec
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +105,11 @@ def test_visible_fraction_equals_a_render_without_the_others_and_without_borders
     with TabletopRenderer(960, 720) as wide:
         for index in range(6):
             scene = renderer.render("test", 8, index)
-            layout = draw_layout(np.random.default_rng(np.random.SeedSequence([3, 8, index])), "test")
-            fovy = np.degrees(2 * np.arctan(3 * np.tan(np.radians(layout.camera.fovy) / 2)))
-            position, rotation = layout.camera.pose(0)
+            spec = sample_scene_spec(np.random.default_rng(np.random.SeedSequence([3, 8, index])), "test")
+            fovy = np.degrees(2 * np.arctan(3 * np.tan(np.radians(spec.camera.fovy) / 2)))
+            position, rotation = spec.camera.pose(0)
             for o in scene.objects:
-                wide._apply(replace(layout, objects=(layout.objects[o.object_index],)))
+                wide._apply(replace(spec, objects=(spec.objects[o.object_index],)))
                 wide._aim(position, rotation, fovy)
                 alone = (wide._draw()[1] == 0).sum()
                 seen = (scene.owner == o.object_index).sum()
@@ -117,9 +118,9 @@ def test_visible_fraction_equals_a_render_without_the_others_and_without_borders
 
 def test_objects_stand_on_the_table_and_do_not_meet():
     for index in range(40):
-        layout = draw_layout(np.random.default_rng(index), "test")
+        spec = sample_scene_spec(np.random.default_rng(index), "test")
         footprints = []
-        for item in layout.objects:
+        for item in spec.objects:
             vertices = _vertices(item)
             assert vertices[:, 2].min() == pytest.approx(0, abs=1e-3)
             assert np.abs((vertices.min(0) + vertices.max(0))[2] / 2 - item.centre[2]) < 2e-3
@@ -131,7 +132,7 @@ def test_objects_stand_on_the_table_and_do_not_meet():
 
 def test_held_out_pairs_occur_in_the_test_split_only():
     pairs = {split: Counter((o.kind, o.colour) for index in range(150)
-                            for o in draw_layout(np.random.default_rng(index), split).objects)
+                            for o in sample_scene_spec(np.random.default_rng(index), split).objects)
              for split in ("train", "validation", "test")}
     assert not HELD_OUT & pairs["train"].keys() and not HELD_OUT & pairs["validation"].keys()
     assert HELD_OUT <= pairs["test"].keys()
@@ -193,15 +194,15 @@ def test_shiny_is_brighter_at_its_highlight_than_matte(renderer):
     """The same scenes with every object matte, then shiny; black, where a highlight can't be mistaken."""
     difference = []
     for index in range(10):
-        layout = draw_layout(np.random.default_rng(index), "test")
-        position, rotation = layout.camera.pose(0)
+        spec = sample_scene_spec(np.random.default_rng(index), "test")
+        position, rotation = spec.camera.pose(0)
         brightest = []
         for material in MATERIALS:
-            renderer._apply(replace(layout, objects=tuple(
-                replace(o, material=material, rgb=np.full(3, 0.05)) for o in layout.objects)))
-            renderer._aim(position, rotation, layout.camera.fovy)
+            renderer._apply(replace(spec, objects=tuple(
+                replace(o, material=material, rgb=np.full(3, 0.05)) for o in spec.objects)))
+            renderer._aim(position, rotation, spec.camera.fovy)
             image, owner = renderer._draw()
-            brightest.append([image[owner == slot].max() for slot in range(len(layout.objects))
+            brightest.append([image[owner == slot].max() for slot in range(len(spec.objects))
                               if (owner == slot).sum() > 100])
         difference += [int(shiny) - int(matte) for matte, shiny in zip(*brightest)]
     renderer._shown = None
@@ -228,7 +229,7 @@ def _in_a_new_process(code: str, **environment: str) -> subprocess.CompletedProc
 
 
 def test_without_a_device_the_error_names_the_packages():
-    done = _in_a_new_process("from ros_gpt4roi.sim.renderer import TabletopRenderer; TabletopRenderer()",
+    done = _in_a_new_process("from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer; TabletopRenderer()",
                              MUJOCO_GL="egl", MUJOCO_EGL_DEVICE_ID="99")
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
@@ -236,7 +237,7 @@ def test_without_a_device_the_error_names_the_packages():
 
 
 def test_a_backend_is_chosen_where_the_user_has_not():
-    done = _in_a_new_process("import os; from ros_gpt4roi.sim.renderer import TabletopRenderer\n"
+    done = _in_a_new_process("import os; from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer\n"
                              "with TabletopRenderer() as r:\n"
                              "    print(os.environ['MUJOCO_GL'], r.render('test', 7, 0).image.max())")
     assert done.returncode == 0, done.stderr
@@ -245,7 +246,7 @@ def test_a_backend_is_chosen_where_the_user_has_not():
 
 def test_triton_can_be_loaded_after_a_picture(root: Path) -> None:
     """By a process of its own, because the order is what matters. Mesa's LLVM crashed it."""
-    program = ("from ros_gpt4roi.sim.renderer import TabletopRenderer\n"
+    program = ("from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer\n"
                "with TabletopRenderer(32, 32) as renderer:\n    renderer.render('test', 0, 0)\n"
                "try:\n    import triton._C.libtriton\nexcept ImportError:\n    pass\n")
     ended = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)

@@ -8,11 +8,18 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from ros_gpt4roi.sim.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES, Scene, SceneObject
-from ros_gpt4roi.sim.scoring import Expected, TextRound, chance_level, score
-from ros_gpt4roi.sim.texts import (
-    SCORED_TASKS, ask, conversation, drills, long_text, permuted, short_rounds, short_text, why,
+from ros_gpt4roi.sim.tabletop.conversations import (
+    SCORED_TASKS,
+    ask,
+    conversation,
+    permuted,
+    recall_rounds,
+    short_rounds,
+    why,
 )
+from ros_gpt4roi.sim.tabletop.question_sampler import long_text, short_text
+from ros_gpt4roi.sim.tabletop.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES, Scene, SceneObject
+from ros_gpt4roi.sim.tabletop.scoring import Expected, TextRound, chance_level, score
 
 SCENES = 400
 _WORDS = {"kind": KINDS, "colour": tuple(COLOURS), "size": tuple(SIZES), "material": MATERIALS}
@@ -109,7 +116,7 @@ def test_attributes_are_those_of_the_object(train_rounds):
 
 
 def assert_seen_from(scene: Scene, text: str, *pairs: tuple[int, int]) -> None:
-    """Asserts that all is true that a text says in the form "from <region2>, <region3> is left", and of which pairs it does."""
+    """Asserts that what a text says in the form "from <region2>, <region3> is left" is true, and of which pairs."""
     told = re.findall(r"[Ff]rom <region(\d+)>, <region(\d+)> is ((?:left|right|in front|behind| and (?!from))+)", text)
     assert told and (not pairs or tuple((int(j) - 1, int(i) - 1) for j, i, _ in told) == pairs), text
     words = {"left": "left of", "right": "right of", "in front": "in front of", "behind": "behind"}
@@ -200,11 +207,11 @@ def test_yes_and_no_are_true(train_rounds):
         assert holds(relation, a, b) == said_yes(turn), turn
 
 
-def test_drills_look_up_regions_by_name_and_names_by_looks():
+def test_recall_rounds_look_up_regions_by_name_and_names_by_looks():
     forms = Counter()
     for seed in range(40):
         scene = make_scene(seed)
-        for turn in drills(scene, np.random.default_rng(seed), 12):
+        for turn in recall_rounds(scene, np.random.default_rng(seed), 12):
             nearest = turn.question.startswith("Closest to")
             forms["nearest" if nearest else turn.task] += 1
             if turn.task == "which_region":
@@ -212,7 +219,8 @@ def test_drills_look_up_regions_by_name_and_names_by_looks():
             elif nearest:
                 (to,), (found,) = spoken_of(scene, turn.question), spoken_of(scene, turn.answer)
                 places = [np.array(o.position[:2]) for o in scene.objects]
-                assert found == min((i for i in range(len(places)) if i != to), key=lambda i: np.linalg.norm(places[i] - places[to]))
+                others = (i for i in range(len(places)) if i != to)
+                assert found == min(others, key=lambda i: np.linalg.norm(places[i] - places[to]))
             elif turn.task == "relations":
                 assert_seen_from(scene, turn.answer, tuple(reversed(spoken_of(scene, turn.question))))
             else:

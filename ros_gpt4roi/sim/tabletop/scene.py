@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: The shapes, each a set of MuJoCo geoms (see shapes.py).
+#: The shapes, each a set of MuJoCo geoms (see meshes.py).
 KINDS: tuple[str, ...] = ("box", "ball", "cylinder", "capsule", "cone", "mug", "bowl", "bottle")
 
 #: Colour name → (lowest, highest) surface colour, RGB 0..1, drawn channel by channel.

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from ros_gpt4roi.sim.scene import KINDS, SIZES
+from ros_gpt4roi.sim.tabletop.scene import KINDS, SIZES
 
 _SEGMENTS = 32  # around a shape's axis
 _SCALES_PER_SIZE = 3
