@@ -192,7 +192,7 @@ make_venv() {
 
 requirement_files() {
     if [ "$ros" = pip ]; then printf '%s\n' "$ROOT/requirements/ros.txt"; fi
-    printf '%s\n' "$ROOT"/requirements/{runtime,training,test}.txt
+    printf '%s\n' "$ROOT"/requirements/{runtime,training,dev}.txt
 }
 
 pip_install() {
