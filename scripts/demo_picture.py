@@ -1,0 +1,128 @@
+"""Make the moving picture at the head of the README: the simulated camera, the node's descriptions, its answers.
+
+Starts the two nodes as scripts/demo.py does and records what the perception node publishes; only the pace of the text
+is set here, so that it can be read.
+
+    . scripts/env.sh
+    python scripts/demo_picture.py docs/images/demo.webp
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import cv2
+import numpy as np
+from demo import DemoError, executable
+from isolation import claim_domain, for_children, variables
+from PIL import Image as Picture
+from processes import ProcessDied, Processes
+from robot_client import ClientError, RobotClient
+from ros_gpt4roi_interfaces.msg import Answer
+from sensor_msgs.msg import Image
+
+QUESTIONS = ("Is region {left} left or right of region {right}?", "Which region is the {looks}?", "Why?")
+RATE_HZ = 4.0  # slow enough that every view is described, also on a busy machine
+VIEWS = 60
+FRAME_MS = 130
+LEAD_FRAMES, TYPED_FRAMES, READ_FRAMES = 10, 4, 9  # before the questions; while one is typed; while it is read
+LIMIT_S = 180.0
+BAR_HEIGHT = 64
+QUALITY = 72
+
+
+class Recording:
+    """The annotated frames in the order in which the node published them."""
+
+    def __init__(self, client: RobotClient) -> None:
+        self._client = client
+        self._frames: list[np.ndarray] = []
+        client.on_annotated_image(self._keep)
+
+    def _keep(self, message: Image) -> None:
+        rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
+        self._frames.append(rows[:, : message.width * 3].reshape(message.height, message.width, 3))
+
+    def take(self, count: int) -> list[np.ndarray]:
+        """Return the next `count` frames, uint8 RGB [H, W, 3]."""
+        self._client.wait_for(lambda: len(self._frames) >= count, LIMIT_S, f"{count} annotated images")
+        taken, self._frames = self._frames[:count], self._frames[count:]
+        return taken
+
+
+def captioned(frame: np.ndarray, question: str, answer: str) -> np.ndarray:
+    """Return the frame with a bar below it that holds a question and its answer."""
+    bar = np.full((BAR_HEIGHT, frame.shape[1], 3), 30, np.uint8)
+    for place, (mark, text, colour) in enumerate((("?", question, (255, 255, 255)), (">", answer, (150, 220, 150)))):
+        if text:
+            cv2.putText(bar, f"{mark} {text}", (10, 24 + 27 * place), cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, 1,
+                        cv2.LINE_AA)
+    return np.vstack((frame, bar))
+
+
+def pace(text: str, frames: int) -> list[str]:
+    """Return how far `text` has come in each of so many frames."""
+    return [text[: round(len(text) * (step + 1) / frames)] for step in range(frames)]
+
+
+def record(client: RobotClient) -> list[np.ndarray]:
+    """Return all frames of the picture. Raises ClientError, DemoError."""
+    described: list = []
+    client.on_descriptions(described.append)
+    recording = Recording(client)
+    shots = [captioned(frame, "", "") for frame in recording.take(LEAD_FRAMES)]
+    regions = sorted(described[-1].descriptions, key=lambda item: item.region.bbox.center.position.x)
+    looks = regions[len(regions) // 2].text.lower().removeprefix("a ").rstrip(".")
+    conversation = ""
+    for pattern in QUESTIONS:
+        question = pattern.format(left=regions[0].region.id, right=regions[-1].region.id, looks=looks)
+        answer = client.ask(question, conversation if pattern == "Why?" else "", lambda piece: None, LIMIT_S)
+        if answer.status != Answer.OK:
+            raise DemoError(f"{question!r}: {answer.error}")
+        conversation = answer.conversation_id
+        print(f"? {question}\n> {answer.text}")
+        typed = [(part, "") for part in pace(question, TYPED_FRAMES)]
+        typed += [(question, part) for part in pace(answer.text, READ_FRAMES // 2)]
+        typed += [(question, answer.text)] * (READ_FRAMES - READ_FRAMES // 2)
+        shots += [captioned(frame, *text) for frame, text in zip(recording.take(len(typed)), typed, strict=True)]
+    return shots
+
+
+def run(path: Path, seed: int) -> None:
+    """Record the nodes and write the picture."""
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ros_gpt4roi_picture_")))
+        domain, claim = claim_domain()
+        stack.enter_context(claim)
+        os.environ.update(variables(domain, home))
+        processes = stack.enter_context(Processes(home, for_children()))
+        processes.start("camera", [executable("sim_camera"), "--ros-args", "-p", f"rate_hz:={RATE_HZ}",
+                                   "-p", f"views:={VIEWS}", "-p", f"seed:={seed}"])
+        processes.start("perception", [executable("perception")])
+        client = stack.enter_context(RobotClient("picture", processes.check))
+        client.wait_for_node(LIMIT_S)
+        shots = [Picture.fromarray(shot) for shot in record(client)]
+    shots[0].save(path, save_all=True, append_images=shots[1:], duration=FRAME_MS, loop=0, quality=QUALITY, method=6)
+    print(f"{path}: {len(shots)} frames, {path.stat().st_size / 1e6:.2f} MB")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", type=Path, help="the file to write, .webp or .gif")
+    parser.add_argument("--seed", type=int, default=0, help="which scene the camera sees (0)")
+    arguments = parser.parse_args()
+    try:
+        run(arguments.path, arguments.seed)
+    except (DemoError, ClientError, ProcessDied, OSError) as error:
+        print(f"demo_picture.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
