@@ -15,6 +15,10 @@ from ros_gpt4roi.runtime.types import Answer, FrameDescriptions, Region, Status
 
 NANOSECONDS = 1_000_000_000
 _LONGEST_ID = 100  # characters; ids are shown, spoken and come back in every error
+# The network computes boxes in float32: what is thinner or farther out than this collapses there or becomes infinite,
+# and since all texts of a frame read all its regions, one such box would spoil every one of them.
+_LEAST_VISIBLE = 0.1  # pixels of a box inside the image, each way
+_FARTHEST = 1.0  # how far a box may reach beyond the image, in widths or heights of it
 
 
 class BoxError(ValueError):
@@ -27,10 +31,21 @@ def stamp_ns(stamp: Time) -> int:
 
 
 def box_from_message(message: BoundingBox2D, width: int, height: int) -> tuple[float, float, float, float]:
-    """Corners (x1, y1, x2, y2) in pixels; of a turned box, those of the upright one around it.
+    """Converts a box to its corners; a turned box to those of the upright one around it.
 
-    A box that reaches over the border of the image [height, width] is kept as it is.
-    Raises BoxError for boxes that are not finite, inverted, empty or wholly outside the image.
+    A box that reaches over the border of the image is kept as it is.
+
+    Args:
+        message: the box, in pixels of the image.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+
+    Returns:
+        (x1, y1, x2, y2) in pixels of the image.
+
+    Raises:
+        BoxError: the box is not finite, inverted, empty or wholly outside the image, shows less than 0.1 pixels of
+            itself inside it, or reaches more than the image's own size beyond it.
     """
     x, y = message.center.position.x, message.center.position.y
     size_x, size_y, theta = message.size_x, message.size_y, message.center.theta
@@ -47,6 +62,13 @@ def box_from_message(message: BoundingBox2D, width: int, height: int) -> tuple[f
     box = (x - size_x / 2, y - size_y / 2, x + size_x / 2, y + size_y / 2)
     if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
         raise BoxError(f"{shown} is outside the image of {width}x{height}")
+    visible = min(box[2], width) - max(box[0], 0), min(box[3], height) - max(box[1], 0)
+    if min(visible) < _LEAST_VISIBLE:
+        raise BoxError(f"{shown} is too thin: {visible[0]:g} x {visible[1]:g} pixels of it are inside the image of "
+                       f"{width}x{height}; expected at least {_LEAST_VISIBLE:g} each way")
+    if max(-box[0], box[2] - width) > _FARTHEST * width or max(-box[1], box[3] - height) > _FARTHEST * height:
+        raise BoxError(f"{shown} reaches too far beyond the image of {width}x{height}; expected at most the image's own "
+                       "size")
     return box
 
 
@@ -133,7 +155,8 @@ def regions_from_messages(messages: Sequence[RegionMessage], present: Sequence[R
     A box whose sizes are both 0 is a point, the centre it names. Without a score of its own a region gets the best:
     where there are more than the model takes, what somebody has drawn is not what is left out.
     """
-    items = [(message.id, message.bbox, message.label, message.score or 1.0) for message in messages]
+    items = [(message.id, message.bbox, message.label,
+              message.score if message.score and math.isfinite(message.score) else 1.0) for message in messages]
     return _make_regions(items, {region.id for region in present}, len(present) + 1,
                          lambda box: drawn_from_message(box, width, height))
 

@@ -54,7 +54,10 @@ def test_a_tracker_number_is_never_given_to_another_box() -> None:
     (NAN, 1, 2, 2, 0, ["nan", "not finite"]), (1, 1, INFINITE, 2, 0, ["inf", "not finite"]),
     (10, 10, 2, 2, NAN, ["theta nan"]), (10, 10, -4, 2, 0, ["-4", "inverted"]), (10, 10, 0, 2, 0, ["empty"]),
     (-10, 10, 20, 5, 0, ["outside", "640x480"]), (700, 10, 20, 5, 0, ["700", "outside"]),
-    (10, 500, 20, 40, 0, ["500", "outside"]),
+    (10, 500, 20, 40, 0, ["500", "outside"]), (320, 240, 1e-5, 20, 0, ["1e-05", "too thin", "at least 0.1"]),
+    (320, 240, 20, 1e-5, 0, ["1e-05", "too thin"]), (-10, 240, 20.0001, 20, 0, ["too thin"]),
+    (1e39, 240, 20, 20, 0, ["1e+39", "outside"]), (0, 240, 1e39, 20, 0, ["1e+39", "beyond"]),
+    (320, 0, 20, 3e38, 0, ["3e+38", "beyond"]), (1e308, 1, 1.7e308, 1.7e308, 0.5, ["e+308"]),
 ])
 def test_a_bad_box_costs_only_itself(x: float, y: float, size_x: float, size_y: float, theta: float,
                                      words: list[str]) -> None:
@@ -66,6 +69,15 @@ def test_a_bad_box_costs_only_itself(x: float, y: float, size_x: float, size_y: 
     assert [region.id for region in regions] == ["1", "3"]  # the places are those of the array
     for word in [*words, "bad one"]:
         assert word in refusal
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e39])
+def test_a_drawn_box_that_float32_can_not_hold_is_refused(size: float) -> None:
+    thin = RegionMessage(bbox=box_to_message((300, 200, 340, 240)))
+    thin.bbox.size_x = size
+    fine = RegionMessage(bbox=box_to_message((1, 1, 1.2, 1.2)))
+    regions, (refusal,) = regions_from_messages([thin, fine], (), WIDTH, HEIGHT)
+    assert [region.id for region in regions] == ["2"] and f"{size:g}" in refusal
 
 
 def test_an_endless_id_is_refused() -> None:
@@ -102,6 +114,9 @@ def test_drawn_boxes_come_after_those_present() -> None:
     regions, (refusal,) = regions_from_messages(drawn, present, WIDTH, HEIGHT)
     assert [region.id for region in regions] == ["3", "mine"] and "'2'" in refusal
     assert [region.score for region in regions] == [1, 1], "no detection goes before what somebody has drawn"
+    (region,), _ = regions_from_messages([RegionMessage(bbox=box_to_message((1, 1, 4, 4)), score=NAN)], (), WIDTH,
+                                         HEIGHT)
+    assert region.score == 1
 
 
 def test_a_drawn_box_without_size_is_a_point_and_a_detected_one_is_empty() -> None:

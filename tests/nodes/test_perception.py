@@ -146,6 +146,20 @@ def test_a_bad_box_is_counted_and_the_others_are_described(peer: Peer, camera: C
     reported(peer, diagnostics, "box refused", "505", "outside")
 
 
+@pytest.mark.parametrize("bad, word", [((30, 10, 30 + 1e-5, 40), "too thin"), ((-1e39, 10, 1e39, 40), "beyond")])
+def test_a_box_that_the_network_can_not_hold_costs_only_itself(peer: Peer, camera: Camera, ask: Asker, bad: tuple,
+                                                               word: str, descriptions: list[RegionDescriptionArray],
+                                                               diagnostics: list[DiagnosticArray]) -> None:
+    message = described(peer, descriptions, camera.send((BOXES[0], bad, BOXES[1])))
+    assert [(d.region.id, bool(d.text)) for d in message.descriptions] == [("1", True), ("3", True)]
+    reported(peer, diagnostics, "box refused", word)
+    assert ask("what is region 3?")[1].status == Answer.OK
+    drawn = Region(id="thin", bbox=box_to_message(bad))
+    _, answer = ask("what is region thin?", boxes=[drawn])
+    assert answer.status == Answer.INVALID and word in answer.error
+    assert ask("what is region 3?")[1].status == Answer.OK
+
+
 def test_boxes_of_other_stamps_than_the_images_are_told(peer: Peer, camera: Camera,
                                                         descriptions: list[RegionDescriptionArray],
                                                         diagnostics: list[DiagnosticArray]) -> None:
