@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from ..configuration import Configuration, setting
 from ..model.checkpoint import LoadedModel
 from .cache import CachedEngine, EngineCache, EngineKey
 from .errors import EngineError
@@ -18,7 +19,7 @@ from .gate import Encode, GateReport, check, limit_for, read_report, text_writer
 from .gpu import this_gpu
 from .guard import Limits, ProgressCallback
 from .network import VisionNetwork
-from .profiles import EngineProfile, find_profile, ladder
+from .profiles import PRECISIONS, EngineProfile, find_profile, ladder
 from .provide import EngineRequest, provide_engine, provide_onnx
 from .runners import OnnxRuntimeRunner, TensorRTRunner
 
@@ -27,24 +28,15 @@ _Runner = TypeVar("_Runner", bound=Encode)
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """What a deployment says about engines.
+class EngineOptions(Configuration):
+    """What a deployment says about engines."""
 
-    build: "auto" builds what is missing when the node is configured, "never" refuses.
-    profile: name or path of a build profile, "auto" picks by GPU. precision: instead of the profile's, if not empty.
-    cache: folder of engines, empty: ~/.cache/ros_gpt4roi/engines. frames: folder of recorded frames for calibration and
-    for the gate, empty: those that come with the package.
-    """
-
-    build: str = "auto"
-    profile: str = "auto"
-    precision: str = ""
-    cache: str = ""
-    frames: str = ""
-
-    def __post_init__(self) -> None:
-        if self.build not in ("auto", "never"):
-            raise ValueError(f"engine.build is {self.build!r}, expected auto or never")
+    build: str = setting("auto", "auto builds what is missing when the node is configured, never refuses to.",
+                         choices=("auto", "never"))
+    profile: str = setting("auto", "Name or path of a build profile; auto chooses by the GPU.")
+    precision: str = setting("", "First precision to try, instead of the profile's.", choices=("", *PRECISIONS))
+    cache: str = setting("", "Folder of engines; empty: ~/.cache/ros_gpt4roi/engines.")
+    frames: str = setting("", "Folder of frames to calibrate and check engines with; empty: the package's own.")
 
     def open_cache(self) -> EngineCache:
         return EngineCache(Path(self.cache).expanduser() if self.cache else None)

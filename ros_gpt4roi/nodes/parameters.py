@@ -1,91 +1,123 @@
-"""Node parameters as dataclasses: declared, read and checked from one description; nothing else states a default."""
+"""The ROS parameters of a node, declared from a Configuration and read back into one."""
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from rcl_interfaces.msg import ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-Settings = TypeVar("Settings")
+from ..configuration import Configuration, ConfigError, Field, build, leaves, nearest, setting
+
+C = TypeVar("C", bound=Configuration)
+
+_LIMITS = {int: (IntegerRange, -2**63, 2**63 - 1), float: (FloatingPointRange, -sys.float_info.max, sys.float_info.max)}
 
 
-class ParameterError(ValueError):
-    """A parameter that can not be used. The text names it, its value and what was expected."""
-
-
-def setting(default: Any, text: str) -> Any:
-    """A dataclass field with its default and the description that `ros2 param describe` shows."""
-    return field(default=default, metadata={"description": text})
-
-
-def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """(dotted name, value, description) of every field of a dataclass tree.
-
-    A field without a description of its own has that of its dataclass, which speaks of all its fields.
-    """
-    for item in dataclasses.fields(settings):
-        value = getattr(settings, item.name)
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{item.name}.")
-        else:
-            yield f"{prefix}{item.name}", value, item.metadata.get("description") or inspect.getdoc(settings)
-
-
-def names(defaults: Any) -> frozenset[str]:
+def names(defaults: Configuration) -> frozenset[str]:
     """The names of the parameters that `declare` declares."""
-    return frozenset(name for name, _, _ in _leaves(defaults))
+    return frozenset(item.name for item in leaves(defaults))
 
 
-def declare(node: Node, defaults: Any) -> None:
-    """Declares a parameter for every field of a dataclass tree; nested fields get dotted names."""
-    for name, value, text in _leaves(defaults):
-        # An empty list says nothing of the type of its elements.
-        is_list = isinstance(value, tuple)
-        node.declare_parameter(name, list(value) if is_list else value,
-                               ParameterDescriptor(description=text, dynamic_typing=is_list))
+def declare(node: Node, defaults: Configuration, read_only: bool = False) -> list[str]:
+    """Declares a parameter for every field of a configuration tree; nested fields get dotted names.
+
+    A whole number is taken for a parameter that is a double, now and when the parameter is set. A value that does not
+    suit is kept as it was given, for `read` to refuse.
+
+    Args:
+        node: The node.
+        defaults: The tree that states the defaults.
+        read_only: The parameters can be given at the start only.
+
+    Returns:
+        A sentence about each parameter that was given to the node and is none of its own.
+    """
+    fields = {item.name: item for item in leaves(defaults)}
+    given: Mapping[str, Parameter] = node._parameter_overrides  # rclpy has no public way to them
+    # What rclpy declares itself, such as use_sim_time, is declared already.
+    unknown = [f"parameter {name} is unknown{nearest(name, fields)}" for name in given
+               if name not in fields and not node.has_parameter(name) and not name.startswith("qos_overrides.")]
+    for name, item in fields.items():
+        value, descriptor = item.default, _descriptor(item, read_only)
+        if name in given:
+            try:
+                value = item.convert(given[name].value)
+            except ConfigError:
+                value, descriptor.dynamic_typing = given[name].value, True
+                descriptor.integer_range = descriptor.floating_point_range = []
+        node.declare_parameter(name, _plain(value), descriptor, ignore_override=True)
+    node.add_pre_set_parameters_callback(lambda parameters: [_as_double(item, fields) for item in parameters])
+    node.add_on_set_parameters_callback(lambda parameters: _check(parameters, fields))
+    return unknown
 
 
-def read(node: Node, defaults: Settings, prefix: str = "") -> Settings:
-    """The dataclass tree with the node's present values. Raises ParameterError where its own checks refuse them."""
-    values = {}
-    for item in dataclasses.fields(defaults):
-        value = getattr(defaults, item.name)
-        if dataclasses.is_dataclass(value):
-            values[item.name] = read(node, value, f"{prefix}{item.name}.")
-        else:
-            given = node.get_parameter(f"{prefix}{item.name}").value
-            values[item.name] = tuple(given) if isinstance(value, tuple) else given
+def read(node: Node, kind: type[C]) -> C:
+    """The configuration with the node's present values. Raises ConfigError where they do not suit."""
+    values: dict[str, Any] = {}
+    for item in leaves(kind):
+        *sections, name = item.name.split(".")
+        section = values
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = node.get_parameter(item.name).value
     try:
-        return type(defaults)(**values)
-    except ParameterError:
-        raise
-    except ValueError as error:
-        raise ParameterError(f"parameters {prefix}*: {error}" if prefix else str(error)) from error
+        return build(kind, values)
+    except ConfigError as error:
+        raise ConfigError(f"parameter {error}") from error
 
 
-def require(condition: bool, name: str, value: Any, expected: str) -> None:
-    """Raises ParameterError with the value and what was expected where the condition doesn't hold."""
-    if not condition:
-        raise ParameterError(f"parameter {name} is {value!r}; expected {expected}")
+def _descriptor(item: Field, read_only: bool) -> ParameterDescriptor:
+    known = item.setting
+    descriptor = ParameterDescriptor(
+        description=f"{known.description} [{known.unit}]" if known.unit else known.description,
+        additional_constraints=known.range, read_only=read_only,
+        dynamic_typing=isinstance(item.default, tuple))  # an empty list says nothing of the type of its elements
+    low = known.at_least if known.more_than is None else known.more_than
+    if item.type in _LIMITS and (low is not None or known.at_most is not None):
+        kind, smallest, largest = _LIMITS[item.type]
+        bounds = kind(from_value=item.type(smallest if low is None else low),
+                      to_value=item.type(largest if known.at_most is None else known.at_most))
+        setattr(descriptor, "integer_range" if item.type is int else "floating_point_range", [bounds])
+    return descriptor
+
+
+def _plain(value: Any) -> Any:
+    """As ROS holds it."""
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+
+
+def _as_double(parameter: Parameter, fields: Mapping[str, Field]) -> Parameter:
+    wanted = parameter.name in fields and fields[parameter.name].type is float
+    if wanted and parameter.type_ == Parameter.Type.INTEGER:
+        return Parameter(parameter.name, Parameter.Type.DOUBLE, float(parameter.value))
+    return parameter
+
+
+def _check(parameters: list[Parameter], fields: Mapping[str, Field]) -> SetParametersResult:
+    try:
+        for parameter in parameters:
+            if parameter.name in fields:
+                fields[parameter.name].convert(parameter.value)
+    except ConfigError as error:
+        return SetParametersResult(successful=False, reason=f"parameter {error}")
+    return SetParametersResult(successful=True)
 
 
 @dataclass(frozen=True)
-class TopicQos:
+class TopicQos(Configuration):
     """How a topic is subscribed: the sensor-data profile with the depth that a rule of newest-wins needs."""
 
-    reliability: str = setting("best_effort", "best_effort or reliable; must suit the publisher")
-    depth: int = setting(1, "messages the middleware keeps for the node")
-
-    def __post_init__(self) -> None:
-        require(self.reliability in ("best_effort", "reliable"), "qos.*.reliability", self.reliability,
-                "best_effort or reliable")
-        require(1 <= self.depth <= 1000, "qos.*.depth", self.depth, "1 to 1000")
+    reliability: str = setting("best_effort", "Reliability; must suit the publisher.",
+                               choices=("best_effort", "reliable"))
+    depth: int = setting(1, "Messages that the middleware keeps for the node.", at_least=1, at_most=1000)
 
     def profile(self) -> QoSProfile:
+        """The QoS profile."""
         return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=self.depth, durability=DurabilityPolicy.VOLATILE,
                           reliability=ReliabilityPolicy[self.reliability.upper()])

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -21,6 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
+from ros_gpt4roi.configuration import ConfigError, Configuration, setting
 from ros_gpt4roi.engine.guard import Progress
 from ros_gpt4roi.paths import find
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
@@ -33,7 +34,7 @@ from .conversions import NANOSECONDS, descriptions_to_message
 from .diagnostics import Problems, diagnostic_array
 from .frame_source import FrameSource
 from .images import rgb_to_image
-from .parameters import ParameterError, TopicQos, declare, names, read, require, setting
+from .parameters import TopicQos, declare, names, read
 from .process import run_node
 from .questions import Questions
 
@@ -44,19 +45,16 @@ _USUAL_REGIONS = 8  # of a frame, on which threads are measured
 
 
 @dataclass(frozen=True)
-class SyncParameters:
+class SyncParameters(Configuration):
     """How boxes find their image."""
 
-    slop_s: float = setting(0.0, "how far the stamps of image and boxes may lie apart; 0 asks for equal stamps")
-    frames: int = setting(30, "images kept for boxes and questions that come later")
-
-    def __post_init__(self) -> None:
-        require(0 <= self.slop_s <= 10, "sync.slop_s", self.slop_s, "0 to 10 seconds")
-        require(1 <= self.frames <= 1000, "sync.frames", self.frames, "1 to 1000")
+    slop_s: float = setting(0.0, "How far the stamps of image and boxes may lie apart; 0 asks for equal stamps.",
+                            at_least=0, at_most=10, unit="seconds")
+    frames: int = setting(30, "Images kept for boxes and questions that come later.", at_least=1, at_most=1000)
 
 
 @dataclass(frozen=True)
-class QosParameters:
+class QosParameters(Configuration):
     """How the inputs are subscribed."""
 
     image: TopicQos = TopicQos()
@@ -64,25 +62,23 @@ class QosParameters:
 
 
 @dataclass(frozen=True)
-class PerceptionParameters:
+class PerceptionParameters(Configuration):
     """Parameters of the perception node. They take effect at `configure`."""
 
-    model: str = setting("tabletop", "checkpoint folder, or the name of a model that is installed with the package")
-    autostart: bool = setting(True, "configure and activate at the start, without a lifecycle manager")
-    transport: str = setting("raw", "raw: Image on `image`; compressed: CompressedImage on `image/compressed`")
+    model: str = setting("tabletop", "Checkpoint folder, or the name of a model that is installed with the package.")
+    autostart: bool = setting(True, "Configure and activate at the start, without a lifecycle manager.")
+    transport: str = setting("raw", "raw: Image on `image`; compressed: CompressedImage on `image/compressed`.",
+                             choices=("raw", "compressed"))
     sync: SyncParameters = SyncParameters()
     qos: QosParameters = QosParameters()
-    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
-    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-
-    def __post_init__(self) -> None:
-        require(self.transport in ("raw", "compressed"), "transport", self.transport, "raw or compressed")
+    pipeline: PipelineConfig = PipelineConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
 
 
 def find_model(name: str) -> Path:
     """The folder of a model: a path, or the name of one installed with the package or kept in the source checkout.
 
-    Raises ParameterError.
+    Raises ConfigError.
     """
     folder = Path(name).expanduser()
     if name and folder.is_dir():
@@ -90,7 +86,7 @@ def find_model(name: str) -> Path:
     try:
         return find(f"models/{name}/config.json").parent
     except FileNotFoundError as error:
-        raise ParameterError(f"parameter model is {name!r}; expected a folder or an installed model, but {folder} is "
+        raise ConfigError(f"parameter model is {name!r}; expected a folder or an installed model, but {folder} is "
                              f"no folder and {error}") from error
 
 
@@ -99,12 +95,13 @@ class Perception(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("perception")
-        declare(self, PerceptionParameters())
         self._state = "unconfigured"
         self._failure = ""  # why the last configuration failed
         self._progress = ""  # what configuring is at
         self._vision = ""  # which backend runs the vision stage, and why
         self._problems = Problems(self.get_logger().warning)
+        if unknown := declare(self, PerceptionParameters()):
+            self._problems.report("unknown parameter", "; ".join(unknown))
         self._reported = 0
         self._settings: PerceptionParameters | None = None
         self._scheduler: Scheduler | None = None
@@ -131,7 +128,7 @@ class Perception(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._failure = self._vision = ""
         try:
-            self._settings = parameters = read(self, PerceptionParameters())
+            self._settings = parameters = read(self, PerceptionParameters)
             folder = find_model(parameters.model)
             with self._reporting(f"loading {folder}"):
                 use_all_threads()  # also for an engine that runs on the CPU

@@ -15,37 +15,34 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
+from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
-from ros_gpt4roi.sim.tabletop.scene import Scene
+from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene
 
 from .conversions import box_to_message
 from .images import rgb_to_compressed, rgb_to_image
-from .parameters import TopicQos, declare, read, require, setting
+from .parameters import TopicQos, declare, read
 from .process import run_node
 
 _JOIN_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True)
-class CameraParameters:
-    """Parameters of the sim_camera node."""
+class CameraParameters(Configuration):
+    """Parameters of the sim_camera node, given at its start."""
 
-    seed: int = setting(0, "seed of the scene, at least 0")
-    scene: int = setting(0, "number of the scene among those of its seed, at least 0")
-    split: str = setting("test", "train, validation or test: scenes of one are never among those of another")
-    width: int = setting(640, "pixels")
-    height: int = setting(480, "pixels")
-    rate_hz: float = setting(30.0, "frames a second")
-    views: int = setting(60, "positions of the moving camera; 1 stands still")
-    encoding: str = setting("rgb8", "rgb8 or bgr8 on `image`; jpeg or png on `image/compressed`")
-    frame_id: str = setting("camera_color_optical_frame", "frame of the images' headers")
-    label: str = setting("object", "class of every detection: the model is to say more")
+    seed: int = setting(0, "Seed of the scene.", at_least=0)
+    scene: int = setting(0, "Number of the scene among those of its seed.", at_least=0)
+    split: str = setting("test", "Scenes of one split are never among those of another.", choices=SPLITS)
+    width: int = setting(640, "Width of the images.", at_least=32, at_most=4096, unit="pixels")
+    height: int = setting(480, "Height of the images.", at_least=32, at_most=4096, unit="pixels")
+    rate_hz: float = setting(30.0, "Frames a second.", at_least=0.1, at_most=1000, unit="Hz")
+    views: int = setting(60, "Positions of the moving camera; 1 stands still.", at_least=1, at_most=1000)
+    encoding: str = setting("rgb8", "rgb8 or bgr8 on `image`, jpeg or png on `image/compressed`.",
+                            choices=("rgb8", "bgr8", "jpeg", "png"))
+    frame_id: str = setting("camera_color_optical_frame", "Frame of the images' headers.")
+    label: str = setting("object", "Class of every detection: the model is to say more.")
     qos: TopicQos = TopicQos()
-
-    def __post_init__(self) -> None:
-        require(0.1 <= self.rate_hz <= 1000, "rate_hz", self.rate_hz, "0.1 to 1000")
-        require(1 <= self.views <= 1000, "views", self.views, "1 to 1000")
-        require(self.encoding in ("rgb8", "bgr8", "jpeg", "png"), "encoding", self.encoding, "rgb8, bgr8, jpeg or png")
 
 
 class SimCamera(Node):
@@ -53,8 +50,9 @@ class SimCamera(Node):
 
     def __init__(self) -> None:
         super().__init__("sim_camera")
-        declare(self, CameraParameters())
-        self._settings = read(self, CameraParameters())
+        for text in declare(self, CameraParameters(), read_only=True):
+            self.get_logger().warning(text)
+        self._settings = read(self, CameraParameters)
         compressed = self._settings.encoding in ("jpeg", "png")
         profile = self._settings.qos.profile()
         self._images = (self.create_publisher(CompressedImage, "image/compressed", profile) if compressed

@@ -21,6 +21,7 @@ from enum import Enum
 import numpy as np
 import torch
 
+from ..configuration import Configuration, setting
 from .body import fast_body
 from .forward import FixedForward, Forward
 from .head import fast_head
@@ -42,18 +43,13 @@ class Finish(Enum):
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """temperature 0 is greedy; top_p in (0, 1] keeps the most likely tokens of that total probability."""
+class Sampling(Configuration):
+    """How the next token is chosen."""
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature is {self.temperature}, expected at least 0")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
+    temperature: float = setting(0.0, "Randomness of the choice of tokens; 0 always takes the likeliest.", at_least=0)
+    top_p: float = setting(1.0, "Of the likeliest tokens, those that together have this probability are drawn from.",
+                           more_than=0, at_most=1)
+    seed: int = setting(0, "Seed of the choices.", at_least=0)
 
 
 @dataclass(eq=False)

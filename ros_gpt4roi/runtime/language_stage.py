@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..configuration import setting
 from ..model.checkpoint import LoadedModel
 from ..model.gpt4roi import VisionOutput
 from ..model.prompt import IMAGE_END, IMAGE_PATCH, IMAGE_START
@@ -15,34 +16,16 @@ from .text_stream import TextStream
 
 
 @dataclass(frozen=True)
-class DecodingConfig:
-    """How the language stage decodes.
+class DecodingConfig(Sampling):
+    """How the language stage decodes."""
 
-    description_rows, question_rows: texts of each kind that are decoded at the same time.
-    draft_tokens: most tokens of an earlier description tried at once (0: no speculation). cache_mib: most memory for
-    the caches of frames and conversations, MiB. stop_texts: a text ends before the first of these, beside the model's
-    own. temperature, top_p, seed: see Sampling. compile: on a GPU, PyTorch's compiler for the decode step, which takes
-    minutes at the warm-up. onnxruntime: on a CPU a small model takes its steps in ONNX Runtime, where it can.
-    """
-
-    description_rows: int = 16
-    question_rows: int = 4
-    draft_tokens: int = 8
-    cache_mib: int = 1024
-    stop_texts: tuple[str, ...] = ()
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    compile: bool = False
-    onnxruntime: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("description_rows", "question_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("draft_tokens", "cache_mib"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0")
+    description_rows: int = setting(16, "Descriptions that are decoded at the same time.", at_least=1)
+    question_rows: int = setting(4, "Answers that are decoded at the same time.", at_least=1)
+    draft_tokens: int = setting(8, "Most tokens of an earlier description that are tried at once; 0: none.", at_least=0)
+    cache_mib: int = setting(1024, "Most memory for the caches of frames and conversations.", at_least=0, unit="MiB")
+    stop_texts: tuple[str, ...] = setting((), "A text ends before the first of these, beside the model's own.")
+    compile: bool = setting(False, "On a GPU, compile the decode step with PyTorch; takes minutes at the start.")
+    onnxruntime: bool = setting(True, "On a CPU, a small model takes its steps in ONNX Runtime where it can.")
 
 
 class LanguageStage:
@@ -50,7 +33,7 @@ class LanguageStage:
 
     def __init__(self, loaded: LoadedModel, config: DecodingConfig):
         self.prompts, self._model, self._tokenizer = loaded.prompts, loaded.model, loaded.tokenizer
-        self._sampling = Sampling(config.temperature, config.top_p, config.seed)
+        self._sampling = config
         end = self._tokenizer.encode(self.prompts.stop_text, add_special_tokens=False)
         # A template ends an answer with a token of its own or with plain text, which is looked for in what was written.
         self._stop_texts = config.stop_texts if len(end) == 1 else (self.prompts.stop_text, *config.stop_texts)

@@ -5,11 +5,12 @@ import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..configuration import ConfigError, Configuration, setting
 from ..engine.guard import ProgressCallback
 from ..engine.network import VisionNetwork
 from ..engine.provide import adopt_graph, model_slot
@@ -19,7 +20,7 @@ from ..model.prompt import PromptError
 from ..model.shapes import RegionInputs, box_region, point_region, region_inputs
 from .jobs import AnswerJob, Conversation, DescriptionJob, EncodedFrame
 from .language_stage import DecodingConfig, LanguageStage
-from .quantise import load_model
+from .quantise import FORMATS, load_model
 from .region_text import RegionText, UnknownRegionError
 from .reuse import DescriptionReuse
 from .types import Answer, Frame, FrameDescriptions, Question, Region, Status
@@ -29,33 +30,26 @@ _FRAMES_KEPT = 8  # vision outputs of recent frames; a conversation over an olde
 
 
 @dataclass(frozen=True)
-class PipelineConfig:
-    """How a model is run.
+class PipelineConfig(Configuration):
+    """How a model is run."""
 
-    device: PyTorch's name, "cpu" or "cuda". vision: backend and engines of the vision stage.
-    language_format: number format of the language model (see quantise.py).
-    describe: the question that describes a region, `{region}` stands for it; empty takes the model's own.
-    description_tokens, answer_tokens: most tokens of a text. question_characters: longest question that is read.
-    reuse_distance, reuse_age_s: when a tracked region keeps its text (see reuse.py).
-    """
-
-    device: str = "cpu"
-    vision: VisionOptions = field(default_factory=VisionOptions)
-    language_format: str = "int8"
-    describe: str = ""
-    description_tokens: int = 64
-    answer_tokens: int = 128
-    question_characters: int = 2000
-    reuse_distance: float = 0.005
-    reuse_age_s: float = 5.0
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    device: str = setting("cpu", "PyTorch's name of the device, such as cpu or cuda.")
+    vision: VisionOptions = VisionOptions()
+    language_format: str = setting("int8", "Number format of the language model.", choices=FORMATS)
+    describe: str = setting("", "Question that describes a region, {region} stands for it; empty: the model's own.")
+    description_tokens: int = setting(64, "Most tokens of a description.", at_least=1)
+    answer_tokens: int = setting(128, "Most tokens of an answer.", at_least=1)
+    question_characters: int = setting(2000, "Most characters of a question.", at_least=1)
+    reuse_distance: float = setting(0.005, "A tracked region keeps its description while the cosine distance between "
+                                           "its embedding and the described one is under this; 0: never.",
+                                    at_least=0, at_most=2)
+    reuse_age_s: float = setting(5.0, "Longest that a tracked region keeps its description.", at_least=0, unit="seconds")
+    decoding: DecodingConfig = DecodingConfig()
 
     def __post_init__(self) -> None:
-        for name in ("description_tokens", "answer_tokens", "question_characters"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        super().__post_init__()
         if self.describe and "{region}" not in self.describe:
-            raise ValueError(f"describe is {self.describe!r}, expected a question with {{region}} in it")
+            raise ConfigError(f"describe is {self.describe!r}, expected a question with {{region}} in it")
 
 
 class Refused(Exception):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, replace
 
+from ..configuration import Configuration, setting
 from .jobs import AnswerJob, Conversation, DescriptionJob
 from .pipeline import Pipeline, Refused, refusal_answer
 from .types import Answer, Frame, FrameDescriptions, Question, Status
@@ -20,25 +21,16 @@ _NAME_SHOWN = 64  # characters of a caller's name for something that an error re
 
 
 @dataclass(frozen=True)
-class SchedulerConfig:
-    """Limits. queue_length: questions, and likewise frames of describe_once, that may wait; more are OVERLOADED.
+class SchedulerConfig(Configuration):
+    """Limits of what is asked at the same time."""
 
-    answer_timeout_s, description_timeout_s: from submission, or from the begin of a frame's decoding, to the end.
-    conversations: most conversations remembered; the one unused for longest is closed for a new one.
-    """
-
-    queue_length: int = 16
-    answer_timeout_s: float = 30.0
-    description_timeout_s: float = 30.0
-    conversations: int = 32
-
-    def __post_init__(self) -> None:
-        for name in ("queue_length", "conversations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("answer_timeout_s", "description_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0 seconds")
+    queue_length: int = setting(16, "Questions, and likewise pictures of describe_regions, that may wait; more are "
+                                    "OVERLOADED.", at_least=1)
+    answer_timeout_s: float = setting(30.0, "Time limit of an answer, from when the question came.", more_than=0,
+                                      unit="seconds")
+    description_timeout_s: float = setting(30.0, "Time limit of a frame's descriptions.", more_than=0, unit="seconds")
+    conversations: int = setting(32, "Conversations that are remembered; for a new one, the one unused for longest is "
+                                     "closed.", at_least=1)
 
 
 @dataclass(eq=False)

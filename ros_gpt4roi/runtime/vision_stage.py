@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ..configuration import Configuration, setting
 from ..engine.errors import EngineError
 from ..engine.guard import ProgressCallback
 from ..engine.opening import EngineOptions, open_onnxruntime, open_tensorrt
@@ -16,19 +17,15 @@ from ..model.gpt4roi import GPT4RoI, VisionOutput
 
 _log = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "tensorrt", "onnxruntime", "torch")
 
 
 @dataclass(frozen=True)
-class VisionOptions:
-    """backend: of BACKENDS; "auto" takes the first that works here: TensorRT on a GPU, ONNX Runtime, PyTorch."""
+class VisionOptions(Configuration):
+    """How the vision stage is run."""
 
-    backend: str = "auto"
-    engine: EngineOptions = field(default_factory=EngineOptions)
-
-    def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise ValueError(f"vision backend is {self.backend!r}, expected one of {BACKENDS}")
+    backend: str = setting("auto", "Backend; auto: the first that works of TensorRT (on a GPU), ONNX Runtime, PyTorch.",
+                           choices=("auto", "tensorrt", "onnxruntime", "torch"))
+    engine: EngineOptions = EngineOptions()
 
 
 class TorchRunner:

@@ -23,8 +23,9 @@ WAIT_S = float(os.environ.get("ROS_GPT4ROI_TEST_WAIT_S", "240"))
 class Process:
     """A node of the package, started as `ros2 run` would; stopped by SIGINT."""
 
-    def __init__(self, module: str, log: Path, **parameters: object) -> None:
-        command = [sys.executable, "-m", f"ros_gpt4roi.nodes.{module}", "--ros-args"]
+    def __init__(self, module: str, log: Path, *arguments: str, **parameters: object) -> None:
+        """arguments: more ROS arguments, such as a parameter file. parameters: `__` stands for the dot in a name."""
+        command = [sys.executable, "-m", f"ros_gpt4roi.nodes.{module}", "--ros-args", *arguments]
         for name, value in parameters.items():
             value = str(value).lower() if isinstance(value, bool) else value
             command += ["-p", f"{name.replace('__', '.')}:={value}"]
