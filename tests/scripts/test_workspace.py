@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import os
+import runpy
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 from isolation import claim_domain
@@ -65,6 +67,16 @@ def test_all_packages_have_one_version(root: Path) -> None:
     setup = subprocess.run([sys.executable, "setup.py", "--version"], cwd=root, capture_output=True, text=True, timeout=60)
     versions.add(setup.stdout.strip().splitlines()[-1])
     assert len(versions) == 1
+
+
+def test_every_pattern_of_package_data_matches_a_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described: dict[str, Any] = {}
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("setuptools.setup", lambda **arguments: described.update(arguments))
+    runpy.run_path("setup.py")
+    for package, patterns in described["package_data"].items():
+        for pattern in patterns:
+            assert list((root / package).glob(pattern)), f"{package}: {pattern}"
 
 
 def _ros_imports(*folders: Path) -> set[str]:
