@@ -23,9 +23,10 @@ _FILTERS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INT
 def preprocess_frame(frame: np.ndarray, config: PreprocessConfig) -> np.ndarray:
     """Resizes a frame to the network's square input.
 
-    frame: uint8 RGB [H, W, 3]. Returns uint8 RGB [S, S, 3], S = config.image_size, C-contiguous.
-    Raises ValueError where the frame is not such an array.
+    frame: uint8 RGB [H, W, 3], or an array-like of it. Returns uint8 RGB [S, S, 3], S = config.image_size,
+    C-contiguous. Raises ValueError where the frame is not such an array.
     """
+    frame = np.asarray(frame)
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
         raise ValueError(f"frame is {frame.dtype} {frame.shape}, expected uint8 RGB [H, W, 3]")
     size = config.image_size

@@ -22,7 +22,7 @@ def region_colour(identifier: str) -> tuple[int, int, int]:
 
 def annotate(image: np.ndarray, regions: Iterable[tuple[Region, str]]) -> np.ndarray:
     """A copy of uint8 RGB [H, W, 3] with each region's box, id and text; boxes in pixels of the image."""
-    canvas = np.ascontiguousarray(image).copy()
+    canvas = np.array(image, order="C")
     height, width = canvas.shape[:2]
     scale = max(0.35, min(width, height) / 1100)
     line = max(2, round(min(width, height) / 300))

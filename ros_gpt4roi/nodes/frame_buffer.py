@@ -1,80 +1,116 @@
-"""Which frame belongs to which boxes and to which question. Knows neither messages nor clocks: stamps and payloads."""
+"""Which frame belongs to which boxes and to which question. Knows no messages: stamps, payloads and their sizes."""
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Image = TypeVar("Image")
 Boxes = TypeVar("Boxes")
 
+_NANOSECONDS = 1_000_000_000
+_FEWEST_IMAGES = 2  # of a camera slower than the time that images are kept: the newest one, and one with boxes
+_MOST_WAITING = 256  # arrays of boxes
+
 
 @dataclass(eq=False)
 class Held(Generic[Image, Boxes]):
-    """An image that is kept, and the boxes that were found in it; None until they arrive."""
+    """An image that is kept, and the boxes that were found in it; None until they arrive.
+
+    Attributes:
+        stamp_ns: the image's stamp in nanoseconds.
+        image: the payload.
+        size: its bytes.
+        arrived_s: when it arrived, on the buffer's clock.
+        number: how many images had arrived before it.
+        boxes: the boxes of the image, or None.
+    """
 
     stamp_ns: int
     image: Image
+    size: int
+    arrived_s: float
+    number: int
     boxes: Boxes | None = None
 
 
 class FrameBuffer(Generic[Image, Boxes]):
-    """The last few images and the boxes that wait for theirs, both bounded, paired by stamp in either order of arrival.
+    """The images of the last seconds and the boxes that wait for theirs, paired by stamp in either order of arrival.
 
-    size: images kept, and boxes kept waiting. slop_ns: how far the stamps of image and boxes may lie apart; 0 asks for
-    equal stamps, which is what a detector gives that copies its image's header.
-
+    Stamps only say what belongs together. Which image is newer, and how long one is kept, is told by its arrival on a
+    steady clock, so that one image with a stamp far in the future, or a clock that is set back, costs no other image.
     Not thread-safe: one thread, the executor's, owns it.
+
+    Args:
+        keep_s: how long images, and boxes without an image, are kept after they arrived, in seconds. The last two
+            images stay for longer.
+        max_bytes: the most bytes of images that are kept; the oldest are dropped, but for the newest image.
+        slop_ns: how far the stamps of image and boxes may lie apart, in nanoseconds; 0 asks for equal stamps, which is
+            what a detector gives that copies its image's header.
+        clock: a steady clock in seconds.
+
+    Raises:
+        ValueError: a limit is out of its range.
     """
 
-    def __init__(self, size: int, slop_ns: int = 0) -> None:
-        if size < 1:
-            raise ValueError(f"frame buffer size is {size}; expected at least 1")
+    def __init__(self, keep_s: float, max_bytes: int, slop_ns: int = 0,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        if not keep_s > 0:
+            raise ValueError(f"frame buffer keeps images for {keep_s} s; expected more than 0")
+        if max_bytes < 1:
+            raise ValueError(f"frame buffer holds {max_bytes} bytes; expected at least 1")
         if slop_ns < 0:
             raise ValueError(f"frame buffer slop is {slop_ns} ns; expected at least 0")
-        self._size = size
-        self._slop_ns = slop_ns
-        self._images: OrderedDict[int, Held[Image, Boxes]] = OrderedDict()
-        self._waiting: OrderedDict[int, Boxes] = OrderedDict()
-        self._last_paired_ns: int | None = None
+        self._keep_s, self._max_bytes, self._slop_ns, self._clock = keep_s, max_bytes, slop_ns, clock
+        self._images: OrderedDict[int, Held[Image, Boxes]] = OrderedDict()  # in their order of arrival
+        self._waiting: OrderedDict[int, tuple[float, Boxes]] = OrderedDict()
+        self._arrived = 0
+        self._last_paired = -1
+        self.bytes = 0
         self.images_without_boxes = 0
         self.boxes_without_image = 0
         self.paired_late = 0
-        self.time_jumps = 0
+        self.stamps_set_back = 0
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def add_image(self, stamp_ns: int, image: Image) -> Held[Image, Boxes] | None:
-        """Keeps an image. Returns it with its boxes if they were waiting and no newer pair has been returned before."""
-        if self._images and stamp_ns < next(iter(self._images)):
-            # One camera's images arrive in order: the clock was set back or a bag began again, and what is held would
-            # stay "newest" until the clock has caught up.
-            self.clear()
-            self.time_jumps += 1
-        held = Held(stamp_ns, image)
+    @property
+    def span_s(self) -> float:
+        """How long ago the oldest image that is held arrived, in seconds; 0 without any."""
+        return self._clock() - next(iter(self._images.values())).arrived_s if self._images else 0.0
+
+    def add_image(self, stamp_ns: int, image: Image, size: int) -> Held[Image, Boxes] | None:
+        """Keeps an image of `size` bytes.
+
+        Returns:
+            The image with its boxes, if they were waiting and no newer pair has been returned before.
+        """
+        if self._images and stamp_ns < next(reversed(self._images)) - self._keep_s * _NANOSECONDS:
+            self.stamps_set_back += 1
+        self.discard(stamp_ns)
+        held = Held(stamp_ns, image, size, self._clock(), self._arrived)
         self._images[stamp_ns] = held
-        self._images.move_to_end(stamp_ns)
-        while len(self._images) > self._size:
-            _, dropped = self._images.popitem(last=False)
-            self.images_without_boxes += dropped.boxes is None
+        self._arrived += 1
+        self.bytes += size
+        self._drop()
         match = self._nearest(self._waiting, stamp_ns)
-        if match is None:
-            return None
-        return self._pair(held, self._waiting.pop(match))
+        return None if match is None else self._pair(held, self._waiting.pop(match)[1])
 
     def add_boxes(self, stamp_ns: int, boxes: Boxes) -> Held[Image, Boxes] | None:
         """Gives boxes to the image of their stamp, or keeps them waiting for it.
 
-        Returns the image with its boxes if it is there and no newer pair has been returned before.
+        Returns:
+            The image with its boxes, if it is there and no newer pair has been returned before.
         """
         match = self._nearest(self._images, stamp_ns)
         if match is not None:
             return self._pair(self._images[match], boxes)
-        self._waiting[stamp_ns] = boxes
-        while len(self._waiting) > self._size:
-            self._waiting.popitem(last=False)
-            self.boxes_without_image += 1
+        self._waiting[stamp_ns] = self._clock(), boxes
+        self._waiting.move_to_end(stamp_ns)
+        self._drop()
         return None
 
     def newest(self) -> Held[Image, Boxes] | None:
@@ -91,13 +127,22 @@ class FrameBuffer(Generic[Image, Boxes]):
 
     def discard(self, stamp_ns: int) -> None:
         """Forgets the image of exactly that stamp, if it is held."""
-        self._images.pop(stamp_ns, None)
+        held = self._images.pop(stamp_ns, None)
+        if held is not None:
+            self.bytes -= held.size
 
-    def clear(self) -> None:
-        """Forgets images and boxes; the counters stay."""
-        self._images.clear()
-        self._waiting.clear()
-        self._last_paired_ns = None
+    def _drop(self) -> None:
+        """Drops what has been kept for long enough, or is too much."""
+        before = self._clock() - self._keep_s
+        while self.bytes > self._max_bytes and len(self._images) > 1 or (
+                len(self._images) > _FEWEST_IMAGES and next(iter(self._images.values())).arrived_s < before):
+            oldest = next(iter(self._images.values()))
+            self.discard(oldest.stamp_ns)
+            self.images_without_boxes += oldest.boxes is None
+        while self._waiting and (len(self._waiting) > _MOST_WAITING
+                                 or next(iter(self._waiting.values()))[0] < before):
+            self._waiting.popitem(last=False)
+            self.boxes_without_image += 1
 
     def _nearest(self, stamps: OrderedDict[int, object], stamp_ns: int) -> int | None:
         if stamp_ns in stamps:
@@ -109,8 +154,8 @@ class FrameBuffer(Generic[Image, Boxes]):
 
     def _pair(self, held: Held[Image, Boxes], boxes: Boxes) -> Held[Image, Boxes] | None:
         held.boxes = boxes
-        if self._last_paired_ns is not None and held.stamp_ns < self._last_paired_ns:
+        if held.number < self._last_paired:
             self.paired_late += 1  # kept for questions, but a newer frame has gone to be described
             return None
-        self._last_paired_ns = held.stamp_ns
+        self._last_paired = held.number
         return held

@@ -4,6 +4,9 @@ cv_bridge converts where its compiled part imports; elsewhere the same conversio
 """
 from __future__ import annotations
 
+import struct
+import threading
+from collections.abc import Callable
 from functools import lru_cache
 
 import cv2
@@ -15,6 +18,12 @@ from std_msgs.msg import Header
 class ImageError(ValueError):
     """An image message that can not be read. The text names the offending value and what was expected."""
 
+
+MAX_PIXELS = 7680 * 4320  # an 8K picture; decoded, it takes 100 MB
+_MAX_JPEG_SCANS = 64  # progressive ones have about ten; each is a pass over all pixels, whatever its bytes
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Markers that begin a JPEG's frame header: SOF0 to SOF15 without DHT, JPG and DAC.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 # Bytes a pixel, by the encoding names of sensor_msgs/image_encodings.hpp.
 _PIXEL_BYTES = {
@@ -45,8 +54,15 @@ def _cv_bridge() -> object | None:
     return cv_bridge.CvBridge()
 
 
-def check_image(message: Image) -> None:
-    """Holds the message's fields to one another without touching the pixels. Raises ImageError."""
+def check_image(message: Image, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Holds the message's fields to one another and to the limit, without touching the pixels.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        ImageError: the fields contradict each other, or the image is not supported or too large.
+    """
     width, height, step, encoding = message.width, message.height, message.step, message.encoding
     pixel_bytes = _PIXEL_BYTES.get(encoding)
     if pixel_bytes is None:
@@ -63,15 +79,133 @@ def check_image(message: Image) -> None:
     if len(message.data) != step * height:
         raise ImageError(f"image data has {len(message.data)} bytes; expected {step * height} for step {step} and "
                          f"height {height}")
+    _check_pixels(width, height, max_pixels)
+    return width, height
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(f"image size {width}x{height} is {width * height} pixels; expected at most {max_pixels} "
+                         "(image.max_pixels)")
+
+
+def check_compressed(message: CompressedImage, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Reads the header of a jpeg or png, without decoding it.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        ImageError: the message holds no jpeg or png, or one that is too large to be decoded.
+    """
+    name = message.format.lower()
+    # "jpeg", "png", or image_transport's "bgr8; jpeg compressed bgr8"; depth streams carry a header of their own.
+    if "depth" in name or not any(known in name for known in ("jpeg", "jpg", "png")):
+        raise ImageError(f"compressed image format {message.format[:60]!r} is not supported; expected jpeg or png")
+    if not message.data:
+        raise ImageError(f"compressed image of format {message.format[:60]!r} has no data")
+    data = memoryview(message.data)
+    size = _png_size(data) or _jpeg_size(data)
+    if size is None or 0 in size:
+        raise ImageError(f"compressed image of format {message.format[:60]!r} and {len(data)} bytes can not be decoded: "
+                         "it has no header of a jpeg or png with a size")
+    _check_pixels(*size, max_pixels)
+    scans = bytes(data).count(b"\xff\xda")  # a marker, since the data of a scan has a zero after every 0xff
+    if data[0] == 0xFF and scans > _MAX_JPEG_SCANS:
+        raise ImageError(f"jpeg has {scans} scans; expected at most {_MAX_JPEG_SCANS}")
+    return size
+
+
+# Headers alone: a library that opens the whole file would inflate a png's text and profiles, in a callback.
+
+def _png_size(data: memoryview) -> tuple[int, int] | None:
+    if data[:8] != _PNG_SIGNATURE or data[12:16] != b"IHDR" or len(data) < 24:
+        return None
+    return struct.unpack(">II", data[16:24])
+
+
+def _jpeg_size(data: memoryview) -> tuple[int, int] | None:
+    """Of the first frame header, behind segments that follow one another without a gap."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    place = 2
+    while place + 9 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # a fill byte
+            place += 1
+        elif marker in _JPEG_FRAMES:
+            height, width = struct.unpack(">HH", data[place + 5:place + 9])
+            return width, height
+        elif marker == 0xDA or marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # no segment that may stand before the frame's
+            return None
+        else:
+            place += 2 + struct.unpack(">H", data[place + 2:place + 4])[0]
+    return None
+
+
+class MessageImage:
+    """The pixels of an image message, converted where they are asked for: an array-like, uint8 RGB [H, W, 3].
+
+    The message is held, not what is made of it: a jpeg stays as small as it came. `numpy.asarray` gives the pixels;
+    that may take milliseconds, so callbacks look at `shape` alone. Safe from any thread.
+
+    Args:
+        message: the message; not changed after it was handed over.
+        max_pixels: the most pixels that are taken.
+        on_error: called once, on the thread that asked first, where the pixels can't be had.
+
+    Raises:
+        ImageError: the message's header says that it can't be read; the same comes from `numpy.asarray` for what shows
+            in its pixels only.
+    """
+
+    def __init__(self, message: Image | CompressedImage, max_pixels: int = MAX_PIXELS,
+                 on_error: Callable[[str], None] = lambda error: None) -> None:
+        compressed = isinstance(message, CompressedImage)
+        width, height = (check_compressed if compressed else check_image)(message, max_pixels)
+        self.shape = (height, width, 3)
+        self.nbytes = len(message.data)
+        self.broken = False
+        self._message, self._on_error = message, on_error
+        self._read = _decode if compressed else _convert
+        self._lock = threading.Lock()
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        try:
+            pixels = self._read(self._message)
+            if pixels.shape != self.shape:
+                raise ImageError(f"image of {self.shape[1]}x{self.shape[0]} by its header has "
+                                 f"{pixels.shape[1]}x{pixels.shape[0]} pixels")
+        except ImageError as error:
+            with self._lock:
+                first, self.broken = not self.broken, True
+            if first:
+                self._on_error(str(error))
+            raise
+        return np.array(pixels, dtype=dtype, copy=copy)
 
 
 def image_to_rgb(message: Image) -> np.ndarray:
-    """Returns the pixels as uint8 RGB [H, W, 3].
+    """Converts an image message.
 
-    rgb8 is a read-only view of the message's buffer, with the padding of its rows left out; everything else is
-    converted into a new array. Raises ImageError.
+    Returns:
+        uint8 RGB [H, W, 3]. rgb8 is a read-only view of the message's buffer, with the padding of its rows left out;
+        everything else is converted into a new array.
+
+    Raises:
+        ImageError: the message can't be read.
     """
     check_image(message)
+    return _convert(message)
+
+
+def compressed_to_rgb(message: CompressedImage) -> np.ndarray:
+    """Decodes a jpeg or png into uint8 RGB [H, W, 3]. Raises ImageError."""
+    check_compressed(message)
+    return _decode(message)
+
+
+def _convert(message: Image) -> np.ndarray:
     encoding = message.encoding
     rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
     rows = rows[:, :message.width * _PIXEL_BYTES[encoding]]
@@ -94,19 +228,7 @@ def image_to_rgb(message: Image) -> np.ndarray:
                          f"{error}") from error
 
 
-def check_compressed(message: CompressedImage) -> None:
-    """Holds the format's name to what can be decoded. Raises ImageError."""
-    name = message.format.lower()
-    # "jpeg", "png", or image_transport's "bgr8; jpeg compressed bgr8"; depth streams carry a header of their own.
-    if "depth" in name or not any(known in name for known in ("jpeg", "jpg", "png")):
-        raise ImageError(f"compressed image format {message.format[:60]!r} is not supported; expected jpeg or png")
-    if not message.data:
-        raise ImageError(f"compressed image of format {message.format[:60]!r} has no data")
-
-
-def compressed_to_rgb(message: CompressedImage) -> np.ndarray:
-    """Decodes a jpeg or png into uint8 RGB [H, W, 3]. Raises ImageError."""
-    check_compressed(message)
+def _decode(message: CompressedImage) -> np.ndarray:
     # Boxes are given in the sensor's pixels, so an orientation tag must not turn the picture.
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:

@@ -42,8 +42,10 @@ class Region:
 class Frame:
     """A camera image with its regions.
 
-    image: uint8 RGB [H, W, 3], not written to after it was handed over. stamp_ns: the image's stamp in nanoseconds.
-    frame_id: the optical frame of the camera. header: the message's own header; the runtime hands it back untouched.
+    image: uint8 RGB [H, W, 3], not written to after it was handed over; or an array-like of that `shape`, which
+    `numpy.asarray` turns into one, such as a picture that stays encoded until then. stamp_ns: the image's stamp in
+    nanoseconds. frame_id: the optical frame of the camera. header: the message's own header; the runtime hands it back
+    untouched.
     """
 
     image: np.ndarray

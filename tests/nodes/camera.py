@@ -1,11 +1,13 @@
 """A camera and a detector at a test's command."""
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 from ros_peer import Peer
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray
 
@@ -13,6 +15,20 @@ from ros_gpt4roi.nodes.conversions import box_to_message
 from ros_gpt4roi.nodes.images import rgb_to_image
 
 WIDTH, HEIGHT = 64, 48
+
+
+def claim_size(picture: CompressedImage, width: int, height: int) -> CompressedImage:
+    """The picture with another size in its header, as a decompression bomb has it."""
+    data = bytearray(picture.data)
+    if data[:4] == b"\x89PNG":
+        data[16:24] = struct.pack(">II", width, height)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    else:
+        place = data.index(b"\xff\xc0") + 5
+        data[place:place + 4] = struct.pack(">HH", height, width)
+    claimed = CompressedImage(header=picture.header, format=picture.format)
+    claimed.data.frombytes(data)
+    return claimed
 
 
 class Camera:

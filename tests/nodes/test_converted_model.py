@@ -40,7 +40,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 def node(peer: Peer, converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     process = Process(
         "perception", tmp_path_factory.mktemp("log") / "perception.log", model=converted,
-        qos__image__reliability="reliable", qos__detections__reliability="reliable", sync__frames=8,
+        qos__image__reliability="reliable", qos__detections__reliability="reliable",
         pipeline__vision__backend="torch", pipeline__description_tokens=10)
     peer.watch(process)
     yield process

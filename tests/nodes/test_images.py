@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sensor_msgs.msg", reason="no ROS 2 in this environment")
+from camera import claim_size  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from ros_gpt4roi.nodes import images  # noqa: E402
-from ros_gpt4roi.nodes.images import (ENCODINGS, ImageError, compressed_to_rgb, image_to_rgb,  # noqa: E402
-                                      rgb_to_compressed, rgb_to_image)
+from ros_gpt4roi.nodes.images import (ENCODINGS, ImageError, MessageImage, check_compressed,  # noqa: E402
+                                      check_image, compressed_to_rgb, image_to_rgb, rgb_to_compressed, rgb_to_image)
 
 HEIGHT, WIDTH = 24, 32
 
@@ -174,6 +175,79 @@ def test_malformed_compressed_images_name_what_is_wrong(name: str, data: bytes, 
     broken.data.frombytes(data)
     with pytest.raises(ImageError, match=part):
         compressed_to_rgb(broken)
+
+
+def jpeg(rgb: np.ndarray, *flags: int) -> bytearray:
+    return bytearray(cv2.imencode(".jpg", rgb, flags)[1].tobytes())
+
+
+def compressed(data: bytes, name: str = "jpeg") -> CompressedImage:
+    result = CompressedImage(format=name)
+    result.data.frombytes(data)
+    return result
+
+
+@pytest.mark.parametrize("flags", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 1)])
+@pytest.mark.parametrize("before", [b"", b"\xff\xff", b"\xff\xfe\x00\x09comment", b"\xff\xe1\x00\x08\xff\xc0\x00\x11\x08\x00"])
+def test_the_size_is_read_from_the_header(rgb: np.ndarray, flags: tuple, before: bytes) -> None:
+    data = jpeg(rgb, *flags)
+    picture = compressed(data[:2] + before + data[2:])
+    assert check_compressed(picture) == (WIDTH, HEIGHT)
+    assert compressed_to_rgb(picture).shape == rgb.shape
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png"])
+@pytest.mark.parametrize("width, height", [(16000, 16000), (30000, 30000), (65000, 600)])
+def test_a_picture_that_claims_too_many_pixels_is_refused_by_its_header(rgb: np.ndarray, name: str, width: int,
+                                                                        height: int,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = claim_size(rgb_to_compressed(rgb, Header(), name), width, height)
+    monkeypatch.setattr(images.cv2, "imdecode", None)  # whoever decodes it all the same fails
+    with pytest.raises(ImageError, match=rf"{width}x{height} is .*at most 33177600 \(image.max_pixels\)"):
+        MessageImage(bomb)
+    assert check_compressed(bomb, width * height) == (width, height)
+
+
+def test_a_raw_image_of_too_many_pixels_is_refused(rgb: np.ndarray) -> None:
+    assert check_image(message(rgb, "rgb8"), WIDTH * HEIGHT) == (WIDTH, HEIGHT)
+    with pytest.raises(ImageError, match="image.max_pixels"):
+        check_image(message(rgb, "rgb8"), WIDTH * HEIGHT - 1)
+
+
+def test_a_jpeg_of_endless_scans_is_refused(rgb: np.ndarray) -> None:
+    data = jpeg(rgb, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    last = data[data.rindex(b"\xff\xda"):-2]
+    assert compressed_to_rgb(compressed(data)).shape == rgb.shape
+    with pytest.raises(ImageError, match="scans; expected at most 64"):
+        check_compressed(compressed(data[:-2] + last * 100 + data[-2:]))
+
+
+@pytest.mark.parametrize("data", [
+    b"\xff\xd8\xff\xda\x00\x08", b"\xff\xd8\xff\xc0\x00\x11\x08\x00", b"\xff\xd8" + b"\xff" * 100, b"\xff\xd8\xff\xe0\x00\x00" * 99,
+    b"\xff\xd8\xff\xd0\xff\xc0\x00\x11\x08\x00\x08\x00\x08", b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x00\x00\x08\x03",
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDX" + b"\x01" * 13, b"BM" + bytes(60),
+])
+def test_a_header_that_is_none_is_refused(data: bytes) -> None:
+    with pytest.raises(ImageError, match="no header of a jpeg or png"):
+        check_compressed(compressed(data))
+
+
+def test_pixels_are_converted_when_they_are_asked_for(rgb: np.ndarray) -> None:
+    picture = MessageImage(rgb_to_compressed(rgb, Header(), "png"))
+    assert picture.shape == rgb.shape
+    np.testing.assert_array_equal(np.asarray(picture), rgb)
+    np.testing.assert_array_equal(np.asarray(MessageImage(message(rgb[..., ::-1], "bgr8", 6))), rgb)
+
+
+def test_what_shows_only_in_the_pixels_is_told_once(rgb: np.ndarray) -> None:
+    told: list[str] = []
+    data = rgb_to_compressed(rgb, Header(), "png").data[:60]
+    picture = MessageImage(compressed(data, "png"), on_error=told.append)
+    assert not picture.broken and told == []
+    for _ in range(2):
+        with pytest.raises(ImageError, match="can not be decoded"):
+            np.asarray(picture)
+    assert picture.broken and len(told) == 1 and "can not be decoded" in told[0]
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])

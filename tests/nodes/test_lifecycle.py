@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+from camera import claim_size  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
@@ -77,13 +78,16 @@ class CompressedCamera:
         self._pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
         self._seconds = 0
 
-    def send(self, spoiled: bool = False) -> None:
+    def send(self, spoiled: bool = False, claimed: tuple[int, int] | None = None) -> None:
+        """spoiled: the picture ends before its pixels. claimed: width and height that its header claims."""
         self._seconds += 1
         header = Header(frame_id="camera")
         header.stamp.sec = self._seconds
         message = rgb_to_compressed(self._pixels, header)
         if spoiled:
-            message.data = message.data[:20]
+            message.data = message.data[:bytes(message.data).index(b"\xff\xda")]
+        if claimed:
+            message = claim_size(message, *claimed)
         self._images.publish(message)
         self._detections.publish(Detection2DArray(header=header, detections=[
             Detection2D(id="7", bbox=box_to_message((2, 2, 20, 20)))]))
@@ -272,6 +276,13 @@ def test_compressed_images_and_a_broken_one(peer: Peer, managed: Managed, tiny_m
         values = {pair.key: pair.value for pair in reports[-1].status[0].values} if reports else {}
         return "can not be decoded" in values.get("image refused, last", "")
     peer.wait_for(refused, "the broken image in /diagnostics")
+
+    def bombed() -> bool:
+        camera.send(claimed=(30000, 30000))
+        peer.executor.spin_once(timeout_sec=0.2)
+        values = {pair.key: pair.value for pair in reports[-1].status[0].values} if reports else {}
+        return "image.max_pixels" in values.get("image refused, last", "")
+    peer.wait_for(bombed, "the picture of too many pixels in /diagnostics")
     descriptions.clear()
     camera.send_until(descriptions, "a description after the broken image")
     assert [d.region.id for d in descriptions[-1].descriptions] == ["7"]

@@ -40,7 +40,7 @@ QUEUE = 4
 def node(peer: Peer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     process = Process(
         "perception", tmp_path_factory.mktemp("log") / "perception.log", model=tiny_model,
-        qos__image__reliability="reliable", qos__detections__reliability="reliable", sync__frames=8,
+        qos__image__reliability="reliable", qos__detections__reliability="reliable",
         pipeline__vision__backend="torch",
         pipeline__description_tokens=150, pipeline__answer_tokens=ANSWER_TOKENS, pipeline__reuse_distance=0.0,
         pipeline__decoding__draft_tokens=0,
@@ -167,7 +167,7 @@ def test_boxes_of_other_stamps_than_the_images_are_told(peer: Peer, camera: Came
     described(peer, descriptions, header)
     seconds = itertools.count(5)
 
-    def told() -> bool:  # one by one, since the node keeps the newest only; more than sync.frames of them
+    def told() -> bool:  # one by one, since the node keeps the newest only; until the first has waited for sync.buffer_s
         camera.detect(Header(stamp=Time(sec=next(seconds))), BOXES)
         values = {pair.key: pair.value for pair in diagnostics[-1].status[0].values} if diagnostics else {}
         text = values.get("boxes without image, last", "")
@@ -184,6 +184,15 @@ def test_a_camera_that_begins_again_is_told_and_described(peer: Peer, camera: Ca
     described(peer, descriptions, again.send(BOXES))
     reported(peer, diagnostics, "clock set back", "10033000000 ns")
     described(peer, descriptions, camera.send(BOXES))
+
+
+def test_one_frame_an_hour_ahead_costs_no_other(peer: Peer, camera: Camera, ask: Asker,
+                                                descriptions: list[RegionDescriptionArray]) -> None:
+    described(peer, descriptions, camera.send(BOXES))
+    described(peer, descriptions, Camera(peer, first_second=5000).send(BOXES))
+    header = camera.send(BOXES)
+    described(peer, descriptions, header)
+    assert ask()[1].header == header, "the newest frame is the one that came last"
 
 
 @pytest.mark.parametrize("changes, words", [
