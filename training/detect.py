@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +23,10 @@ from torchvision.models import detection
 from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
+from ros_gpt4roi.image_file import ImageFileError, read_image
 from training.data.detections import load_class_names, pack, save_detections
-from training.data.mixture import decode
 from training.data.record import RecordError
+from training.data.report import Malformed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 TORCHVISION = {
@@ -36,11 +37,15 @@ TORCHVISION = {
 }
 _NO_CLASS = ("__background__", "N/A")
 
-log = logging.getLogger(__name__)
-
 
 class Found(NamedTuple):
-    """boxes: float32 [M, 4], x1 y1 x2 y2 in pixels. scores: float32 [M]. labels: int64 [M], the detector's own."""
+    """What a detector found in one image.
+
+    Attributes:
+        boxes: float32 [M, 4], x1 y1 x2 y2 in pixels.
+        scores: float32 [M].
+        labels: int64 [M], the detector's own.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -48,16 +53,31 @@ class Found(NamedTuple):
 
 
 class Detector(NamedTuple):
-    """find: uint8 RGB images [H, W, 3] of any sizes → what is in them. names: name of every label, by its number."""
+    """An object detector.
+
+    Attributes:
+        find: uint8 RGB images [H, W, 3] of any sizes → what is in each.
+        names: Name of every label, by its number.
+    """
 
     find: Callable[[Sequence[np.ndarray]], list[Found]]
     names: tuple[str, ...]
 
 
 def torchvision_detector(name: str, weights: Path, class_names: Sequence[str] | None, device: str) -> Detector:
-    """One of TORCHVISION with a local state dict (.pth or .safetensors).
+    """Load one of torchvision's detectors with local weights.
 
-    class_names: for weights that are not COCO's; label 0 is the background. Raises RecordError where they don't fit.
+    Args:
+        name: A key of `TORCHVISION`.
+        weights: A state dict, .pth (only tensors are unpickled) or .safetensors.
+        class_names: For weights that are not COCO's; label 0 is the background.
+        device: Where it runs.
+
+    Returns:
+        The detector.
+
+    Raises:
+        RecordError: The weights cannot be read or do not fit.
     """
     names = tuple(class_names or TORCHVISION[name].meta["categories"])
     model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=len(names))
@@ -77,7 +97,19 @@ def torchvision_detector(name: str, weights: Path, class_names: Sequence[str] | 
 
 
 def transformers_detector(folder: Path, score: float, device: str) -> Detector:
-    """An object detector of transformers with its image processor, from a local folder."""
+    """Load an object detector of transformers with its image processor.
+
+    Args:
+        folder: A local folder of both.
+        score: Least score that it reports.
+        device: Where it runs.
+
+    Returns:
+        The detector.
+
+    Raises:
+        RecordError: The folder cannot be read.
+    """
     processor = _read(lambda path: AutoImageProcessor.from_pretrained(path, local_files_only=True), folder)
     model = _read(lambda path: AutoModelForObjectDetection.from_pretrained(path, local_files_only=True), folder)
     model.eval().to(device)
@@ -85,7 +117,7 @@ def transformers_detector(folder: Path, score: float, device: str) -> Detector:
 
     @torch.inference_mode()
     def find(images: Sequence[np.ndarray]) -> list[Found]:
-        inputs = processor(images=list(images), return_tensors="pt").to(device)
+        inputs = processor(images=list(images), input_data_format="channels_last", return_tensors="pt").to(device)
         sizes = [image.shape[:2] for image in images]
         results = processor.post_process_object_detection(model(**inputs), threshold=score, target_sizes=sizes)
         return [Found(*(out[key].cpu().numpy() for key in ("boxes", "scores", "labels"))) for out in results]
@@ -107,44 +139,64 @@ def _read(load: Callable[[Path], Any], path: Path) -> Any:
 
 
 def find_images(folder: Path) -> list[str]:
-    """Names of all images under ``folder``, relative to it, in order. Raises RecordError where there are none."""
+    """List all images under a folder by their endings.
+
+    Args:
+        folder: Searched with all its subfolders.
+
+    Returns:
+        Their paths relative to the folder, sorted.
+
+    Raises:
+        RecordError: There are none.
+    """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not names:
         raise RecordError(f"{folder}: no images ({', '.join(SUFFIXES)})")
     return names
 
 
-def detect(detector: Detector, folder: Path, out: Path, facts: dict[str, Any], score: float, max_boxes: int, batch: int,
+def detect(detector: Detector, folder: Path, out: Path, settings: dict[str, Any], score: float, max_boxes: int, batch: int,
            malformed_limit: int) -> int:
-    """Write the results of all images under ``folder`` to ``out`` (.npz or .json); returns how many there are.
+    """Run a detector over a folder of images; goes on where an interrupted run stopped.
 
-    facts: what the results depend on; a partial file with other facts is refused. Unreadable images are logged and
-    left out. Raises RecordError where more than ``malformed_limit`` are, or nothing can be written.
+    Args:
+        detector: What is run.
+        folder: Searched with all its subfolders.
+        out: The file to write, .npz or .json.
+        settings: What the results depend on; the partial file of other settings is refused.
+        score: Least score that is kept.
+        max_boxes: Most boxes that are kept of an image.
+        batch: Images the detector is given at once.
+        malformed_limit: Images that may be unreadable; they are logged and left out.
+
+    Returns:
+        How many images have results.
+
+    Raises:
+        RecordError: There are no images, too many are unreadable, or the partial file belongs to other settings.
     """
     if out.suffix not in (".npz", ".json"):
         raise RecordError(f"{out}: expected .npz or .json")
     partial = out.with_name(out.name + ".partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    results = _resume(partial, facts)
+    results = _resume(partial, settings)
     done = {result["filename"] for result in results}
     names = find_images(folder)
     # Labels without a class (torchvision's COCO has eleven) are dropped, the others counted from 0.
     kept = [number for number, name in enumerate(detector.names) if name not in _NO_CLASS]
     place = np.full(len(detector.names), -1)
     place[kept] = np.arange(len(kept))
-    unread = 0
+    malformed = Malformed(malformed_limit)
     waiting = [name for name in names if name not in done]
     with partial.open("a", encoding="utf-8") as file, tqdm(total=len(names), initial=len(done), unit=" images") as bar:
         for begin in range(0, len(waiting), batch):
             readable: list[tuple[str, np.ndarray]] = []
             for name in waiting[begin:begin + batch]:
                 try:
-                    readable.append((name, decode(folder / name)))
-                except (OSError, ValueError) as error:
-                    unread += 1
-                    log.warning("left out: %s: %s", name, error)
-                    if unread > malformed_limit:
-                        raise RecordError(f"more than {malformed_limit} images cannot be read, the last: {name}") from None
+                    readable.append((name, read_image(folder / name)))
+                except ImageFileError as error:
+                    malformed.fail(str(error))
             for (name, image), found in zip(readable, detector.find([i for _, i in readable]) if readable else ()):
                 results.append(_result(name, image, found, place, score, max_boxes))
                 file.write(json.dumps(results[-1]) + "\n")
@@ -159,34 +211,33 @@ def detect(detector: Detector, folder: Path, out: Path, facts: dict[str, Any], s
 def _result(name: str, image: np.ndarray, found: Found, place: np.ndarray, score: float, max_boxes: int) -> dict[str, Any]:
     labels = place[found.labels]
     order = np.argsort(-found.scores, kind="stable")
-    order = order[(found.scores[order] >= score) & (labels[order] >= 0)][:max_boxes]
+    good = (found.scores >= score) & (labels >= 0) & np.isfinite(found.boxes).all(1)
+    order = order[good[order]][:max_boxes]
     height, width = image.shape[:2]
     boxes = (found.boxes[order] / [width, height, width, height]).clip(0, 1)
     rows = np.concatenate([boxes, found.scores[order, None]], axis=1)
     return {"filename": name, "pred_bboxes": rows.round(6).tolist(), "labels": labels[order].tolist()}
 
 
-def _resume(partial: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def _resume(partial: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """What an interrupted run has written, its last line cut off where it is not whole."""
     if not partial.is_file():
-        partial.write_text(json.dumps({"facts": facts}) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
         return []
     whole = partial.read_bytes()
     whole = whole[:whole.rfind(b"\n") + 1]
-    lines = list(_lines(whole))
-    if not lines or lines[0] != {"facts": facts}:
+    try:
+        lines = [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise RecordError(f"{partial} is damaged: {error}; remove it to begin anew") from error
+    if not lines or lines[0] != {"settings": settings}:
         raise RecordError(f"{partial} is of another detector or other settings; remove it, or name another file")
     os.truncate(partial, len(whole))
     return lines[1:]
 
 
-def _lines(content: bytes) -> Iterator[Any]:
-    for line in content.splitlines():
-        yield json.loads(line)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.detect", description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path, help="folder, searched with all its subfolders")
     parser.add_argument("--detector", choices=("transformers", *TORCHVISION), required=True)
@@ -206,9 +257,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             names = load_class_names(options.class_names) if options.class_names else None
             detector = torchvision_detector(options.detector, options.weights, names, options.device)
-        facts = {"detector": options.detector, "weights": str(options.weights.resolve()), "score": options.score,
-                 "max_boxes": options.max_boxes, "images": str(options.images.resolve()), "names": list(detector.names)}
-        count = detect(detector, options.images, options.out, facts, options.score, options.max_boxes, options.batch,
+        settings = {"detector": options.detector, "weights": str(options.weights.resolve()), "score": options.score,
+                    "max_boxes": options.max_boxes, "images": str(options.images.resolve()),
+                    "names": list(detector.names)}
+        count = detect(detector, options.images, options.out, settings, options.score, options.max_boxes, options.batch,
                        options.malformed_limit)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)

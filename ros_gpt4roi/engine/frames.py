@@ -10,9 +10,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from ..image_file import read_image
 from ..model.config import PreprocessConfig
 from ..model.preprocess import normalise_boxes, preprocess_frame
 from ..paths import find
@@ -54,13 +54,11 @@ def load_frames(folder: Path, config: PreprocessConfig) -> list[StoredFrame]:
 def _frame(folder: Path, entry: dict, config: PreprocessConfig) -> StoredFrame:
     try:
         path = folder / entry["image"]
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise ValueError("not an image that OpenCV reads")
+        image = read_image(path)
         boxes = normalise_boxes(np.asarray(entry["boxes"], np.float32), image.shape[1], image.shape[0])
         if not len(boxes):
             raise ValueError("no boxes, expected at least one")
-        pixels = preprocess_frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), config)
+        pixels = preprocess_frame(image, config)
     except (KeyError, TypeError, ValueError) as error:
         raise EngineError(f"{folder / FRAMES_FILE}, entry {entry!r}: {error}") from error
     return StoredFrame(path.name, pixels[None], boxes[None])

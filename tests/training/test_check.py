@@ -50,9 +50,11 @@ def test_check_shows_the_first_errors(tmp_path, capsys):
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "malformed 1\n      coco 9: annotation 1: bbox is 'none'" in printed
-    (tmp_path / "train2017" / "000000000025.jpg").write_bytes(b"broken")
-    assert main(arguments) == 1
-    assert "visit 1 failed" in capsys.readouterr().out
+    for content in fixtures.BROKEN_PICTURES.values():
+        (tmp_path / "train2017" / "000000000025.jpg").write_bytes(content)
+        assert main(arguments) == 1
+        printed = capsys.readouterr().out
+        assert "visit 1 failed: " in printed and "000000000025.jpg: " in printed
 
 
 def test_check_explains_a_section_that_cannot_be_used(tmp_path, capsys):

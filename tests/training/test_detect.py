@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from training.data.detections import load_detections
 from training.data.record import RecordError
 from training.detect import Detector, Found, detect, main
 
-FACTS = {"detector": "test"}
+SETTINGS = {"detector": "test"}
 
 
 class Counting:
@@ -38,9 +40,9 @@ def folder(tmp_path, count=3):
     return tmp_path / "images"
 
 
-def run(find, tmp_path, facts=None, limit=0):
+def run(find, tmp_path, settings=None, limit=0):
     names = ("__background__", "dog", "N/A", "owl")
-    return detect(Detector(find, names), tmp_path / "images", tmp_path / "out.npz", facts or FACTS, 0.05, 100, 1, limit)
+    return detect(Detector(find, names), tmp_path / "images", tmp_path / "out.npz", settings or SETTINGS, 0.05, 100, 1, limit)
 
 
 def test_boxes_are_normalised_sorted_and_of_real_classes(tmp_path):
@@ -74,14 +76,36 @@ def test_a_partial_file_of_another_detector_is_refused(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(Counting(limit=1), tmp_path)
     with pytest.raises(RecordError, match="another detector"):
-        run(Counting(), tmp_path, facts={"detector": "other"})
+        run(Counting(), tmp_path, settings={"detector": "other"})
 
 
 def test_unreadable_images_are_left_out_up_to_a_limit(tmp_path):
-    (folder(tmp_path) / "broken.jpg").write_bytes(b"no picture")
-    with pytest.raises(RecordError, match="broken.jpg"):
+    images = folder(tmp_path)
+    for name, content in fixtures.BROKEN_PICTURES.items():
+        (images / f"{name}.jpg").write_bytes(content)
+    (images / "folder.jpg").mkdir()
+    os.mkfifo(images / "pipe.png")
+    bad = len(fixtures.BROKEN_PICTURES) + 2
+    with pytest.raises(RecordError, match="no picture.jpg"):
+        run(Counting(), tmp_path, limit=bad - 1)
+    assert run(Counting(), tmp_path, limit=bad) == 3
+
+
+def test_a_box_that_is_no_number_is_left_out(tmp_path):
+    folder(tmp_path, 1)
+
+    def find(images):
+        return [Found(np.array([[np.nan, 0, 9, 9], [1, 1, 9, 9]]), np.array([0.9, 0.8]), np.array([1, 1]))]
+
+    run(find, tmp_path)
+    np.testing.assert_allclose(load_detections(tmp_path / "out.npz").boxes[:, 4], [0.8])
+
+
+def test_a_damaged_partial_file_is_named(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "out.npz.partial").write_text("{\n")
+    with pytest.raises(RecordError, match="out.npz.partial is damaged"):
         run(Counting(), tmp_path)
-    assert run(Counting(), tmp_path, limit=1) == 3
 
 
 def test_the_command_explains_what_is_missing(tmp_path, capsys):

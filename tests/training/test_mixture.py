@@ -17,7 +17,7 @@ from ros_gpt4roi.model.prompt import PromptBuilder, PromptError
 from training.data import open_dataset
 from training.data.coco import Coco
 from training.data.index import Index, open_index
-from training.data.mixture import Mixture, Part, decode, open_mixture, pack
+from training.data.mixture import Mixture, Part, open_mixture, pack
 from training.data.record import Record, RecordError, Round, check_record, references
 from training.data.visual_genome import VisualGenome
 from training.tokenizer import train_tokenizer
@@ -93,27 +93,17 @@ def test_flickr_visits_pack_all_captions(tmp_path):
     assert {number for turn in record.rounds for number in references(turn.question)} == {1, 2, 3, 4}
 
 
-def test_images_are_read_as_annotated_not_as_rotated(tmp_path):
-    from PIL import Image
-
-    image = Image.fromarray(np.zeros((20, 40, 3), np.uint8))
-    exif = image.getexif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "rotated.jpg", exif=exif)
-    assert decode(tmp_path / "rotated.jpg").shape == (20, 40, 3)
-
-
-def test_an_unreadable_image_is_counted_and_replaced_up_to_the_limit(tmp_path):
+@pytest.mark.parametrize("content", fixtures.BROKEN_PICTURES.values(), ids=fixtures.BROKEN_PICTURES)
+def test_an_unreadable_image_is_counted_once_and_replaced_up_to_the_limit(tmp_path, content):
     values = fixtures.coco(tmp_path)
     section = {"cache": tmp_path / "cache", "malformed_limit": 1, "sources": [{"type": "coco", **values}]}
     mixture = open_mixture(section, 0)
-    (tmp_path / "train2017" / "000000000009.jpg").write_bytes(b"not a picture")
-    assert {mixture[p].source for p in range(1)} == {"coco 25"}
-    broken = next(p for p in range(2) if mixture.locate(p).image == 0)
-    with pytest.raises(RecordError, match="more than 1 images skipped"):
-        for _ in range(3):
-            mixture[broken]
-    assert "000000000009.jpg" in mixture.errors[0]
+    (tmp_path / "train2017" / "000000000009.jpg").write_bytes(content)
+    assert {mixture[p].source for p in range(20)} == {"coco 25"}, "ten epochs"
+    assert mixture.malformed.malformed == 1 and "000000000009.jpg" in mixture.malformed.errors[0]
+    (tmp_path / "train2017" / "000000000025.jpg").write_bytes(content)
+    with pytest.raises(RecordError, match="more than 1 malformed items(.|\n)*000000000009.jpg(.|\n)*000000000025.jpg"):
+        mixture[0]
 
 
 @pytest.mark.parametrize(("change", "words"), [

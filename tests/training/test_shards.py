@@ -28,8 +28,8 @@ def shards(tmp_path_factory):
     return mixture, write_shards(mixture, folder / "tar", epochs=1, per_shard=3)
 
 
-def open_shards(files) -> ShardDataset:
-    values = {"kind": "shards", "index": str(files[0].parent / "index.json")}
+def open_shards(files, limit: int = 0) -> ShardDataset:
+    values = {"kind": "shards", "index": str(files[0].parent / "index.json"), "malformed_limit": limit}
     return open_dataset(values, Path(), 0, "long", preset("tabletop").preprocess)
 
 
@@ -104,13 +104,45 @@ def test_shards_are_not_mixed_with_older_ones(shards):
         write_shards(mixture, files[0].parent, 1, 3)
 
 
+ANNOTATION = {"rounds": [["Q?", "A.", ""]], "boxes": [], "source": "x"}
+
+
+def write_tar(path: Path, samples: list[tuple[bytes, bytes]]) -> None:
+    """A shard of (picture, annotation) and its index."""
+    with tarfile.open(path, "w") as file:
+        for number, contents in enumerate(samples):
+            for ending, content in zip(("jpg", "json"), contents, strict=True):
+                member = tarfile.TarInfo(f"{number}.{ending}")
+                member.size = len(content)
+                file.addfile(member, io.BytesIO(content))
+    (path.parent / "index.json").write_text(json.dumps({"shards": [[path.name, len(samples)]]}))
+
+
 def test_a_malformed_sample_is_named(tmp_path):
     path = tmp_path / "shard-000000.tar"
-    with tarfile.open(path, "w") as file:
-        for name, content in (("7.jpg", b"no picture"), ("7.json", b'{"rounds": [], "boxes": [], "source": "x"}')):
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            file.addfile(member, io.BytesIO(content))
-    (tmp_path / "index.json").write_text(json.dumps({"shards": [[path.name, 1]]}))
-    with pytest.raises(RecordError, match="shard sample 7"):
+    write_tar(path, [(b"no picture", b'{"rounds": [], "boxes": [], "source": "x"}')])
+    with pytest.raises(RecordError, match="shard sample 0"):
         list(open_shards([path]).records(0))
+
+
+def test_malformed_samples_are_counted_once_and_left_out_up_to_the_limit(tmp_path):
+    path, annotation = tmp_path / "shard-000000.tar", json.dumps(ANNOTATION).encode()
+    good = fixtures.image(tmp_path / "good.png").read_bytes()
+    annotations = (b"{", b"[]", b"{}", b"\xff", json.dumps(ANNOTATION | {"rounds": [[1, 2, ""]]}).encode(),
+                   json.dumps(ANNOTATION | {"boxes": [[1, 2], [3]]}).encode())
+    bad = [(content, annotation) for content in fixtures.BROKEN_PICTURES.values()] + [(good, a) for a in annotations]
+    write_tar(path, [(good, annotation), *bad, (good, annotation)])
+    dataset = open_shards([path], limit=len(bad))
+    assert [len(list(dataset.records(epoch))) for epoch in range(3)] == [2, 2, 2]
+    assert dataset.malformed.malformed == len(bad)
+    with pytest.raises(RecordError, match="shard-000000.tar: shard sample"):
+        list(open_shards([path], limit=len(bad) - 1).records(0))
+
+
+@pytest.mark.parametrize("keep", [0, 700, 2500])
+def test_a_damaged_shard_is_named(shards, tmp_path, keep):
+    content = shards[1][0].read_bytes()
+    (tmp_path / "shard-000000.tar").write_bytes(content[:keep] + b"\xff" * (700 if keep else 0))
+    (tmp_path / "index.json").write_text(json.dumps({"shards": [["shard-000000.tar", 3]]}))
+    with pytest.raises(RecordError, match="shard-000000.tar: "):
+        list(open_shards([tmp_path / "x"]).records(0))

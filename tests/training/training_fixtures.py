@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,21 @@ import numpy as np
 from PIL import Image
 
 from training.data.source import Shared, parse_options
+
+
+def _png(size: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)), *chunks, (b"IEND", b"")):
+        content += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return content
+
+
+# Pictures at which decoders raise errors of different kinds: OSError, SyntaxError, DecompressionBombError, …
+BROKEN_PICTURES = {
+    "no picture": b"not a picture", "empty": b"", "broken chunk": _png(80, (b"\0\1\2\3", b"x")),
+    "no pixels": _png(80), "bomb": _png(30_000, (b"IDAT", zlib.compress(b"\0" * 99))),
+    "huge": _png(2_000_000_000, (b"IDAT", b"")), "cut header": b"II*\0\xff\xff\xff\x7f",
+}
 
 
 def image(path: Path, width: int = 100, height: int = 80) -> Path:

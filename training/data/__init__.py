@@ -20,7 +20,8 @@ def open_dataset(
     """The data set of a recipe's ``train`` or ``validation`` section, as samples of training.collate.
 
     source: {"kind": "tabletop", "split", "scenes", "seed"} or {"kind": "mixture", …} as `open_mixture` reads it,
-        or {"kind": "shards", "index": …/index.json}, a stream without an end, for stages with max_steps.
+        or {"kind": "shards", "index": …/index.json, "malformed_limit": 100}, a stream without an end, for stages with
+        max_steps.
     folder: the run's, where rendered scenes go. texts: "short" or "long" (tabletop; a mixture's sources decide theirs).
     preprocess: of the model that is trained; by default that of the embedded one.
     Raises DataError where the section or its files cannot be used.
@@ -37,9 +38,9 @@ def open_dataset(
     if kind == "shards":
         from training.data.shards import ShardDataset
 
-        if set(values) != {"index"}:
-            raise DataError(f"shards: options {sorted(values)}, expected index")
-        return ShardDataset(values["index"], seed, preprocess)
+        if not {"index"} <= set(values) <= {"index", "malformed_limit"}:
+            raise DataError(f"shards: options {sorted(values)}, expected index and malformed_limit")
+        return ShardDataset(seed=seed, preprocess=preprocess, **values)
     if kind != "tabletop":
         raise DataError(f"kind is {kind!r}, expected tabletop, mixture or shards")
     try:

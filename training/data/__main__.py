@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     # What is malformed is printed in the table; a line each would bury it.
-    logging.getLogger("training.data.index").setLevel(logging.ERROR)
+    logging.getLogger("training.data.report").setLevel(logging.ERROR)
     try:
         return options.run(options)
     except (RecordError, RecipeError) as error:

@@ -11,8 +11,8 @@ import numpy as np
 
 from training.data import templates
 from training.data.coco_format import corners, read_coco, size_of, stream
-from training.data.index import Report
 from training.data.record import Record, RecordError, Round
+from training.data.report import Report
 from training.data.source import BoxFilter, Source, boxes_array, find_image, sample
 from training.data.texts import plain
 
@@ -36,12 +36,12 @@ class Coco(Source):
     @property
     def names(self) -> list[str]:
         """Category names, from the file itself: there are always as many as there are labels."""
-        return self.report.facts["names"]
+        return self.report.metadata["names"]
 
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         options = self.options
         names = categories(options.annotations)
-        report.facts["names"] = list(names.values())
+        report.metadata["names"] = list(names.values())
         label = {number: place for place, number in enumerate(names)}
         groups = read_coco(
             options.annotations, ("file_name", "width", "height"), ("bbox", "area", "category_id"),

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import ijson
 
-from training.data.index import Report
 from training.data.record import RecordError
+from training.data.report import Report
 from training.data.source import find_image
 from training.data.grouping import GroupedItems
 

@@ -16,8 +16,8 @@ import numpy as np
 from training.data import templates
 from training.data.coco import usable
 from training.data.coco_format import read_sentences
-from training.data.index import Report
 from training.data.record import Record, Round
+from training.data.report import Report
 from training.data.source import BoxFilter, Source, boxes_array, sample
 from training.data.texts import plain
 

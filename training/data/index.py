@@ -17,49 +17,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from training.data.record import RecordError
+from training.data.report import Report
 
-FORMAT = 1
+FORMAT = 2
 LOCK_LIMIT_S = 3600.0
-NAMED_ERRORS = 20
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Report:
-    """What a scan did. ``filtered`` and ``malformed`` count what was left out; the first errors are kept by name.
-
-    ``facts`` holds what is true of the whole file, such as class names, so that nobody has to open it again.
-    """
-
-    limit: int
-    read: int = 0
-    kept: int = 0
-    filtered: dict[str, int] = field(default_factory=dict)
-    malformed: int = 0
-    errors: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def filter(self, reason: str, count: int = 1) -> None:
-        """Count ``count`` items left out on purpose."""
-        self.filtered[reason] = self.filtered.get(reason, 0) + count
-
-    def fail(self, message: str) -> None:
-        """Count one malformed item. Raises RecordError once more than ``limit`` of them were met."""
-        self.malformed += 1
-        if len(self.errors) < NAMED_ERRORS:
-            self.errors.append(message)
-        log.warning("malformed, skipped: %s", message)
-        if self.malformed > self.limit:
-            listing = "\n  ".join(self.errors)
-            raise RecordError(f"more than {self.limit} malformed items; the first of them:\n  {listing}")
 
 
 class Index:

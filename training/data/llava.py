@@ -16,8 +16,8 @@ import numpy as np
 from training.data import templates
 from training.data.detections import Detections, load_class_names, load_detections
 from training.data.coco_format import stream
-from training.data.index import Report
 from training.data.record import Record, RecordError, Round
+from training.data.report import Report
 from training.data.source import Source, boxes_array, find_image, sample
 from training.data.grouping import GroupedItems
 from training.data.texts import plain, readable
@@ -56,7 +56,7 @@ class Llava(Source):
     @property
     def names(self) -> list[str]:
         """The detector's class names as people write them."""
-        return self.report.facts["names"]
+        return self.report.metadata["names"]
 
     def inputs(self) -> list[Path]:
         options = self.options
@@ -69,7 +69,7 @@ class Llava(Source):
             detections = detections.named(load_class_names(options.class_names))
         if not detections.class_names:
             raise RecordError(f"{options.detections} has no class names; give class_names")
-        report.facts["names"] = [readable(name) for name in detections.class_names]
+        report.metadata["names"] = [readable(name) for name in detections.class_names]
         places = {name: place for place, name in enumerate(detections.filenames)}
         with GroupedItems() as grouped:
             for number, item in enumerate(stream(options.annotations, "item")):

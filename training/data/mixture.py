@@ -8,16 +8,14 @@ after any restart, without telling anybody.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from torch.utils.data import Dataset
 
+from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.config import PreprocessConfig
 from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
 from training.data.coco import Coco
@@ -25,11 +23,10 @@ from training.data.flickr import Flickr
 from training.data.llava import Llava
 from training.data.record import REFERENCE, Record, RecordError, Round, check_record
 from training.data.refcoco import RefCoco
+from training.data.report import Malformed
 from training.data.source import Shared, Source, parse_options
 from training.data.vcr import Vcr
 from training.data.visual_genome import VisualGenome
-
-log = logging.getLogger(__name__)
 
 SOURCES: dict[str, type[Source]] = {
     source.kind: source for source in (Coco, RefCoco, Flickr, VisualGenome, Vcr, Llava)
@@ -67,15 +64,23 @@ class Part:
 class Mixture:
     """A map-style data set for torch's DataLoader: ``mixture[p]`` is a packed Record with its image decoded.
 
-    Images that cannot be read, or whose records break the contract, are counted, logged and replaced by the next
-    position; more than ``malformed_limit`` of them (in one process) raise RecordError.
+    An image that cannot be read, or whose records break their format, is counted and logged once, and replaced by the
+    next position.
+
+    Args:
+        parts: The data sets, each with its share.
+        seed: Fixes orders and texts.
+        malformed_limit: Images that may be unusable, in one process.
+
+    Raises:
+        RecordError: There is nothing in it; from reading on, more images than the limit are unusable.
     """
 
     def __init__(self, parts: Sequence[Part], seed: int, malformed_limit: int):
         self.parts = tuple(parts)
         self.seed = seed
-        self.malformed_limit = malformed_limit
-        self.errors: list[str] = []
+        self.malformed = Malformed(malformed_limit)
+        self._skipped: set[tuple[int, int]] = set()
         self._bounds = np.cumsum([0, *(part.visits for part in self.parts)])
         self._order: tuple[int, np.ndarray] | None = None
         if not len(self):
@@ -117,28 +122,44 @@ class Mixture:
     def __getitem__(self, position: int) -> Record:
         if position < 0:
             raise IndexError(f"position {position}")
-        for attempt in range(len(self)):
+        for attempt in range(2 * len(self)):  # so that every image comes up, wherever in its epoch this begins
             visit = self.locate(position + attempt)
             try:
                 return self.visit(visit)
-            except (RecordError, ValueError, OSError) as error:
-                self.fail(f"{self.parts[visit.part].source.kind} {visit.image}: {error}")
+            except ValueError as error:
+                self.skip(visit, error)
         raise RecordError("no record of the mixture can be read")
 
     def visit(self, visit: Visit) -> Record:
-        """The packed record of one visit. Raises RecordError, ValueError or OSError where it cannot be made."""
+        """Decode an image and pack its records.
+
+        Args:
+            visit: Which image, in which epoch.
+
+        Returns:
+            The record, its image uint8 RGB [H, W, 3].
+
+        Raises:
+            ValueError: It cannot be made; ImageFileError where the image is why, RecordError where the record is.
+        """
         source = self.parts[visit.part].source
-        pixels = decode(source.image(visit.image))
+        pixels = read_image(source.image(visit.image))
         records = source.records(visit.image, self._rng(_VISIT, *visit), (pixels.shape[1], pixels.shape[0]))
         return check_record(dataclasses.replace(pack(records), image=pixels))
 
-    def fail(self, message: str) -> None:
-        """Count a visit that cannot be made. Raises RecordError past the limit."""
-        self.errors.append(message)
-        log.warning("skipped: %s", message)
-        if len(self.errors) > self.malformed_limit:
-            listing = "\n  ".join(self.errors[:20])
-            raise RecordError(f"more than {self.malformed_limit} images skipped; the first of them:\n  {listing}")
+    def skip(self, visit: Visit, error: ValueError) -> None:
+        """Count the image of a visit that cannot be made, once however often it is visited.
+
+        Args:
+            visit: The visit.
+            error: What is wrong with it.
+
+        Raises:
+            RecordError: More images than the limit are unusable.
+        """
+        if (visit.part, visit.image) not in self._skipped:
+            self._skipped.add((visit.part, visit.image))
+            self.malformed.fail(f"{self.parts[visit.part].source.kind} {visit.image}: {error}")
 
 
 class MixtureDataset(Dataset):
@@ -161,12 +182,6 @@ class MixtureDataset(Dataset):
         height, width = record.image.shape[:2]
         boxes = normalise_boxes(record.boxes, width, height)
         return Sample(preprocess_frame(record.image, self.preprocess), boxes, None, record.rounds)
-
-
-def decode(path: Path) -> np.ndarray:
-    """uint8 RGB [H, W, 3], as stored: annotations are made on the pixels of the file, before any EXIF rotation."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def pack(records: Sequence[Record]) -> Record:

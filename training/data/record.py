@@ -61,6 +61,8 @@ def check_record(record: Record) -> Record:
     if not record.rounds:
         raise RecordError(f"{record.source}: no conversation")
     for turn in record.rounds:
+        if not isinstance(turn.question, str) or not isinstance(turn.answer, str):
+            raise RecordError(f"{record.source}: a question or answer is no text: {turn.question!r} / {turn.answer!r}")
         if not turn.question.strip() or not turn.answer.strip():
             raise RecordError(f"{record.source}: an empty question or answer: {turn.question!r} / {turn.answer!r}")
         for number in references(turn.question) + references(turn.answer):

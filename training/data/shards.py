@@ -8,35 +8,45 @@ finds its share of an epoch without reading the others'.
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import webdataset
-from PIL import Image
+from numpy.random import default_rng
 from torch.utils.data import IterableDataset
 from tqdm import tqdm
 from webdataset.utils import pytorch_worker_info
 
+from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.config import PreprocessConfig
 from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
 from training.data.mixture import Mixture
 from training.data.record import Record, RecordError, Round, check_record
+from training.data.report import Malformed
 from training.data.source import boxes_array
 
 INDEX = "index.json"
 
 
 def write_shards(mixture: Mixture, folder: Path, epochs: int, per_shard: int) -> list[Path]:
-    """Write ``epochs`` epochs of a mixture as ``shard-000000.tar``, … and their index; returns the tar files.
+    """Write a mixture as ``shard-000000.tar``, … and their index. Visits that cannot be made are skipped.
 
-    Visits that cannot be made count against the mixture's limit. Raises RecordError past it, or where ``folder`` has
-    shards already.
+    Args:
+        mixture: What is written.
+        folder: Where to; made where it is missing.
+        epochs: Epochs to write, each with its own texts.
+        per_shard: Samples a file.
+
+    Returns:
+        The tar files.
+
+    Raises:
+        RecordError: More images than the mixture's limit are unusable, or ``folder`` has shards already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if list(folder.glob("shard-*.tar")):
@@ -48,13 +58,13 @@ def write_shards(mixture: Mixture, folder: Path, epochs: int, per_shard: int) ->
             path = mixture.parts[visit.part].source.image(visit.image)
             try:
                 record = mixture.visit(visit)
-            except (RecordError, ValueError, OSError) as error:
-                mixture.fail(f"{path}: {error}")
+            except ValueError as error:
+                mixture.skip(visit, error)
                 continue
-            facts = {"source": record.source, "boxes": record.boxes.tolist(),
-                     "rounds": [[turn.question, turn.answer, turn.task] for turn in record.rounds]}
+            annotation = {"source": record.source, "boxes": record.boxes.tolist(),
+                          "rounds": [[turn.question, turn.answer, turn.task] for turn in record.rounds]}
             writer.write({"__key__": f"{position:09d}", path.suffix[1:].lower(): path.read_bytes(),
-                          "json": json.dumps(facts).encode()})
+                          "json": json.dumps(annotation).encode()})
             written += 1
     files = sorted(folder.glob("shard-*.tar"))
     counts = [min(per_shard, written - place * per_shard) for place in range(len(files))]
@@ -65,30 +75,47 @@ def write_shards(mixture: Mixture, folder: Path, epochs: int, per_shard: int) ->
 
 
 def read_sample(sample: dict[str, Any]) -> Record:
-    """The record, its image decoded, of one of webdataset's samples. Raises RecordError where it is malformed."""
-    key = sample["__key__"]
-    images = [value for name, value in sample.items() if name != "json" and not name.startswith("__")]
+    """Decode one of webdataset's samples.
+
+    Args:
+        sample: Its files by their endings: ``json``, and one image.
+
+    Returns:
+        The record, its image uint8 RGB [H, W, 3].
+
+    Raises:
+        RecordError: It is malformed.
+    """
+    name = f"shard sample {sample['__key__']}"
+    images = [value for ending, value in sample.items() if ending != "json" and not ending.startswith("__")]
     try:
-        facts = json.loads(sample["json"])
+        annotation = json.loads(sample["json"])
         (content,) = images
-        with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        rounds = tuple(Round(*turn) for turn in facts["rounds"])
-        return check_record(Record(pixels, boxes_array(facts["boxes"]), rounds, facts["source"]))
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise RecordError(f"shard sample {key}: {type(error).__name__}: {error}") from error
+        rounds = tuple(Round(*turn) for turn in annotation["rounds"])
+        record = Record(read_image(content), boxes_array(annotation["boxes"]), rounds, annotation["source"])
+        return check_record(record)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise RecordError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 class ShardDataset(IterableDataset):
     """Streams shards as training.collate.Sample, epoch after epoch without an end.
 
-    index: path or web address of the index; the shards lie beside it. In an epoch every sample is seen once: its
-    samples, shards in an order by seed and epoch, are divided into as many equal stretches as there are workers in all
-    processes together. So nobody waits for others, and nobody decodes, or reads more than a shard of, what is theirs.
-    Raises RecordError where the index cannot be read.
+    In an epoch every sample is seen once: the samples, shards in an order by seed and epoch, are divided into as many
+    equal stretches as there are workers in all processes together. So nobody waits for others, decodes what is theirs,
+    or reads more than one shard of it. A malformed sample is counted and logged once, and left out.
+
+    Args:
+        index: Path or web address of the index; the shards lie beside it.
+        seed: Fixes the order.
+        preprocess: Of the model that is trained.
+        malformed_limit: Samples that may be malformed, in one process.
+
+    Raises:
+        RecordError: The index cannot be read; from reading on, a shard is damaged or too many samples are malformed.
     """
 
-    def __init__(self, index: str, seed: int, preprocess: PreprocessConfig):
+    def __init__(self, index: str, seed: int, preprocess: PreprocessConfig, malformed_limit: int = 100):
         try:
             with webdataset.gopen(str(index)) as file:
                 self.shards = [(str(name), int(count)) for name, count in json.load(file)["shards"]]
@@ -98,24 +125,52 @@ class ShardDataset(IterableDataset):
             raise RecordError(f"{index}: no samples")
         self.base = "".join(str(index).rpartition("/")[:2])
         self.seed, self.preprocess = seed, preprocess
+        self.malformed = Malformed(malformed_limit)
+        self._skipped: set[tuple[str, int]] = set()
 
     def records(self, epoch: int, place: int = 0, shares: int = 1) -> Iterator[Record]:
-        """Share ``place`` (from 0) of an epoch that is divided into ``shares``."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shards))
+        """Yield a share of an epoch.
+
+        Args:
+            epoch: The epoch, from 0.
+            place: Which share, from 0.
+            shares: How many there are.
+
+        Yields:
+            Its records, malformed ones left out.
+
+        Raises:
+            RecordError: A shard is damaged or holds less than the index says, or too many samples are malformed.
+        """
+        order = default_rng([self.seed, epoch]).permutation(len(self.shards))
         total = sum(count for _, count in self.shards)
         first, end = place * total // shares, (place + 1) * total // shares
         begin = 0
         for name, count in (self.shards[number] for number in order):
             low, high = max(first - begin, 0), min(end - begin, count)
             if low < high:
-                stream = webdataset.DataPipeline(webdataset.SimpleShardList([self.base + name]),
-                                                 webdataset.tarfile_to_samples())
-                found = low
-                for found, sample in enumerate(itertools.islice(stream, low, high), low + 1):
-                    yield read_sample(sample)
-                if found < high:
-                    raise RecordError(f"{self.base}{name}: only {found} samples, but the index says {count}")
+                for number, sample in enumerate(self._samples(name, low, high, count), low):
+                    try:
+                        record = read_sample(sample)
+                    except RecordError as error:
+                        if (name, number) not in self._skipped:
+                            self._skipped.add((name, number))
+                            self.malformed.fail(f"{self.base}{name}: {error}")
+                        continue
+                    yield record
             begin += count
+
+    def _samples(self, name: str, low: int, high: int, count: int) -> Iterator[dict[str, Any]]:
+        stream = webdataset.DataPipeline(webdataset.SimpleShardList([self.base + name]),
+                                         webdataset.tarfile_to_samples())
+        found = low
+        try:
+            for found, sample in enumerate(itertools.islice(stream, low, high), low + 1):
+                yield sample
+        except (OSError, ValueError, EOFError, tarfile.TarError) as error:
+            raise RecordError(f"{self.base}{name}: damaged behind {found} samples: {error}") from error
+        if found < high:
+            raise RecordError(f"{self.base}{name}: only {found} samples, but the index says {count}")
 
     def __iter__(self) -> Iterator[Any]:
         from training.collate import Sample  # collate imports this package

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from training.data.index import Report, open_index
+from training.data.index import open_index
 from training.data.record import Record, RecordError
+from training.data.report import Report
 
 Options = TypeVar("Options")
 
@@ -145,15 +145,6 @@ def find_image(folders: Sequence[Path], name: str) -> str:
             if path.is_file():
                 return str(path)
     raise ValueError(f"image {name} is not in {', '.join(map(str, folders))}")
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of an image, from its header. Raises ValueError where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise ValueError(f"image {path} cannot be read: {error}") from error
 
 
 def boxes_array(boxes: Sequence[Sequence[float]]) -> np.ndarray:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from training.data import templates
-from training.data.index import Report
 from training.data.record import Record, RecordError, Round
+from training.data.report import Report
 from training.data.source import Source, boxes_array, find_image
 from training.data.grouping import GroupedItems
 from training.data.texts import plain, readable, sentence

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ros_gpt4roi.image_file import read_header
 from training.data import templates
 from training.data.coco import usable
 from training.data.coco_format import read_coco, size_of, stream
-from training.data.index import Report
 from training.data.record import Record, RecordError, Round
-from training.data.source import BoxFilter, Source, boxes_array, find_image, image_size, sample
+from training.data.report import Report
+from training.data.source import BoxFilter, Source, boxes_array, find_image, sample
 from training.data.texts import plain
 
 
@@ -40,7 +41,7 @@ class VisualGenome(Source):
             try:
                 path = find_image(self.options.images, image["file_name"])
                 # region_descriptions.json does not tell sizes, and the other file's are checked by nobody.
-                size = size_of(image) if "width" in image else image_size(path)
+                size = size_of(image) if "width" in image else read_header(path)[:2]
             except ValueError as error:
                 report.fail(f"{where}: {error}")
                 continue

@@ -17,10 +17,10 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
 from ros_gpt4roi.model.prompt import PromptError
-from training.data.mixture import decode
 from training.data.record import Record, RecordError
 from training.evaluation.benchmark import Answer, run as run_benchmark
 from training.evaluation.errors import EvaluationError
@@ -57,7 +57,7 @@ def _same_picture(a: Record, b: Record) -> bool:
 
 def _about_one(loaded: LoadedModel, records: Sequence[Record], list_regions: bool, max_new_tokens: int) -> list[str]:
     first, device = records[0], loaded.model.device
-    pixels = first.image if isinstance(first.image, np.ndarray) else decode(Path(first.image))
+    pixels = first.image if isinstance(first.image, np.ndarray) else read_image(first.image)
     image = torch.from_numpy(preprocess_frame(pixels, loaded.config.preprocess))[None].to(device)
     boxes = torch.zeros(1, max(1, len(first.boxes)), 4)  # at least one row, as in training
     if len(first.boxes):

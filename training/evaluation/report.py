@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw
 
+from ros_gpt4roi.image_file import read_image
 from training.data.record import references
 from training.evaluation.benchmark import Result, Scored
 
@@ -114,11 +115,7 @@ def _case(case: Scored) -> str:
 def picture(case: Scored) -> str:
     """The case's image with the boxes that question and truth name (all, where they name none), as a data: URL."""
     record = case.item.record
-    if isinstance(record.image, np.ndarray):
-        image = Image.fromarray(record.image)
-    else:
-        with Image.open(record.image) as file:
-            image = file.convert("RGB")
+    image = Image.fromarray(record.image if isinstance(record.image, np.ndarray) else read_image(record.image))
     scale = _PICTURE / max(image.size)
     image = image.resize([max(1, round(side * scale)) for side in image.size])
     draw = ImageDraw.Draw(image)

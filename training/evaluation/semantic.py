@@ -16,8 +16,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from training.data.coco import categories, usable
 from training.data.coco_format import read_coco, size_of
-from training.data.index import Report
 from training.data.record import Record, RecordError, Round
+from training.data.report import Report
 from training.data.source import BoxFilter, boxes_array, find_image
 from training.data.texts import readable
 from training.evaluation.benchmark import Benchmark, Item
