@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import compare, machine_facts, write_results
 from ros_gpt4roi.model.checkpoint import load_checkpoint
-from ros_gpt4roi.model.config import ModelConfig, RegionConfig, preset
-from ros_gpt4roi.model.focal import FocalCrop
+from ros_gpt4roi.model.config import DeformableConfig, FocalConfig, ModelConfig, RoIAlignLiteConfig, preset
+from ros_gpt4roi.model.focal import FocalCrop, build_focal_crop
 from ros_gpt4roi.model.regions import build_region_extractor
 from ros_gpt4roi.model.vision import VisionEncoder
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
@@ -54,10 +54,10 @@ class Scenes(NamedTuple):
 class Candidate(nn.Module):
     """An extractor, perhaps with what a focal crop adds, and a linear head an attribute."""
 
-    def __init__(self, config: RegionConfig, model: ModelConfig, channels: tuple[int, ...], width: int):
+    def __init__(self, model: ModelConfig, channels: tuple[int, ...], width: int):
         super().__init__()
-        self.regions = build_region_extractor(config, channels, width)
-        self.focal = FocalCrop(config, model.preprocess, self.regions.feature_width) if config.focal else None
+        self.regions = build_region_extractor(model.regions, channels, width)
+        self.focal = build_focal_crop(model, self.regions)
         self.heads = nn.ModuleList(nn.Linear(self.regions.feature_width, len(v)) for v in ATTRIBUTES.values())
 
     def forward(self, scenes: Scenes) -> list[torch.Tensor]:
@@ -70,14 +70,14 @@ class Candidate(nn.Module):
         return [head(features) for head in self.heads]
 
 
-def candidates(config: RegionConfig, crop_size: int) -> dict[str, RegionConfig]:
+def candidates(model: ModelConfig, crop_size: int) -> dict[str, ModelConfig]:
     """What is compared, all as wide towards the language model as the checkpoint's own extractor."""
-    return {
-        "roi_align": config,
-        "roi_align_lite": dataclasses.replace(config, kind="roi_align_lite", channels=32),
-        "deformable": dataclasses.replace(config, kind="deformable", layers=2),
-        "roi_align_lite + focal crop": dataclasses.replace(config, kind="roi_align_lite", channels=32, focal=2.0,
-                                                           focal_size=crop_size)}
+    own = model.regions
+    lite = own.converted(RoIAlignLiteConfig, channels=32)
+    kinds = {"roi_align": own, "roi_align_lite": lite, "deformable": own.converted(DeformableConfig, layers=2)}
+    models = {name: dataclasses.replace(model, regions=kind, focal=None) for name, kind in kinds.items()}
+    focal = FocalConfig(scale=2.0, size=crop_size)
+    return {**models, "roi_align_lite + focal crop": dataclasses.replace(models["roi_align_lite"], focal=focal)}
 
 
 @torch.no_grad()
@@ -159,7 +159,7 @@ def full_size() -> dict[str, dict[str, float]]:
     """Parameters and multiply-adds of each kind at the published sizes, without their weights."""
     published = preset("gpt4roi-7b").regions
     kinds = {"roi_align": published, "roi_align_lite": preset("gpt4roi-7b-lite").regions,
-             "deformable": dataclasses.replace(published, kind="deformable")}
+             "deformable": DeformableConfig()}
     result = {}
     for name, config in kinds.items():
         with torch.device("meta"):
@@ -189,8 +189,8 @@ def main() -> None:
     model = load_checkpoint(options.checkpoint).model
     vision, config = model.vision, model.config
     width, size = model.projector.out_features, config.preprocess.image_size
-    kinds = candidates(config.regions, options.crop_size)
-    cropper = FocalCrop(kinds["roi_align_lite + focal crop"], config.preprocess, 1)
+    kinds = candidates(config, options.crop_size)
+    cropper = FocalCrop(kinds["roi_align_lite + focal crop"].focal, config.preprocess, 1)
     seen, asked = (
         features(vision, TabletopDataset(render_scenes(options.folder / split, split, count, options.scene_seed,
                                                        preprocess=config.preprocess), options.seed), cropper)
@@ -203,7 +203,7 @@ def main() -> None:
     trained = {}
     for name, kind in kinds.items():
         torch.manual_seed(options.seed)
-        candidate = trained[name] = Candidate(kind, config, vision.level_channels, width)
+        candidate = trained[name] = Candidate(kind, vision.level_channels, width)
         spent = train(candidate, seen, options.steps, options.batch, options.seed)
         parts = [candidate.regions, *([candidate.focal] if candidate.focal is not None else [])]
         results["tabletop"][name] = {

@@ -291,6 +291,8 @@ def _one_of(value: Any, kinds: tuple[Any, ...], name: str, known: Setting) -> An
             return _nested(value, choices[chosen], name)
         if choices:
             raise ConfigError(f"{name}.kind is {chosen!r}, expected {_listed(choices)}")
+    if value is None and type(None) in kinds:
+        return None
     for kind in kinds:
         try:
             return _typed(value, kind, name, known)

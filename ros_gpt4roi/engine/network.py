@@ -11,6 +11,7 @@ from accelerate import init_empty_weights
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..configuration import build
 from ..model.config import ModelConfig
 from ..model.focal import build_focal_crop
 from ..model.gpt4roi import GPT4RoI
@@ -99,7 +100,7 @@ def load_network(folder: Path) -> VisionNetwork:
     """The network in float32 on the CPU."""
     facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with init_empty_weights(include_buffers=False):
-        network = VisionNetwork.build(ModelConfig.from_dict(facts["model"]), facts["width"])
+        network = VisionNetwork.build(build(ModelConfig, facts["model"]), facts["width"])
     weights = load_file(folder / "weights.safetensors")
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
     return network.eval()

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import init_empty_weights
@@ -20,12 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from .config import ConfigError, ModelConfig
+from ..configuration import build, leaves
+from .config import ConfigError, DeformableConfig, ModelConfig, RoIAlignConfig
 from .gpt4roi import GPT4RoI
 from .preprocess import preprocess_hash
 from .prompt import IMAGE_PATCH, PromptBuilder, PromptError
 
-VERSION = 1
+VERSION = 2
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -115,17 +116,40 @@ def read_config(folder: str | Path) -> ModelConfig:
         raise CheckpointError(f"{path}: not JSON ({error})") from error
     if not isinstance(facts, dict) or facts.get("format") != "ros_gpt4roi":
         raise CheckpointError(f"{path}: not a ros_gpt4roi checkpoint, expected \"format\": \"ros_gpt4roi\"")
-    if facts.get("version") != VERSION:
+    if facts.get("version") not in (1, VERSION):
         raise CheckpointError(f"{path}: checkpoint version {facts.get('version')!r}, expected {VERSION}")
     try:
-        config = ModelConfig.from_dict(facts.get("model", {}))
-    except (ConfigError, TypeError) as error:
+        model = facts.get("model", {})
+        config = build(ModelConfig, _from_version_1(model) if facts["version"] == 1 else model)
+    except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     expected = preprocess_hash(config.preprocess)
     if facts.get("preprocess_hash") != expected:
         raise CheckpointError(f"{path}: trained with preprocessing {facts.get('preprocess_hash')}, "
                               f"expected {expected}, which this program's preprocess.py does")
     return config
+
+
+def _from_version_1(model: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a config of version 1, which held the fields of all region extractors, as they are now.
+
+    What had no effect is left out: fields of another extractor, and repeated embeddings where they were off.
+    """
+    if not all(isinstance(model.get(name, {}), dict) for name in ("regions", "prompt")):
+        return model
+    regions, prompt = dict(model.get("regions", {})), dict(model.get("prompt", {}))
+    upgraded = {**model, "regions": regions, "prompt": prompt}
+    if "point_size" in regions:
+        upgraded["points"] = {"size": regions.pop("point_size")}
+    scale, size = regions.pop("focal", 0), regions.pop("focal_size", 0)
+    if scale:
+        upgraded["focal"] = {"scale": scale, "size": size}
+    pyramid, deformable = ({item.name for item in leaves(kind)} for kind in (RoIAlignConfig, DeformableConfig))
+    for name in pyramid - deformable if regions.get("kind") == "deformable" else deformable - pyramid:
+        regions.pop(name, None)
+    if prompt.get("repeat_embeddings") is False:
+        del prompt["repeat_embeddings"]
+    return upgraded
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:

@@ -7,181 +7,178 @@ dictionary form of their transformers configuration, so any architecture transfo
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ..configuration import ConfigError, Configuration, setting
+
+__all__ = ["ConfigError", "DeformableConfig", "FocalConfig", "LanguageConfig", "ModelConfig", "PointConfig",
+           "PreprocessConfig", "PromptConfig", "RegionConfig", "RoIAlignConfig", "RoIAlignLiteConfig", "VisionConfig",
+           "preset"]
+
+Regions = TypeVar("Regions", bound="RegionConfig")
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-class ConfigError(ValueError):
-    """A model description that cannot be built; the message names the field, its value and what was expected."""
+@dataclass(frozen=True)
+class PreprocessConfig(Configuration):
+    """How a camera frame becomes the network's input (see `preprocess.py`)."""
+
+    # Resized without keeping the aspect ratio, a normalised box means the same place before and after.
+    image_size: int = setting(224, "Side of the square input that frames are resized to.", at_least=1, unit="pixels")
+    interpolation: str = setting("area", "OpenCV's name of the resampling filter.", choices=("area", "linear", "cubic"))
+    mean: tuple[float, float, float] = setting(CLIP_MEAN, "Mean of each RGB channel, of values in 0..1.")
+    std: tuple[float, float, float] = setting(CLIP_STD, "Standard deviation of each RGB channel.")
 
 
 @dataclass(frozen=True)
-class PreprocessConfig:
-    """How a camera frame becomes the network's input (see `preprocess.py`).
+class VisionConfig(Configuration):
+    """The image encoder."""
 
-    image_size: side of the square input, pixels; frames are resized to it without keeping their aspect ratio, so
-        a normalised box means the same place before and after.
-    interpolation: OpenCV's name of the resampling filter, "area", "linear" or "cubic".
-    mean, std: per RGB channel, of values in 0..1; applied inside the network.
-    """
+    encoder: dict[str, Any] = setting({}, "A transformers configuration with `model_type` (clip_vision_model, "
+                                          "siglip_vision_model, or a backbone such as resnet, convnext, swin).")
+    levels: tuple[int | str, ...] = setting(
+        (-11, -8, -5, -2), "Where the region features come from, finest first: indices of a ViT's hidden states (0 is "
+                           "the embedding, negative ones count from the end) or stage names of a backbone.")
+    tokens: int | str = setting(-2, "The level that the image tokens come from, named likewise.")
+    token_grid: int | None = setting(None, "Image tokens are averaged to this many a side, for a shorter prompt; null: "
+                                           "as many as the level has.", at_least=1)
+    interpolate_positions: bool = setting(False, "Resize a ViT's position embeddings where the input size is not the "
+                                                 "one that it was made for.")
 
-    image_size: int = 224
-    interpolation: str = "area"
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
+
+@dataclass(frozen=True)
+class RegionConfig(Configuration):
+    """What every region extractor has: feature levels and a box in, one or several embeddings out."""
+
+    kind: str = setting(dataclasses.MISSING, "Which region extractor.")
+    roi_size: int = setting(14, "Bins a side, of RoIAlign and of the grid in which masks are weighed.", at_least=1)
+    hidden: int = setting(1024, "Width of the embedding before it is projected to the language model.", at_least=1)
+    position_hidden: int = setting(256, "Width of the MLP that the box's place goes through.", at_least=1)
+    embeddings: int = setting(1, "Embeddings a region; the published model has 1.", at_least=1)
+
+    def converted(self, kind: type[Regions], **changes: Any) -> Regions:
+        """A region extractor of another kind, with this one's values wherever both have the field.
+
+        Args:
+            kind: The other kind's class.
+            **changes: Fields of the result.
+        """
+        known = {item.name for item in dataclasses.fields(kind)} - {"kind"}
+        shared = {name: value for name, value in dataclasses.asdict(self).items() if name in known}
+        return kind(**{**shared, **changes})
+
+
+@dataclass(frozen=True)
+class RoIAlignConfig(RegionConfig):
+    """Feature pyramid and RoIAlign, as published."""
+
+    kind: str = setting("roi_align", "Feature pyramid and RoIAlign.", choices=("roi_align",))
+    channels: int = setting(1024, "Width of the pyramid.", at_least=4)
+    scales: tuple[float, ...] | None = setting((8, 4, 2, 1), "Factor by which each level is resized before fusion; "
+                                                             "null: as it comes.", more_than=0)
+    fusion_rounds: int = setting(5, "Rounds of cross-level 3×3 convolution.", at_least=0)
+    groups: int = setting(64, "Groups of the rounds' GroupNorm.", at_least=1)
+    samples: int = setting(2, "Sampling points a bin and axis.", at_least=1)
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise ConfigError(f"preprocess.image_size is {self.image_size}, expected at least 1 pixel")
-        if self.interpolation not in ("area", "linear", "cubic"):
-            raise ConfigError(f"preprocess.interpolation is {self.interpolation!r}, expected area, linear or cubic")
-
-
-@dataclass(frozen=True)
-class VisionConfig:
-    """The image encoder.
-
-    encoder: a transformers configuration as a dictionary with `model_type` ("clip_vision_model",
-        "siglip_vision_model", or a backbone such as "resnet", "convnext", "swin").
-    levels: where the region features come from, finest first: indices into a ViT's hidden states (0 is the embedding,
-        negative counts from the end) or stage names of a backbone ("stage1", …).
-    tokens: the level the image tokens come from, named likewise.
-    token_grid: image tokens are averaged to this many a side; None keeps the level's own grid.
-    interpolate_positions: resize a ViT's position embeddings where the input size is not the one it was made for.
-    """
-
-    encoder: dict[str, Any] = field(default_factory=dict)
-    levels: tuple[int | str, ...] = (-11, -8, -5, -2)
-    tokens: int | str = -2
-    token_grid: int | None = None
-    interpolate_positions: bool = False
-
-
-@dataclass(frozen=True)
-class RegionConfig:
-    """The region extractor: feature levels and a box in, one or several embeddings out.
-
-    kind: "roi_align" (feature pyramid and RoIAlign), "roi_align_lite" (the same, meant for smaller sizes) or
-        "deformable" (multi-scale deformable attention).
-    channels: width of the pyramid. scales: each level is resized by this factor before fusion (None: as it comes).
-    fusion_rounds, groups: rounds of cross-level 3×3 convolution, and groups of their GroupNorm.
-    roi_size, samples: bins a side and sampling points a bin and axis of RoIAlign.
-    hidden: width of the embedding before it is projected to the language model. position_hidden: of the box's MLP.
-    embeddings: embeddings a region (the published model: 1).
-    layers, heads, points: of the deformable extractor only, which in turn has no use for the pyramid's fields.
-    point_size: side of the box that stands for a point, as a part of the frame's shorter side.
-    focal: side of the focal crop in sides of the region (see `focal.py`), 0 for none; focal_size: of the crop as the
-        encoder sees it, pixels, 0 for that of the image.
-    """
-
-    kind: str = "roi_align"
-    channels: int = 1024
-    scales: tuple[float, ...] | None = (8, 4, 2, 1)
-    fusion_rounds: int = 5
-    groups: int = 64
-    roi_size: int = 14
-    samples: int = 2
-    hidden: int = 1024
-    position_hidden: int = 256
-    embeddings: int = 1
-    layers: int = 3
-    heads: int = 8
-    points: int = 4
-    point_size: float = 0.05
-    focal: float = 0.0
-    focal_size: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("channels", "groups", "roi_size", "samples", "hidden", "position_hidden", "embeddings", "layers",
-                     "heads", "points"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"regions.{name} is {getattr(self, name)}, expected at least 1")
+        super().__post_init__()
         if self.channels % 4 or self.channels % self.groups:
-            raise ConfigError(f"regions.channels is {self.channels}, expected a multiple of 4 and of "
-                              f"groups={self.groups}")
-        if not 0 < self.point_size <= 1:
-            raise ConfigError(f"regions.point_size is {self.point_size}, expected more than 0 and at most 1")
-        if self.focal != 0 and self.focal < 1:
-            raise ConfigError(f"regions.focal is {self.focal}, expected 0 (no focal crop) or at least 1")
+            raise ConfigError(f"channels is {self.channels}, expected a multiple of 4 and of groups={self.groups}")
 
 
 @dataclass(frozen=True)
-class LanguageConfig:
-    """The language model: a transformers causal language model's configuration as a dictionary with `model_type`."""
+class RoIAlignLiteConfig(RoIAlignConfig):
+    """The same at a tenth of the cost: a quarter of the channels, no map finer than 64×64 for the published encoder."""
 
-    model: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PromptConfig:
-    """The wording around a conversation (see `prompt.py`).
-
-    template: name of the conversation format. system: its system text.
-    image_text: opens the first question; `{image}` becomes the image tokens.
-    preamble: follows it where the regions of the frame are listed; `{regions}` becomes the list.
-    separator: stands between the regions of that list.
-    describe: the question that asks for a region's description; `{region}` becomes its reference.
-    repeat_embeddings: every mention of a region in a question carries its embedding, not only the first (published).
-    number_regions: a learned vector of its number is added to a listed region's embedding, so that a small language model
-        need not infer from the order of tokens which name belongs to which region (published: not).
-    max_regions: most regions one prompt lists. context: longest prompt and answer together, tokens.
-    """
-
-    template: str = "gpt4roi"
-    system: str = ""
-    image_text: str = "{image}\n"
-    preamble: str = "{regions}\n"
-    separator: str = ", "
-    describe: str = "Describe {region}."
-    repeat_embeddings: bool = False
-    number_regions: bool = False
-    max_regions: int = 32
-    context: int = 2048
+    kind: str = setting("roi_align_lite", "The same, smaller.", choices=("roi_align_lite",))
+    channels: int = setting(256, "Width of the pyramid.", at_least=4)
+    scales: tuple[float, ...] | None = setting((4, 2, 1, 1), "As of roi_align.", more_than=0)
+    groups: int = setting(32, "As of roi_align.", at_least=1)
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """A whole model. `to_dict` and `from_dict` are the layout of a checkpoint's config.json."""
+class DeformableConfig(RegionConfig):
+    """Multi-scale deformable attention."""
 
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    regions: RegionConfig = field(default_factory=RegionConfig)
-    language: LanguageConfig = field(default_factory=LanguageConfig)
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    kind: str = setting("deformable", "Multi-scale deformable attention.", choices=("deformable",))
+    layers: int = setting(3, "Layers of attention.", at_least=1)
+    heads: int = setting(8, "Heads of the attention.", at_least=1)
+    points: int = setting(4, "Points a head and level.", at_least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden % self.heads:
+            raise ConfigError(f"hidden is {self.hidden}, expected a multiple of heads={self.heads}")
+
+
+@dataclass(frozen=True)
+class FocalConfig(Configuration):
+    """The focal crop (see `focal.py`)."""
+
+    scale: float = setting(2.0, "Side of the crop, in sides of the region.", at_least=1)
+    size: int = setting(0, "Side of the crop as the encoder sees it; 0: that of the image.", at_least=0, unit="pixels")
+
+
+@dataclass(frozen=True)
+class PointConfig(Configuration):
+    """Points as regions."""
+
+    size: float = setting(0.05, "Side of the box that stands for a point, as a part of the frame's shorter side.",
+                          more_than=0, at_most=1)
+
+
+@dataclass(frozen=True)
+class LanguageConfig(Configuration):
+    """The language model."""
+
+    model: dict[str, Any] = setting({}, "A transformers configuration of a causal language model, with `model_type`.")
+
+
+@dataclass(frozen=True)
+class PromptConfig(Configuration):
+    """The wording around a conversation (see `prompt.py`)."""
+
+    template: str = setting("gpt4roi", "Name of the conversation format.")
+    system: str = setting("", "System text; empty: the format's own.")
+    image_text: str = setting("{image}\n", "Opens the first question; {image} becomes the image tokens.")
+    preamble: str = setting("{regions}\n", "Follows it where the regions are listed; {regions} becomes the list.")
+    separator: str = setting(", ", "Stands between the regions of that list.")
+    describe: str = setting("Describe {region}.", "Question that asks for a description of {region}.")
+    number_regions: bool = setting(False, "Add a learned vector of its number to a listed region's embedding, so that "
+                                          "a small language model need not infer from the order which name is whose.")
+    max_regions: int = setting(32, "Most regions that a prompt lists.", at_least=1)
+    context: int = setting(2048, "Longest prompt and answer together, in tokens.", at_least=1)
+
+
+@dataclass(frozen=True)
+class ModelConfig(Configuration):
+    """A whole model. `to_dict` and `build` are the layout of a checkpoint's config.json."""
+
+    vision: VisionConfig = VisionConfig()
+    regions: RoIAlignConfig | RoIAlignLiteConfig | DeformableConfig = RoIAlignConfig()
+    focal: FocalConfig | None = setting(None, "The focal crop beside the region extractor; null: none.")
+    points: PointConfig = PointConfig()
+    language: LanguageConfig = LanguageConfig()
+    prompt: PromptConfig = PromptConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
 
     def to_dict(self) -> dict[str, Any]:
+        """The tree as nested dictionaries."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
-        """The tree from nested dictionaries. Raises ConfigError that names an unknown section or field."""
-        sections = {f.name: f.default_factory for f in dataclasses.fields(cls)}
-        unknown = sorted(set(data) - set(sections))
-        if unknown:
-            raise ConfigError(f"unknown section {unknown} in a model config, expected some of {sorted(sections)}")
-        return cls(**{name: _section(sections[name], name, data.get(name, {})) for name in sections})
-
-
-def _section(section: type, name: str, values: dict[str, Any]) -> Any:
-    if not isinstance(values, dict):
-        raise ConfigError(f"section {name} of a model config is {values!r}, expected a mapping")
-    known = {f.name for f in dataclasses.fields(section)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ConfigError(f"unknown field {unknown} in section {name} of a model config, "
-                          f"expected some of {sorted(known)}")
-    # JSON and YAML have no tuples.
-    return section(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def preset(name: str) -> ModelConfig:
-    """The description of a model by name: "tabletop" (the embedded default), "gpt4roi-7b" (as published) or
-    "gpt4roi-7b-lite" (the same with a cheaper region extractor).
+    """The description of a model by its name.
 
-    Raises ConfigError for an unknown name.
+    Args:
+        name: "tabletop" (the embedded default), "gpt4roi-7b" (as published) or "gpt4roi-7b-lite" (the same with a
+            cheaper region extractor).
+
+    Raises:
+        ConfigError: the name is unknown.
     """
     try:
         return _PRESETS[name]()
@@ -209,9 +206,8 @@ def _gpt4roi_7b() -> ModelConfig:
 
 
 def _gpt4roi_7b_lite() -> ModelConfig:
-    """The same with a region extractor of a tenth of the cost: a quarter of the channels, no map finer than 64×64."""
-    return dataclasses.replace(_gpt4roi_7b(), regions=RegionConfig(
-        kind="roi_align_lite", channels=256, scales=(4, 2, 1, 1), groups=32))
+    """The same with a cheaper region extractor."""
+    return dataclasses.replace(_gpt4roi_7b(), regions=RoIAlignLiteConfig())
 
 
 def _tabletop() -> ModelConfig:
@@ -221,8 +217,8 @@ def _tabletop() -> ModelConfig:
             encoder=dict(model_type="resnet", embedding_size=48, hidden_sizes=[48, 96, 192, 256], depths=[2, 2, 2, 2],
                          layer_type="basic", hidden_act="relu"),
             levels=("stage1", "stage2", "stage3", "stage4"), tokens="stage4"),
-        regions=RegionConfig(channels=96, scales=None, fusion_rounds=1, groups=8, roi_size=7, hidden=256,
-                             position_hidden=128),
+        regions=RoIAlignConfig(channels=96, scales=None, fusion_rounds=1, groups=8, roi_size=7, hidden=256,
+                               position_hidden=128),
         language=LanguageConfig(model=dict(
             model_type="llama", hidden_size=256, intermediate_size=704, num_hidden_layers=4, num_attention_heads=8,
             num_key_value_heads=8, vocab_size=1024, max_position_embeddings=1024, initializer_range=0.06,

@@ -22,6 +22,7 @@ import torch
 from accelerate import init_empty_weights
 from transformers import PreTrainedTokenizerBase
 
+from ..configuration import build
 from .checkpoint import CONFIG_FILE, VERSION, CheckpointError, build_model, load_tokenizer, tied_keys, write_config
 from .config import ConfigError, LanguageConfig, ModelConfig, preset
 from .focal import build_focal_crop
@@ -365,10 +366,10 @@ def main(arguments: list[str] | None = None) -> int:
     convert.add_argument("source", help="folder of the published weights, or of the delta")
     convert.add_argument("--base", help="folder of the Llama weights that the delta is added to")
     convert.add_argument("--tokenizer", help="folder of the tokenizer (default: the source's)")
-    build = commands.add_parser("assemble", help="join a pretrained encoder and language model, to train from")
-    build.add_argument("language", help="folder of the language model, as transformers saves it")
-    build.add_argument("--seed", type=int, default=0, help="of the random parts")
-    for command, dtype in ((convert, "float16"), (build, "float32")):
+    assemble = commands.add_parser("assemble", help="join a pretrained encoder and language model, to train from")
+    assemble.add_argument("language", help="folder of the language model, as transformers saves it")
+    assemble.add_argument("--seed", type=int, default=0, help="of the random parts")
+    for command, dtype in ((convert, "float16"), (assemble, "float32")):
         command.add_argument("output", help="folder of the checkpoint to write")
         command.add_argument("--vision", required=True, help="folder of the image encoder")
         command.add_argument("--preset", default="gpt4roi-7b", help="describes what the folders do not")
@@ -379,7 +380,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = preset(given.preset)
         if given.config:
-            config = ModelConfig.from_dict({**config.to_dict(), **_json(Path(given.config))})
+            config = build(ModelConfig, {**config.to_dict(), **_json(Path(given.config))})
         if given.command == "convert":
             plan = plan_published(given.source, given.vision, base=given.base, tokenizer=given.tokenizer, config=config,
                                   dtype=given.dtype)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .config import ConfigError, RegionConfig
+from .config import DeformableConfig
 from .layers import BoxPosition
 
 
@@ -96,10 +96,8 @@ class DeformableLayer(nn.Module):
 class DeformableExtractor(nn.Module):
     """Queries from the box's position embedding, refined by several layers of deformable attention."""
 
-    def __init__(self, config: RegionConfig, level_channels: Sequence[int], out_width: int):
+    def __init__(self, config: DeformableConfig, level_channels: Sequence[int], out_width: int):
         super().__init__()
-        if config.hidden % config.heads:
-            raise ConfigError(f"regions.hidden is {config.hidden}, expected a multiple of heads={config.heads}")
         self.config = config
         self.lateral = nn.ModuleList(nn.Conv2d(c, config.hidden, 1) for c in level_channels)
         self.position = BoxPosition(config.position_hidden, config.hidden)

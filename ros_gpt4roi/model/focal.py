@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .config import ModelConfig, PreprocessConfig, RegionConfig
+from .config import FocalConfig, ModelConfig, PreprocessConfig
 from .roi_align import roi_align_image
 from .vision import VisionEncoder
 
@@ -23,9 +23,9 @@ class FocalCrop(nn.Module):
     feature_width: the extractor's.
     """
 
-    def __init__(self, config: RegionConfig, preprocess: PreprocessConfig, feature_width: int):
+    def __init__(self, config: FocalConfig, preprocess: PreprocessConfig, feature_width: int):
         super().__init__()
-        self.scale, self.size = config.focal, config.focal_size or preprocess.image_size
+        self.scale, self.size = config.scale, config.size or preprocess.image_size
         self.join = nn.Linear(feature_width, feature_width)
         # Starts as nothing: a trained model gains the view without losing what it knows.
         nn.init.zeros_(self.join.weight)
@@ -57,4 +57,4 @@ class FocalCrop(nn.Module):
 
 def build_focal_crop(config: ModelConfig, regions: nn.Module) -> FocalCrop | None:
     """The focal crop that the config asks for beside a region extractor; None where it asks for none."""
-    return FocalCrop(config.regions, config.preprocess, regions.feature_width) if config.regions.focal else None
+    return FocalCrop(config.focal, config.preprocess, regions.feature_width) if config.focal else None

@@ -153,7 +153,7 @@ class PromptBuilder:
             kind, number = match.group(1), int(match.group(2))
             if not 1 <= number <= n_regions:
                 raise PromptError(f"the text refers to {match.group()}, expected a region from 1 to {n_regions}")
-            plain = mentioned is None or (number in mentioned and not self.config.repeat_embeddings)
+            plain = mentioned is None or number in mentioned
             if mentioned is not None:
                 mentioned.add(number)
             if kind == "region" and plain:

@@ -16,22 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .config import ConfigError, RegionConfig
+from .config import ConfigError, DeformableConfig, RoIAlignConfig
 from .deformable import DeformableExtractor
 from .layers import BoxPosition
 from .roi_align import roi_align
 
 
-def build_region_extractor(config: RegionConfig, level_channels: Sequence[int], out_width: int) -> nn.Module:
-    """The extractor that config.kind names. out_width: D, the language model's width.
-
-    Raises ConfigError for an unknown kind.
-    """
-    try:
-        extractor = _KINDS[config.kind]
-    except KeyError:
-        raise ConfigError(f"regions.kind is {config.kind!r}, expected one of {sorted(_KINDS)}") from None
-    return extractor(config, level_channels, out_width)
+def build_region_extractor(config: RoIAlignConfig | DeformableConfig, level_channels: Sequence[int],
+                           out_width: int) -> nn.Module:
+    """The extractor that a config describes. out_width: D, the language model's width."""
+    if isinstance(config, DeformableConfig):
+        return DeformableExtractor(config, level_channels, out_width)
+    return RoIAlignExtractor(config, level_channels, out_width)
 
 
 def resize(features: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -66,7 +62,7 @@ class FusionRound(nn.Module):
 class FeaturePyramid(nn.Module):
     """Levels of any channels → levels of one width that have seen each other."""
 
-    def __init__(self, config: RegionConfig, level_channels: Sequence[int]):
+    def __init__(self, config: RoIAlignConfig, level_channels: Sequence[int]):
         super().__init__()
         self.scales = config.scales or (1,) * len(level_channels)
         if len(self.scales) != len(level_channels):
@@ -99,7 +95,7 @@ def coordinates(features: torch.Tensor) -> torch.Tensor:
 class RoIAlignExtractor(nn.Module):
     """Feature pyramid and RoIAlign (GPT4RoI, arXiv 2307.03601): bins of all levels are convolved, summed, flattened."""
 
-    def __init__(self, config: RegionConfig, level_channels: Sequence[int], out_width: int):
+    def __init__(self, config: RoIAlignConfig, level_channels: Sequence[int], out_width: int):
         super().__init__()
         self.config = config
         self.pyramid = FeaturePyramid(config, level_channels)
@@ -125,7 +121,3 @@ class RoIAlignExtractor(nn.Module):
         features = self.features(levels, boxes, masks)
         projected = self.project(features if extra is None else features + extra)
         return projected.unflatten(-1, (self.config.embeddings, -1))
-
-
-# `roi_align_lite` is the same function at other sizes (see the preset "gpt4roi-7b-lite").
-_KINDS = {"roi_align": RoIAlignExtractor, "roi_align_lite": RoIAlignExtractor, "deformable": DeformableExtractor}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .config import RegionConfig
+from .config import PointConfig, RegionConfig
 from .preprocess import normalise_boxes
 
 # Fractional bits of polygon corners, as cv2.fillPoly takes them.
@@ -94,11 +94,11 @@ def polygon_region(corners: np.ndarray) -> RegionShape:
     return RegionShape((*low.tolist(), *high.tolist()), canvas.astype(np.float32) / 255)
 
 
-def point_region(x: float, y: float, width: int, height: int, config: RegionConfig) -> RegionShape:
-    """A point of a width × height frame: a square box of `config.point_size` of the shorter side around it."""
+def point_region(x: float, y: float, width: int, height: int, config: PointConfig) -> RegionShape:
+    """A point of a width × height frame: a square box of `config.size` of the shorter side around it."""
     if not (np.isfinite((x, y)).all() and 0 <= x <= width and 0 <= y <= height):
         raise ShapeError(f"point is ({x}, {y}), expected one inside the {width} × {height} frame")
-    half = config.point_size * min(width, height) / 2
+    half = config.size * min(width, height) / 2
     return RegionShape((x - half, y - half, x + half, y + half), is_point=True)
 
 

@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from ..configuration import Configuration, ConfigError, Field, build, leaves, nearest, setting
+from ..configuration import ConfigError, Configuration, Field, build, leaves, nearest, setting
 
 C = TypeVar("C", bound=Configuration)
 

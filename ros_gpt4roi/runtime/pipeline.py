@@ -228,9 +228,9 @@ class Pipeline:
         return encoded
 
     def _inputs(self, regions: tuple[Region, ...], height: int, width: int) -> RegionInputs:
-        config = self.model_config.regions
-        return region_inputs([point_region(*region.box[:2], width, height, config) if region.is_point
-                              else box_region(*region.box) for region in regions], width, height, config)
+        config = self.model_config
+        return region_inputs([point_region(*region.box[:2], width, height, config.points) if region.is_point
+                              else box_region(*region.box) for region in regions], width, height, config.regions)
 
     def statistics(self) -> dict[str, float]:
         """Counters since construction and the present state, for diagnostics."""

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from benchmarks.extractors import Candidate, Scenes, accuracy, candidates, train
-from ros_gpt4roi.model.config import PreprocessConfig, RegionConfig, preset
+from ros_gpt4roi.model.config import PreprocessConfig, RoIAlignConfig, preset
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 
-CONFIG = RegionConfig(channels=16, scales=None, fusion_rounds=1, groups=4, roi_size=3, hidden=32, position_hidden=8,
-                      heads=4)
+CONFIG = dataclasses.replace(
+    preset("tabletop"), preprocess=PreprocessConfig(image_size=64),
+    regions=RoIAlignConfig(channels=16, scales=None, fusion_rounds=1, groups=4, roi_size=3, hidden=32,
+                           position_hidden=8))
 
 
 def scenes(count: int = 24) -> Scenes:
@@ -31,9 +33,7 @@ def scenes(count: int = 24) -> Scenes:
 @pytest.mark.parametrize("name", candidates(CONFIG, 96))
 def test_every_candidate_learns_and_padding_does_not_count(name: str) -> None:
     torch.manual_seed(0)
-    config = dataclasses.replace(candidates(CONFIG, 96)[name], groups=4)
-    model = dataclasses.replace(preset("tabletop"), preprocess=PreprocessConfig(image_size=64))
-    candidate, seen = Candidate(config, model, (len(ATTRIBUTES),), 16), scenes()
+    candidate, seen = Candidate(candidates(CONFIG, 96)[name], (len(ATTRIBUTES),), 16), scenes()
     before = accuracy(candidate, seen, 100)
     candidate.train()
     assert train(candidate, seen, 200, 8, 0) > 0

@@ -11,7 +11,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
 from model_fixtures import tiny_config  # noqa: E402
 
-from ros_gpt4roi.model.config import ModelConfig, VisionConfig  # noqa: E402
+from ros_gpt4roi.model.config import (  # noqa: E402
+    DeformableConfig, FocalConfig, ModelConfig, RoIAlignConfig, RoIAlignLiteConfig, VisionConfig)
 
 RESNET = dict(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16, 16, 24], depths=[1, 1, 1, 1],
               layer_type="basic", hidden_act="relu")
@@ -27,9 +28,11 @@ def config_of(encoder: str, extractor: str, focal: float = 0.0) -> ModelConfig:
             encoder=RESNET, levels=("stage1", "stage2", "stage3", "stage4"), tokens="stage2"))
     elif encoder == "siglip":
         config = dataclasses.replace(config, vision=dataclasses.replace(config.vision, encoder=SIGLIP, token_grid=2))
-    scales = (2, 2, 1, 1) if encoder == "clip" else None
-    return dataclasses.replace(config, regions=dataclasses.replace(
-        config.regions, kind=extractor, scales=scales, embeddings=2, heads=2, layers=2, focal=focal))
+    pyramid = {"scales": (2, 2, 1, 1) if encoder == "clip" else None}
+    kind, own = {"roi_align": (RoIAlignConfig, pyramid), "roi_align_lite": (RoIAlignLiteConfig, pyramid),
+                 "deformable": (DeformableConfig, {"heads": 2, "layers": 2})}[extractor]
+    return dataclasses.replace(config, regions=config.regions.converted(kind, embeddings=2, **own),
+                               focal=FocalConfig(focal) if focal else None)
 
 
 def random_masks(side: int, frames: int, regions: int, seed: int = 0) -> np.ndarray:

@@ -7,7 +7,7 @@ import dataclasses
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ros_gpt4roi.model.config import LanguageConfig, ModelConfig, PreprocessConfig, PromptConfig, RegionConfig, \
+from ros_gpt4roi.model.config import LanguageConfig, ModelConfig, PreprocessConfig, PromptConfig, RoIAlignConfig, \
     VisionConfig
 from ros_gpt4roi.model.prompt import SPECIAL_TOKENS
 from ros_gpt4roi.model.templates import template
@@ -63,8 +63,8 @@ def tiny_config(vocabulary: int, pad: int | None = None, **changes) -> ModelConf
     """A CLIP and a Llama of a few thousand parameters at 32 pixels. changes: sections to replace."""
     config = ModelConfig(
         vision=VisionConfig(encoder=CLIP, levels=(-4, -3, -2, -1), tokens=-2),
-        regions=RegionConfig(channels=16, scales=(2, 2, 1, 1), fusion_rounds=2, groups=4, roi_size=3, hidden=16,
-                             position_hidden=8),
+        regions=RoIAlignConfig(channels=16, scales=(2, 2, 1, 1), fusion_rounds=2, groups=4, roi_size=3, hidden=16,
+                               position_hidden=8),
         language=LanguageConfig(model={**LLAMA, "vocab_size": vocabulary, "pad_token_id": pad}),
         prompt=PromptConfig(template="gpt4roi", context=512),
         preprocess=PreprocessConfig(image_size=32))

@@ -10,7 +10,8 @@ from model_fixtures import CLIP, TEXTS, tiny_config
 
 from ros_gpt4roi.engine.network import VisionNetwork
 from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, save_checkpoint
-from ros_gpt4roi.model.config import ConfigError, LanguageConfig, PreprocessConfig, VisionConfig
+from ros_gpt4roi.model.config import (ConfigError, DeformableConfig, FocalConfig, LanguageConfig, PreprocessConfig,
+                                      RegionConfig, RoIAlignConfig, VisionConfig)
 from ros_gpt4roi.model.gpt4roi import VisionOutput
 from training.tokenizer import train_tokenizer
 
@@ -52,15 +53,16 @@ def words():
     return train_tokenizer(TEXTS, 300, "chatml")
 
 
-def build(words, encoder: str, language: str, **regions):
+def build(words, encoder: str, language: str, kind: type[RegionConfig] = RoIAlignConfig, focal: float = 0, **regions):
     torch.manual_seed(0)
     vision, size, _ = ENCODERS[encoder]
     config = tiny_config(len(words), vision=vision, preprocess=PreprocessConfig(image_size=size))
     facts = {**LANGUAGES[language], "vocab_size": len(words), "pad_token_id": words.pad_token_id}
-    scales = None if vision.levels == STAGES["levels"] else (2, 2, 1, 1)
+    if issubclass(kind, RoIAlignConfig):
+        regions["scales"] = None if vision.levels == STAGES["levels"] else (2, 2, 1, 1)
     return build_model(dataclasses.replace(
         config, language=LanguageConfig(facts), prompt=dataclasses.replace(config.prompt, template="chatml"),
-        regions=dataclasses.replace(config.regions, scales=scales, **regions)), words)
+        regions=config.regions.converted(kind, **regions), focal=FocalConfig(focal) if focal else None), words)
 
 
 def batch(loaded, rounds=(("What is <region2>?", "a mug"), ("And <region1>?", "left of it")), **encoding):
@@ -124,9 +126,9 @@ def test_checkpoints_of_all_kinds_come_back(words, language, tmp_path):
     torch.testing.assert_close(logits(load_checkpoint(tmp_path), inputs), logits(loaded, inputs))
 
 
-@pytest.mark.parametrize("kind", ["roi_align", "deformable"])
+@pytest.mark.parametrize("kind", [RoIAlignConfig, DeformableConfig])
 def test_several_embeddings_a_region_and_masks(words, kind):
-    loaded = build(words, "clip", "llama", kind=kind, embeddings=3, heads=4)
+    loaded = build(words, "clip", "llama", kind, embeddings=3)
     inputs = batch(loaded)
     assert (inputs["region_index"] >= 0).sum() == 12
     whole = logits(loaded, inputs)

@@ -118,12 +118,6 @@ def test_answers_only_name_regions(tokenizer):
     assert learned_texts(prompts, encoded) == [" region2 and region1.\n###"]
 
 
-def test_repeated_embeddings(tokenizer):
-    encoded = builder(tokenizer, repeat_embeddings=True).encode(
-        [("<region1> or <region2>?", "<region2>."), ("Is <region2> red?", None)], 2)
-    assert [i for i in encoded.region_index if i >= 0] == [0, 1, 1]
-
-
 def test_too_long_drops_whole_oldest_rounds_and_keeps_embeddings(prompts):
     rounds = [("Where is <region1>?", "There. " * 8), ("And <region2>?", "Here. " * 8),
               ("<region1> or <region2>?", None)]

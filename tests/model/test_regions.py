@@ -13,14 +13,16 @@ import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
-from ros_gpt4roi.model.config import ConfigError, RegionConfig, preset
+from ros_gpt4roi.model.config import ConfigError, DeformableConfig, FocalConfig, PointConfig, RoIAlignConfig, \
+    RoIAlignLiteConfig, preset
 from ros_gpt4roi.model.convert import published_key
 from ros_gpt4roi.model.regions import build_region_extractor, resize
 from ros_gpt4roi.model.roi_align import roi_align, roi_align_image
 
-SMALL = RegionConfig(channels=16, scales=(2, 1, 1), fusion_rounds=1, groups=4, roi_size=4, hidden=24, position_hidden=8,
-                     heads=4, points=3, layers=2, embeddings=2)
-KINDS = ("roi_align", "roi_align_lite", "deformable")
+SMALL = RoIAlignConfig(channels=16, scales=(2, 1, 1), fusion_rounds=1, groups=4, roi_size=4, hidden=24,
+                       position_hidden=8, embeddings=2)
+KINDS = {"roi_align": SMALL, "roi_align_lite": SMALL.converted(RoIAlignLiteConfig),
+         "deformable": SMALL.converted(DeformableConfig, heads=4, points=3, layers=2)}
 
 
 def levels(seed: int = 0, batch: int = 2, channels: tuple[int, ...] = (8, 8, 12)) -> list[torch.Tensor]:
@@ -30,7 +32,7 @@ def levels(seed: int = 0, batch: int = 2, channels: tuple[int, ...] = (8, 8, 12)
 
 def extractor(kind: str, **changes) -> torch.nn.Module:
     torch.manual_seed(1)
-    built = build_region_extractor(dataclasses.replace(SMALL, kind=kind, **changes), (8, 8, 12), 20).eval()
+    built = build_region_extractor(dataclasses.replace(KINDS[kind], **changes), (8, 8, 12), 20).eval()
     if kind == "deformable":
         for layer in built.layers:
             torch.nn.init.normal_(layer.attention.offsets.weight, std=0.1)
@@ -216,11 +218,19 @@ def test_deformable_points_start_inside_the_box():
     assert len({tuple(o) for o in attention.offsets.bias.reshape(4, 3, 3, 2)[:, 0, -1].round(decimals=3).tolist()}) == 4
 
 
-@pytest.mark.parametrize(("changes", "text"), [
-    ({"kind": "roi_pool"}, "'roi_pool', expected one of"), ({"scales": (1, 2)}, "2 entries, expected one a level: 3"),
-    ({"kind": "deformable", "heads": 5}, "hidden is 24, expected a multiple of heads=5"),
-    ({"channels": 18}, "multiple of 4"), ({"groups": 3}, "groups=3"), ({"embeddings": 0}, "embeddings is 0"),
-    ({"focal": 0.5}, "focal is 0.5"), ({"point_size": 0}, "point_size is 0")])
-def test_impossible_configs_are_refused(changes, text):
+@pytest.mark.parametrize(("kind", "changes", "text"), [
+    ("roi_align", {"kind": "roi_pool"}, "'roi_pool', expected roi_align"),
+    ("roi_align", {"scales": (1, 2)}, "2 entries, expected one a level: 3"),
+    ("deformable", {"heads": 5}, "hidden is 24, expected a multiple of heads=5"),
+    ("roi_align", {"channels": 18}, "multiple of 4"), ("roi_align_lite", {"groups": 3}, "groups=3"),
+    ("deformable", {"embeddings": 0}, "embeddings is 0")])
+def test_impossible_configs_are_refused(kind, changes, text):
     with pytest.raises(ConfigError, match=text):
-        build_region_extractor(dataclasses.replace(SMALL, **changes), (8, 8, 12), 20)
+        build_region_extractor(dataclasses.replace(KINDS[kind], **changes), (8, 8, 12), 20)
+
+
+def test_impossible_focal_crops_and_points_are_refused():
+    with pytest.raises(ConfigError, match="scale is 0.5"):
+        FocalConfig(scale=0.5)
+    with pytest.raises(ConfigError, match="size is 0"):
+        PointConfig(size=0)

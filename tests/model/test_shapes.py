@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from ros_gpt4roi.model.config import RegionConfig
+from ros_gpt4roi.model.config import PointConfig, RoIAlignConfig
 from ros_gpt4roi.model.shapes import ShapeError, area_sample, box_region, mask_region, point_region, polygon_region, \
     region_inputs
 
-CONFIG = RegionConfig(roi_size=7)
+CONFIG, POINTS = RoIAlignConfig(roi_size=7), PointConfig()
 
 
 def test_boxes_alone_need_no_masks():
@@ -53,7 +53,7 @@ def test_polygon_of_its_box_is_a_box_and_a_circle_covers_its_area():
 
 
 def test_point_is_a_small_box_around_it():
-    inputs = region_inputs([box_region(0, 0, 5, 5), point_region(100, 50, 320, 240, CONFIG)], 320, 240, CONFIG)
+    inputs = region_inputs([box_region(0, 0, 5, 5), point_region(100, 50, 320, 240, POINTS)], 320, 240, CONFIG)
     np.testing.assert_allclose(inputs.boxes[1] * [320, 240, 320, 240], [94, 44, 106, 56], rtol=1e-5)
     assert inputs.points == {2}
 
@@ -65,7 +65,7 @@ def test_point_is_a_small_box_around_it():
     (lambda: polygon_region(np.zeros((2, 2))), "at least 3 corners"),
     (lambda: polygon_region(np.array([[0, 0], [1, 1], [2, np.nan]])), "nan"),
     (lambda: polygon_region(np.array([[0, 0], [5, 0], [9, 0]])), "encloses nothing"),
-    (lambda: point_region(-1, 5, 10, 10, CONFIG), r"point is \(-1, 5\).*10 × 10"),
+    (lambda: point_region(-1, 5, 10, 10, POINTS), r"point is \(-1, 5\).*10 × 10"),
 ])
 def test_what_is_no_region_is_refused(make, text):
     with pytest.raises(ShapeError, match=text):

@@ -40,7 +40,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from ros_gpt4roi.model.checkpoint import build_model, save_checkpoint
-    from ros_gpt4roi.model.config import (LanguageConfig, ModelConfig, PreprocessConfig, PromptConfig, RegionConfig,
+    from ros_gpt4roi.model.config import (LanguageConfig, ModelConfig, PreprocessConfig, PromptConfig, RoIAlignConfig,
                                           VisionConfig)
     from training.tokenizer import train_tokenizer
 
@@ -51,8 +51,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             encoder=dict(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1],
                          layer_type="basic"),
             levels=("stage1", "stage2"), tokens="stage2"),
-        regions=RegionConfig(channels=16, scales=None, fusion_rounds=1, groups=4, roi_size=3, hidden=16,
-                             position_hidden=16),
+        regions=RoIAlignConfig(channels=16, scales=None, fusion_rounds=1, groups=4, roi_size=3, hidden=16,
+                               position_hidden=16),
         language=LanguageConfig(dict(
             model_type="llama", hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
             num_key_value_heads=2, vocab_size=len(tokenizer), max_position_embeddings=1024, tie_word_embeddings=False,

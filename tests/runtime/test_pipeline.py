@@ -249,7 +249,7 @@ def test_a_bad_box_is_refused_with_its_numbers(box: tuple, make_pipeline: Callab
 def test_a_point_is_a_small_box_with_a_token_of_its_own(loaded: LoadedModel, make_pipeline: Callable,
                                                         make_frame: Callable) -> None:
     pipeline, frame = make_pipeline(), make_frame(1)
-    half = loaded.config.regions.point_size * 48 / 2
+    half = loaded.config.points.size * 48 / 2
     point, box = (dataclasses.replace(frame, regions=(*frame.regions, Region("2", corners))) for corners in
                   ((20.0, 30.0, 20.0, 30.0), (20 - half, 30 - half, 20 + half, 30 + half)))
     torch.testing.assert_close(pipeline.encode(point).vision, pipeline.encode(box).vision)
