@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Iterable, Sequence
 
 from builtin_interfaces.msg import Duration, Time
+from rclpy.serialization import deserialize_message
 from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage
 from ros_gpt4roi_interfaces.msg import Region as RegionMessage
 from ros_gpt4roi_interfaces.msg import RegionDescription, RegionDescriptionArray, StageTime
@@ -19,10 +21,18 @@ _LONGEST_ID = 100  # characters; ids are shown, spoken and come back in every er
 # and since all texts of a frame read all its regions, one such box would spoil every one of them.
 _LEAST_VISIBLE = 0.1  # pixels of a box inside the image, each way
 _FARTHEST = 1.0  # how far a box may reach beyond the image, in widths or heights of it
+# Boxes that end within the first pixel are taken for normalised ones, with some room for what a detector rounds.
+_NORMALISED_END = 1.05
+_MOST_DRAWN = 256
+_MOST_BYTES = 2 * 2**20  # of a detection array; rclpy takes a second and more to make messages of twice as many
 
 
 class BoxError(ValueError):
     """A box that no region can be made of. The text names the box and what is wrong with it."""
+
+
+class DetectionsError(ValueError):
+    """A detection array that can not be read. The text says why."""
 
 
 def stamp_ns(stamp: Time) -> int:
@@ -30,22 +40,25 @@ def stamp_ns(stamp: Time) -> int:
     return stamp.sec * NANOSECONDS + stamp.nanosec
 
 
-def box_from_message(message: BoundingBox2D, width: int, height: int) -> tuple[float, float, float, float]:
+def box_from_message(message: BoundingBox2D, width: int, height: int,
+                     resolution: tuple[int, int] | None = None) -> tuple[float, float, float, float]:
     """Converts a box to its corners; a turned box to those of the upright one around it.
 
     A box that reaches over the border of the image is kept as it is.
 
     Args:
-        message: the box, in pixels of the image.
+        message: the box, in pixels of the image, or of the resolution where one is given.
         width: of the image, in pixels.
         height: of the image, in pixels.
+        resolution: width and height of the picture that the box is of: the same view as the image, in another size.
+            (1, 1) for normalised boxes.
 
     Returns:
         (x1, y1, x2, y2) in pixels of the image.
 
     Raises:
-        BoxError: the box is not finite, inverted, empty or wholly outside the image, shows less than 0.1 pixels of
-            itself inside it, or reaches more than the image's own size beyond it.
+        BoxError: the box is not finite, inverted, empty, normalised or wholly outside the image, shows less than 0.1
+            pixels of itself inside it, or reaches more than the image's own size beyond it.
     """
     x, y = message.center.position.x, message.center.position.y
     size_x, size_y, theta = message.size_x, message.size_y, message.center.theta
@@ -60,6 +73,12 @@ def box_from_message(message: BoundingBox2D, width: int, height: int) -> tuple[f
         cosine, sine = abs(math.cos(theta)), abs(math.sin(theta))
         size_x, size_y = size_x * cosine + size_y * sine, size_x * sine + size_y * cosine
     box = (x - size_x / 2, y - size_y / 2, x + size_x / 2, y + size_y / 2)
+    if resolution is not None:
+        across, down = width / resolution[0], height / resolution[1]
+        box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    elif 0 < box[2] <= _NORMALISED_END and 0 < box[3] <= _NORMALISED_END:
+        raise BoxError(f"{shown} ends within the first pixel: it seems to be normalised (0 to 1); expected pixels of the "
+                       f"image of {width}x{height}, or detections.width and detections.height of 1 for normalised boxes")
     if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
         raise BoxError(f"{shown} is outside the image of {width}x{height}")
     visible = min(box[2], width) - max(box[0], 0), min(box[3], height) - max(box[1], 0)
@@ -109,9 +128,10 @@ def _make_regions(items: Iterable[tuple[str, BoundingBox2D, str, float]], taken:
     """Regions with ids that are unique among themselves and `taken`, and why others were refused.
 
     Without an id of its own, a box gets its place counted from `first_place`, or the next number nobody has.
-    box_of: raises BoxError for a box that is refused.
+    box_of: raises BoxError for a box that is refused. The time is linear in the number of boxes.
     """
     items = list(items)
+    number = first_place
     taken = set(taken)
     # Ids that are given out come after all those that are asked for: a tracker's "2" stays "2" wherever it stands.
     reserved = taken | {identifier for identifier, *_ in items if identifier}
@@ -127,7 +147,7 @@ def _make_regions(items: Iterable[tuple[str, BoundingBox2D, str, float]], taken:
             refusals.append(f"region {identifier[:_LONGEST_ID] or place}: {error}")
             continue
         if not identifier:
-            number = place
+            number = max(number, place)
             while str(number) in reserved:
                 number += 1
             identifier = str(number)
@@ -137,15 +157,78 @@ def _make_regions(items: Iterable[tuple[str, BoundingBox2D, str, float]], taken:
     return tuple(regions), tuple(refusals)
 
 
-def regions_from_detections(message: Detection2DArray, width: int,
-                            height: int) -> tuple[tuple[Region, ...], tuple[str, ...]]:
-    """The regions of a detection array on an image [height, width], in its order, and a text for each box refused.
+def detections_from_cdr(data: bytes, most: int) -> tuple[Detection2DArray, int]:
+    """Reads a serialised detection array, but no more of its detections than are wanted.
 
-    A region's id is the detection's, else its 1-based place in the array; label and score are those of the best
-    hypothesis. One bad box costs only itself.
+    rclpy makes about 5,000 detections a second, on the executor's thread: the number is bounded before it begins.
+
+    Args:
+        data: the message as a raw subscription gives it.
+        most: how many detections are read, from the first one on.
+
+    Returns:
+        The message, and how many detections it had.
+
+    Raises:
+        DetectionsError: the data is no detection array, or has more than 2 MiB.
+    """
+    order = "<" if data[1:2] == b"\x01" else ">"  # of the encapsulation header's second byte, as CDR has it
+    try:
+        (length,) = struct.unpack_from(order + "I", data, 12)  # of frame_id, behind the stamp
+        place = 16 + length + -length % 4
+        (count,) = struct.unpack_from(order + "I", data, place)
+        if count > most:  # the rest of the sequence is never read
+            data = data[:place] + struct.pack(order + "I", most) + data[place + 4:_MOST_BYTES]
+        if len(data) > _MOST_BYTES:
+            raise DetectionsError(f"an array of {count} detections has {len(data)} bytes; expected at most {_MOST_BYTES}")
+        return deserialize_message(data, Detection2DArray), count
+    except DetectionsError:
+        raise
+    except Exception as error:  # struct's, and whatever the middleware has for malformed data
+        raise DetectionsError(f"{len(data)} bytes are no Detection2DArray: {error}") from error
+
+
+def tell_apart(message: Detection2DArray) -> tuple[str, ...]:
+    """Numbers the detections whose id was given before in the same array: "cup", "cup 2", "cup 3".
+
+    Some detectors put the class's name where a tracker's id belongs. The time is linear in the number of detections.
+
+    Args:
+        message: the array; the ids in it are changed.
+
+    Returns:
+        The ids that were given more than once.
+    """
+    reserved = {detection.id for detection in message.detections}
+    numbers: dict[str, int] = {}
+    for detection in message.detections:
+        name = detection.id
+        if not name or numbers.setdefault(name, 0) == 0:
+            numbers[name] = 1
+            continue
+        numbers[name] += 1
+        while f"{name} {numbers[name]}" in reserved:
+            numbers[name] += 1
+        detection.id = f"{name} {numbers[name]}"
+    return tuple(name for name, number in numbers.items() if name and number > 1)
+
+
+def regions_from_detections(message: Detection2DArray, width: int, height: int, resolution: tuple[int, int] | None = None,
+                            ) -> tuple[tuple[Region, ...], tuple[str, ...]]:
+    """Makes regions of a detection array. One bad box costs only itself.
+
+    Args:
+        message: the array; its ids are unique (see `tell_apart`).
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        resolution: of the picture that the boxes are of, if it is not the image's (see `box_from_message`).
+
+    Returns:
+        The regions in the array's order, and a text for each box refused. A region's id is the detection's, else its
+        1-based place in the array; label and score are those of the best hypothesis.
     """
     items = [(detection.id, detection.bbox, *_best_hypothesis(detection)) for detection in message.detections]
-    return _make_regions(items, set(), 1, lambda box: box_from_message(box, width, height))
+    return _make_regions(items, set(), 1, lambda box: box_from_message(box, width, height, resolution))
 
 
 def regions_from_messages(messages: Sequence[RegionMessage], present: Sequence[Region], width: int,
@@ -153,8 +236,11 @@ def regions_from_messages(messages: Sequence[RegionMessage], present: Sequence[R
     """Regions an asker has drawn, beside those already present, and a text for each box refused.
 
     A box whose sizes are both 0 is a point, the centre it names. Without a score of its own a region gets the best:
-    where there are more than the model takes, what somebody has drawn is not what is left out.
+    where there are more than the model takes, what somebody has drawn is not what is left out. More than 256 are
+    refused, all of them.
     """
+    if len(messages) > _MOST_DRAWN:
+        return (), (f"{len(messages)} boxes are given; expected at most {_MOST_DRAWN}",)
     items = [(message.id, message.bbox, message.label,
               message.score if message.score and math.isfinite(message.score) else 1.0) for message in messages]
     return _make_regions(items, {region.id for region in present}, len(present) + 1,

@@ -24,6 +24,7 @@ class Problems:
         self._counts: dict[str, int] = {}
         self._last: dict[str, str] = {}
         self._logged: dict[str, tuple[float, int]] = {}  # kind → when, and the count then
+        self._noted: set[str] = set()
 
     def report(self, kind: str, text: str) -> None:
         """Counts one problem; `text` names the offending value."""
@@ -39,10 +40,21 @@ class Problems:
         passed_over = count - logged_count - 1
         self._log(f"{kind}: {text}" + (f" (and {passed_over} more before)" if passed_over else ""))
 
+    def note(self, kind: str, text: str) -> None:
+        """Counts what is odd but served: logged the first time alone, and no problem."""
+        text = text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " ..."
+        with self._lock:
+            first = kind not in self._noted
+            self._noted.add(kind)
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+            self._last[kind] = text
+        if first:
+            self._log(f"{kind}: {text}")
+
     def total(self) -> int:
         """Problems of all kinds since the start."""
         with self._lock:
-            return sum(self._counts.values())
+            return sum(count for kind, count in self._counts.items() if kind not in self._noted)
 
     def values(self) -> dict[str, str]:
         """For diagnostics: the count of each kind and the last text of it."""

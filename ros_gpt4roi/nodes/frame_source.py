@@ -1,7 +1,7 @@
 """Images and detections as they arrive, frames for the runtime as they leave."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,12 +9,57 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
+from ros_gpt4roi.configuration import ConfigError, Configuration, setting
 from ros_gpt4roi.runtime.types import Frame
 
-from .conversions import regions_from_detections, stamp_ns
+from .conversions import (NANOSECONDS, DetectionsError, detections_from_cdr, regions_from_detections, stamp_ns,
+                          tell_apart)
 from .diagnostics import Problems
 from .frame_buffer import FrameBuffer, Held
-from .images import ImageError, MessageImage
+from .images import MAX_PIXELS, ImageError, MessageImage
+
+_SHOWN_NAMES = 3
+
+
+@dataclass(frozen=True)
+class SyncParameters(Configuration):
+    """How boxes find their image."""
+
+    slop_s: float = setting(0.0, "How far the stamps of image and boxes may lie apart; 0 asks for equal stamps.",
+                            at_least=0, at_most=10, unit="seconds")
+    buffer_s: float = setting(3.0, "How long images are kept for boxes and questions that come later.", at_least=0.1,
+                              at_most=600, unit="seconds")
+    buffer_mib: int = setting(256, "Most that the kept images may take, as they arrived.", at_least=1, at_most=65536,
+                              unit="MiB")
+
+
+@dataclass(frozen=True)
+class ImageParameters(Configuration):
+    """Which images are taken."""
+
+    max_pixels: int = setting(MAX_PIXELS, "Largest image, by its header; larger ones are refused undecoded.",
+                              at_least=1, at_most=2**30, unit="pixels")
+
+
+@dataclass(frozen=True)
+class DetectionParameters(Configuration):
+    """How detections are read."""
+
+    max: int = setting(500, "Most detections that are taken of an array, from the first one on.", at_least=1,
+                       at_most=5000)
+    width: int = setting(0, "Width of the picture that the boxes are of, where the detector works on another size of "
+                            "the image; 1 for normalised boxes, 0 for the image's own.", at_least=0, unit="pixels")
+    height: int = setting(0, "Height of the picture that the boxes are of; as width.", at_least=0, unit="pixels")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.width) != bool(self.height):
+            raise ConfigError(f"width is {self.width} and height {self.height}, expected both or neither to be 0")
+
+    @property
+    def resolution(self) -> tuple[int, int] | None:
+        """Width and height that boxes are of; None for the image's own."""
+        return (self.width, self.height) if self.width else None
 
 
 @dataclass(eq=False)
@@ -34,16 +79,18 @@ class FrameSource:
     thread, the executor's, owns it.
 
     Args:
-        buffer: keeps images and boxes.
-        max_pixels: the most pixels of an image; larger ones are refused.
+        sync: how boxes find their image.
+        image: which images are taken.
+        detections: how detections are read.
         problems: receives what can not be used.
         on_frame: called with every pair that is newer than the last.
     """
 
-    def __init__(self, buffer: FrameBuffer[_Picture, Detection2DArray], max_pixels: int, problems: Problems,
-                 on_frame: Callable[[Frame], None]) -> None:
-        self._buffer = buffer
-        self._max_pixels = max_pixels
+    def __init__(self, sync: SyncParameters, image: ImageParameters, detections: DetectionParameters,
+                 problems: Problems, on_frame: Callable[[Frame], None]) -> None:
+        self._buffer: FrameBuffer[_Picture, Detection2DArray] = FrameBuffer(
+            sync.buffer_s, sync.buffer_mib * 2**20, round(sync.slop_s * NANOSECONDS))
+        self._image_parameters, self._detection_parameters = image, detections
         self._problems = problems
         self._on_frame = on_frame
         self._images = self._detections = 0
@@ -52,7 +99,8 @@ class FrameSource:
         """Subscription callback; takes both kinds of image."""
         self._images += 1
         try:
-            image = MessageImage(message, self._max_pixels, partial(self._problems.report, "image refused"))
+            image = MessageImage(message, self._image_parameters.max_pixels,
+                                 partial(self._problems.report, "image refused"))
         except ImageError as error:
             self._problems.report("image refused", str(error))
             return
@@ -61,9 +109,21 @@ class FrameSource:
         if self._buffer.stamps_set_back > set_back:
             self._problems.report("clock set back", f"an image of {stamp} ns came after images of much later stamps")
 
-    def on_detections(self, message: Detection2DArray) -> None:
-        """Subscription callback."""
+    def on_detections(self, data: bytes) -> None:
+        """Callback of a raw subscription."""
         self._detections += 1
+        most = self._detection_parameters.max
+        try:
+            message, count = detections_from_cdr(data, most)
+        except DetectionsError as error:
+            self._problems.report("detections refused", str(error))
+            return
+        if count > most:
+            self._problems.report("too many detections", f"an array has {count}; expected at most {most} "
+                                                         "(detections.max), which are taken, from the first one on")
+        if repeated := tell_apart(message):
+            self._problems.note("detection ids repeat", f"{_listed(repeated)}: told apart as {repeated[0]!r}, "
+                                                        f"'{repeated[0]} 2' and so on; expected a tracker's ids, or none")
         dropped, stamp = self._buffer.boxes_without_image, stamp_ns(message.header.stamp)
         self._deliver(self._buffer.add_boxes(stamp, message))
         if self._buffer.boxes_without_image > dropped:  # a detector that stamps its boxes anew meets no image, ever
@@ -109,9 +169,15 @@ class FrameSource:
         regions, refusals = (), ()
         if held.boxes is not None:
             height, width = picture.image.shape[:2]
-            regions, refusals = regions_from_detections(held.boxes, width, height)
+            regions, refusals = regions_from_detections(held.boxes, width, height,
+                                                         self._detection_parameters.resolution)
         for refusal in refusals:
             self._problems.report("box refused", refusal)
         picture.frame = Frame(picture.image, regions, held.stamp_ns, picture.header.frame_id, picture.header)
         picture.boxes = held.boxes
         return picture.frame
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:_SHOWN_NAMES]))
+    return shown if len(names) <= _SHOWN_NAMES else f"{shown} and {len(names) - _SHOWN_NAMES} more"

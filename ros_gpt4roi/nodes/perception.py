@@ -30,11 +30,10 @@ from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
 from ros_gpt4roi.runtime.types import FrameDescriptions, Status
 
 from .annotate import annotate
-from .conversions import NANOSECONDS, descriptions_to_message
+from .conversions import descriptions_to_message
 from .diagnostics import Problems, diagnostic_array
-from .frame_buffer import FrameBuffer
-from .frame_source import FrameSource
-from .images import MAX_PIXELS, rgb_to_image
+from .frame_source import DetectionParameters, FrameSource, ImageParameters, SyncParameters
+from .images import rgb_to_image
 from .parameters import TopicQos, declare, names, read
 from .process import run_node
 from .questions import Questions
@@ -43,26 +42,6 @@ _DESCRIPTIONS_DEPTH = 10
 _STOP_LIMIT_S = 10.0
 _DIAGNOSTICS_PERIOD_S = 1.0
 _USUAL_REGIONS = 8  # of a frame, on which threads are measured
-
-
-@dataclass(frozen=True)
-class SyncParameters(Configuration):
-    """How boxes find their image."""
-
-    slop_s: float = setting(0.0, "How far the stamps of image and boxes may lie apart; 0 asks for equal stamps.",
-                            at_least=0, at_most=10, unit="seconds")
-    buffer_s: float = setting(3.0, "How long images are kept for boxes and questions that come later.", at_least=0.1,
-                              at_most=600, unit="seconds")
-    buffer_mib: int = setting(256, "Most that the kept images may take, as they arrived.", at_least=1, at_most=65536,
-                              unit="MiB")
-
-
-@dataclass(frozen=True)
-class ImageParameters(Configuration):
-    """Which images are taken."""
-
-    max_pixels: int = setting(MAX_PIXELS, "Largest image, by its header; larger ones are refused undecoded.",
-                              at_least=1, at_most=2**30, unit="pixels")
 
 
 @dataclass(frozen=True)
@@ -82,6 +61,7 @@ class PerceptionParameters(Configuration):
     transport: str = setting("raw", "raw: Image on `image`; compressed: CompressedImage on `image/compressed`.",
                              choices=("raw", "compressed"))
     image: ImageParameters = ImageParameters()
+    detections: DetectionParameters = DetectionParameters()
     sync: SyncParameters = SyncParameters()
     qos: QosParameters = QosParameters()
     pipeline: PipelineConfig = PipelineConfig()
@@ -161,10 +141,8 @@ class Perception(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._descriptions = self.create_publisher(RegionDescriptionArray, "region_descriptions", _DESCRIPTIONS_DEPTH)
         self._annotated = self.create_publisher(Image, "annotated_image", parameters.qos.image.profile())
-        sync = parameters.sync
-        self._frames = FrameSource(
-            FrameBuffer(sync.buffer_s, sync.buffer_mib * 2**20, round(sync.slop_s * NANOSECONDS)),
-            parameters.image.max_pixels, self._problems, scheduler.submit_frame)
+        self._frames = FrameSource(parameters.sync, parameters.image, parameters.detections, self._problems,
+                                   scheduler.submit_frame)
         self._questions = Questions(self, self._frames, scheduler, self._problems, lambda: self._state == "active")
         self._scheduler = scheduler
         self._state = "inactive"
@@ -179,7 +157,7 @@ class Perception(LifecycleNode):
                                      "image/compressed" if compressed else "image",
                                      self._frames.on_image, qos.image.profile()),
             self.create_subscription(Detection2DArray, "detections", self._frames.on_detections,
-                                     qos.detections.profile())]
+                                     qos.detections.profile(), raw=True)]
         self._state = "active"
         return super().on_activate(state)
 

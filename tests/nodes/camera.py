@@ -41,7 +41,7 @@ class Camera:
         self._count = 0
 
     def send(self, boxes: Sequence[tuple[float, float, float, float]], boxes_first: bool = False,
-             changes: dict | None = None) -> Header:
+             changes: dict | None = None, ids: Sequence[str] = ()) -> Header:
         """Publishes an image and its boxes; `changes` spoils fields of the image. Returns the header of both."""
         self._count += 1
         header = Header(frame_id="camera")
@@ -51,13 +51,15 @@ class Camera:
         for name, value in (changes or {}).items():
             setattr(image, name, value)
         if boxes_first:
-            self.detect(header, boxes)
+            self.detect(header, boxes, ids)
         self._images.publish(image)
         if not boxes_first:
-            self.detect(header, boxes)
+            self.detect(header, boxes, ids)
         return header
 
-    def detect(self, header: Header, boxes: Sequence[tuple[float, float, float, float]]) -> None:
+    def detect(self, header: Header, boxes: Sequence[tuple[float, float, float, float]],
+               ids: Sequence[str] = ()) -> None:
         """Publishes boxes alone."""
-        self._detections.publish(Detection2DArray(
-            header=header, detections=[Detection2D(bbox=box_to_message(box)) for box in boxes]))
+        self._detections.publish(Detection2DArray(header=header, detections=[
+            Detection2D(bbox=box_to_message(box), id=identifier)
+            for box, identifier in zip(boxes, ids or [""] * len(boxes))]))

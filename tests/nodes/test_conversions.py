@@ -2,20 +2,24 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+from rclpy.serialization import serialize_message  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Region as RegionMessage  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose  # noqa: E402
 
 from ros_gpt4roi.nodes.annotate import annotate, region_colour  # noqa: E402
-from ros_gpt4roi.nodes.conversions import (answer_as_text, answer_to_message, box_to_message,  # noqa: E402
-                                           descriptions_to_message, region_to_message, regions_from_detections,
-                                           regions_from_messages)
+from ros_gpt4roi.nodes.conversions import (DetectionsError, answer_as_text, answer_to_message,  # noqa: E402
+                                           box_to_message, descriptions_to_message, detections_from_cdr,
+                                           region_to_message, regions_from_detections, regions_from_messages,
+                                           tell_apart)
 from ros_gpt4roi.runtime.types import (Answer, Description, Frame, FrameDescriptions, Region,  # noqa: E402
                                        Status)
 
@@ -90,6 +94,101 @@ def test_two_boxes_of_one_id_are_told() -> None:
     regions, (refusal,) = regions_from_detections(
         Detection2DArray(detections=[detection((0, 0, 5, 5), "a"), detection((0, 0, 6, 6), "a")]), WIDTH, HEIGHT)
     assert len(regions) == 1 and "'a'" in refusal
+
+
+def test_detections_of_one_id_are_told_apart() -> None:
+    ids = ["cup", "", "cup", "cup 2", "plate", "cup", "", "plate"]
+    array = Detection2DArray(detections=[detection((0, 0, 5, 5 + i), identifier) for i, identifier in enumerate(ids)])
+    assert tell_apart(array) == ("cup", "plate")
+    regions, refusals = regions_from_detections(array, WIDTH, HEIGHT)
+    assert refusals == ()
+    assert [region.id for region in regions] == ["cup", "2", "cup 3", "cup 2", "plate", "cup 4", "7", "plate 2"]
+    assert tell_apart(array) == ()
+
+
+@pytest.mark.parametrize("box", [(0.1, 0.2, 0.4, 0.9), (0, 0, 1, 1), (0.5, 0.5, 1.04, 1.04), (0, 0, 0.01, 0.01)])
+def test_normalised_boxes_are_refused_by_name(box: tuple[float, float, float, float]) -> None:
+    array = Detection2DArray(detections=[detection(box), detection((0, 0, 2, 2))])
+    regions, (refusal,) = regions_from_detections(array, WIDTH, HEIGHT)
+    assert [region.id for region in regions] == ["2"]
+    for words in ("normalised", "expected pixels of the image of 640x480", "detections.width"):
+        assert words in refusal
+    drawn = [RegionMessage(bbox=box_to_message(box))]
+    assert "normalised" in regions_from_messages(drawn, (), WIDTH, HEIGHT)[1][0]
+
+
+def test_boxes_of_another_resolution_are_scaled() -> None:
+    half = Detection2DArray(detections=[detection((10, 20, 30, 60))])
+    assert regions_from_detections(half, WIDTH, HEIGHT, (320, 120))[0][0].box == (20, 80, 60, 240)
+    unit = Detection2DArray(detections=[detection((0.25, 0.5, 0.5, 1))])
+    assert regions_from_detections(unit, WIDTH, HEIGHT, (1, 1))[0][0].box == (160, 240, 320, 480)
+    outside = Detection2DArray(detections=[detection((320, 20, 330, 60))])
+    assert "outside" in regions_from_detections(outside, WIDTH, HEIGHT, (320, 240))[1][0]
+
+
+def test_no_more_detections_are_read_than_are_wanted() -> None:
+    header = Header(frame_id="cam")
+    header.stamp.sec, header.stamp.nanosec = 7, 9
+    for frame_id in ("", "c", "ca", "cam", "came"):  # every padding
+        header.frame_id = frame_id
+        array = Detection2DArray(header=header, detections=[
+            detection((i, 1, i + 9, 9), f"id {i}", mug=0.5) for i in range(30)])
+        data = serialize_message(array)
+        assert detections_from_cdr(data, 30) == (array, 30)
+        read, count = detections_from_cdr(data, 7)
+        assert count == 30 and read.header == header and list(read.detections) == list(array.detections[:7])
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:11], lambda data: data[:-9], lambda data: b"", lambda data: b"\xff" * 99,
+                                   lambda data: data[:12] + b"\xff\xff\xff\x7f" + data[16:]])
+def test_data_that_is_no_detection_array_is_refused(spoil: Callable[[bytes], bytes]) -> None:
+    data = serialize_message(Detection2DArray(detections=[detection((1, 1, 9, 9))]))
+    with pytest.raises(DetectionsError, match="bytes are no Detection2DArray"):
+        detections_from_cdr(spoil(data), 10)
+
+
+def test_a_detection_array_of_endless_hypotheses_is_refused() -> None:
+    array = Detection2DArray(detections=[detection((1, 1, 9, 9), mug=0.5)])
+    array.detections[0].results = list(array.detections[0].results) * 8000
+    with pytest.raises(DetectionsError, match="an array of 1 detections has .* expected at most"):
+        detections_from_cdr(serialize_message(array), 10)
+    array.detections = list(array.detections) * 2
+    with pytest.raises(DetectionsError):
+        detections_from_cdr(serialize_message(array), 1)
+
+
+def lines_run(work: Callable[[], object]) -> int:
+    """How many lines of Python a call runs: its time, without a clock."""
+    count = 0
+
+    def trace(frame: object, event: str, argument: object) -> object:
+        nonlocal count
+        count += event == "line"
+        return trace
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    return count
+
+
+@pytest.mark.parametrize("ids", [
+    lambda n: [""] * n, lambda n: [""] * n + [str(i) for i in range(1, n + 1)], lambda n: ["cup"] * n,
+    lambda n: ["cup"] * n + [f"cup {i}" for i in range(n)], lambda n: [str(i // 2) for i in range(n)],
+], ids=["none", "numbers taken", "one name", "names taken", "twice each"])
+def test_the_time_of_a_detection_array_is_linear(ids: Callable[[int], list[str]]) -> None:
+    def lines(number: int) -> int:
+        array = Detection2DArray(detections=[Detection2D(id=identifier, bbox=box_to_message((1, 1, 9, 9)))
+                                             for identifier in ids(number)])
+        return lines_run(lambda: (tell_apart(array), regions_from_detections(array, WIDTH, HEIGHT)))
+    assert lines(800) < 2.2 * lines(400)
+
+
+def test_drawn_boxes_are_bounded() -> None:
+    regions, (refusal,) = regions_from_messages([RegionMessage(bbox=box_to_message((1, 1, 4, 4)))] * 257, (), WIDTH,
+                                                HEIGHT)
+    assert regions == () and "257 boxes are given; expected at most 256" in refusal
 
 
 def test_a_box_over_the_border_is_kept_and_a_turned_one_enclosed() -> None:

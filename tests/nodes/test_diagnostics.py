@@ -36,6 +36,15 @@ def test_what_was_passed_over_is_told_with_the_next_line(monkeypatch: pytest.Mon
                      "image refused: at 110.0"]
 
 
+def test_what_is_odd_but_served_is_told_once_and_is_no_problem() -> None:
+    lines: list[str] = []
+    problems = Problems(lines.append, period_s=0)
+    for name in ("cup", "plate"):
+        problems.note("detection ids repeat", name)
+    assert lines == ["detection ids repeat: cup"] and problems.total() == 0
+    assert problems.values() == {"detection ids repeat": "2", "detection ids repeat, last": "plate"}
+
+
 def test_what_is_refused_may_be_of_any_length() -> None:
     lines: list[str] = []
     problems = Problems(lines.append)

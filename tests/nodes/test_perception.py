@@ -160,6 +160,33 @@ def test_a_box_that_the_network_can_not_hold_costs_only_itself(peer: Peer, camer
     assert ask("what is region 3?")[1].status == Answer.OK
 
 
+def test_detections_of_one_id_are_told_apart_with_one_warning(peer: Peer, node: Process, camera: Camera, ask: Asker,
+                                                              descriptions: list[RegionDescriptionArray],
+                                                              diagnostics: list[DiagnosticArray]) -> None:
+    for _ in range(2):
+        message = described(peer, descriptions, camera.send(BOXES, ids=["cup", "cup"]))
+        assert [(d.region.id, bool(d.text)) for d in message.descriptions] == [("cup", True), ("cup 2", True)]
+    assert ask("is region cup left of region cup 2?")[1].status == Answer.OK
+    reported(peer, diagnostics, "detection ids repeat", "'cup'", "'cup 2'")
+    assert node.output().count("detection ids repeat") == 1
+
+
+def test_normalised_boxes_are_refused_with_the_reason(peer: Peer, camera: Camera,
+                                                      descriptions: list[RegionDescriptionArray],
+                                                      diagnostics: list[DiagnosticArray]) -> None:
+    assert not described(peer, descriptions, camera.send([(0.1, 0.2, 0.5, 0.9)])).descriptions
+    reported(peer, diagnostics, "box refused", "normalised", "detections.width")
+
+
+def test_of_endless_detections_the_first_are_taken(peer: Peer, camera: Camera,
+                                                   descriptions: list[RegionDescriptionArray],
+                                                   diagnostics: list[DiagnosticArray]) -> None:
+    message = described(peer, descriptions, camera.send(BOXES * 12_000))
+    assert [d.region.id for d in message.descriptions] == [str(i) for i in range(1, 17)]  # all that the model takes
+    reported(peer, diagnostics, "too many detections", "24000", "500", "detections.max")
+    reported(peer, diagnostics, "region over the limit", "region '500'")
+
+
 def test_boxes_of_other_stamps_than_the_images_are_told(peer: Peer, camera: Camera,
                                                         descriptions: list[RegionDescriptionArray],
                                                         diagnostics: list[DiagnosticArray]) -> None:
