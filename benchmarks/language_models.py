@@ -16,6 +16,7 @@ from ros_gpt4roi.model.prompt import IMAGE_END, IMAGE_PATCH, IMAGE_START
 from ros_gpt4roi.runtime.language_stage import DecodingConfig
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.quantise import FLOAT_FORMATS, quantise_language
+from ros_gpt4roi.runtime.request import DescriptionRequest
 from ros_gpt4roi.runtime.types import Frame, Region
 from training.tokenizer import train_tokenizer
 
@@ -69,12 +70,11 @@ def open_pipeline(loaded: LoadedModel, tokens: int, **decoding: int) -> Pipeline
 
 def describe(pipeline: Pipeline, frame: Frame) -> list[list[int]]:
     """The token ids of every region's description; the frame counts as a new one."""
-    job = pipeline.begin_description(dataclasses.replace(frame))
-    while not job.done:
+    request = DescriptionRequest(frame=dataclasses.replace(frame))
+    pipeline.begin(request)
+    while not request.result:
         pipeline.step()
-        job.poll()
-    job.result()  # remembers the texts, as drafts for the next frame
-    return [sequence.generated for sequence in job.sequences]
+    return [sequence.generated for sequence in request.sequences]
 
 
 @torch.inference_mode()
@@ -85,7 +85,7 @@ def published_procedure(loaded: LoadedModel, frame: Frame, places: Sequence[int]
     height, width = frame.image.shape[:2]
     boxes = normalise_boxes(np.array([region.box for region in frame.regions], np.float32), width, height)
     pipeline = open_pipeline(loaded, tokens)
-    stops = sorted(pipeline.language.decoder.stop_ids)
+    stops = sorted(pipeline.language.generator.stop_ids)
     texts = []
     for place in places:
         image = preprocess_frame(frame.image, config.preprocess)

@@ -23,11 +23,11 @@ from benchmarks.common import compare, machine_facts, write_results
 from benchmarks.language_models import describe, in_format, open_pipeline
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.runtime.awq import record_inputs, scale_for_int4
-from ros_gpt4roi.runtime.jobs import Conversation
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.quantise import FORMATS
+from ros_gpt4roi.runtime.request import Conversation, Question
 from ros_gpt4roi.runtime.threads import fit_threads
-from ros_gpt4roi.runtime.types import Frame, Question, Region, Status
+from ros_gpt4roi.runtime.types import Frame, Region, Status
 from ros_gpt4roi.sim.tabletop.conversations import ask, permuted
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import Scene
@@ -115,13 +115,9 @@ def frame_of(scene: Scene, stamp_ns: int = 0) -> Frame:
 
 def answers(pipeline: Pipeline, frame: Frame, asked: Sequence[tuple[TextRound, ...]]) -> list[str]:
     """All questions about a scene at once, each with the true history it needs; the model's own words."""
-    stage, encoded = pipeline.language, pipeline.encode(frame)
-    texts = [stage.sequence([*((turn.question, turn.answer) for turn in turns[:-1]), (turns[-1].question, None)],
-                            encoded.vision, encoded.key, TOKENS) for turns in asked]
-    stage.add(texts)
-    while stage.decoder.busy:
-        stage.step()
-    return [stage.text(text.generated).strip() for text in texts]
+    return pipeline.language.answers(
+        [[*((turn.question, turn.answer) for turn in turns[:-1]), (turns[-1].question, None)] for turns in asked],
+        pipeline.encode(frame).vision, TOKENS)
 
 
 def single(pipeline: Pipeline, frame: Frame) -> None:

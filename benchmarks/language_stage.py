@@ -28,14 +28,14 @@ from benchmarks.common import compare, machine_facts, seconds, write_results
 from benchmarks.language_models import (describe, in_format, noise_frame, open_pipeline, published_procedure,
                                         random_model)
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
-from ros_gpt4roi.runtime.body import weights_of
-from ros_gpt4roi.runtime.language_stage import Sequence
+from ros_gpt4roi.runtime.language_backend import weights_of
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.quantise import FORMATS
 from ros_gpt4roi.runtime.quantised_linear import Int8DynamicLinear
+from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Sequence
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
-from ros_gpt4roi.runtime.types import Frame, Question
+from ros_gpt4roi.runtime.types import Frame
 
 try:
     from benchmarks import llama_cpp_peer
@@ -141,14 +141,14 @@ def growth(loaded: LoadedModel, read_bytes: float) -> dict[str, Any]:
     found: dict[str, Any] = {"weight_bytes": weight_bytes(loaded.model.language), "tokens_per_s": {}}
     for rows in BATCHES:
         pipeline = open_pipeline(loaded, 16)
-        stage = pipeline.language
-        stage.decoder.stop_ids = frozenset()
+        generator = pipeline.language.generator
+        generator.stop_ids = frozenset()
         frame = noise_frame(rows)
-        stage.add(sequences(pipeline, frame, 16))
-        stage.step()  # the prompts, and the first step
+        generator.add(sequences(pipeline, frame, 16))
+        generator.step()  # the prompts, and the first step
         times = []
-        while stage.decoder.live_rows == rows:
-            times.append(seconds(stage.step))
+        while generator.live_rows == rows:
+            times.append(seconds(generator.step))
         found["tokens_per_s"][rows] = rows / statistics.median(times)
     found["ceiling_tokens_per_s"] = read_bytes / found["weight_bytes"]
     found["of_ceiling"] = found["tokens_per_s"][1] / found["ceiling_tokens_per_s"]
@@ -159,7 +159,7 @@ _fresh = itertools.count(1 << 32)  # names of vision outputs that no cache knows
 
 
 def sequences(pipeline: Pipeline, frame: Frame, tokens: int, questions: list[str] | None = None) -> list[Sequence]:
-    """Questions (None: a description of every region) as the decoder gets them, with nothing but the vision given."""
+    """Questions (None: a description of every region) as the generator gets them, with nothing but the vision given."""
     if questions is None:
         question = pipeline.model_config.prompt.describe
         questions = [question.replace("{region}", f"<region{i + 1}>") for i in range(len(frame.regions))]
@@ -175,7 +175,7 @@ def speculation(loaded: LoadedModel, frame: Frame, options: argparse.Namespace) 
         print("note: drafts changed a text; the number format's rounding depends on the batch")
     times = compare({"plain": lambda: describe(plain, frame), "drafting": lambda: describe(drafting, frame)},
                     **timing(loaded, options))
-    counters = drafting.language.decoder.counters
+    counters = drafting.language.generator.counters
     return {**times, "speed": times["plain"] / times["drafting"],
             "accepted": counters["accepted_draft_tokens"] / max(1, counters["draft_tokens"])}
 
@@ -188,10 +188,12 @@ def first_request(loaded: LoadedModel, frame: Frame, options: argparse.Namespace
     scheduler.start()
     found: dict[str, Any] = {"warm_up_s": warm_up}
 
-    def ask() -> None:
-        scheduler.submit_question(Question(QUESTION, ""), dataclasses.replace(frame)).result(LIMIT_S)
+    def serve(request: Question | DescriptionRequest) -> None:
+        scheduler.submit(request)
+        request.future.result(LIMIT_S)
 
-    requests = {"frame": lambda: scheduler.describe_once(dataclasses.replace(frame)).result(LIMIT_S), "question": ask}
+    requests = {"frame": lambda: serve(DescriptionRequest(frame=dataclasses.replace(frame))),
+                "question": lambda: serve(Question(QUESTION, frame=dataclasses.replace(frame)))}
     try:
         for name, request in requests.items():
             first, *later = [seconds(request) for _ in range(1 + 2 * options.rounds)]
@@ -212,7 +214,7 @@ def against_llama_cpp(models: dict[str, LoadedModel], loaded: LoadedModel, frame
     pipelines = {f"{name}, {threads} threads": (open_pipeline(model, options.tokens), threads)
                  for name, model in models.items() for threads in threads_tried}
     for pipeline, _ in pipelines.values():
-        pipeline.language.decoder.stop_ids = frozenset()
+        pipeline.language.generator.stop_ids = frozenset()
     first, _ = next(iter(pipelines.values()))
     prompts = [s.prompt.ids.tolist() for s in sequences(first, frame, 1)]
     question = sequences(first, frame, 1, [QUESTION_INSIDE])[0].prompt.ids.tolist()
@@ -250,9 +252,7 @@ def against_llama_cpp(models: dict[str, LoadedModel], loaded: LoadedModel, frame
 
 def decode(pipeline: Pipeline, texts: list[Sequence], threads: int) -> None:
     torch.set_num_threads(threads)
-    pipeline.language.add(texts)
-    while pipeline.language.decoder.busy:
-        pipeline.language.step()
+    pipeline.language.generator.run(texts)
 
 
 def agreement(peer: Any, loaded: LoadedModel, ids: list[int]) -> float:

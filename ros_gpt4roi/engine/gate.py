@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..model.checkpoint import LoadedModel
 from ..model.gpt4roi import VisionOutput
 from .errors import EngineError
 from .export import relative_error
@@ -32,6 +31,8 @@ LIMITS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1, "fp8": 2e-1}
 _TWIN_LIMITS = {torch.float32: LIMITS["fp32"], torch.float16: LIMITS["fp16"], torch.bfloat16: LIMITS["bf16"]}
 # Long enough to show a difference, short enough that a gate takes seconds.
 _NEW_TOKENS = 24
+# Greedy descriptions: (vision output of one frame, number of its regions, most tokens of a text) → a text for each region.
+TextWriter = Callable[[VisionOutput, int, int], list[str]]
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,11 @@ def limit_for(precision: str, twin_type: torch.dtype) -> float:
 
 
 def check(engine: Encode, twin: Encode, frames: Sequence[StoredFrame], precision: str, limit: float, sha256: str,
-          key: str, write_texts: Callable[[VisionOutput, int], list[str]] | None = None) -> GateReport:
+          key: str, write_texts: TextWriter | None = None) -> GateReport:
     """Compares an engine with its PyTorch twin.
 
-    limit: of `limit_for`. sha256, key: of the engine, for the report. write_texts: (vision output of one frame, number
-    of its regions) → a text for each; None where there is no language model to ask. An engine that fails to run is
-    refused like one that is wrong.
+    limit: of `limit_for`. sha256, key: of the engine, for the report. write_texts: the language stage's,
+    None where there is no language model to ask. An engine that fails to run is refused like one that is wrong.
     """
     errors, texts, same, example = dict.fromkeys(OUTPUTS, 0.0), 0, 0, ""
     for frame in frames:
@@ -96,38 +96,13 @@ def check(engine: Encode, twin: Encode, frames: Sequence[StoredFrame], precision
         for name in OUTPUTS:
             errors[name] = max(errors[name], relative_error(getattr(got, name), getattr(expected, name)))
         if write_texts is not None and all(np.isfinite(list(errors.values()))):
-            pairs = list(zip(*(write_texts(output, frame.boxes.shape[1]) for output in (got, expected))))
+            pairs = list(zip(*(write_texts(output, frame.boxes.shape[1], _NEW_TOKENS) for output in (got, expected))))
             texts, same = texts + len(pairs), same + sum(a == b for a, b in pairs)
             example = example or next((f"{frame.name}: {a!r}, PyTorch {b!r}" for a, b in pairs if a != b), "")
     reasons = [f"{name} differs by {error:.2g}" for name, error in errors.items() if not error <= limit]
     if same < texts:
         reasons.append(f"{texts - same} of {texts} texts differ ({example})")
     return GateReport(sha256, key, precision, len(frames), limit, errors, texts, same, "; ".join(reasons), example)
-
-
-def text_writer(loaded: LoadedModel) -> Callable[[VisionOutput, int], list[str]]:
-    """Greedy descriptions by the model's own language model, for `check`."""
-    model, prompts = loaded.model, loaded.prompts
-    question = loaded.config.prompt.describe
-
-    @torch.inference_mode()
-    def write(output: VisionOutput, count: int) -> list[str]:
-        texts = []
-        output = VisionOutput(*(value.to(model.device, model.dtype) for value in output))
-        count = min(count, loaded.config.prompt.max_regions)
-        for place in range(1, count + 1):
-            # As the node asks: with all regions introduced.
-            encoded = prompts.encode([(question.format(region=f"<region{place}>"), None)], count, list_regions=True)
-            ids = torch.tensor([encoded.input_ids], device=model.device)
-            index = torch.tensor([encoded.region_index], device=model.device)
-            new = model.language.generate(
-                inputs_embeds=model.embed(ids, output, index), attention_mask=torch.ones_like(ids), do_sample=False,
-                max_new_tokens=_NEW_TOKENS)
-            # What follows the end of an answer is nobody's text.
-            texts.append(loaded.tokenizer.decode(new[0]).partition(prompts.stop_text)[0])
-        return texts
-
-    return write
 
 
 def twin_of(encode: Callable[..., Any], device: torch.device) -> Encode:

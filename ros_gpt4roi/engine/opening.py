@@ -15,7 +15,7 @@ from .cache import CachedEngine, EngineCache, EngineKey
 from .errors import EngineError
 from .flavour import choose_flavour
 from .frames import default_frames_folder, load_frames
-from .gate import Encode, GateReport, check, limit_for, read_report, text_writer, twin_of
+from .gate import Encode, GateReport, TextWriter, check, limit_for, read_report, twin_of
 from .gpu import this_gpu
 from .guard import Limits, ProgressCallback
 from .network import VisionNetwork
@@ -51,7 +51,7 @@ class EngineOptions(Configuration):
 
 
 def open_tensorrt(loaded: LoadedModel, slot: str, options: EngineOptions,
-                  progress: ProgressCallback | None = None) -> TensorRTRunner:
+                  progress: ProgressCallback | None = None, write_texts: TextWriter | None = None) -> TensorRTRunner:
     """A TensorRT runner that has passed the gate. Raises EngineError that says why each precision was left out."""
     device = loaded.model.device
     gpu = this_gpu(device)
@@ -66,16 +66,18 @@ def open_tensorrt(loaded: LoadedModel, slot: str, options: EngineOptions,
         return TensorRTRunner(flavour, engine, device, profile.graph_regions, kernels)
 
     runner = first_accepted(loaded, request, ladder(profile.precision, gpu.capability), cache, options.build == "auto",
-                            start, progress)
+                            start, progress, write_texts)
     runner.prepare()
     return runner
 
 
 def first_accepted(loaded: LoadedModel, request: EngineRequest, precisions: list[str], cache: EngineCache, build: bool,
-                   start: Callable[[CachedEngine], _Runner], progress: ProgressCallback | None = None) -> _Runner:
+                   start: Callable[[CachedEngine], _Runner], progress: ProgressCallback | None = None,
+                   write_texts: TextWriter | None = None) -> _Runner:
     """The runner of the first precision whose engine can be built and passes the gate.
 
-    start: engine → runner. Raises EngineError that says why each precision was left out.
+    start: engine → runner. write_texts: of the language stage, for the gate.
+    Raises EngineError that says why each precision was left out.
     """
     reasons = []
     for precision in precisions:
@@ -83,7 +85,7 @@ def first_accepted(loaded: LoadedModel, request: EngineRequest, precisions: list
         try:
             engine, key = provide_engine(request, precision, cache, build, progress)
             runner = start(engine)
-            report = _report(loaded, request, engine, key, cache, runner, precision)
+            report = _report(loaded, request, engine, key, cache, runner, precision, write_texts)
         except (EngineError, OSError, RuntimeError) as error:  # the last is PyTorch's, of a GPU without memory left
             _log.warning("%s engine: %s", precision, error)
             reasons.append(f"{precision}: {error}")
@@ -98,7 +100,7 @@ def first_accepted(loaded: LoadedModel, request: EngineRequest, precisions: list
 
 
 def _report(loaded: LoadedModel, request: EngineRequest, engine: CachedEngine, key: EngineKey, cache: EngineCache,
-            runner: Encode, precision: str) -> GateReport:
+            runner: Encode, precision: str, write_texts: TextWriter | None) -> GateReport:
     """The gate's verdict, remembered for this very file: a refused engine stays where it is, so that it is not built
     anew at every start."""
     path = cache.report_path(request.engine_slot(precision))
@@ -109,13 +111,13 @@ def _report(loaded: LoadedModel, request: EngineRequest, engine: CachedEngine, k
     frames = [dataclasses.replace(frame, boxes=frame.boxes[:, :most])
               for frame in load_frames(request.frames_folder, request.network.config.preprocess)]
     report = check(runner, twin_of(loaded.model.encode, loaded.model.device), frames, precision,
-                   limit_for(precision, loaded.model.dtype), engine.sha256, key.digest, text_writer(loaded))
+                   limit_for(precision, loaded.model.dtype), engine.sha256, key.digest, write_texts)
     report.write(path)
     return report
 
 
 def open_onnxruntime(loaded: LoadedModel, slot: str, options: EngineOptions,
-                     progress: ProgressCallback | None = None) -> OnnxRuntimeRunner:
+                     progress: ProgressCallback | None = None, _: TextWriter | None = None) -> OnnxRuntimeRunner:
     """An ONNX Runtime runner of the float32 graph, on the model's device. Raises EngineError."""
     device = loaded.model.device
     gpu = this_gpu(device)

@@ -19,8 +19,9 @@ from ros_gpt4roi_interfaces.msg import Query, Region
 from ros_gpt4roi_interfaces.srv import DescribeRegions
 from std_msgs.msg import Header, String
 
+from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Refused
 from ros_gpt4roi.runtime.scheduler import Scheduler
-from ros_gpt4roi.runtime.types import Answer, Frame, Question, Status
+from ros_gpt4roi.runtime.types import Answer, Frame, Status
 
 from .conversions import (answer_as_text, answer_to_message, descriptions_to_message, regions_from_messages,
                           stamp_ns)
@@ -31,14 +32,6 @@ _RESULT_KEPT_S = 60  # for a client that asks for its result late; a goal's memo
 _ANSWER_DEPTH = 10
 _SERVICE_HISTORY = 200
 _SHOWN_REFUSALS = 3
-
-
-class _Refused(Exception):
-    """A query or request that goes no further; carries its status and says why."""
-
-    def __init__(self, status: Status, error: str) -> None:
-        super().__init__(error)
-        self.status = status
 
 
 async def _finished(future: futures.Future, executor: Executor) -> object:
@@ -121,16 +114,18 @@ class Questions:
             self._check_active()
             frame = self._frame(request.header)
             if frame is None:
-                raise _Refused(Status.NO_FRAME, "no image has arrived yet")
+                raise Refused(Status.NO_FRAME, "no image has arrived yet")
             if request.boxes:
                 frame = self._with_boxes(replace(frame, regions=()), request.boxes)
             elif not frame.regions:
-                raise _Refused(Status.INVALID, f"no boxes are given and the frame of {frame.stamp_ns} ns has no "
+                raise Refused(Status.INVALID, f"no boxes are given and the frame of {frame.stamp_ns} ns has no "
                                                "detections")
-        except _Refused as refused:
+        except Refused as refused:
             response.status, response.error = int(refused.status), str(refused)
         else:
-            result = await _finished(self._scheduler.describe_once(frame), self._node.executor)
+            described = DescriptionRequest(frame=frame)
+            self._scheduler.submit(described)
+            result = await _finished(described.future, self._node.executor)
             response.status, response.error = int(result.status), result.error
             response.descriptions = descriptions_to_message(result)
         if response.status != Status.OK:
@@ -142,27 +137,28 @@ class Questions:
     def _submit(self, query: Query, query_id: str,
                 on_text: Callable[[str], None] | None) -> futures.Future[Answer]:
         """The answer to come; one that is refused has come already."""
+        question = Question(query.text, query_id, query.conversation_id, on_text)
         try:
             self._check_active()
             frame = self._frame(query.header)
             if query.boxes:
                 if query.conversation_id:
-                    raise _Refused(Status.INVALID, f"boxes are given with conversation {query.conversation_id[:40]!r}, "
+                    raise Refused(Status.INVALID, f"boxes are given with conversation {query.conversation_id[:40]!r}, "
                                                    "but a conversation keeps the regions it began with")
                 if frame is None:
-                    raise _Refused(Status.NO_FRAME, "boxes are given but no image has arrived yet")
+                    raise Refused(Status.NO_FRAME, "boxes are given but no image has arrived yet")
                 frame = self._with_boxes(frame, query.boxes)
-        except _Refused as refused:
-            answered: futures.Future[Answer] = futures.Future()
-            answered.set_result(Answer(refused.status, "", str(refused), conversation_id=query.conversation_id,
-                                       query_id=query_id))
-            return answered
-        question = Question(query.text, query_id, query.conversation_id, on_text)
-        return self._scheduler.submit_question(question, frame)
+            question.frame = frame
+        except Refused as refused:
+            question.result = question.refusal(refused.status, str(refused))
+            question.resolve()
+        else:
+            self._scheduler.submit(question)
+        return question.future
 
     def _check_active(self) -> None:
         if not self._is_active():
-            raise _Refused(Status.FAILED, f"node {self._node.get_name()} is not active")
+            raise Refused(Status.FAILED, f"node {self._node.get_name()} is not active")
 
     def _frame(self, header: Header) -> Frame | None:
         """The frame a header speaks of; None where it asks for the newest and there is none."""
@@ -173,7 +169,7 @@ class Questions:
         if frame is None:
             newest = self._frames.newest()
             held = "none is held" if newest is None else f"the newest with boxes is of {newest.stamp_ns} ns"
-            raise _Refused(Status.NO_FRAME, f"no frame of stamp {header.stamp.sec}.{header.stamp.nanosec:09d} s "
+            raise Refused(Status.NO_FRAME, f"no frame of stamp {header.stamp.sec}.{header.stamp.nanosec:09d} s "
                                             f"is held; {held}")
         return frame
 
@@ -182,7 +178,7 @@ class Questions:
         regions, refusals = regions_from_messages(boxes, frame.regions, width, height)
         if refusals:  # an operator's box, unlike a detector's, is missed at once when it is left out
             more = f" (and {len(refusals) - _SHOWN_REFUSALS} more)" if len(refusals) > _SHOWN_REFUSALS else ""
-            raise _Refused(Status.INVALID, "; ".join(refusals[:_SHOWN_REFUSALS]) + more)
+            raise Refused(Status.INVALID, "; ".join(refusals[:_SHOWN_REFUSALS]) + more)
         return replace(frame, regions=regions + frame.regions)  # drawn ones first: of equal scores, the first are shown
 
     def _publish(self, answer: Answer) -> AnswerMessage:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .body import Body
+from .language_model import Body
 from .kv_cache import SlotCache
 
 _TOKENS = (1, 2, 4, 8, 16, 32)  # fixed numbers of tokens; more than the last are a prompt, where shape costs little
@@ -35,7 +35,7 @@ class Forward:
 
     def _run(self, embeddings: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor,
              mask: torch.Tensor) -> torch.Tensor:
-        self._cache.aim(slots, mask.shape[1])
+        self._cache.map_slots(slots, mask.shape[1])
         return self._body(embeddings, positions, self._cache, mask)
 
 
@@ -54,7 +54,7 @@ class _Fixed:
 class FixedForward(Forward):
     """Pads few tokens to one of few shapes, each run from a CUDA graph: a step then costs one launch.
 
-    Padding writes to the cache's bin and sees only that. compile: PyTorch's compiler for the shapes' work, "" for none,
+    Padding writes to slot 0 of the cache and attends only to that. compile: PyTorch's compiler for the shapes' work, "" for none,
     else the name of its backend ("inductor").
     """
 

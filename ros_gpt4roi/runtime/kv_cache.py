@@ -16,8 +16,13 @@ class SlotCache:
 
     Tokens of all rows run as one sequence, and a mask says which slots each of them sees. So ragged rows need no
     padding, a prefix that rows share is held and read once, prompts and decoded tokens go through one forward, and a
-    rejected draft is taken back by releasing its slots. Slots are counted: free where nobody uses them. Slot 0 is a bin
-    for padding. Stands in for transformers' Cache in a model's forward. memory: the pool, another one after it has grown or shrunk.
+    rejected draft is taken back by releasing its slots. Slots are counted: free where nobody uses them. Slot 0 takes what
+    padding writes. Stands in for transformers' Cache in a model's forward.
+
+    Attributes:
+        memory: The pool; another tensor after it has grown or shrunk.
+        slots: Where the coming forward writes its tokens, int64 [T].
+        max_slots: Most slots it grows to.
     """
 
     def __init__(self, layers: int, heads: int, head_size: int, max_slots: int, dtype: torch.dtype,
@@ -26,7 +31,7 @@ class SlotCache:
         self._dtype, self._device = dtype, device
         self.max_slots = max_slots
         self.slots, self._extent = torch.empty(0, dtype=torch.long, device=device), 0
-        self._users = np.ones(1, np.int64)  # the bin is never free
+        self._users = np.ones(1, np.int64)  # the padding's is never free
         self.memory = self._allocate(1)
 
     def _allocate(self, slots: int) -> torch.Tensor:
@@ -83,8 +88,8 @@ class SlotCache:
             self._users = self._users[:_SLOT_STEP].copy()
             self.memory = self._allocate(_SLOT_STEP)
 
-    def aim(self, slots: torch.Tensor, extent: int) -> None:
-        """The next forward writes its tokens to `slots` [T] and reads the first `extent` slots."""
+    def map_slots(self, slots: torch.Tensor, extent: int) -> None:
+        """Have the next forward write its tokens to `slots` [T] and read the first `extent` slots."""
         self.slots, self._extent = slots, extent
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_,
@@ -133,25 +138,36 @@ class Prompt:
         return int(differs.argmax()) if differs.any() else n
 
 
-class PrefixStore:
+class PrefixCache:
     """Keys and values of prompts seen before, bounded in bytes, least recently used out first.
 
     Holds the prefix of each recent frame and the whole of each recent conversation. A prompt finds the entry with which
     it shares most first tokens, and only the rest is computed. Whatever was evicted is merely computed again.
+
+    Attributes:
+        max_bytes: The limit.
+        bytes: What is held.
+        evictions: How many entries have made room for others.
     """
 
     def __init__(self, max_bytes: int):
         self.max_bytes, self.bytes, self.evictions = max_bytes, 0, 0
         self._entries: OrderedDict[Hashable, tuple[Prompt, torch.Tensor]] = OrderedDict()
+        self._by_vision: dict[Hashable, set[Hashable]] = {}  # only entries of the same vision output can share a prefix
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def longest(self, prompt: Prompt) -> tuple[int, torch.Tensor | None]:
-        """Number of first tokens of `prompt` that are held, and their keys and values."""
+        """Find what is held of a prompt.
+
+        Returns:
+            The number of its first tokens that are held, and their keys and values
+            [layers, 2, heads, that many, head size]; None where there are none.
+        """
         best, best_name = 0, None
-        for name, (held, _) in self._entries.items():
-            common = held.common_prefix(prompt)
+        for name in self._by_vision.get(prompt.vision, ()):
+            common = self._entries[name][0].common_prefix(prompt)
             if common > best:
                 best, best_name = common, name
         if best_name is None:
@@ -169,13 +185,23 @@ class PrefixStore:
             self.drop(next(iter(self._entries)))
             self.evictions += 1
         self._entries[name] = (prompt, kept)
+        self._by_vision.setdefault(prompt.vision, set()).add(name)
         self.bytes += size
 
     def drop(self, name: Hashable) -> None:
+        """Forget the entry of that name, if there is one."""
         entry = self._entries.pop(name, None)
-        if entry is not None:
-            self.bytes -= entry[1].numel() * entry[1].element_size()
+        if entry is None:
+            return
+        prompt, kept = entry
+        self.bytes -= kept.numel() * kept.element_size()
+        names = self._by_vision[prompt.vision]
+        names.remove(name)
+        if not names:
+            del self._by_vision[prompt.vision]
 
     def clear(self) -> None:
+        """Forget everything."""
         self._entries.clear()
+        self._by_vision.clear()
         self.bytes = 0

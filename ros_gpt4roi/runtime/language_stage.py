@@ -1,7 +1,7 @@
 """The language stage: conversations over a frame's vision output, decoded together on one language model."""
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence as Several
+from collections.abc import Callable, Collection, Hashable, Sequence as Several
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +9,12 @@ import torch
 from ..configuration import setting
 from ..model.checkpoint import LoadedModel
 from ..model.gpt4roi import VisionOutput
-from ..model.prompt import IMAGE_END, IMAGE_PATCH, IMAGE_START
-from .decoder import Decoder, Finish, Sampling, Sequence
+from ..model.prompt import IMAGE_END, IMAGE_PATCH, IMAGE_START, PromptError
+from .generator import Generator
 from .kv_cache import Prompt
+from .request import Sampling, Sequence
 from .text_stream import TextStream
+from .types import Status
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,16 @@ class DecodingConfig(Sampling):
     onnxruntime: bool = setting(True, "On a CPU, a small model takes its steps in ONNX Runtime where it can.")
 
 
+Rounds = Several[tuple[str, str | None]]  # (question, answer) in the model's words, oldest first; the last answer is open
+
+
 class LanguageStage:
-    """Prompts in, texts out. Not thread-safe: one worker owns it."""
+    """Makes prompts of conversations, and texts of what the generator writes. Not thread-safe: one worker owns it.
+
+    Attributes:
+        prompts: Builds the prompts.
+        generator: Writes the texts.
+    """
 
     def __init__(self, loaded: LoadedModel, config: DecodingConfig):
         self.prompts, self._model, self._tokenizer = loaded.prompts, loaded.model, loaded.tokenizer
@@ -40,23 +50,49 @@ class LanguageStage:
         stop_ids = {self._tokenizer.eos_token_id, *(end if len(end) == 1 else ())} - {None}
         limits = [self.prompts.config.context, getattr(self._model.language.config, "max_position_embeddings", None)]
         images = self._tokenizer.convert_tokens_to_ids([IMAGE_PATCH, IMAGE_START, IMAGE_END])
-        self.decoder = Decoder(self._model.language, stop_ids=frozenset(stop_ids), never_ids=images,
-                               context=min(filter(None, limits)),
-                               max_rows=config.description_rows + config.question_rows,
-                               urgent_rows=config.question_rows, draft_tokens=config.draft_tokens,
-                               cache_bytes=config.cache_mib << 20, compiler="inductor" if config.compile else "",
-                               onnxruntime=config.onnxruntime)
+        self.generator = Generator(self._model.language, stop_ids=frozenset(stop_ids), suppress_tokens=images,
+                                   context=min(filter(None, limits)),
+                                   max_rows=config.description_rows + config.question_rows,
+                                   priority_rows=config.question_rows, draft_tokens=config.draft_tokens,
+                                   cache_bytes=config.cache_mib << 20, compiler="inductor" if config.compile else "",
+                                   onnxruntime=config.onnxruntime)
 
-    def sequence(self, rounds: Several[tuple[str, str | None]], vision: VisionOutput, vision_key: Hashable,
-                 max_new_tokens: int, *, points: Collection[int] = (), draft: tuple[int, ...] = (),
-                 keep_as: Hashable | None = None) -> Sequence:
-        """A conversation whose last answer is to be written.
+    def sequence(self, rounds: Rounds, vision: VisionOutput, vision_key: Hashable, max_new_tokens: int, *,
+                 sampling: Sampling | None = None, points: Collection[int] = (), list_regions: bool = True,
+                 draft: tuple[int, ...] = (), cache_key: Hashable | None = None, render: Callable[[str], str] = str,
+                 hold: Callable[[str], int] = lambda text: 0,
+                 on_text: Callable[[str], None] | None = None) -> Sequence:
+        """Prepare a conversation whose last answer is to be written.
 
-        rounds: in the model's words (<regionK>). vision: of one frame, [1, T, D] and [1, N, K, D]; vision_key names it.
-        points: numbers, from 1, of the regions that are points. Raises PromptError where the conversation does not fit.
+        The oldest rounds are left out where prompt and answer would not fit the context together.
+
+        Args:
+            rounds: The conversation, regions as `<regionK>`.
+            vision: Of one frame, image tokens [1, T, D] and region embeddings [1, N, K, D].
+            vision_key: Names the vision output.
+            max_new_tokens: Most tokens of the answer.
+            sampling: How tokens are chosen; None: as configured.
+            points: Places, from 1, of the regions that are points.
+            list_regions: Whether all regions are introduced before the first question.
+            draft: Token ids of an earlier text, tried ahead.
+            cache_key: Name under which the conversation is kept for its next round.
+            render: The model's text → the reader's; see TextStream.
+            hold: How many last characters of a model's text must wait; see TextStream.
+            on_text: Receives the reader's text as it grows.
+
+        Raises:
+            PromptError: The last question alone does not fit, or speaks of a region that is not there.
         """
         regions = vision.region_embeddings.shape[1]
-        encoded = self.prompts.encode(rounds, regions, list_regions=True, points=points)
+        unusable = self.prompts.config.context - self.generator.context
+        try:
+            encoded = self.prompts.encode(rounds, regions, list_regions=list_regions, points=points,
+                                          reserve=unusable + max_new_tokens)
+            dropped = encoded.dropped_rounds
+        except PromptError:  # the question alone may leave room for a part of the answer
+            encoded = self.prompts.encode(rounds[-1:], regions, list_regions=list_regions, points=points,
+                                          reserve=unusable + 1)
+            dropped = len(rounds) - 1
         prompt = Prompt.of(encoded.input_ids, encoded.region_index, vision_key)
 
         def embed() -> torch.Tensor:
@@ -64,29 +100,37 @@ class LanguageStage:
             return self._model.embed(torch.from_numpy(prompt.ids).to(device).unsqueeze(0), vision,
                                      torch.from_numpy(prompt.region_index).to(device).unsqueeze(0))[0]
 
-        return Sequence(prompt, embed, max_new_tokens, self._sampling, draft, keep_as)
+        return Sequence(prompt, embed, max_new_tokens, sampling or self._sampling, draft, cache_key, dropped,
+                        TextStream(self.text, self._stop_texts, render, hold), on_text)
 
-    def add(self, sequences: list[Sequence], urgent: bool = False) -> None:
-        """Raises ValueError where a prompt fills the context."""
-        self.decoder.add(sequences, urgent)
+    def answers(self, conversations: Several[Rounds], vision: VisionOutput, max_new_tokens: int, *,
+                list_regions: bool = True) -> list[str]:
+        """Write the greedy answers to conversations about one vision output, decoded together.
 
-    def step(self) -> None:
-        self.decoder.step()
+        Args:
+            conversations: Each with its last answer open, regions as `<regionK>`.
+            vision: Of one frame, image tokens [1, T, D] and region embeddings [1, N, K, D].
+            max_new_tokens: Most tokens of an answer.
+            list_regions: Whether all regions are introduced before the first question.
 
-    def warm_up(self) -> None:
-        """Prepare what steps over a cache of the present size need; for after a first full batch."""
-        self.decoder.warm_up()
+        Returns:
+            The answers in the model's words, regions as ``region3``.
+
+        Raises:
+            PromptError: As `sequence`.
+            RuntimeError: A text failed, for example because the numbers were not finite.
+        """
+        vision = VisionOutput(*(value.to(self._model.device, self._model.dtype) for value in vision))
+        key = object()  # a vision output that nobody else knows
+        sequences = [self.sequence(rounds, vision, key, max_new_tokens, sampling=Sampling(), list_regions=list_regions)
+                     for rounds in conversations]
+        self.generator.run(sequences)
+        self.generator.prefixes.drop(("frame", key))
+        for sequence in sequences:
+            if sequence.status is not Status.OK:
+                raise RuntimeError(f"the language model failed: {sequence.error}")
+        return [sequence.stream.raw.strip() for sequence in sequences if sequence.stream is not None]
 
     def text(self, ids: Several[int]) -> str:
         """The model's text of generated ids, without special tokens."""
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    def stream(self, **how) -> TextStream:
-        """A stream of one sequence's text; `how` goes to TextStream."""
-        return TextStream(self.text, self._stop_texts, **how)
-
-    def reset(self) -> None:
-        self.decoder.reset()
-
-
-__all__ = ["DecodingConfig", "Finish", "LanguageStage", "Sequence"]

@@ -9,7 +9,7 @@ import torch
 from onnx import ModelProto, TensorProto
 from torch import nn
 
-from .body import Body
+from .language_model import Body
 from .kv_cache import SlotCache
 from .onnx_graph import CONTRIB, FEW, GraphWriter, Steps, bind, value
 
@@ -51,7 +51,7 @@ class OnnxBody:
 
     def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, cache: SlotCache,
                  sees: torch.Tensor) -> torch.Tensor:
-        """As `body.Body`."""
+        """As `language_model.Body`."""
         count = len(embeddings)
         if count > FEW:
             return self._otherwise(embeddings, positions, cache, sees)

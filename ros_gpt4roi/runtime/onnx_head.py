@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from .head import Choice, Head
+from .language_model import Choice, Head
 from .onnx_graph import FEW, GraphWriter, Steps, bind, value
 
 _THREADS = 1  # a second session's threads would wait on the cores that the body's need
@@ -48,7 +48,7 @@ class OnnxHead:
              value("probabilities", ["n"])]), lambda: _THREADS), otherwise
 
     def __call__(self, hidden: torch.Tensor, wanted: list[int]) -> Choice:
-        """As `head.Head`."""
+        """As `language_model.Head`."""
         count = len(wanted)
         if count > FEW:
             return self._otherwise(hidden, wanted)

@@ -1,7 +1,7 @@
 """(frame, boxes, question) → text: what the nodes, consoles and benchmarks all call."""
 from __future__ import annotations
 
-import itertools
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,23 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..configuration import ConfigError, Configuration, setting
 from ..engine.guard import ProgressCallback
 from ..engine.network import VisionNetwork
 from ..engine.provide import adopt_graph, model_slot
 from ..model.checkpoint import LoadedModel
+from ..model.gpt4roi import VisionOutput
 from ..model.preprocess import preprocess_frame
 from ..model.prompt import PromptError
 from ..model.shapes import RegionInputs, box_region, point_region, region_inputs
-from .jobs import AnswerJob, Conversation, DescriptionJob, EncodedFrame
 from .language_stage import DecodingConfig, LanguageStage
 from .quantise import FORMATS, load_model
 from .region_text import RegionText, UnknownRegionError
+from .request import Conversation, DescriptionRequest, EncodedFrame, Question, Refused, Request, Sequence
 from .reuse import DescriptionReuse
-from .types import Answer, Frame, FrameDescriptions, Question, Region, Status
+from .types import Answer, Description, Frame, FrameDescriptions, Region, Status
 from .vision_stage import VisionOptions, VisionStage
 
+logger = logging.getLogger(__name__)
 _FRAMES_KEPT = 8  # vision outputs of recent frames; a conversation over an older one encodes its frame again
 
 
@@ -52,52 +55,288 @@ class PipelineConfig(Configuration):
             raise ConfigError(f"describe is {self.describe!r}, expected a question with {{region}} in it")
 
 
-class Refused(Exception):
-    """A request that is answered without the model: a status and why."""
-
-    def __init__(self, status: Status, reason: str):
-        super().__init__(reason)
-        self.status = status
-
-
 class Pipeline:
-    """A model ready to describe and to answer.
+    """A model ready to describe and to answer. Not thread-safe.
 
-    `describe` and `ask` do one thing from start to end. A scheduler that has several at once uses `begin_description`,
-    `begin_answer` and `step` instead: what has begun decodes together. Not thread-safe.
+    `describe` and `ask` serve one request from start to end. A scheduler that has several at once uses `begin` and
+    `step`: what has begun is decoded together.
+
+    Attributes:
+        config: How the model is run.
+        model_config: The model's own configuration.
+        vision: The vision stage.
+        language: The language stage.
+        reuse: The descriptions that may be kept.
+        live: The requests that have begun and are not done.
+        counters: What has happened since construction, for diagnostics.
     """
 
     def __init__(self, loaded: LoadedModel, config: PipelineConfig, vision: VisionStage | None = None):
-        """vision: the stage to use; None runs it with PyTorch."""
+        """Make a pipeline of a loaded model.
+
+        Args:
+            loaded: The model.
+            config: How it is run; `device`, `language_format` and `vision` are what `open` goes by.
+            vision: The vision stage to use; None runs it with PyTorch.
+        """
         self.config, self.model_config = config, loaded.config
         self.vision = vision or VisionStage(loaded.model)
         self.language = LanguageStage(loaded, config.decoding)
         self.reuse = DescriptionReuse(config.reuse_distance, config.reuse_age_s)
         self._describe = config.describe or loaded.config.prompt.describe
-        self._encoded: OrderedDict[int, EncodedFrame] = OrderedDict()
-        self._keys = itertools.count()
-        self.counters = {"frames_encoded": 0, "regions_omitted": 0}
+        self._encoded: OrderedDict[int, EncodedFrame] = OrderedDict()  # by the frame's key
+        self.live: list[Question | DescriptionRequest] = []
+        self.counters = {"frames_encoded": 0, "regions_omitted": 0, "rounds_dropped": 0}
 
     @classmethod
     def open(cls, model_folder: str | Path, config: PipelineConfig = PipelineConfig(),
              progress: ProgressCallback | None = None) -> Pipeline:
         """Load a checkpoint folder, and an engine of its vision stage as `config.vision` says.
 
-        progress: called with how far building an engine has come. Raises CheckpointError, EngineError or ValueError
-        that says what is wrong.
+        Args:
+            model_folder: The checkpoint.
+            config: How it is run.
+            progress: Called with how far building an engine has come.
+
+        Raises:
+            CheckpointError: The checkpoint is incomplete or damaged.
+            EngineError: The vision backend asked for does not work here.
+            ValueError: The configuration makes no sense.
         """
         loaded = load_model(model_folder, config.language_format, config.device)
-        slot = model_slot(Path(model_folder))
+        pipeline, slot = cls(loaded, config), model_slot(Path(model_folder))
         if config.vision.backend != "torch":
             adopt_graph(Path(model_folder), VisionNetwork.of(loaded.model), slot, config.vision.engine.open_cache())
-        vision = VisionStage.open(loaded, config.vision, slot, progress)
-        return cls(loaded, config, vision)
+        pipeline.vision = VisionStage.open(loaded, config.vision, slot, progress, pipeline.describe_output)
+        return pipeline
+
+    # --- one request from start to end ---------------------------------------------------------------------------
+
+    def describe(self, frame: Frame, cancelled: Callable[[], bool] = lambda: False) -> FrameDescriptions:
+        """Describe every region of a frame.
+
+        Args:
+            frame: Image and regions.
+            cancelled: Asked before every step whether to stop.
+        """
+        return self._run(DescriptionRequest(frame=frame), cancelled)
+
+    def ask(self, conversation: Conversation, question: Question,
+            cancelled: Callable[[], bool] = lambda: False) -> Answer:
+        """Answer a question; a complete answer becomes a round of the conversation.
+
+        Args:
+            conversation: The frame and the rounds so far.
+            question: What is asked.
+            cancelled: Asked before every step whether to stop.
+        """
+        question.conversation = conversation
+        return self._run(question, cancelled)
+
+    def _run(self, request, cancelled):
+        try:
+            self.begin(request)
+        except Refused as refusal:
+            return request.refusal(refusal.status, str(refusal))
+        while request.result is None:
+            if cancelled():
+                request.end(Status.CANCELED, "cancelled by the caller")
+            self.step()
+        return request.result
+
+    # --- several requests at once --------------------------------------------------------------------------------
+
+    def begin(self, request: Question | DescriptionRequest) -> None:
+        """Encode the request's frame and let its texts join the batch; questions go first.
+
+        Raises:
+            Refused: The request cannot be served: a bad image or box, a question that cannot be asked, or an error that
+                concerns it alone.
+        """
+        try:
+            if isinstance(request, Question):
+                self._begin_question(request)
+            else:
+                self._begin_description(request)
+        except (Refused, MemoryError, torch.OutOfMemoryError):  # without memory, nobody can be served
+            raise
+        except Exception as error:
+            logger.exception("a request failed at its beginning")
+            raise Refused(Status.FAILED, f"{type(error).__name__}: {error}") from error
+        request.began = time.perf_counter()
+        self.live.append(request)
+
+    def step(self) -> list[Question | DescriptionRequest]:
+        """Take all that has begun one decode step further; returns the requests that now have their result."""
+        self.language.generator.step()
+        finished = [request for request in self.live if request.done]
+        for request in finished:
+            self.live.remove(request)
+            try:
+                if isinstance(request, Question):
+                    request.result = self._answer(request)
+                else:
+                    request.result = self._descriptions(request)
+            except Exception as error:
+                logger.exception("a request failed at its end")
+                request.result = request.refusal(Status.FAILED, f"{type(error).__name__}: {error}")
+        return finished
+
+    # --- a description -------------------------------------------------------------------------------------------
+
+    def _begin_description(self, request: DescriptionRequest) -> None:
+        encoded = request.encoded = self.encode(request.frame)
+        kept = self.reuse.keep([region.id for region in encoded.shown], encoded.vision.region_embeddings[0],
+                               encoded.frame.stamp_ns)
+        for place, (region, description) in enumerate(zip(encoded.shown, kept), start=1):
+            if description is None:
+                earlier = self.reuse.last(region.id)
+                request.sequences.append(self._sequence(
+                    [(self._describe.replace("{region}", f"<region{place}>"), None)], encoded,
+                    self.config.description_tokens, draft=earlier.ids if earlier else (),
+                    # With a single region nothing is shared yet; its cache serves the questions that may follow.
+                    cache_key=("frame", encoded.frame.key) if len(encoded.shown) == 1 else None))
+        request.kept = kept
+        self._add(request.sequences, priority=False)
+
+    def _descriptions(self, request: DescriptionRequest) -> FrameDescriptions:
+        encoded, fresh, descriptions = request.encoded, iter(request.sequences), []
+        for region, kept, embedding in zip(encoded.shown, request.kept, encoded.vision.region_embeddings[0]):
+            if kept is not None:
+                descriptions.append(Description(region, kept.text, kept.confidence, reused=True))
+                continue
+            sequence = next(fresh)
+            if sequence.status is Status.OK:
+                self.reuse.put(region.id, sequence.text, sequence.confidence, tuple(sequence.generated), embedding,
+                               encoded.frame.stamp_ns, encoded.text.mentioned(sequence.stream.raw))
+            if sequence.status is Status.OK or sequence.text:
+                descriptions.append(Description(region, sequence.text, sequence.confidence))
+        seconds = {**encoded.seconds, "language": time.perf_counter() - request.began}
+        return FrameDescriptions(encoded.frame, tuple(descriptions), seconds, request.status, request.error,
+                                 encoded.omitted)
+
+    def describe_output(self, vision: VisionOutput, regions: int, max_new_tokens: int) -> list[str]:
+        """Describe the first regions of a vision output, greedily: what an engine is compared with PyTorch by.
+
+        Args:
+            vision: Of one frame, on any device.
+            regions: How many of its regions.
+            max_new_tokens: Most tokens of a text.
+        """
+        count = min(regions, self.model_config.prompt.max_regions)
+        vision = vision._replace(region_embeddings=vision.region_embeddings[:, :count])
+        return self.language.answers([[(self._describe.replace("{region}", f"<region{place}>"), None)]
+                                      for place in range(1, count + 1)], vision, max_new_tokens)
+
+    # --- a question ----------------------------------------------------------------------------------------------
+
+    def _begin_question(self, question: Question) -> None:
+        text, conversation = question.text.strip(), question.conversation
+        if not text:
+            raise Refused(Status.INVALID, "the question is empty")
+        if len(question.text) > self.config.question_characters:
+            raise Refused(Status.INVALID, f"the question has {len(question.text)} characters, expected at most "
+                                          f"{self.config.question_characters}")
+        try:
+            self.language.prompts.check_user_text(text)
+        except PromptError as error:
+            raise Refused(Status.INVALID, str(error)) from error
+        encoded = question.encoded = self.encode(conversation.frame)
+        try:
+            question.asked = encoded.text.to_model(text)
+        except UnknownRegionError as error:
+            raise Refused(Status.UNKNOWN_REGION, str(error)) from error
+        sequence = self._sequence([*conversation.rounds, (question.asked, None)], encoded, self.config.answer_tokens,
+                                  cache_key=("conversation", conversation.id), on_text=question.on_text)
+        self.counters["rounds_dropped"] += sequence.dropped_rounds
+        del conversation.rounds[:sequence.dropped_rounds]  # for good: there will never be room for them again
+        question.sequences = [sequence]
+        self._add(question.sequences, priority=True)
+
+    def _answer(self, question: Question) -> Answer:
+        sequence, conversation, text = question.sequences[0], question.conversation, question.encoded.text
+        raw, error = sequence.stream.raw, question.error
+        if question.status is Status.OK:
+            conversation.rounds.append((question.asked, raw.strip()))
+            if sequence.cut:
+                error = f"the answer was cut after {len(sequence.generated)} tokens"
+        region_ids, asked_about = text.mentioned(raw), text.mentioned(question.asked)
+        if sequence.text and not region_ids and len(asked_about) == 1:  # "a mug", said of the one region asked about
+            region_ids = asked_about
+        return Answer(question.status, sequence.text, error, region_ids, conversation.id, question.id,
+                      conversation.frame, sequence.confidence)
+
+    def forget_conversation(self, conversation_id: str) -> None:
+        """Give back what was kept for the next round of a conversation that is closed."""
+        self.language.generator.prefixes.drop(("conversation", conversation_id))
+
+    # --- both ----------------------------------------------------------------------------------------------------
+
+    def _sequence(self, rounds, encoded: EncodedFrame, tokens: int, **how) -> Sequence:
+        try:
+            return self.language.sequence(rounds, encoded.vision, encoded.frame.key, tokens, points=encoded.points,
+                                          render=encoded.text.to_user, hold=RegionText.unfinished, **how)
+        except PromptError as error:
+            raise Refused(Status.INVALID, str(error)) from error
+
+    def _add(self, sequences: list[Sequence], priority: bool) -> None:
+        try:
+            self.language.generator.add(sequences, priority)
+        except ValueError as error:
+            raise Refused(Status.INVALID, str(error)) from error
+
+    def encode(self, frame: Frame) -> EncodedFrame:
+        """Run the vision stage on a frame, once.
+
+        Raises:
+            Refused: An image or a box is no good.
+        """
+        known = self._encoded.get(frame.key)
+        if known is not None:
+            self._encoded.move_to_end(frame.key)
+            return known
+        shown, omitted = self._select(frame.regions)
+        began = time.perf_counter()
+        try:
+            image = preprocess_frame(frame.image, self.model_config.preprocess)
+            regions = self._inputs(shown, *frame.image.shape[:2])
+        except ValueError as error:
+            raise Refused(Status.INVALID, str(error)) from error
+        prepared = time.perf_counter()
+        vision = self.vision.encode(image[None], regions.boxes[None],
+                                    None if regions.masks is None else regions.masks[None])
+        seconds = {"preprocess": prepared - began, "vision": time.perf_counter() - prepared}
+        text = RegionText([region.id for region in shown], [region.id for region in omitted])
+        encoded = EncodedFrame(frame, shown, omitted, regions.points, vision, text, seconds)
+        self._encoded[frame.key] = encoded
+        self.counters["frames_encoded"] += 1
+        self.counters["regions_omitted"] += len(omitted)
+        if len(self._encoded) > _FRAMES_KEPT:
+            oldest, _ = self._encoded.popitem(last=False)
+            self.language.generator.prefixes.drop(("frame", oldest))
+        return encoded
+
+    def _inputs(self, regions: tuple[Region, ...], height: int, width: int) -> RegionInputs:
+        config = self.model_config
+        return region_inputs([point_region(*region.box[:2], width, height, config.points) if region.is_point
+                              else box_region(*region.box) for region in regions], width, height, config.regions)
+
+    def _select(self, regions: tuple[Region, ...]) -> tuple[tuple[Region, ...], tuple[Region, ...]]:
+        """The regions the model is shown, and those beyond its limit: the lowest scores."""
+        limit = self.model_config.prompt.max_regions
+        if len(regions) <= limit:
+            return regions, ()
+        best = set(sorted(range(len(regions)), key=lambda i: -regions[i].score)[:limit])
+        return (tuple(r for i, r in enumerate(regions) if i in best),
+                tuple(r for i, r in enumerate(regions) if i not in best))
+
+    # --- before, after and beside --------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
         """Run everything once at full size, so that the first request is as fast as the next. Leaves no trace."""
         frame = self.rehearse(self.model_config.prompt.max_regions)
-        self.ask(Conversation("", frame), Question("What is region 1?", ""))
-        self.language.warm_up()
+        self.ask(Conversation("", frame), Question("What is region 1?"))
+        self.language.generator.warm_up()
         self.reset()
 
     def rehearse(self, regions: int) -> Frame:
@@ -112,145 +351,15 @@ class Pipeline:
 
     def reset(self) -> None:
         """Forget all that was computed; what is needed again is computed again. Clears up after a failure, too."""
-        self.language.reset()
+        self.live.clear()
+        self.language.generator.reset()
         self.reuse.clear()
         self._encoded.clear()
 
-    # --- one thing from start to end -----------------------------------------------------------------------------
-
-    def describe(self, frame: Frame, cancelled: Callable[[], bool] = lambda: False) -> FrameDescriptions:
-        """Describe every region of a frame. `cancelled` is asked before every step."""
-        try:
-            job = self.begin_description(frame)
-        except Refused as refusal:
-            return FrameDescriptions(frame, (), status=refusal.status, error=str(refusal))
-        return self._finish(job, cancelled)
-
-    def ask(self, conversation: Conversation, question: Question,
-            cancelled: Callable[[], bool] = lambda: False) -> Answer:
-        """Answer a question; a complete answer becomes a round of the conversation."""
-        try:
-            job = self.begin_answer(conversation, question)
-        except Refused as refusal:
-            return refusal_answer(question, refusal.status, str(refusal), conversation)
-        return self._finish(job, cancelled)
-
-    def _finish(self, job, cancelled):
-        while not job.done:
-            if cancelled():
-                job.end(Status.CANCELED, "cancelled by the caller")
-            self.step()
-            job.poll()
-        return job.result()
-
-    # --- several things at once ----------------------------------------------------------------------------------
-
-    def step(self) -> None:
-        """Advance everything that has begun by one decode step; poll the jobs afterwards."""
-        self.language.step()
-
-    def begin_description(self, frame: Frame) -> DescriptionJob:
-        """Encode a frame and let its regions' descriptions join the batch. Raises Refused for a bad image or box."""
-        encoded = self.encode(frame)
-        embeddings = encoded.vision.region_embeddings[0]
-        kept = self.reuse.keep([region.id for region in encoded.shown], embeddings, frame.stamp_ns)
-        sequences = []
-        for place, region in enumerate(encoded.shown, start=1):
-            if kept[place - 1] is not None:
-                continue
-            earlier = self.reuse.last(region.id)
-            sequences.append(self._sequence(
-                [(self._describe.replace("{region}", f"<region{place}>"), None)], encoded,
-                self.config.description_tokens, draft=earlier.ids if earlier else (),
-                # With a single region nothing is shared yet; its cache serves the questions that may follow.
-                keep_as=("frame", encoded.key) if len(encoded.shown) == 1 else None))
-        self._add(sequences, urgent=False)
-        return DescriptionJob(encoded, kept, sequences, self.language, self.reuse)
-
-    def begin_answer(self, conversation: Conversation, question: Question) -> AnswerJob:
-        """Let a question join the batch, before descriptions. Raises Refused for one that cannot be asked."""
-        if not question.text.strip():
-            raise Refused(Status.INVALID, "the question is empty")
-        if len(question.text) > self.config.question_characters:
-            raise Refused(Status.INVALID, f"the question has {len(question.text)} characters, expected at most "
-                                          f"{self.config.question_characters}")
-        try:
-            self.language.prompts.check_user_text(question.text)
-        except PromptError as error:
-            raise Refused(Status.INVALID, str(error)) from error
-        encoded = self.encode(conversation.frame)
-        try:
-            asked = encoded.text.to_model(question.text.strip())
-        except UnknownRegionError as error:
-            raise Refused(Status.UNKNOWN_REGION, str(error)) from error
-        sequence = self._sequence([*conversation.rounds, (asked, None)], encoded, self.config.answer_tokens,
-                                  keep_as=("conversation", conversation.id))
-        self._add([sequence], urgent=True)
-        return AnswerJob(conversation, question, asked, encoded, sequence, self.language)
-
-    def _sequence(self, rounds, encoded: EncodedFrame, tokens: int, **how):
-        try:
-            return self.language.sequence(rounds, encoded.vision, encoded.key, tokens, points=encoded.points, **how)
-        except PromptError as error:
-            raise Refused(Status.INVALID, str(error)) from error
-
-    def _add(self, sequences, urgent: bool) -> None:
-        try:
-            self.language.add(sequences, urgent)
-        except ValueError as error:
-            raise Refused(Status.INVALID, str(error)) from error
-
-    def encode(self, frame: Frame) -> EncodedFrame:
-        """The frame's vision output, computed once. Raises Refused for an image or a box that is no good."""
-        known = self._encoded.get(id(frame))  # entries hold their frame, so an id in here is not reused
-        if known is not None:
-            self._encoded.move_to_end(id(frame))
-            return known
-        shown, omitted = self._select(frame.regions)
-        began = time.perf_counter()
-        try:
-            image = preprocess_frame(frame.image, self.model_config.preprocess)
-            regions = self._inputs(shown, *frame.image.shape[:2])
-        except ValueError as error:
-            raise Refused(Status.INVALID, str(error)) from error
-        prepared = time.perf_counter()
-        vision = self.vision.encode(image[None], regions.boxes[None],
-                                    None if regions.masks is None else regions.masks[None])
-        seconds = {"preprocess": prepared - began, "vision": time.perf_counter() - prepared}
-        text = RegionText([region.id for region in shown], [region.id for region in omitted])
-        encoded = EncodedFrame(frame, shown, omitted, regions.points, vision, next(self._keys), text, seconds)
-        self._encoded[id(frame)] = encoded
-        self.counters["frames_encoded"] += 1
-        self.counters["regions_omitted"] += len(omitted)
-        if len(self._encoded) > _FRAMES_KEPT:
-            _, oldest = self._encoded.popitem(last=False)
-            self.language.decoder.store.drop(("frame", oldest.key))
-        return encoded
-
-    def _inputs(self, regions: tuple[Region, ...], height: int, width: int) -> RegionInputs:
-        config = self.model_config
-        return region_inputs([point_region(*region.box[:2], width, height, config.points) if region.is_point
-                              else box_region(*region.box) for region in regions], width, height, config.regions)
-
     def statistics(self) -> dict[str, float]:
         """Counters since construction and the present state, for diagnostics."""
-        decoder = self.language.decoder
-        numbers = {**self.counters, **decoder.counters, "live_rows": decoder.live_rows,
-                   "cache_bytes": decoder.store.bytes, "cache_evictions": decoder.store.evictions,
+        generator = self.language.generator
+        numbers = {**self.counters, **generator.counters, "live_rows": generator.live_rows,
+                   "cache_bytes": generator.prefixes.bytes, "cache_evictions": generator.prefixes.evictions,
                    "reuse_rate": self.reuse.kept / max(1, self.reuse.looked_up)}
         return {name: float(value) for name, value in numbers.items()}
-
-    def _select(self, regions: tuple[Region, ...]) -> tuple[tuple[Region, ...], tuple[Region, ...]]:
-        """The regions the model is shown, and those beyond its limit: the lowest scores."""
-        limit = self.model_config.prompt.max_regions
-        if len(regions) <= limit:
-            return regions, ()
-        best = set(sorted(range(len(regions)), key=lambda i: -regions[i].score)[:limit])
-        return (tuple(r for i, r in enumerate(regions) if i in best),
-                tuple(r for i, r in enumerate(regions) if i not in best))
-
-
-def refusal_answer(question: Question, status: Status, reason: str, conversation: Conversation | None = None) -> Answer:
-    """The answer to a question that was not decoded."""
-    return Answer(status, "", reason, (), conversation.id if conversation else question.conversation_id,
-                  question.query_id, conversation.frame if conversation else None)

@@ -1,11 +1,14 @@
 """What goes in and out of the runtime. Plain data: no ROS, no torch."""
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
+
+
+_frame_keys = itertools.count()
 
 
 class Status(IntEnum):
@@ -46,6 +49,7 @@ class Frame:
     `numpy.asarray` turns into one, such as a picture that stays encoded until then. stamp_ns: the image's stamp in
     nanoseconds. frame_id: the optical frame of the camera. header: the message's own header; the runtime hands it back
     untouched.
+    key: this object's own number, by which what was computed from it is found again; a copy gets another.
     """
 
     image: np.ndarray
@@ -53,6 +57,7 @@ class Frame:
     stamp_ns: int
     frame_id: str
     header: object = None
+    key: int = field(default_factory=_frame_keys.__next__, init=False)
 
 
 @dataclass(frozen=True)
@@ -79,22 +84,6 @@ class FrameDescriptions:
     status: Status = Status.OK
     error: str = ""
     omitted: tuple[Region, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """A user's question about a frame.
-
-    query_id names it for `cancel`. An empty conversation_id opens a conversation. on_text receives the text as it
-    grows, piece by piece, on the worker's thread: it must return at once. timeout_s counts from submission; None takes
-    the scheduler's limit.
-    """
-
-    text: str
-    query_id: str
-    conversation_id: str = ""
-    on_text: Callable[[str], None] | None = None
-    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import torch
 
 from ..configuration import Configuration, setting
 from ..engine.errors import EngineError
+from ..engine.gate import TextWriter
 from ..engine.guard import ProgressCallback
 from ..engine.opening import EngineOptions, open_onnxruntime, open_tensorrt
 from ..model.checkpoint import LoadedModel
@@ -55,18 +56,18 @@ class VisionStage:
 
     @classmethod
     def open(cls, loaded: LoadedModel, options: VisionOptions = VisionOptions(), slot: str = "model",
-             progress: ProgressCallback | None = None) -> VisionStage:
+             progress: ProgressCallback | None = None, write_texts: TextWriter | None = None) -> VisionStage:
         """Takes a backend, builds its engine where it is missing (`options.engine`), and checks it against PyTorch.
 
         slot: name of the model in the engine cache, of `engine.provide.model_slot`. progress: called with how far
-        building has come; it must return at once.
+        building has come; it must return at once. write_texts: what an engine is compared with PyTorch by, beside numbers.
         Raises EngineError where the backend asked for does not work here; "auto" raises nothing and ends with PyTorch.
         """
         wanted = _preference(loaded.model.device) if options.backend == "auto" else [options.backend]
         left_out = []
         for backend in wanted:
             try:
-                runner = _OPENERS[backend](loaded, slot, options.engine, progress)
+                runner = _OPENERS[backend](loaded, slot, options.engine, progress, write_texts)
             except (EngineError, OSError, RuntimeError) as error:  # the last is PyTorch's, of a GPU without memory left
                 if options.backend != "auto":
                     raise
@@ -96,7 +97,7 @@ class VisionStage:
 
 
 def _open_torch(loaded: LoadedModel, _slot: str, _options: EngineOptions,
-                _progress: ProgressCallback | None) -> TorchRunner:
+                _progress: ProgressCallback | None, _write_texts: TextWriter | None) -> TorchRunner:
     return TorchRunner(loaded.model)
 
 

@@ -16,7 +16,7 @@ from ros_gpt4roi.engine.cache import CachedEngine, EngineCache
 from ros_gpt4roi.engine.errors import EngineError
 from ros_gpt4roi.engine.flavour import load_flavour
 from ros_gpt4roi.engine.frames import StoredFrame, default_frames_folder
-from ros_gpt4roi.engine.gate import LIMITS, Encode, GateReport, check, limit_for, read_report, text_writer, twin_of
+from ros_gpt4roi.engine.gate import LIMITS, Encode, GateReport, check, limit_for, read_report, twin_of
 from ros_gpt4roi.engine.graph import scope
 from ros_gpt4roi.engine.lower import lower
 from ros_gpt4roi.engine.network import VisionNetwork
@@ -26,6 +26,7 @@ from ros_gpt4roi.engine.provide import EngineRequest
 from ros_gpt4roi.engine.runners import OnnxRuntimeRunner
 from ros_gpt4roi.model.checkpoint import LoadedModel
 from ros_gpt4roi.model.gpt4roi import VisionOutput
+from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 
 FRAMES = [StoredFrame(str(seed), *inputs(32, 1, 3, seed)) for seed in range(2)]
 
@@ -37,7 +38,7 @@ def twin(loaded: LoadedModel) -> Encode:
 
 def run_check(engine: Encode, twin: Encode, precision: str = "fp16", loaded: LoadedModel | None = None) -> GateReport:
     return check(engine, twin, FRAMES, precision, LIMITS[precision], "sha", "key",
-                 text_writer(loaded) if loaded else None)
+                 Pipeline(loaded, PipelineConfig()).describe_output if loaded else None)
 
 
 def test_twin_passes_its_own_gate(twin: Encode, loaded: LoadedModel) -> None:
@@ -85,7 +86,7 @@ def test_overflow_is_refused(twin: Encode) -> None:
 def test_other_text_is_refused_although_the_numbers_are_close(twin: Encode) -> None:
     calls = []
 
-    def write_texts(output: VisionOutput, count: int) -> list[str]:
+    def write_texts(output: VisionOutput, count: int, tokens: int) -> list[str]:
         calls.append(output)
         return ["a red mug"] * (count - 1) + ["a red mug" if len(calls) % 2 else "a blue mug"]
 

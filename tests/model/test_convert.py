@@ -24,9 +24,9 @@ from ros_gpt4roi.model.config import PreprocessConfig, preset
 from ros_gpt4roi.model.convert import plan_assembly, plan_published
 from ros_gpt4roi.model.prompt import SPECIAL_TOKENS
 from ros_gpt4roi.model.weights_io import WeightFileError, WeightSource
-from ros_gpt4roi.runtime.jobs import Conversation
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
-from ros_gpt4roi.runtime.types import Frame, Question, Region, Status
+from ros_gpt4roi.runtime.request import Conversation, Question
+from ros_gpt4roi.runtime.types import Frame, Region, Status
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from ros_gpt4roi.runtime.body import LlamaBody, TransformersBody
-from ros_gpt4roi.runtime.decoder import Decoder, Sequence
+from ros_gpt4roi.runtime.generator import Generator
 from ros_gpt4roi.runtime.kv_cache import Prompt
+from ros_gpt4roi.runtime.language_model import LlamaBody, TransformersBody
+from ros_gpt4roi.runtime.request import Sequence
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
@@ -26,12 +27,12 @@ def language() -> LlamaForCausalLM:
     return model
 
 
-def make(language: PreTrainedModel, **how) -> Decoder:
-    return Decoder(language, stop_ids=frozenset({3}), never_ids=[7], context=96, max_rows=6, urgent_rows=1,
+def make(language: PreTrainedModel, **how) -> Generator:
+    return Generator(language, stop_ids=frozenset({3}), suppress_tokens=[7], context=96, max_rows=6, priority_rows=1,
                    draft_tokens=4, cache_bytes=1 << 20, **how)
 
 
-def texts(decoder: Decoder, language: LlamaForCausalLM, seed: int, prompts: int = 12) -> list[list[int]]:
+def texts(generator: Generator, language: LlamaForCausalLM, seed: int, prompts: int = 12) -> list[list[int]]:
     """Texts of prompts, some with a beginning in common, that join one after the other."""
     random, sequences = np.random.default_rng(seed), []
     stem = random.integers(8, 40, 20).tolist()
@@ -44,10 +45,10 @@ def texts(decoder: Decoder, language: LlamaForCausalLM, seed: int, prompts: int 
 
         sequences.append(Sequence(Prompt.of(ids, [-1] * len(ids), "v"), embed, int(random.integers(1, 20)),
                                   draft=tuple(random.integers(8, 40, 10).tolist())))
-        decoder.add(sequences[-1:])
-        decoder.step()
-    while decoder.busy:
-        decoder.step()
+        generator.add(sequences[-1:])
+        generator.step()
+    while generator.busy:
+        generator.step()
     return [sequence.generated for sequence in sequences]
 
 
@@ -72,13 +73,13 @@ def test_inductor_and_cuda_graphs_give_the_same_texts(language: LlamaForCausalLM
 
 def test_the_shapes_are_few_and_warm_up_prepares_them_all(language: LlamaForCausalLM) -> None:
     language.to("cpu")
-    decoder = make(language, fixed_shapes=True)
-    texts(decoder, language, 2)
-    decoder.warm_up()
-    prepared = dict(decoder._forward._shapes)
-    assert len(prepared) == 6 * -(-decoder.cache.capacity // 512)
-    texts(decoder, language, 2, prompts=6)
-    assert decoder._forward._shapes == prepared
+    generator = make(language, fixed_shapes=True)
+    texts(generator, language, 2)
+    generator.warm_up()
+    prepared = dict(generator._forward._shapes)
+    assert len(prepared) == 6 * -(-generator.cache.capacity // 512)
+    texts(generator, language, 2, prompts=6)
+    assert generator._forward._shapes == prepared
 
 
 def test_a_llama_runs_in_few_operations_and_what_is_none_through_transformers(language: LlamaForCausalLM) -> None:

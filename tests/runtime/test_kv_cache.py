@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ros_gpt4roi.runtime.kv_cache import Prompt, PrefixStore, SlotCache
+from ros_gpt4roi.runtime.kv_cache import Prompt, PrefixCache, SlotCache
 
 LAYERS, HEADS, SIZE = 2, 3, 4
 
@@ -16,7 +16,7 @@ def make_cache(max_slots: int = 600) -> SlotCache:
 def write(cache: SlotCache, slots: np.ndarray, keys: torch.Tensor | None = None) -> torch.Tensor:
     """Feed every layer one token a slot; returns the keys [layers, heads, count, size]."""
     keys = torch.randn(LAYERS, HEADS, len(slots), SIZE) if keys is None else keys
-    cache.aim(torch.from_numpy(slots), cache.extent)
+    cache.map_slots(torch.from_numpy(slots), cache.extent)
     for layer in range(LAYERS):
         cache.update(keys[layer, None], -keys[layer, None], layer)
     return keys
@@ -27,7 +27,7 @@ def test_tokens_lie_in_their_slots_and_the_layer_sees_all_up_to_the_last() -> No
     first, second = cache.take(3), cache.take(2)
     assert not {0, *first} & {*second} and 0 not in first  # the bin is nobody's
     keys, more = write(cache, first), torch.randn(1, HEADS, 2, SIZE)
-    cache.aim(torch.from_numpy(second), cache.extent)
+    cache.map_slots(torch.from_numpy(second), cache.extent)
     held, values = cache.update(more, -more, 1)
     assert held.shape == values.shape == (1, HEADS, 6, SIZE) and cache.get_seq_length() == 6
     assert torch.equal(held[0][:, first], keys[1]) and torch.equal(held[0][:, second], more[0])
@@ -121,7 +121,7 @@ UNIT = entry(1).nbytes  # bytes a token
 
 
 def test_the_store_finds_the_longest_common_prefix() -> None:
-    store = PrefixStore(100 * UNIT)
+    store = PrefixCache(100 * UNIT)
     store.put("short", prompt([1, 2]), entry(2, 2.0))
     store.put("long", prompt([1, 2, 3, 4]), entry(4, 4.0))
     store.put("other", prompt([1, 2, 3, 4, 5], "w"), entry(5, 5.0))
@@ -131,7 +131,7 @@ def test_the_store_finds_the_longest_common_prefix() -> None:
 
 
 def test_the_store_is_bounded_in_bytes_and_evicts_the_least_recently_used() -> None:
-    store = PrefixStore(6 * UNIT)
+    store = PrefixCache(6 * UNIT)
     store.put("a", prompt([1, 1]), entry(2))
     store.put("b", prompt([2, 2]), entry(2))
     store.put("c", prompt([3, 3]), entry(2))
@@ -144,7 +144,7 @@ def test_the_store_is_bounded_in_bytes_and_evicts_the_least_recently_used() -> N
 
 
 def test_an_entry_replaces_the_one_of_its_name() -> None:
-    store = PrefixStore(100 * UNIT)
+    store = PrefixCache(100 * UNIT)
     store.put("a", prompt([1, 1, 1]), entry(3))
     store.put("a", prompt([2]), entry(1))
     assert store.bytes == UNIT and len(store) == 1 and store.longest(prompt([1, 1]))[0] == 0

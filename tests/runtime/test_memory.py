@@ -4,13 +4,15 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import torch
 
+from ros_gpt4roi.runtime.request import DescriptionRequest, Question
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
-from ros_gpt4roi.runtime.types import Question, Status
+from ros_gpt4roi.runtime.types import Status
 
 CYCLES, SETTLED = 500, 100
 LIMIT_S = 60.0
@@ -36,28 +38,32 @@ def test_memory_returns_over_500_cycles(make_pipeline: Callable, make_frame: Cal
     def gone(piece: str) -> None:
         raise ConnectionError("the client left")
 
+    def submit(request: Question | DescriptionRequest) -> Future:
+        scheduler.submit(request)
+        return request.future
+
     def cycle(number: int) -> None:
         # Ids rise as a tracker's do.
         frame = make_frame([str(2 * number), str(2 * number + 1)], seed=number, stamp_ns=number)
-        described = scheduler.describe_once(frame)
-        first = scheduler.submit_question(Question(f"What is region {2 * number}?", ""), frame)
+        described = submit(DescriptionRequest(frame=frame))
+        first = submit(Question(f"What is region {2 * number}?", frame=frame))
         assert first.result(LIMIT_S).status is Status.OK
-        again = scheduler.submit_question(Question("And then?", "", first.result().conversation_id), None)
-        left = scheduler.submit_question(Question("What is there?", "", on_text=gone), frame)
-        stopped = scheduler.submit_question(Question("What is there?", f"stop {number}"), frame)
+        again = submit(Question("And then?", "", first.result().conversation_id))
+        left = submit(Question("What is there?", on_text=gone, frame=frame))
+        stopped = submit(Question("What is there?", f"stop {number}", frame=frame))
         scheduler.cancel(f"stop {number}")
         assert described.result(LIMIT_S).status is again.result(LIMIT_S).status is Status.OK
         assert left.result(LIMIT_S).status in (Status.CANCELED, Status.OK)  # it may have had nothing to say
         assert stopped.result(LIMIT_S).status in (Status.CANCELED, Status.OK)
         if number % 50 == 0:  # the worker fails in mid-decode
-            step = pipeline.language.step
+            step = pipeline.language.generator.step
 
             def fail() -> None:
-                pipeline.language.step = step
+                pipeline.language.generator.step = step
                 raise torch.OutOfMemoryError("no memory left on the device")
 
-            pipeline.language.step = fail
-            assert scheduler.describe_once(make_frame(2, seed=number + 1)).result(LIMIT_S).status is Status.FAILED
+            pipeline.language.generator.step = fail
+            assert submit(DescriptionRequest(frame=make_frame(2, seed=number + 1))).result(LIMIT_S).status is Status.FAILED
 
     before: tuple[int, float, int] | None = None
     for number in range(1, CYCLES + 1):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ros_gpt4roi.runtime.body import LlamaBody, fast_body
 from ros_gpt4roi.runtime.kv_cache import SlotCache
+from ros_gpt4roi.runtime.language_backend import choose_body
+from ros_gpt4roi.runtime.language_model import LlamaBody
 from ros_gpt4roi.runtime.onnx_body import OnnxBody
 from ros_gpt4roi.runtime.quantise import quantise_language
 
@@ -44,7 +45,7 @@ def steps(body, counts: list[int], cache: SlotCache | None = None, spoiled: int 
                 sees[i * count:(i + 1) * count, rows[i]] = True
                 sees[i * count:(i + 1) * count, slots] = np.tri(count, dtype=np.bool_)
             positions = np.concatenate([np.arange(len(rows[i]), len(rows[i]) + count) for i in range(fed)])
-            cache.aim(torch.from_numpy(np.concatenate(new)), cache.extent)
+            cache.map_slots(torch.from_numpy(np.concatenate(new)), cache.extent)
             numbers = torch.randn(fed * count, WIDTH, generator=random)
             if step == spoiled:
                 numbers[:count] = torch.nan
@@ -120,7 +121,7 @@ def test_int8_is_as_close_to_float_as_pytorchs_own(number_format: str) -> None:
 
 def chosen(language: LlamaForCausalLM, onnxruntime: bool = True):
     dtype = language.get_input_embeddings().weight.dtype
-    return fast_body(language.base_model,
+    return choose_body(language.base_model,
                      lambda slots: SlotCache(LAYERS, KEY_HEADS, SIZE, slots, dtype, torch.device("cpu")), WIDTH, dtype,
                      torch.device("cpu"), CONTEXT, onnxruntime)
 
@@ -139,9 +140,9 @@ def test_a_model_of_many_weights_stays_with_pytorch(number_format: str, monkeypa
     layers = sum(p.numel() for name, p in language.base_model.layers.named_parameters() if name.endswith("proj.weight"))
     if number_format != "fp32":
         quantise_language(language, number_format)
-    monkeypatch.setattr("ros_gpt4roi.runtime.body._SMALL", layers)  # embeddings and norms are more
+    monkeypatch.setattr("ros_gpt4roi.runtime.language_backend._SMALL_BODY", layers)  # embeddings and norms are more
     assert isinstance(chosen(language), LlamaBody)
-    monkeypatch.setattr("ros_gpt4roi.runtime.body._SMALL", 2 * layers)
+    monkeypatch.setattr("ros_gpt4roi.runtime.language_backend._SMALL_BODY", 2 * layers)
     assert isinstance(chosen(language), OnnxBody)
 
 

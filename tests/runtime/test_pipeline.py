@@ -10,10 +10,10 @@ import torch
 from ros_gpt4roi.model.checkpoint import LoadedModel
 from ros_gpt4roi.model.gpt4roi import VisionOutput
 from ros_gpt4roi.model.prompt import IMAGE_END, IMAGE_PATCH, IMAGE_START
-from ros_gpt4roi.runtime.jobs import Conversation
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.region_text import RegionText
-from ros_gpt4roi.runtime.types import Frame, Question, Region, Status
+from ros_gpt4roi.runtime.request import Conversation, DescriptionRequest, Question
+from ros_gpt4roi.runtime.types import Frame, Region, Status
 
 
 def published_procedure(loaded: LoadedModel, pipeline: Pipeline, frame: Frame, rounds: list, tokens: int) -> list[int]:
@@ -21,7 +21,7 @@ def published_procedure(loaded: LoadedModel, pipeline: Pipeline, frame: Frame, r
     encoded = Pipeline(loaded, pipeline.config).encode(frame)
     prompt = loaded.prompts.encode(rounds, len(encoded.shown), list_regions=True)
     ids, index = list(prompt.input_ids), list(prompt.region_index)
-    stops = pipeline.language.decoder.stop_ids
+    stops = pipeline.language.generator.stop_ids
     generated: list[int] = []
     with torch.inference_mode():
         while len(generated) < tokens:
@@ -47,20 +47,20 @@ def reference_text(loaded: LoadedModel, pipeline: Pipeline, frame: Frame, rounds
 def test_descriptions_are_those_of_separate_full_runs(regions: int, loaded: LoadedModel, make_pipeline: Callable,
                                                       make_frame: Callable) -> None:
     pipeline, frame = make_pipeline(), make_frame(regions, seed=regions)
-    job = pipeline.begin_description(frame)
-    while not job.done:
-        pipeline.step()
-        job.poll()
-    result = job.result()
+    request = DescriptionRequest(frame=frame)
+    pipeline.begin(request)
+    while not pipeline.step():
+        assert request.result is None
+    result = request.result
     assert result.status is Status.OK
     assert [d.region for d in result.descriptions] == list(frame.regions)
-    for place, (description, sequence) in enumerate(zip(result.descriptions, job.sequences, strict=True), start=1):
+    for place, (description, sequence) in enumerate(zip(result.descriptions, request.sequences, strict=True), start=1):
         rounds = [(f"Describe <region{place}>.", None)]
         assert sequence.generated == published_procedure(loaded, pipeline, frame, rounds, 12)
         assert description.text == RegionText(str(i) for i in range(1, 17)).to_user(
             pipeline.language.text(sequence.generated)).rstrip()
         assert 0 < description.confidence <= 1
-    assert len({tuple(sequence.generated) for sequence in job.sequences}) >= min(2, regions)  # they do differ
+    assert len({tuple(sequence.generated) for sequence in request.sequences}) >= min(2, regions)  # they do differ
 
 
 def test_more_regions_than_rows_take_turns(loaded: LoadedModel, make_pipeline: Callable, make_frame: Callable) -> None:
@@ -86,7 +86,7 @@ def test_a_conversation_is_a_full_run_over_its_rounds(loaded: LoadedModel, make_
 def test_the_prefix_is_computed_once_and_a_follow_up_costs_its_own_tokens(make_pipeline: Callable,
                                                                           make_frame: Callable) -> None:
     pipeline, frame = make_pipeline(), make_frame(8)
-    counters = pipeline.language.decoder.counters
+    counters = pipeline.language.generator.counters
     pipeline.describe(frame)
     builder = pipeline.language.prompts
     whole = len(builder.encode([("Describe <region1>.", None)], 8, list_regions=True).input_ids)
@@ -110,7 +110,7 @@ def test_an_evicted_conversation_is_recomputed(make_pipeline: Callable, make_fra
         for question in ("What is region 2?", "And region 1?"):
             pipeline.texts.append(pipeline.ask(conversation, Question(question, "q")).text)
     assert starved.texts == kept.texts
-    assert starved.language.decoder.store.bytes == 0 < kept.language.decoder.store.bytes
+    assert starved.language.generator.prefixes.bytes == 0 < kept.language.generator.prefixes.bytes
 
 
 def test_a_conversation_outlives_the_vision_output(make_pipeline: Callable, make_frame: Callable) -> None:
@@ -138,7 +138,7 @@ def test_a_cancelled_description_stops_within_a_step(make_pipeline: Callable, ma
     asked = []
     result = pipeline.describe(make_frame(4), cancelled=lambda: len(asked) == 3 or asked.append(1))
     assert result.status is Status.CANCELED
-    assert pipeline.language.decoder.live_rows == 0
+    assert pipeline.language.generator.live_rows == 0
     full = [d.text for d in make_pipeline().describe(make_frame(4)).descriptions]
     assert all(text.startswith(d.text) and d.text != text for d, text in zip(result.descriptions, full, strict=True))
 
@@ -151,9 +151,9 @@ def test_drafts_from_the_last_frame_save_steps_and_change_nothing(make_pipeline:
     for pipeline in (drafting, plain):
         texts.append([[d.text for d in pipeline.describe(frame).descriptions] for frame in frames])
     assert texts[0] == texts[1]
-    counters = drafting.language.decoder.counters
+    counters = drafting.language.generator.counters
     assert counters["accepted_draft_tokens"] >= 5 * 5
-    assert counters["steps"] < plain.language.decoder.counters["steps"]
+    assert counters["steps"] < plain.language.generator.counters["steps"]
 
 
 def test_a_region_that_looks_the_same_keeps_its_text(make_pipeline: Callable, make_frame: Callable) -> None:
@@ -175,13 +175,13 @@ def test_a_region_that_looks_the_same_keeps_its_text(make_pipeline: Callable, ma
 def test_a_text_that_names_a_region_that_moved_is_not_kept(loaded: LoadedModel, make_pipeline: Callable,
                                                            make_frame: Callable) -> None:
     pipeline, frame = make_pipeline(reuse_distance=0.001), make_frame(3)
-    job = pipeline.begin_description(frame)
+    request = DescriptionRequest(frame=frame)
+    pipeline.begin(request)
     # The tiny model has no words of its own for this: they are put into its mouth.
-    job.sequences[0].generated += loaded.tokenizer.encode("left of region2", add_special_tokens=False)
-    while not job.done:
-        pipeline.step()
-        job.poll()
-    assert job.result().descriptions[0].text.startswith("left of region 2")
+    request.sequences[0].generated += loaded.tokenizer.encode("left of region2", add_special_tokens=False)
+    while not pipeline.step():
+        pass
+    assert request.result.descriptions[0].text.startswith("left of region 2")
     moved = dataclasses.replace(frame.regions[1], box=(1.0, 1.0, 40.0, 12.0))
     later = dataclasses.replace(frame, regions=(frame.regions[0], moved, frame.regions[2]), stamp_ns=1)
     assert [d.reused for d in pipeline.describe(later).descriptions] == [False, False, True]
@@ -254,8 +254,9 @@ def test_a_point_is_a_small_box_with_a_token_of_its_own(loaded: LoadedModel, mak
                   ((20.0, 30.0, 20.0, 30.0), (20 - half, 30 - half, 20 + half, 30 + half)))
     torch.testing.assert_close(pipeline.encode(point).vision, pipeline.encode(box).vision)
     for shown, tokens in ((point, ["<bbox>", "<point>"]), (box, ["<bbox>", "<bbox>"])):
-        job = pipeline.begin_answer(Conversation("c", shown), Question("What is region 2?", "q"))
-        ids = [int(i) for i in job.sequences[0].prompt.ids if i in loaded.prompts.region_ids]
+        question = Question("What is region 2?", "q", conversation=Conversation("c", shown))
+        pipeline.begin(question)
+        ids = [int(i) for i in question.sequences[0].prompt.ids if i in loaded.prompts.region_ids]
         assert loaded.tokenizer.convert_ids_to_tokens(ids) == tokens
     outside = dataclasses.replace(frame, regions=(Region("1", (49.0, 5.0, 49.0, 5.0)),))
     refused = pipeline.describe(outside)
@@ -293,23 +294,21 @@ def test_after_the_warm_up_the_first_requests_find_everything_prepared(loaded: L
                                                                        make_frame: Callable) -> None:
     pipeline = make_pipeline(onnxruntime=False)
     pipeline.warm_up()
-    memory = pipeline.language.decoder.cache.memory
+    memory = pipeline.language.generator.cache.memory
     frame = make_frame(loaded.config.prompt.max_regions)
     pipeline.describe(frame)
     pipeline.ask(Conversation("c", frame), Question("What is region 1?", "q"))
-    assert pipeline.language.decoder.cache.memory is memory  # it has not grown
+    assert pipeline.language.generator.cache.memory is memory  # it has not grown
 
 
 @pytest.mark.parametrize("onnxruntime", [True, False])
 def test_memory_that_slows_steps_is_given_back_after_the_last_row(loaded: LoadedModel, make_pipeline: Callable,
                                                                   make_frame: Callable, onnxruntime: bool) -> None:
     pipeline = make_pipeline(onnxruntime=onnxruntime)
-    cache, seen = pipeline.language.decoder.cache, []
-    job = pipeline.begin_description(make_frame(loaded.config.prompt.max_regions))
-    while not job.done:
-        pipeline.step()
+    cache, seen = pipeline.language.generator.cache, []
+    pipeline.begin(DescriptionRequest(frame=make_frame(loaded.config.prompt.max_regions)))
+    while not pipeline.step():
         seen.append(cache.capacity)
-        job.poll()
     assert max(seen) > 256
     assert cache.capacity == (256 if onnxruntime else max(seen))
 

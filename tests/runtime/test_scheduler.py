@@ -10,10 +10,10 @@ from concurrent.futures import Future
 import pytest
 import torch
 
-from ros_gpt4roi.runtime.jobs import Conversation
 from ros_gpt4roi.runtime.pipeline import Pipeline
+from ros_gpt4roi.runtime.request import Conversation, DescriptionRequest, Question
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
-from ros_gpt4roi.runtime.types import Frame, FrameDescriptions, Question, Status
+from ros_gpt4roi.runtime.types import Frame, FrameDescriptions, Status
 
 LIMIT_S = 60.0  # no test takes this long; a hang ends here
 
@@ -30,12 +30,12 @@ class Running:
         self._at_rest = threading.Event()
         step = pipeline.step
 
-        def braked_step() -> None:
+        def braked_step() -> list:
             self._at_rest.set()
             assert self._free.wait(LIMIT_S)
             self._at_rest.clear()
             self.steps += 1
-            step()
+            return step()
 
         pipeline.step = braked_step
         self.scheduler = Scheduler(pipeline, config, self.results.put)
@@ -52,7 +52,14 @@ class Running:
         self._free.set()
 
     def ask(self, text: str, frame: Frame | None, query_id: str = "", **how) -> Future:
-        return self.scheduler.submit_question(Question(text, query_id, **how), frame)
+        question = Question(text, query_id, frame=frame, **how)
+        self.scheduler.submit(question)
+        return question.future
+
+    def describe(self, frame: Frame) -> Future:
+        request = DescriptionRequest(frame=frame)
+        self.scheduler.submit(request)
+        return request.future
 
 
 @pytest.fixture
@@ -150,14 +157,14 @@ def test_cancel_stops_a_live_question_within_a_step_and_a_waiting_one(run: Calla
 
 
 def test_a_timeout_answers_with_the_partial_text(run: Callable, make_frame: Callable) -> None:
-    running = run(pipeline={"answer_tokens": 400})
+    running = run(pipeline={"answer_tokens": 400}, answer_timeout_s=0.3)
     held = queue.Queue()
 
     def slow_listener(piece: str) -> None:
         held.put(piece)
         threading.Event().wait(0.05)
 
-    answer = running.ask("What is region 1?", make_frame(2), "q", timeout_s=0.3, on_text=slow_listener).result(LIMIT_S)
+    answer = running.ask("What is region 1?", make_frame(2), "q", on_text=slow_listener).result(LIMIT_S)
     assert answer.status is Status.TIMEOUT and "time" in answer.error
     assert answer.text.startswith(held.get_nowait())
     assert running.scheduler.statistics()["answers_timeout"] == 1
@@ -168,7 +175,8 @@ def test_a_question_that_waits_too_long_times_out_in_the_queue(run: Callable, ma
     running.hold()
     running.ask("What is region 1?", make_frame(2), "first")
     running.wait_until_held()
-    late = running.ask("What is region 1?", make_frame(2), "late", timeout_s=0.01)
+    running.scheduler.config = dataclasses.replace(running.scheduler.config, answer_timeout_s=0.01)
+    late = running.ask("What is region 1?", make_frame(2), "late")
     threading.Event().wait(0.02)  # the deadline itself has to pass
     running.release()
     assert late.result(LIMIT_S).status is Status.TIMEOUT
@@ -212,7 +220,6 @@ def test_what_cannot_be_asked_says_why(run: Callable, make_frame: Callable) -> N
     assert running.ask("What?", None).result(LIMIT_S).status is Status.NO_FRAME
     assert running.ask("What is region 9?", frame).result(LIMIT_S).status is Status.UNKNOWN_REGION
     assert running.ask("", frame).result(LIMIT_S).status is Status.INVALID
-    assert running.ask("What?", frame, timeout_s=float("nan")).result(LIMIT_S).status is Status.INVALID
     running.hold()
     running.ask("What is region 1?", frame, "same")
     twice = running.ask("What is region 1?", frame, "same").result(LIMIT_S)
@@ -238,24 +245,24 @@ def test_a_listener_that_is_gone_ends_its_question_and_nothing_else(run: Callabl
 
     answer = running.ask("What is region 1?", frame, on_text=gone).result(LIMIT_S)
     assert answer.status is Status.CANCELED and "the client left" in answer.error
-    assert running.scheduler.describe_once(frame).result(LIMIT_S).status is Status.OK
+    assert running.describe(frame).result(LIMIT_S).status is Status.OK
 
 
 def test_a_failed_worker_answers_what_is_open_and_goes_on(run: Callable, make_frame: Callable,
                                                           make_pipeline: Callable) -> None:
     running, frame = run(), make_frame(3)
     opened = running.ask("What is region 1?", frame).result(LIMIT_S)
-    good = running.pipeline.language.step
+    good = running.pipeline.language.generator.step
 
     def out_of_memory() -> None:
-        running.pipeline.language.step = good
+        running.pipeline.language.generator.step = good
         raise torch.OutOfMemoryError("no memory left on the device")
 
     running.hold()
     question = running.ask("What is region 1?", frame)
     running.wait_until_held()
     running.scheduler.submit_frame(frame)
-    running.pipeline.language.step = out_of_memory
+    running.pipeline.language.generator.step = out_of_memory
     running.release()
     assert question.result(LIMIT_S).status is Status.FAILED
     assert "no memory left" in question.result().error
@@ -264,7 +271,7 @@ def test_a_failed_worker_answers_what_is_open_and_goes_on(run: Callable, make_fr
     running.hold()
     running.scheduler.submit_frame(frame)
     running.wait_until_held()
-    running.pipeline.language.step = out_of_memory
+    running.pipeline.language.generator.step = out_of_memory
     running.release()
     assert running.results.get(timeout=LIMIT_S).status is Status.FAILED
     follow_up = running.ask("And region 2?", None, conversation_id=opened.conversation_id).result(LIMIT_S)
@@ -277,7 +284,7 @@ def test_a_failed_worker_answers_what_is_open_and_goes_on(run: Callable, make_fr
 def test_stopping_answers_everything(run: Callable, make_frame: Callable) -> None:
     running, frame = run(pipeline={"answer_tokens": 400, "question_rows": 1}), make_frame(2)
     running.hold()
-    futures = [running.ask("What is region 1?", frame) for _ in range(3)] + [running.scheduler.describe_once(frame)]
+    futures = [running.ask("What is region 1?", frame) for _ in range(3)] + [running.describe(frame)]
     running.wait_until_held()
     stopper = threading.Thread(target=running.scheduler.stop, args=(LIMIT_S,))
     stopper.start()
@@ -287,16 +294,17 @@ def test_stopping_answers_everything(run: Callable, make_frame: Callable) -> Non
     assert {future.result(LIMIT_S).status for future in futures} == {Status.CANCELED}
     assert running.ask("What is region 1?", frame).result(LIMIT_S).status is Status.FAILED
     running.scheduler.start()
-    assert running.ask("What is region 1?", frame, timeout_s=0.05).result(LIMIT_S).status is Status.TIMEOUT
+    running.scheduler.config = dataclasses.replace(running.scheduler.config, answer_timeout_s=0.05)
+    assert running.ask("What is region 1?", frame).result(LIMIT_S).status is Status.TIMEOUT
 
 
 def test_describe_once_describes_that_frame_and_says_what_is_wrong_with_it(run: Callable, make_frame: Callable) -> None:
     running, frame = run(), make_frame(3, stamp_ns=5)
-    result = running.scheduler.describe_once(frame).result(LIMIT_S)
+    result = running.describe(frame).result(LIMIT_S)
     assert result.frame is frame and len(result.descriptions) == 3
     assert set(result.timings) == {"preprocess", "vision", "language"}
     bad = dataclasses.replace(frame, regions=(dataclasses.replace(frame.regions[0], box=(3.0, 3.0, 1.0, 9.0)),))
-    result = running.scheduler.describe_once(bad).result(LIMIT_S)
+    result = running.describe(bad).result(LIMIT_S)
     assert result.status is Status.INVALID and "3.0, 3.0, 1.0, 9.0" in result.error
     assert running.results.empty()
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ros_gpt4roi.runtime.head import Choice, Head, TorchHead, fast_head
+from ros_gpt4roi.runtime.language_backend import choose_head
+from ros_gpt4roi.runtime.language_model import Choice, Head, TorchHead
 from ros_gpt4roi.runtime.onnx_head import OnnxHead
 from ros_gpt4roi.runtime.quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear
 
@@ -85,15 +86,15 @@ def test_a_state_that_is_not_finite_is_named_and_changes_no_other() -> None:
 def test_a_small_layer_on_a_cpu_chooses_in_onnx_runtime_unless_told_otherwise(
         monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     layer = make_layer()
-    assert isinstance(fast_head(layer, NEVER, torch.float32, True), OnnxHead)
-    assert isinstance(fast_head(Int8Linear.from_float(layer), NEVER, torch.float32, True), OnnxHead)
-    assert isinstance(fast_head(layer, NEVER, torch.float32, False), TorchHead)
-    assert isinstance(fast_head(make_layer().bfloat16(), NEVER, torch.bfloat16, True), TorchHead)
+    assert isinstance(choose_head(layer, NEVER, torch.float32, True), OnnxHead)
+    assert isinstance(choose_head(Int8Linear.from_float(layer), NEVER, torch.float32, True), OnnxHead)
+    assert isinstance(choose_head(layer, NEVER, torch.float32, False), TorchHead)
+    assert isinstance(choose_head(make_layer().bfloat16(), NEVER, torch.bfloat16, True), TorchHead)
     with caplog.at_level(logging.INFO):
-        assert isinstance(fast_head(Int4Linear.from_float(nn.Linear(64, 64), 32), NEVER, torch.float32, True), TorchHead)
+        assert isinstance(choose_head(Int4Linear.from_float(nn.Linear(64, 64), 32), NEVER, torch.float32, True), TorchHead)
     assert "the output layer runs in PyTorch" in caplog.text
-    monkeypatch.setattr("ros_gpt4roi.runtime.head.MOST_WEIGHTS", layer.weight.numel() - 1)
-    assert isinstance(fast_head(layer, NEVER, torch.float32, True), TorchHead)
+    monkeypatch.setattr("ros_gpt4roi.runtime.language_backend.SMALL_HEAD", layer.weight.numel() - 1)
+    assert isinstance(choose_head(layer, NEVER, torch.float32, True), TorchHead)
 
 
 def test_logits_are_float32_whatever_the_model() -> None:

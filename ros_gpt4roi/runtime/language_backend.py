@@ -1,0 +1,99 @@
+"""Which code runs the language model here: the fastest that gives what the model itself does."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from .kv_cache import SlotCache
+from .language_model import Body, Head, LlamaBody, TorchHead, TransformersBody
+from .quantised_linear import Int8DynamicLinear
+
+logger = logging.getLogger(__name__)
+_AGREE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # relative, for a model to count as a Llama
+_AGREE_INT8 = 0.25  # on random numbers two ways to round to int8 differ by a tenth
+_SMALL_BODY = 1 << 26  # weights; of more a step is arithmetic and memory, and a second copy would be large
+SMALL_HEAD = 1 << 22  # weights; of more a product is worth all threads of PyTorch
+
+
+@torch.inference_mode()
+def choose_body(body: nn.Module, make_cache: Callable[[int], SlotCache], width: int, dtype: torch.dtype,
+                device: torch.device, context: int, onnxruntime: bool) -> Body:
+    """The fastest that gives what the model itself does, tried out on random numbers: OnnxBody for a small model on a CPU,
+    if `onnxruntime` may be used; LlamaBody; else the model itself.
+
+    make_cache: a cache of so many slots. context: most positions.
+    """
+    own: Body = TransformersBody(body)
+    expected = _tried_out(own, make_cache, width, dtype, device)
+
+    def error(found: Body) -> float:
+        return float((_tried_out(found, make_cache, width, dtype, device) - expected).norm() / expected.norm())
+
+    try:
+        lean = LlamaBody(body)
+    except AttributeError as problem:
+        logger.info("the language model runs through transformers: %s", problem)
+        return own
+    if (off := error(lean)) > _AGREE[dtype]:
+        logger.info("the language model runs through transformers: it is no plain Llama (%.1e off)", off)
+        return own
+    if not onnxruntime or device.type != "cpu" or weights_of(body) > _SMALL_BODY:
+        return lean
+    try:
+        from .onnx_body import OnnxBody  # neither onnx nor onnxruntime is needed where this is not used
+
+        few = OnnxBody(body, context, lean)
+        if (off := error(few)) > (_AGREE[dtype] if few.exact else _AGREE_INT8):
+            raise ValueError(f"{off:.1e} off")
+    except (ImportError, AttributeError, ValueError) as problem:
+        logger.info("the language model's steps run in PyTorch, not in ONNX Runtime: %s", problem)
+        return lean
+    return few
+
+
+def weights_of(module: nn.Module) -> int:
+    """How many weights all its layers have."""
+    return sum(map(_own_weights, module.modules()))
+
+
+def _own_weights(module: nn.Module) -> int:
+    """Of a layer itself; oneDNN's int8 layers hold theirs in a layout of their own, a byte each."""
+    if isinstance(module, Int8DynamicLinear):
+        return module.weight_bytes
+    weight = getattr(module, "weight", None)
+    return 0 if weight is None else weight.numel()
+
+
+def _tried_out(run: Body, make_cache: Callable[[int], SlotCache], width: int, dtype: torch.dtype,
+               device: torch.device) -> torch.Tensor:
+    """What it makes of random numbers of six tokens, the first slot hidden from all."""
+    count = 6
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randn(count, width, generator=generator).to(device, dtype)
+    positions = torch.arange(count, device=device)
+    sees = torch.ones(count, count + 1, dtype=torch.bool, device=device).tril(1)
+    sees[:, 0] = False
+    cache = make_cache(count)
+    slots = torch.from_numpy(cache.take(count)).to(device)
+    cache.map_slots(slots, count + 1)
+    return run(numbers, positions, cache, sees).float()
+
+
+def choose_head(layer: nn.Module, never: torch.Tensor, dtype: torch.dtype, onnxruntime: bool) -> Head:
+    """OnnxHead for a small layer on a CPU and hidden states of float32, if `onnxruntime` may be used; else TorchHead.
+
+    dtype: of the hidden states. never: ids [k] of tokens that are not to be chosen, on the layer's device.
+    """
+    own = TorchHead(layer, never)
+    if not onnxruntime or never.device.type != "cpu" or dtype != torch.float32 or weights_of(layer) > SMALL_HEAD:
+        return own
+    try:
+        from .onnx_head import OnnxHead  # neither onnx nor onnxruntime is needed where this is not used
+
+        return OnnxHead(layer, never, own)
+    except (ImportError, ValueError) as problem:
+        logger.info("the output layer runs in PyTorch, not in ONNX Runtime: %s", problem)
+        return own

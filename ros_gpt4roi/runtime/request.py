@@ -1,0 +1,281 @@
+"""What is asked of the model.
+
+One object a request: a node hands it in, the scheduler orders it, the generator writes its texts, and its future gives
+the node the result. A `Question` has one text, a `DescriptionRequest` one for each region that is described anew.
+"""
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+
+from ..configuration import Configuration, setting
+from ..model.gpt4roi import VisionOutput
+from .kv_cache import Prompt
+from .region_text import RegionText
+from .reuse import Described
+from .text_stream import TextStream
+from .types import Answer, Frame, FrameDescriptions, Region, Status
+
+logger = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """A request that goes no further.
+
+    Args:
+        status: The status that its result carries.
+        reason: Why, in words for the asker.
+    """
+
+    def __init__(self, status: Status, reason: str):
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Sampling(Configuration):
+    """How the next token is chosen."""
+
+    temperature: float = setting(0.0, "Randomness of the choice of tokens; 0 always takes the likeliest.", at_least=0)
+    top_p: float = setting(1.0, "Of the likeliest tokens, those that together have this probability are drawn from.",
+                           more_than=0, at_most=1)
+    seed: int = setting(0, "Seed of the choices.", at_least=0)
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One text that is generated: a row of the generator's batch.
+
+    Attributes:
+        prompt: Token ids of the prompt.
+        embed: Gives the prompt's embeddings [L, D]; called when the sequence joins the batch.
+        max_new_tokens: Most tokens of the text.
+        sampling: How tokens are chosen.
+        draft: Token ids of an earlier text, tried ahead (prompt lookup decoding).
+        cache_key: Name under which keys and values of prompt and text are kept when the text is complete.
+        dropped_rounds: How many of the conversation's oldest rounds the prompt had no room for.
+        stream: Turns the token ids into text; None where only the ids are wanted.
+        on_text: Receives the text as it grows, piece by piece.
+        generated: Token ids so far, without a stop token.
+        probabilities: Of the generated tokens, under the model.
+        status: None while it goes on. OK: complete, or cut (see `cut`); else why it ended early.
+        error: The reason, where status is not OK.
+        cut: Whether the limit of tokens ended the text.
+        slots: Where its tokens lie in the cache; int64. The generator's own, as the following ones.
+        suffix: Embeddings [n, D] of the prompt's tokens that are still to be fed.
+        pending: The token that was chosen last and is fed next.
+        random: Source of random numbers, where tokens are drawn.
+    """
+
+    prompt: Prompt
+    embed: Callable[[], torch.Tensor]
+    max_new_tokens: int
+    sampling: Sampling = Sampling()
+    draft: tuple[int, ...] = ()
+    cache_key: Hashable | None = None
+    dropped_rounds: int = 0
+    stream: TextStream | None = None
+    on_text: Callable[[str], None] | None = None
+    generated: list[int] = field(default_factory=list, init=False)
+    probabilities: list[float] = field(default_factory=list, init=False)
+    status: Status | None = field(default=None, init=False)
+    error: str = field(default="", init=False)
+    cut: bool = field(default=False, init=False)
+    slots: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64), init=False)
+    suffix: torch.Tensor | None = field(default=None, init=False)
+    pending: int = field(default=-1, init=False)
+    random: torch.Generator | None = field(default=None, init=False)
+
+    @property
+    def text(self) -> str:
+        """The reader's text so far."""
+        return self.stream.text if self.stream is not None else ""
+
+    @property
+    def confidence(self) -> float:
+        """Mean probability of the generated tokens; 0 where there are none."""
+        return sum(self.probabilities) / len(self.probabilities) if self.probabilities else 0.0
+
+    def end(self, status: Status, error: str = "", cut: bool = False) -> None:
+        """End the text; the first reason holds. The sequence leaves the batch at the next step."""
+        if self.status is None:
+            self.status, self.error, self.cut = status, error, cut
+            self.read()
+
+    def fail(self, error: Exception) -> None:
+        """End the text because of an error that concerns it alone."""
+        logger.exception("a text failed", exc_info=error)
+        self.status, self.error = Status.FAILED, f"{type(error).__name__}: {error}"
+
+    def read(self) -> None:
+        """Turn what was generated into text and pass on what is new; a stop text ends it."""
+        if self.stream is None:
+            return
+        try:
+            new = self.stream.push(self.generated, final=self.status is not None)
+        except Exception as error:  # whatever a tokenizer makes of a model's tokens concerns this text alone
+            self.fail(error)
+            return
+        if new and self.on_text is not None and self.status in (None, Status.OK):
+            try:
+                self.on_text(new)
+            except Exception as error:  # the listener's own; it must not take the worker down
+                self.status, self.error = Status.CANCELED, f"the listener to the text failed: {error!r}"
+        if self.stream.stopped:
+            self.end(Status.OK)
+
+
+@dataclass(eq=False)
+class Conversation:
+    """Rounds about one frame.
+
+    Attributes:
+        id: Its name; unique among those that are open.
+        frame: What it is about.
+        rounds: (question, answer) in the model's words, oldest first.
+    """
+
+    id: str
+    frame: Frame
+    rounds: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedFrame:
+    """A frame after the vision stage.
+
+    Attributes:
+        frame: The frame.
+        shown: The regions that the model sees, in the order of their places.
+        omitted: The regions beyond the model's limit.
+        points: Places, from 1, of the regions that are points.
+        vision: Image tokens [1, T, D] and region embeddings [1, N, K, D].
+        text: Translates between region ids and places.
+        seconds: How long preprocessing and vision stage took.
+    """
+
+    frame: Frame
+    shown: tuple[Region, ...]
+    omitted: tuple[Region, ...]
+    points: frozenset[int]
+    vision: VisionOutput
+    text: RegionText
+    seconds: dict[str, float]
+
+
+Result = TypeVar("Result", Answer, FrameDescriptions)
+
+
+def _uncancellable() -> Future:
+    future: Future = Future()
+    future.set_running_or_notify_cancel()  # a request is cancelled by its id, so that the worker knows
+    return future
+
+
+@dataclass(eq=False, kw_only=True)
+class Request(Generic[Result]):
+    """What both kinds of requests have.
+
+    Attributes:
+        frame: What it is about.
+        deadline: When its time is over, by `time.monotonic`.
+        cancelled: Whether its asker has taken it back.
+        future: Gives the result. It never raises: a result says by its status what became of the request.
+        encoded: The frame after the vision stage, once the request has begun.
+        began: When it began to be decoded, by `time.perf_counter`.
+        sequences: The texts that are generated for it.
+        result: What came of it, once it is done.
+    """
+
+    frame: Frame | None = None
+    deadline: float = math.inf
+    cancelled: bool = False
+    future: Future[Result] = field(default_factory=_uncancellable, init=False)
+    encoded: EncodedFrame | None = field(default=None, init=False)
+    began: float = field(default_factory=time.perf_counter, init=False)
+    sequences: list[Sequence] = field(default_factory=list, init=False)
+    result: Result | None = field(default=None, init=False)
+
+    @property
+    def done(self) -> bool:
+        """Whether all texts have ended."""
+        return all(sequence.status is not None for sequence in self.sequences)
+
+    @property
+    def status(self) -> Status:
+        """That of the first text that did not end by itself, else OK."""
+        return next((s.status for s in self.sequences if s.status not in (None, Status.OK)), Status.OK)
+
+    @property
+    def error(self) -> str:
+        """Why it ended early."""
+        return next((s.error for s in self.sequences if s.status not in (None, Status.OK)), "")
+
+    def end(self, status: Status, error: str) -> None:
+        """Stop within one step; what was generated stays."""
+        for sequence in self.sequences:
+            sequence.end(status, error)
+
+    def refusal(self, status: Status, error: str) -> Result:
+        """The result of a request that gets none from the model."""
+        raise NotImplementedError
+
+    def resolve(self) -> None:
+        """Hand the result to whoever waits for it."""
+        try:
+            self.future.set_result(self.result)
+        except InvalidStateError:  # a scheduler that stopped has answered for a worker that was stuck
+            logger.warning("a result came after its request had been answered")
+
+
+@dataclass(eq=False)
+class Question(Request[Answer]):
+    """A question about a frame, or the next one of a conversation.
+
+    Attributes:
+        text: In a user's words; "region <id>" speaks of a region.
+        id: Names it for `Scheduler.cancel`. The scheduler makes one up where there is none.
+        conversation_id: The conversation it continues; empty opens one about `frame`.
+        on_text: Receives the answer as it grows, piece by piece, on the worker's thread: it must return at once.
+        conversation: What `conversation_id` names; set by whoever keeps the conversations.
+        asked: The question in the model's words, once it has begun.
+    """
+
+    text: str
+    id: str = ""
+    conversation_id: str = ""
+    on_text: Callable[[str], None] | None = None
+    conversation: Conversation | None = None
+    asked: str = field(default="", init=False)
+
+    def refusal(self, status: Status, error: str) -> Answer:
+        """The answer to a question that has no complete one: the text so far, and why there is no more."""
+        conversation = self.conversation
+        return Answer(status, self.sequences[0].text if self.sequences else "", error, (),
+                      conversation.id if conversation else self.conversation_id, self.id,
+                      conversation.frame if conversation else None)
+
+
+@dataclass(eq=False)
+class DescriptionRequest(Request[FrameDescriptions]):
+    """Descriptions of all regions of a frame.
+
+    Attributes:
+        kept: For each region shown, the earlier description that still holds, or None.
+    """
+
+    kept: list[Described | None] = field(default_factory=list, init=False)
+
+    def refusal(self, status: Status, error: str) -> FrameDescriptions:
+        """No descriptions, and why."""
+        if self.frame is None:
+            raise ValueError("a request for descriptions without a frame")
+        return FrameDescriptions(self.frame, (), status=status, error=error)
