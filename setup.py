@@ -18,7 +18,8 @@ setup(
         (f"share/{NAME}/config", sorted(glob("config/*.yaml"))),
         (f"share/{NAME}/engines", sorted(glob("engines/*.yaml"))),
         (f"share/{NAME}/engines/probe", sorted(glob("engines/probe/*"))),
-        (f"share/{NAME}/models/tabletop", sorted(glob("models/tabletop/*.json") + glob("models/tabletop/*.safetensors"))),
+        (f"share/{NAME}/models/tabletop",
+         sorted(glob("models/tabletop/*.json") + glob("models/tabletop/*.safetensors"))),
     ],
     install_requires=["setuptools"],
     zip_safe=False,
@@ -28,9 +29,9 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            f"perception = {NAME}.nodes.perception:main",
-            f"sim_camera = {NAME}.nodes.sim_camera:main",
-            f"build_engine = {NAME}.engine.build_engine:main",
+            f"perception = {NAME}.executables:perception",
+            f"sim_camera = {NAME}.executables:sim_camera",
+            f"build_engine = {NAME}.executables:build_engine",
         ],
     },
 )

@@ -55,7 +55,7 @@ class Demo:
             self._images.pop(next(iter(self._images)))
 
     def show_frames(self) -> list[RegionDescription]:
-        """Print `FRAMES` frames as they come. Returns the last frame's descriptions of regions that all of them have."""
+        """Print `FRAMES` frames as they come. Returns the last one's descriptions of regions that all of them have."""
         frames: list[RegionDescriptionArray] = []
         while len(frames) < FRAMES:
             self._client.wait_for(lambda: bool(self._described), FRAME_LIMIT_S, "descriptions of another frame")
@@ -95,7 +95,8 @@ class Demo:
                                   ANSWER_LIMIT_S)
         print()
         if answer.status != Answer.OK:
-            raise DemoError(f"{question!r} was answered with {STATUS.get(answer.status, answer.status)}: {answer.error}")
+            status = STATUS.get(answer.status, answer.status)
+            raise DemoError(f"{question!r} was answered with {status}: {answer.error}")
         if not answer.text.strip():
             raise DemoError(f"{question!r} was answered with an empty text")
         return answer

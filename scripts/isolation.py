@@ -21,7 +21,12 @@ def claim_domain() -> tuple[int, IO[str]]:
     first = os.getpid() % len(_DOMAINS)
     for domain in [*_DOMAINS[first:], *_DOMAINS[:first]]:
         path = Path(tempfile.gettempdir()) / f"ros_gpt4roi_domain_{domain}_{os.getuid()}.lock"
-        claim = path.open("w", encoding="utf-8")
+        try:
+            # Anybody may put something of this name into the temporary folder: a link is not followed.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        except OSError:
+            continue
+        claim = os.fdopen(descriptor, encoding="utf-8")
         try:
             fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

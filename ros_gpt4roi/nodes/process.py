@@ -14,6 +14,8 @@ from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from .shared_memory import remove_abandoned_segments
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SIGNAL_POLL_S = 0.2  # Python sees a signal only between two waits of the middleware
 
@@ -33,6 +35,7 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
     gives status 1. Call it in the main thread.
     """
     use_large_messages()
+    remove_abandoned_segments()
     try:
         # rclpy's own handlers would shut the context down at once, under the threads that still publish.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

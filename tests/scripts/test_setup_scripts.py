@@ -14,8 +14,8 @@ import pytest
 
 _BUILD_MACHINE = ('  INTERFACE_INCLUDE_DIRECTORIES "/opt/python/cp311-cp311/include/python3.11;'
                   '/opt/python/cp311-cp311/lib/python3.11/site-packages/numpy/_core/include"\n')
-_TOOLS = ("awk", "bash", "cat", "cut", "df", "dirname", "du", "env", "find", "grep", "head", "id", "ls", "printf", "sed",
-          "sha256sum", "sort", "tail")
+_TOOLS = ("awk", "bash", "cat", "cut", "df", "dirname", "du", "env", "find", "grep", "head", "id", "ls", "printf",
+          "sed", "sha256sum", "sort", "tail")
 
 
 def _run(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -63,7 +63,8 @@ def test_an_unknown_argument_is_named(root: Path) -> None:
 def test_env_without_a_set_up_says_what_to_run(root: Path, tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     shutil.copy(root / "scripts" / "env.sh", tmp_path / "scripts")
-    result = subprocess.run(["bash", "-c", ". scripts/env.sh"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(["bash", "-c", ". scripts/env.sh"], cwd=tmp_path, capture_output=True, text=True,
+                            timeout=60)
     assert result.returncode == 1
     assert "scripts/setup.sh" in result.stderr
 

@@ -1,4 +1,4 @@
-"""What the colcon workspace holds once built: packages, executables, interfaces, and each ROS domain used by one only."""
+"""What the colcon workspace holds once built: packages, executables, interfaces; a ROS domain is used by one only."""
 
 from __future__ import annotations
 
@@ -57,14 +57,16 @@ def test_ros2_run_finds_an_executable_for_this_python(name: str) -> None:
     path = Path(get_package_prefix("ros_gpt4roi")) / "lib" / "ros_gpt4roi" / name
     assert os.access(path, os.X_OK)
     shebang = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#!")
-    prefix = subprocess.run([shebang, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, timeout=60)
+    prefix = subprocess.run([shebang, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True,
+                            timeout=60)
     assert prefix.stdout.strip() == sys.prefix
 
 
 def test_all_packages_have_one_version(root: Path) -> None:
     manifests = [root / "package.xml", root / "interfaces" / "ros_gpt4roi_interfaces" / "package.xml"]
     versions = {ElementTree.parse(path).getroot().findtext("version") for path in manifests}
-    setup = subprocess.run([sys.executable, "setup.py", "--version"], cwd=root, capture_output=True, text=True, timeout=60)
+    setup = subprocess.run([sys.executable, "setup.py", "--version"], cwd=root, capture_output=True, text=True,
+                           timeout=60)
     versions.add(setup.stdout.strip().splitlines()[-1])
     assert len(versions) == 1
 
@@ -104,7 +106,8 @@ def test_every_interface_file_is_built(root: Path) -> None:
     for package in ("ros_gpt4roi_interfaces", "vision_msgs"):
         folder = root / "interfaces" / package
         listed = (folder / "CMakeLists.txt").read_text(encoding="utf-8").split()
-        files = [str(path.relative_to(folder)) for kind in ("msg", "srv", "action") for path in folder.glob(f"{kind}/*")]
+        files = [str(path.relative_to(folder)) for kind in ("msg", "srv", "action")
+                 for path in folder.glob(f"{kind}/*")]
         assert sorted(set(files) - set(listed)) == []
 
 
@@ -125,3 +128,17 @@ def test_two_processes_never_share_a_ros_domain(root: Path, ros_domain: int) -> 
         domains = {domain, int(other.stdout), ros_domain}
     assert len(domains) == 3
     assert all(1 <= number <= 101 for number in domains)
+
+
+def test_a_link_in_the_place_of_a_domain_lock_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept", encoding="utf-8")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("isolation._DOMAINS", range(1, 3))
+    (tmp_path / f"ros_gpt4roi_domain_1_{os.getuid()}.lock").symlink_to(precious)
+    domain, claim = claim_domain()
+    with claim:
+        assert domain == 2
+        with pytest.raises(RuntimeError, match="all ROS domains"):
+            claim_domain()
+    assert precious.read_text(encoding="utf-8") == "kept"
