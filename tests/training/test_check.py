@@ -57,6 +57,19 @@ def test_check_shows_the_first_errors(tmp_path, capsys):
         assert "visit 1 failed: " in printed and "000000000025.jpg: " in printed
 
 
+def test_check_shows_what_does_not_belong_together(tmp_path, capsys):
+    values = fixtures.coco(tmp_path)
+    fixtures.image(tmp_path / "train2017" / "000000000009.jpg", 50, 40)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("RGB", (80, 100)).save(tmp_path / "train2017" / "000000000025.jpg", exif=exif)
+    section = {"cache": tmp_path / "cache", "malformed_limit": 3, "sources": [{"type": "coco", **values}]}
+    assert main(["check", "--config", config(tmp_path, section), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "malformed 1\n" in printed and "000000000009.jpg is 50x40, but its boxes were made for 100x80" in printed
+    assert "noted 1: image turned by its EXIF orientation\n" in printed
+
+
 def test_check_explains_a_section_that_cannot_be_used(tmp_path, capsys):
     section = {"cache": tmp_path / "cache", "sources": [{"type": "imagenet"}]}
     assert main(["check", "--config", config(tmp_path, section)]) == 1

@@ -12,8 +12,6 @@ from training.data.flickr import Flickr
 from training.data.record import RecordError, check_record, references
 from training.data.visual_genome import VisualGenome
 
-SIZE = (100, 80)
-
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
@@ -30,7 +28,7 @@ def phrases(record) -> dict[tuple[float, ...], str]:
 
 def test_a_flickr_phrase_keeps_all_its_boxes_and_a_box_all_its_phrases(tmp_path):
     flickr = fixtures.source(Flickr, fixtures.flickr(tmp_path), tmp_path)
-    (record,) = flickr.records(0, rng(), SIZE)
+    (record,) = flickr.records(0, rng())
     check_record(record)
     assert phrases(record) == {
         (5, 5, 25, 65): "Two men", (30, 5, 50, 65): "Two men", (52, 40, 62, 60): "a dog",
@@ -43,7 +41,7 @@ def test_a_flickr_box_named_by_two_annotations_is_one_region(tmp_path):
     content = json.loads(values["annotations"].read_text())
     content["annotations"].append(content["annotations"][2] | {"id": 9, "tokens_positive": [[8, 17]]})
     values["annotations"].write_text(json.dumps(content))
-    (record,) = fixtures.source(Flickr, values, tmp_path).records(0, rng(), SIZE)
+    (record,) = fixtures.source(Flickr, values, tmp_path).records(0, rng())
     assert len(record.boxes) == 4
     assert phrases(record)[(52, 40, 62, 60)] == "a dog, and a dog"
 
@@ -51,7 +49,7 @@ def test_a_flickr_box_named_by_two_annotations_is_one_region(tmp_path):
 def test_the_flickr_caption_is_asked_with_every_region_of_the_record(tmp_path):
     flickr = fixtures.source(Flickr, fixtures.flickr(tmp_path), tmp_path)
     for seed in range(5):
-        (record,) = flickr.records(0, rng(seed), SIZE)
+        (record,) = flickr.records(0, rng(seed))
         assert references(record.rounds[0].question) == [1, 2, 3, 4]
         assert record.rounds[0].answer == fixtures.CAPTION
 
@@ -64,7 +62,7 @@ def test_captions_of_one_flickr_image_share_a_visit(tmp_path):
     values["annotations"].write_text(json.dumps(content))
     flickr = fixtures.source(Flickr, values, tmp_path)
     assert len(flickr) == 1
-    assert {record.rounds[0].answer for record in flickr.records(0, rng(), SIZE)} == {fixtures.CAPTION, "A dog ."}
+    assert {record.rounds[0].answer for record in flickr.records(0, rng())} == {fixtures.CAPTION, "A dog ."}
 
 
 @pytest.mark.parametrize("positions", [[[5, 400]], [], [[3]], [["0", "7"]], "0-7"])
@@ -80,7 +78,7 @@ def test_flickr_positions_outside_the_caption_are_malformed(tmp_path, positions)
 @pytest.mark.parametrize("make", [fixtures.visual_genome, fixtures.visual_genome_grit])
 def test_both_visual_genome_files_give_the_same_conversation(tmp_path, make):
     source = fixtures.source(VisualGenome, make(tmp_path), tmp_path)
-    (record,) = source.records(0, rng(), SIZE)
+    (record,) = source.records(0, rng())
     check_record(record)
     told = {tuple(record.boxes[references(turn.question)[0] - 1].tolist()): turn.answer for turn in record.rounds}
     assert told == {(10, 5, 40, 35): "a clock on the wall", (60, 0, 80, 70): "street lamp"}

@@ -14,11 +14,9 @@ from training.data.detections import load_class_names, load_detections, load_pic
 from training.data.llava import Llava, yes_no
 from training.data.record import RecordError, check_record
 
-SIZE = (100, 80)
-
 
 def visits(llava, count=40):
-    return [llava.records(0, np.random.default_rng(seed), SIZE)[0] for seed in range(count)]
+    return [llava.records(0, np.random.default_rng(seed))[0] for seed in range(count)]
 
 
 def test_half_of_the_visits_introduce_the_detected_regions(tmp_path):

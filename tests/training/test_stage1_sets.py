@@ -12,8 +12,6 @@ from training.data.coco import Coco
 from training.data.record import RecordError, check_record
 from training.data.refcoco import RefCoco
 
-SIZE = (100, 80)
-
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
@@ -21,7 +19,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def test_coco_asks_with_the_bare_token_and_answers_with_the_category(tmp_path):
     coco = fixtures.source(Coco, fixtures.coco(tmp_path), tmp_path)
-    (record,) = coco.records(0, rng(), SIZE)
+    (record,) = coco.records(0, rng())
     check_record(record)
     boxes = {tuple(box) for box in record.boxes.tolist()}
     assert boxes == {(10, 10, 40, 50), (50, 20, 100, 70)}, "clipped to the image"
@@ -56,9 +54,9 @@ def test_coco_small_images_and_boxes_are_filtered(tmp_path):
 
 def test_coco_asks_about_at_most_max_regions_and_chooses_by_the_generator(tmp_path):
     coco = fixtures.source(Coco, fixtures.coco(tmp_path) | {"max_regions": 1}, tmp_path)
-    chosen = {coco.records(0, rng(seed), SIZE)[0].rounds[0].answer for seed in range(20)}
+    chosen = {coco.records(0, rng(seed))[0].rounds[0].answer for seed in range(20)}
     assert chosen == {"dog", "person"}
-    assert coco.records(0, rng(3), SIZE)[0].rounds == coco.records(0, rng(3), SIZE)[0].rounds
+    assert coco.records(0, rng(3))[0].rounds == coco.records(0, rng(3))[0].rounds
 
 
 @pytest.mark.parametrize(("changes", "words"), [
@@ -105,7 +103,7 @@ def test_refcoco_packs_all_sentences_of_an_image_and_keeps_one_region_a_box(tmp_
     source = fixtures.source(RefCoco, fixtures.refcoco(tmp_path), tmp_path)
     assert len(source) == 1
     assert source.report.filtered == {"expression under 3 words": 1}
-    (record,) = source.records(0, rng(), SIZE)
+    (record,) = source.records(0, rng())
     check_record(record)
     assert len(record.boxes) == 2 and len(record.rounds) == 3
     told = {(turn.question.split("\n")[-1], turn.answer) for turn in record.rounds}
@@ -119,13 +117,13 @@ def test_refcoco_packs_all_sentences_of_an_image_and_keeps_one_region_a_box(tmp_
 def test_refcoco_plus_must_not_ask_for_positions_in_the_image(tmp_path):
     plain = fixtures.source(RefCoco, fixtures.refcoco(tmp_path), tmp_path)
     plus = fixtures.source(RefCoco, fixtures.refcoco(tmp_path, "refcoco+"), tmp_path)
-    assert "where it is in the image" in plain.records(0, rng(), SIZE)[0].rounds[0].question
-    assert "not where in the image" in plus.records(0, rng(), SIZE)[0].rounds[0].question
+    assert "where it is in the image" in plain.records(0, rng())[0].rounds[0].question
+    assert "not where in the image" in plus.records(0, rng())[0].rounds[0].question
 
 
 def test_refcocog_asks_for_a_description_of_a_named_region(tmp_path):
     source = fixtures.source(RefCoco, fixtures.refcoco(tmp_path, "refcocog"), tmp_path)
-    (record,) = source.records(0, rng(), SIZE)
+    (record,) = source.records(0, rng())
     assert all("<region" in turn.question and "<box" not in turn.question for turn in record.rounds)
 
 

@@ -9,12 +9,10 @@ import training_fixtures as fixtures
 from training.data.record import RecordError, check_record
 from training.data.vcr import Vcr, _Unaligned, align, untokenise
 
-SIZE = (100, 80)
-
 
 def conversations(tmp_path, form, items=None, seed=0):
     vcr = fixtures.source(Vcr, fixtures.vcr(tmp_path, form, items), tmp_path)
-    return [record for p in range(len(vcr)) for record in vcr.records(p, np.random.default_rng(seed), SIZE)], vcr.report
+    return [record for p in range(len(vcr)) for record in vcr.records(p, np.random.default_rng(seed))], vcr.report
 
 
 def test_references_of_the_strings_count_from_one_and_name_the_right_object(tmp_path):
@@ -112,4 +110,4 @@ def test_the_choice_forms_ask_with_letters(tmp_path):
 
 def test_an_image_with_many_questions_makes_several_visits(tmp_path):
     vcr = fixtures.source(Vcr, fixtures.vcr(tmp_path, "all", [fixtures.MULTI] * 5) | {"per_visit": 2}, tmp_path)
-    assert [len(vcr.records(p, np.random.default_rng(0), SIZE)) for p in range(len(vcr))] == [2, 2, 1]
+    assert [len(vcr.records(p, np.random.default_rng(0))) for p in range(len(vcr))] == [2, 2, 1]

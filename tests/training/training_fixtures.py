@@ -22,11 +22,12 @@ def _png(size: int, *chunks: tuple[bytes, bytes]) -> bytes:
 
 
 # Pictures at which decoders raise errors of different kinds: OSError, SyntaxError, DecompressionBombError, …
-BROKEN_PICTURES = {
+HEADLESS_PICTURES = {
     "no picture": b"not a picture", "empty": b"", "broken chunk": _png(80, (b"\0\1\2\3", b"x")),
-    "no pixels": _png(80), "bomb": _png(30_000, (b"IDAT", zlib.compress(b"\0" * 99))),
+    "bomb": _png(30_000, (b"IDAT", zlib.compress(b"\0" * 99))),
     "huge": _png(2_000_000_000, (b"IDAT", b"")), "cut header": b"II*\0\xff\xff\xff\x7f",
 }
+BROKEN_PICTURES = HEADLESS_PICTURES | {"no pixels": _png(80), "broken pixels": _png(80, (b"IDAT", b"no deflate stream"))}
 
 
 def image(path: Path, width: int = 100, height: int = 80) -> Path:

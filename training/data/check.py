@@ -29,6 +29,7 @@ def check(mixture: Mixture, samples: int, out: Path) -> tuple[str, int]:
         lines.append(f"{number} {source.kind}: {', '.join(str(path) for path in source.inputs())}")
         lines.append(f"    read {report.read}, images kept {report.kept}, visits an epoch {part.visits}")
         lines += [f"    filtered {count}: {reason}" for reason, count in sorted(report.filtered.items())]
+        lines += [f"    noted {count}: {action}" for action, count in sorted(report.noted.items())]
         lines.append(f"    malformed {report.malformed}")
         lines += [f"      {message}" for message in report.errors]
         places = np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int)

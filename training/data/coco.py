@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from training.data import templates
-from training.data.coco_format import corners, read_coco, size_of, stream
+from training.data.coco_format import corners, locate_image, read_coco, stream
 from training.data.record import Record, RecordError, Round
 from training.data.report import Report
-from training.data.source import BoxFilter, Source, boxes_array, find_image, sample
+from training.data.source import BoxFilter, Source, boxes_array, sample
 from training.data.texts import plain
 
 
@@ -44,17 +44,14 @@ class Coco(Source):
         report.metadata["names"] = list(names.values())
         label = {number: place for place, number in enumerate(names)}
         groups = read_coco(
-            options.annotations, ("file_name", "width", "height"), ("bbox", "area", "category_id"),
+            options.annotations, ("file_name",), ("bbox", "category_id"),
             lambda image: image["id"], report,
         )
         for (image,), annotations in groups:
-            try:
-                path, size = find_image(options.images, image["file_name"]), size_of(image)
-            except ValueError as error:
-                report.fail(f"coco {image['id']}: {error}")
+            located = locate_image(image, options, f"coco {image['id']}", report)
+            if not located:
                 continue
-            if not options.boxes.image(size, report):
-                continue
+            path, size = located
             boxes, labels = [], []
             for annotation in annotations:
                 box = usable(annotation, size, options.boxes, report, f"coco {image['id']}")
@@ -67,11 +64,11 @@ class Coco(Source):
                 boxes.append(box)
                 labels.append(label[annotation["category_id"]])
             if boxes:
-                yield {"id": image["id"], "image": path, "boxes": boxes, "labels": labels}
+                yield {"id": image["id"], "image": path, "size": size, "boxes": boxes, "labels": labels}
             else:
                 report.filter("image without boxes")
 
-    def records(self, position: int, rng: np.random.Generator, size: tuple[int, int]) -> list[Record]:
+    def records(self, position: int, rng: np.random.Generator) -> list[Record]:
         entry = self.index[position]
         chosen = sample(rng, range(len(entry["boxes"])), self.options.max_regions)
         task = templates.CATEGORY_TASK.format(names=", ".join(self.names))

@@ -14,7 +14,7 @@ import ijson
 
 from training.data.record import RecordError
 from training.data.report import Report
-from training.data.source import find_image
+from training.data.source import find_image, image_size
 from training.data.grouping import GroupedItems
 
 Item = dict[str, Any]
@@ -22,6 +22,9 @@ Item = dict[str, Any]
 _KINDS: dict[str, tuple[type, ...]] = {
     "id": (int, str), "image_id": (int, str), "category_id": (int, str), "area": (int, float), "file_name": (str,),
     "coco_url": (str,)}
+
+# Kept where they are there.
+_OPTIONAL = ("width", "height", "area")
 
 
 def stream(path: Path, prefix: str) -> Iterator[Any]:
@@ -91,21 +94,45 @@ class Sentences(NamedTuple):
 
 
 def read_sentences(name: str, options: Any, annotation_fields: Sequence[str], report: Report) -> Iterator[Sentences]:
-    """The images of a file in the MDETR format that are there and large enough; the others are counted.
+    """Read a file in the MDETR format.
 
-    name: of the data set. options: with the fields annotations, images (folders) and boxes (a BoxFilter).
+    Args:
+        name: Of the data set, for messages.
+        options: With the fields annotations, images (folders) and boxes (a BoxFilter).
+        annotation_fields: What an annotation must have.
+        report: Counts the images that are not yielded.
+
+    Yields:
+        The images that are there and large enough.
     """
-    groups = read_coco(options.annotations, ("file_name", "width", "height", "caption"), annotation_fields,
+    groups = read_coco(options.annotations, ("file_name", "caption"), annotation_fields,
                        lambda image: image["file_name"], report)
     for entries, annotations in groups:
         where = f"{name} {entries[0]['file_name']}"
-        try:
-            path, size = find_image(options.images, entries[0]["file_name"]), size_of(entries[0])
-        except ValueError as error:
-            report.fail(f"{where}: {error}")
-            continue
-        if options.boxes.image(size, report):
-            yield Sentences(where, path, size, entries, annotations)
+        located = locate_image(entries[0], options, where, report)
+        if located:
+            yield Sentences(where, *located, entries, annotations)
+
+
+def locate_image(image: Item, options: Any, where: str, report: Report) -> tuple[str, tuple[int, int]] | None:
+    """Find an image entry's file and compare the sizes of both.
+
+    Args:
+        image: The entry, with "file_name" and perhaps "width" and "height".
+        options: With the fields images (folders) and boxes (a BoxFilter).
+        where: What messages call it.
+        report: Counts it where it is malformed or filtered.
+
+    Returns:
+        Path and (width, height) in pixels; None where the image cannot be used.
+    """
+    try:
+        path = find_image(options.images, image["file_name"])
+        size = image_size(path, declared_size(image), report)
+    except ValueError as error:
+        report.fail(f"{where}: {error}")
+        return None
+    return (path, size) if options.boxes.image(size, report) else None
 
 
 def _pick(item: Item, fields: Sequence[str], what: str, report: Report) -> Item | None:
@@ -113,15 +140,16 @@ def _pick(item: Item, fields: Sequence[str], what: str, report: Report) -> Item 
     if not isinstance(item, dict):
         report.fail(f"{what} is {str(item)[:80]}, expected an object")
         return None
-    missing = [name for name in fields if name not in item]
+    missing = [name for name in fields if item.get(name) is None]
     if missing:
         report.fail(f"{what} {item.get('id')} has no {', '.join(missing)}")
         return None
-    wrong = [name for name in fields if not isinstance(item[name], _KINDS.get(name, (object,)))]
+    found = {name: item[name] for name in (*fields, *_OPTIONAL) if item.get(name) is not None}
+    wrong = [name for name, value in found.items() if not isinstance(value, _KINDS.get(name, (object,)))]
     if wrong:
         report.fail(f"{what} {str(item.get('id'))[:80]}: {wrong[0]} is {str(item[wrong[0]])[:80]!r}")
         return None
-    return {name: item[name] for name in fields}
+    return found
 
 
 def corners(annotation: Item) -> tuple[float, float, float, float]:
@@ -133,9 +161,22 @@ def corners(annotation: Item) -> tuple[float, float, float, float]:
     return x, y, x + w, y + h
 
 
-def size_of(image: Item) -> tuple[int, int]:
-    """(width, height) of an image entry; Flickr's MDETR file writes them as strings. Raises ValueError."""
+def declared_size(image: Item) -> tuple[int, int] | None:
+    """Read the size of an image entry; Flickr's MDETR file writes it as strings.
+
+    Args:
+        image: The entry.
+
+    Returns:
+        (width, height) in pixels; None where the entry has none.
+
+    Raises:
+        ValueError: They are no numbers.
+    """
+    width, height = image.get("width"), image.get("height")
+    if width is None or height is None:
+        return None
     try:
-        return int(image["width"]), int(image["height"])
-    except (TypeError, ValueError):
-        raise ValueError(f"image {image['id']}: size {image['width']!r} x {image['height']!r} is no number") from None
+        return int(width), int(height)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"width {width!r} and height {height!r} are no numbers") from None

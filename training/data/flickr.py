@@ -61,7 +61,7 @@ class Flickr(Source):
                 else:
                     captions.append({"text": " ".join(image["caption"].split()), "boxes": boxes})
             if captions:
-                yield {"image": path, "captions": captions}
+                yield {"image": path, "size": size, "captions": captions}
 
     def _boxes(self, caption: str, annotations: list[dict[str, Any]], size: tuple[int, int], where: str,
                report: Report) -> list[list[Any]]:
@@ -80,7 +80,7 @@ class Flickr(Source):
             phrases += [phrase for phrase in found if phrase not in phrases]
         return [[list(box), phrases] for box, phrases in phrases_of.items()]
 
-    def records(self, position: int, rng: np.random.Generator, size: tuple[int, int]) -> list[Record]:
+    def records(self, position: int, rng: np.random.Generator) -> list[Record]:
         entry = self.index[position]
         records = []
         for caption in sample(rng, entry["captions"], self.options.captions):

@@ -18,7 +18,7 @@ from training.data.detections import Detections, load_class_names, load_detectio
 from training.data.coco_format import stream
 from training.data.record import Record, RecordError, Round
 from training.data.report import Report
-from training.data.source import Source, boxes_array, find_image, sample
+from training.data.source import Source, boxes_array, find_image, image_names, image_size, sample
 from training.data.grouping import GroupedItems
 from training.data.texts import plain, readable
 
@@ -77,20 +77,21 @@ class Llava(Source):
                 try:
                     rounds = conversation(item)
                     image = find_image(options.images, item["image"])
+                    size = image_size(image, None, report)
                 except (KeyError, TypeError, ValueError) as error:
                     where = item.get("id", number) if isinstance(item, dict) else number
                     report.fail(f"llava {where}: {type(error).__name__}: {error}")
                     continue
-                place = places.get(item["image"], places.get(item["image"].rsplit("_", 1)[-1]))
+                place = next((places[name] for name in image_names(item["image"]) if name in places), None)
                 if place is None:
                     report.filter("conversation without detector results")
                     continue
-                grouped.add((image, place), rounds)
-            for (image, place), conversations in grouped.groups():
+                grouped.add((image, size, place), rounds)
+            for (image, size, place), conversations in grouped.groups():
                 boxes, labels = self._choose(detections, place)
                 for begin in range(0, len(conversations), options.per_visit):
                     chosen = conversations[begin:begin + options.per_visit]
-                    yield {"image": image, "conversations": chosen, "boxes": boxes, "labels": labels}
+                    yield {"image": image, "size": size, "conversations": chosen, "boxes": boxes, "labels": labels}
 
     def _choose(self, detections: Detections, place: int) -> tuple[list[Any], list[int]]:
         options, rows = self.options, detections.rows(place)
@@ -105,14 +106,14 @@ class Llava(Source):
             chosen = np.flatnonzero((sides > 0).all(1))[:options.fallback_regions]
         return boxes[chosen, :4].round(5).tolist(), labels[chosen].tolist()
 
-    def records(self, position: int, rng: np.random.Generator, size: tuple[int, int]) -> list[Record]:
+    def records(self, position: int, rng: np.random.Generator) -> list[Record]:
         entry = self.index[position]
         labels = entry["labels"]
         order = sample(rng, entry["conversations"], len(entry["conversations"]))
         rounds = [Round(question, answer, "conversation") for rounds in order for question, answer in rounds]
         boxes = np.zeros((0, 4), np.float32)
         if labels and rng.random() < self.options.box_share:
-            boxes = boxes_array(entry["boxes"]) * np.asarray([*size, *size], np.float32)
+            boxes = boxes_array(entry["boxes"]) * np.asarray(entry["size"] * 2, np.float32)
             features = ", ".join(
                 f"<region{number}> may feature {templates.with_article(self.names[label])}"
                 for number, label in enumerate(labels, 1)

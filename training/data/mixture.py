@@ -144,7 +144,11 @@ class Mixture:
         """
         source = self.parts[visit.part].source
         pixels = read_image(source.image(visit.image))
-        records = source.records(visit.image, self._rng(_VISIT, *visit), (pixels.shape[1], pixels.shape[0]))
+        size, indexed = (pixels.shape[1], pixels.shape[0]), source.size(visit.image)
+        if size != indexed:
+            raise RecordError(f"{source.image(visit.image)} is {size[0]}x{size[1]} now, but was {indexed[0]}x{indexed[1]} "
+                              f"when {source.index.folder} was made; remove that folder to index again")
+        records = source.records(visit.image, self._rng(_VISIT, *visit))
         return check_record(dataclasses.replace(pack(records), image=pixels))
 
     def skip(self, visit: Visit, error: ValueError) -> None:

@@ -51,7 +51,7 @@ class RefCoco(Source):
 
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         options = self.options
-        for where, path, size, entries, annotations in read_sentences(options.dataset, options, ("bbox", "area"), report):
+        for where, path, size, entries, annotations in read_sentences(options.dataset, options, ("bbox",), report):
             sentences = self._sentences(entries, where, report)
             pairs = []
             for annotation in annotations:
@@ -61,7 +61,7 @@ class RefCoco(Source):
                 if box is not None:
                     pairs.append([box, sentences[annotation["image_id"]]])
             if pairs:
-                yield {"image": path, "pairs": pairs}
+                yield {"image": path, "size": size, "pairs": pairs}
             else:
                 report.filter("image without expressions")
 
@@ -79,7 +79,7 @@ class RefCoco(Source):
             sentences[image["id"]] = text
         return sentences
 
-    def records(self, position: int, rng: np.random.Generator, size: tuple[int, int]) -> list[Record]:
+    def records(self, position: int, rng: np.random.Generator) -> list[Record]:
         entry = self.index[position]
         task = TASKS[self.options.dataset]
         boxes: list[list[float]] = []

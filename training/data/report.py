@@ -53,14 +53,20 @@ class Report(Malformed):
         read: Items in the files: images, or lines.
         kept: Entries in the index.
         filtered: Reason → how many items were left out on purpose.
+        noted: What was done → to how many items that were kept.
         metadata: What is true of the whole file, such as class names, so that nobody has to open it again.
     """
 
     read: int = 0
     kept: int = 0
     filtered: dict[str, int] = field(default_factory=dict)
+    noted: dict[str, int] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def filter(self, reason: str, count: int = 1) -> None:
         """Count items that are left out on purpose."""
         self.filtered[reason] = self.filtered.get(reason, 0) + count
+
+    def note(self, action: str) -> None:
+        """Count an item that is kept, but not as it was."""
+        self.noted[action] = self.noted.get(action, 0) + 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +13,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ros_gpt4roi.image_file import read_header
 from training.data.index import open_index
 from training.data.record import Record, RecordError
 from training.data.report import Report
 
 Options = TypeVar("Options")
+_COCO_2014 = re.compile(r"^COCO_(?:train|val|test)\d{4}_(?=\d{12}\.jpg$)")
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,13 @@ class BoxFilter:
         if x2 - x1 < 1 or y2 - y1 < 1:
             report.filter("box under 1 pixel")
             return None
+        beyond = max(-x1, -y1, x2 - width, y2 - height)
         x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         if x2 <= x1 or y2 <= y1:
             report.filter("box outside the image")
             return None
+        if beyond > 1:
+            report.note("box clipped that reached more than 1 pixel outside the image")
         if (x2 - x1) * self.input_size < self.min_side * width or (y2 - y1) * self.input_size < self.min_side * height:
             report.filter(f"box under {self.min_side:g} pixels of the network's input")
             return None
@@ -67,7 +74,8 @@ class Source(ABC):
     """One data set. Its entries are images; a visit to one yields all the conversations about it.
 
     A subclass names its options' dataclass (fields ``annotations`` and ``images``, and what else it needs), scans the
-    annotation files into entries, each with the path of its image under "image", and turns an entry into records.
+    annotation files into entries, each with its image's path under "image" and (width, height) under "size", and turns
+    an entry into records.
     """
 
     kind: str
@@ -92,16 +100,20 @@ class Source(ABC):
         return len(self.index)
 
     def image(self, position: int) -> Path:
-        """Path of the image at ``position``."""
+        """Return the path of the image at ``position``."""
         return Path(self.index[position]["image"])
+
+    def size(self, position: int) -> tuple[int, int]:
+        """Return (width, height) of the image at ``position`` when it was indexed, pixels."""
+        return tuple(self.index[position]["size"])
 
     @abstractmethod
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         """Yield an entry for every usable image, counting in ``report`` what is left out."""
 
     @abstractmethod
-    def records(self, position: int, rng: np.random.Generator, size: tuple[int, int]) -> list[Record]:
-        """The conversations about one image of ``size`` (width, height); every choice is drawn from ``rng``."""
+    def records(self, position: int, rng: np.random.Generator) -> list[Record]:
+        """Make the conversations of one visit to the image at ``position``; every choice is drawn from ``rng``."""
 
 
 def parse_options(options_type: type[Options], values: Mapping[str, Any], where: str) -> Options:
@@ -133,18 +145,64 @@ def parse_options(options_type: type[Options], values: Mapping[str, Any], where:
     return options_type(**parsed)
 
 
-def find_image(folders: Sequence[Path], name: str) -> str:
-    """Path of image ``name`` in the first of ``folders`` that has it.
+def image_names(name: str) -> list[str]:
+    """List the names that an image may have on disk.
 
-    "COCO_train2014_000000000009.jpg" is also looked for as "000000000009.jpg", its name since 2017.
-    Raises ValueError where there is none.
+    Args:
+        name: Its name in an annotation file.
+
+    Returns:
+        That name; of "COCO_train2014_000000000009.jpg" also "000000000009.jpg", its name since 2017.
+    """
+    return list(dict.fromkeys((name, _COCO_2014.sub("", name))))
+
+
+def find_image(folders: Sequence[Path], name: str) -> str:
+    """Find an image by its whole name (see `image_names`).
+
+    Args:
+        folders: Looked through in this order.
+        name: Its name in an annotation file.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ValueError: No folder has it.
     """
     for folder in folders:
-        for candidate in (name, name.rsplit("_", 1)[-1]):
+        for candidate in image_names(name):
             path = Path(folder) / candidate
-            if path.is_file():
+            if os.path.isfile(path):  # which is False, too, for a name that no file can have
                 return str(path)
-    raise ValueError(f"image {name} is not in {', '.join(map(str, folders))}")
+    raise ValueError(f"image {name[:200]} is not in {', '.join(map(str, folders))}")
+
+
+def image_size(path: str, declared: tuple[int, int] | None, report: Report) -> tuple[int, int]:
+    """Compare an image's size with what its annotations were made for.
+
+    Args:
+        path: The image.
+        declared: (width, height) in the annotation file; None where it declares none.
+        report: Counts images that are turned by their EXIF orientation.
+
+    Returns:
+        (width, height) of the upright image, pixels.
+
+    Raises:
+        ValueError: It cannot be read, or has another size than declared.
+    """
+    width, height, orientation = read_header(path)
+    size, stored = (width, height), (width, height) if orientation < 5 else (height, width)
+    if declared is not None and declared != size:
+        message = f"{path} is {width}x{height}, but its boxes were made for {declared[0]}x{declared[1]}"
+        if declared == stored:
+            message += f": EXIF orientation {orientation} turns it; remove the tag if boxes belong to the unturned image"
+        raise ValueError(message)
+    if orientation > 1:
+        confirmed = declared is not None and stored != size
+        report.note("image turned by its EXIF orientation" + ("" if confirmed else ", which no declared size confirms"))
+    return size
 
 
 def boxes_array(boxes: Sequence[Sequence[float]]) -> np.ndarray:

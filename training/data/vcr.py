@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import numpy as np
 from training.data import templates
 from training.data.record import Record, RecordError, Round
 from training.data.report import Report
-from training.data.source import Source, boxes_array, find_image
+from training.data.source import Source, boxes_array, find_image, image_size
+from training.data.coco_format import declared_size
 from training.data.grouping import GroupedItems
 from training.data.texts import plain, readable, sentence
 
@@ -64,12 +66,14 @@ class Vcr(Source):
 
     def _questions(self, report: Report) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         choosing = self.options.form in ("answer", "rationale")
-        with self.options.annotations.open() as file:
+        # Questions about one image follow one another.
+        locate = lru_cache(maxsize=1)(partial(self._locate, report))
+        with self.options.annotations.open("rb") as file:
             for number, line in enumerate(file, 1):
                 report.read += 1
                 try:
                     item = json.loads(line)
-                    image = self._objects(item)
+                    image = self._objects(item, *locate(item["img_fn"], item["metadata_fn"]))
                     question = choices(item) if choosing else texts(item)
                 except _Unaligned as error:
                     report.filter(str(error))
@@ -85,16 +89,22 @@ class Vcr(Source):
                 else:
                     yield image, {"id": item.get("annot_id", item["img_fn"])} | question
 
-    def _objects(self, item: dict[str, Any]) -> dict[str, Any]:
-        path = find_image(self.options.images, item["img_fn"])
-        metadata = json.loads(Path(find_image(self.options.images, item["metadata_fn"])).read_text())
-        boxes = np.asarray(metadata["boxes"], np.float64)
+    def _locate(self, report: Report, image: str, metadata: str) -> tuple[str, tuple[int, int], np.ndarray]:
+        """Path, size and boxes of an image."""
+        path = find_image(self.options.images, image)
+        objects = json.loads(Path(find_image(self.options.images, metadata)).read_bytes())
+        size = image_size(path, declared_size(objects), report)
+        return path, size, np.asarray(objects["boxes"], np.float64)
+
+    def _objects(self, item: dict[str, Any], path: str, size: tuple[int, int], boxes: np.ndarray) -> dict[str, Any]:
         names = [readable(plain(name, "object")) for name in item["objects"]]
         if boxes.ndim != 2 or boxes.shape[1] < 4 or len(boxes) != len(names):
             raise ValueError(f"{len(names)} objects but boxes of shape {list(boxes.shape)}")
         if not np.isfinite(boxes).all() or (boxes[:, 2:4] <= boxes[:, :2]).any():
             raise ValueError("a box has no area")
-        return {"image": path, "boxes": boxes[:, :4].round(3).tolist(), "names": names}
+        if (boxes[:, :2] >= size).any() or (boxes[:, 2:4] <= 0).any():
+            raise ValueError(f"a box is outside the image of {size[0]}x{size[1]}")
+        return {"image": path, "size": size, "boxes": boxes[:, :4].round(3).tolist(), "names": names}
 
     def _filtered(self, question: dict[str, Any]) -> str:
         """Why a question does not suit the form, or "" where it does."""
@@ -117,7 +127,7 @@ class Vcr(Source):
         entry = self.index[position]
         return [choice_of(entry, item, self.options.form) for item in entry["items"]]
 
-    def records(self, position: int, rng: np.random.Generator, size: tuple[int, int]) -> list[Record]:
+    def records(self, position: int, rng: np.random.Generator) -> list[Record]:
         if self.options.form in ("answer", "rationale"):
             return [choice.record for choice in self.choices(position)]
         entry = self.index[position]

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ros_gpt4roi.image_file import read_header
 from training.data import templates
 from training.data.coco import usable
-from training.data.coco_format import read_coco, size_of, stream
+from training.data.coco_format import locate_image, read_coco, stream
 from training.data.record import Record, RecordError, Round
 from training.data.report import Report
-from training.data.source import BoxFilter, Source, boxes_array, find_image, sample
+from training.data.source import BoxFilter, Source, boxes_array, sample
 from training.data.texts import plain
 
 
@@ -38,15 +37,10 @@ class VisualGenome(Source):
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         for image, annotations in self._groups(report):
             where = f"visual genome {image['id']}"
-            try:
-                path = find_image(self.options.images, image["file_name"])
-                # region_descriptions.json does not tell sizes, and the other file's are checked by nobody.
-                size = size_of(image) if "width" in image else read_header(path)[:2]
-            except ValueError as error:
-                report.fail(f"{where}: {error}")
+            located = locate_image(image, self.options, where, report)
+            if not located:
                 continue
-            if not self.options.boxes.image(size, report):
-                continue
+            path, size = located
             pairs = []
             for annotation in annotations:
                 try:
@@ -58,7 +52,7 @@ class VisualGenome(Source):
                 if box is not None:
                     pairs.append([box, phrase])
             if pairs:
-                yield {"id": image["id"], "image": path, "pairs": pairs}
+                yield {"id": image["id"], "image": path, "size": size, "pairs": pairs}
             else:
                 report.filter("image without regions")
 
@@ -67,7 +61,7 @@ class VisualGenome(Source):
         with path.open("rb") as file:
             start = file.read(64).lstrip()[:1]
         if start == b"{":
-            fields = ("file_name", "width", "height"), ("bbox", "caption")
+            fields = ("file_name",), ("bbox", "caption")
             for (image,), annotations in read_coco(path, *fields, lambda item: item["id"], report):
                 yield image, annotations
         elif start == b"[":
@@ -79,7 +73,7 @@ class VisualGenome(Source):
         else:
             raise RecordError(f"{path}: neither region_descriptions.json nor a COCO-style file")
 
-    def records(self, position: int, rng: np.random.Generator, size: tuple[int, int]) -> list[Record]:
+    def records(self, position: int, rng: np.random.Generator) -> list[Record]:
         entry = self.index[position]
         boxes: list[list[float]] = []
         rounds = []

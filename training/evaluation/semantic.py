@@ -15,10 +15,10 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from training.data.coco import categories, usable
-from training.data.coco_format import read_coco, size_of
+from training.data.coco_format import declared_size, read_coco
 from training.data.record import Record, RecordError, Round
 from training.data.report import Report
-from training.data.source import BoxFilter, boxes_array, find_image
+from training.data.source import BoxFilter, boxes_array, find_image, image_size
 from training.data.texts import readable
 from training.evaluation.benchmark import Benchmark, Item
 
@@ -96,22 +96,24 @@ class Naming(Benchmark):
             yield Item(Record(path, boxes_array([box]), (turn,), f"{self.name} {path}"), (category,))
 
     def _objects(self) -> Iterator[tuple[str, list[float], str]]:
-        with self.annotations.open() as file:
-            listed = file.read(64).lstrip().startswith("[")
+        report = Report(0)
+        with self.annotations.open("rb") as file:
+            listed = file.read(64).lstrip().startswith(b"[")
         if listed:
-            for image in json.loads(self.annotations.read_text()):
+            for image in json.loads(self.annotations.read_bytes()):
                 path = find_image(self.images, image["file_name"])
+                image_size(path, declared_size(image), report)
                 for category, annotation in zip(image["categories"], image["annotations"], strict=True):
                     yield path, _box(annotation, image), readable(category.replace(":", " "))
             return
-        report = Report(0)
         names = categories(self.annotations)
         # LVIS names its images by their address at COCO only.
-        fields = (("coco_url", "width", "height"), ("bbox", "category_id"))
+        fields = (("coco_url",), ("bbox", "category_id"))
         for (image,), annotations in read_coco(self.annotations, *fields, lambda item: item["id"], report):
             path = find_image(self.images, image["coco_url"].rsplit("/", 1)[-1])
+            size = image_size(path, declared_size(image), report)
             for annotation in annotations:
-                box = usable(annotation, size_of(image), BoxFilter(), report, self.name)
+                box = usable(annotation, size, BoxFilter(), report, self.name)
                 if box is not None:
                     yield path, box, readable(names[annotation["category_id"]])
 
