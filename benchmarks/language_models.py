@@ -9,16 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ros_gpt4roi.model.checkpoint import LoadedModel, build_model
-from ros_gpt4roi.model.config import LanguageConfig, preset
+from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, read_config
+from ros_gpt4roi.model.config import LanguageConfig
 from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
 from ros_gpt4roi.model.prompt import IMAGE_END, IMAGE_PATCH, IMAGE_START
+from ros_gpt4roi.paths import default_model_folder
 from ros_gpt4roi.runtime.language_stage import DecodingConfig
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.quantise import FLOAT_FORMATS, quantise_language
 from ros_gpt4roi.runtime.request import DescriptionRequest
 from ros_gpt4roi.runtime.types import Frame, Region
-from training.tokenizer import train_tokenizer
+from training.from_scratch.tokenizer import train_tokenizer
 
 _WORDS = ["What is region 1? Describe it. It is a small matte red mug to the left of the large shiny blue bowl."] * 4
 
@@ -28,7 +29,7 @@ def random_model() -> LoadedModel:
 
     Speed does not depend on what the weights are.
     """
-    config = preset("tabletop")
+    config = read_config(default_model_folder())
     tokenizer = train_tokenizer(_WORDS, 512, config.prompt.template)
     config = dataclasses.replace(
         config, vision=dataclasses.replace(config.vision, tokens="stage3"),

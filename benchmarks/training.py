@@ -24,6 +24,7 @@ import yaml
 from PIL import Image
 
 from benchmarks.common import machine_facts, write_results
+from ros_gpt4roi.model.checkpoint import read_config
 from training.data.mixture import open_mixture
 from training.data.shards import INDEX, write_shards
 from training.data.tabletop import render_scenes
@@ -48,16 +49,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for kind in options.data:
-            section = _data(kind, folder)
+            section = _data(kind, folder, options.model)
             results[kind] = {f"{n} processes": _measure(kind, section, n, options, folder) for n in options.processes}
     write_results(options.json, results | _headlines(results, options))
 
 
-def _data(kind: str, folder: Path) -> dict[str, Any]:
+def _data(kind: str, folder: Path, model: str) -> dict[str, Any]:
     """The recipe's section, its data made."""
     if kind == "tabletop":
         scenes = {"split": "train", "scenes": IMAGES, "seed": 1}
-        render_scenes(folder / "scenes" / "train-1", **scenes)
+        render_scenes(folder / "scenes" / "train-1", **scenes, preprocess=read_config(model).preprocess)
         return {"kind": "tabletop", **scenes}
     mixture = {"cache": str(folder / "cache"), "sources": [
         {"type": "coco", "annotations": str(folder / "instances.json"), "images": str(folder / "images")}]}
@@ -93,10 +94,10 @@ def _measure(kind: str, section: dict[str, Any], processes: int, options: argpar
     run.mkdir()
     if (folder / "scenes").is_dir():
         (run / "scenes").symlink_to(folder / "scenes")
-    validation = section if section["kind"] != "shards" else _data("jpeg", folder)
+    validation = section if section["kind"] != "shards" else _data("jpeg", folder, options.model)
     recipe = {"model": options.model, "train": section, "validation": validation, "stages": [{
-        "name": "stage2", "objective": "conversation", "trainable": ["regions", "projector", "language"],
-        "list_regions": True, "arguments": {
+        "name": "stage2", "objective": {"kind": "conversation", "list_regions": True},
+        "trainable": ["regions", "projector", "language"], "arguments": {
             "max_steps": LOGGED * (options.entries + 1), "per_device_train_batch_size": options.batch,
             "logging_steps": LOGGED, "dataloader_num_workers": options.workers, "save_strategy": "no",
             "eval_strategy": "no", "report_to": "none", "disable_tqdm": True}}]}

@@ -34,7 +34,9 @@ from ros_gpt4roi.engine.network import VisionNetwork
 from ros_gpt4roi.engine.profiles import find_profile
 from ros_gpt4roi.engine.provide import EngineRequest, provide_engine, provide_onnx
 from ros_gpt4roi.engine.runners import OnnxRuntimeRunner, TensorRTRunner
+from ros_gpt4roi.model.checkpoint import read_config
 from ros_gpt4roi.model.config import preset
+from ros_gpt4roi.paths import default_model_folder
 
 # Each by the width of its language model, which the projections write.
 MODELS = {"tabletop": 256, "gpt4roi-7b": 4096, "gpt4roi-7b-lite": 4096}
@@ -86,7 +88,8 @@ def _measure(name: str, device: torch.device, counts: list[int], timing: _Timing
              machine: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    network = VisionNetwork.build(preset(name), MODELS[name]).to(device, dtype)
+    config = read_config(default_model_folder()) if name == "tabletop" else preset(name)
+    network = VisionNetwork.build(config, MODELS[name]).to(device, dtype)
     variants, notes = _variants(network, name, device, left_out, cache)
     size = network.config.preprocess.image_size
     random = np.random.default_rng(0)

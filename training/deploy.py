@@ -1,7 +1,7 @@
 """Makes the folder a robot loads from a finished run:  python -m training.deploy RECIPE.yaml --run FOLDER --out MODEL
 
-MODEL gets the last stage's weights in half precision, config and tokenizer, the recipe, the training curve of every stage
-and a model card; with `--quantise int8` also the language model in that format, which the node then loads instead
+MODEL gets the last stage's weights in half precision, config and tokenizer, the recipe, the training curve of every
+stage and a model card; with `--quantise int8` also the language model in that format, which the node then loads instead
 (`pipeline.language_format: int8`), with `--export-vision` the vision stage's ONNX graph, which the node then need not
 export at its first start (`pipeline.vision.backend: auto`).
 """
@@ -28,6 +28,7 @@ from ros_gpt4roi.engine.network import VisionNetwork
 from ros_gpt4roi.engine.profiles import find_profile
 from ros_gpt4roi.engine.provide import GRAPH_FOLDER, provide_onnx
 from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, load_checkpoint, save_checkpoint
+from ros_gpt4roi.model.config import ModelConfig
 from ros_gpt4roi.runtime.awq import record_inputs, scale_for_int4
 from ros_gpt4roi.runtime.quantise import FLOAT_FORMATS, FORMATS, quantise_language, quantised_file, save_quantised
 
@@ -54,23 +55,25 @@ def read_curves(recipe: Recipe, run: Path) -> dict[str, list[dict[str, float]]]:
 
 def model_card(recipe: Recipe, parameters: dict[str, int], curves: dict[str, list[dict[str, float]]]) -> str:
     """The model card, Markdown: what it is, how it was made, where its scores are."""
-    lines = [f"# Model card: a GPT4RoI model, preset `{recipe.model}`", "",
-             "Made by `python -m training.train` and `python -m training.deploy` of ros_gpt4roi. Licence: Apache-2.0.", "",
+    start = "nothing, all weights random" if isinstance(recipe.model, ModelConfig) else f"`{recipe.model}`"
+    lines = ["# Model card: a GPT4RoI model", "",
+             "Made by `python -m training.train` and `python -m training.deploy` of ros_gpt4roi. Licence: Apache-2.0.",
+             "",
              "| part | parameters |", "|---|---|",
              *(f"| {part} | {count / 1e6:.2f} M |" for part, count in parameters.items()), "",
-             f"Training data: `{json.dumps(recipe.train)}`, seed {recipe.seed}.", "",
+             f"Trained from {start}. Training data: `{json.dumps(recipe.train)}`, seed {recipe.seed}.", "",
              "| stage | learns | steps | batch | first loss | last loss | last validation loss |",
              "|---|---|---|---|---|---|---|"]
     for stage in recipe.stages:
         train = [e for e in curves[stage.name] if "loss" in e]
         held = [e["eval_loss"] for e in curves[stage.name] if "eval_loss" in e]
+        learns = [*stage.trainable, *["language by LoRA"] * bool(stage.lora)]
         lines.append(
-            f"| {stage.name} ({stage.objective}) | {', '.join([*stage.trainable, *['language by LoRA'] * bool(stage.lora)])} | "
-            f"{train[-1]['step']} | "
+            f"| {stage.name} ({stage.objective.kind}) | {', '.join(learns)} | {train[-1]['step']} | "
             f"{stage.arguments.get('per_device_train_batch_size', 8)} | {train[0]['loss']} | {train[-1]['loss']} | "
             f"{held[-1] if held else ''} |")
-    lines += ["", f"The recipe is `{RECIPE_FILE}`, every logged value is in `{CURVE_FILE}`, scores (if measured) are in "
-              "`scores.json`, written by `python -m training.evaluate`."]
+    lines += ["", f"The recipe is `{RECIPE_FILE}`, every logged value is in `{CURVE_FILE}`, scores (if measured) are "
+              "in `scores.json`, written by `python -m training.evaluate`."]
     return "\n".join(lines) + "\n"
 
 
@@ -88,10 +91,10 @@ def export_vision(model_folder: Path) -> None:
 
 
 def read_inputs(recipe: Recipe, run: Path, loaded: LoadedModel) -> dict[str, torch.Tensor]:
-    """What the language model's layers are given by validation conversations of the last stage (see runtime/awq.py)."""
-    stage = recipe.stages[-1]
-    samples = open_dataset(recipe.validation, run, recipe.seed, stage.texts, loaded.config.preprocess)
-    batches = DataLoader(samples, collate_fn=ConversationCollator(loaded.prompts, stage.list_regions))
+    """What the language model's layers are given in validation conversations of the last stage (runtime/awq.py)."""
+    section = {**recipe.validation, **recipe.stages[-1].data}
+    samples = open_dataset(section, run, recipe.seed, loaded.config.preprocess)
+    batches = DataLoader(samples, collate_fn=ConversationCollator(loaded.prompts, list_regions=True))
 
     def read() -> None:
         for batch in islice(batches, _CALIBRATION):
@@ -103,9 +106,17 @@ def read_inputs(recipe: Recipe, run: Path, loaded: LoadedModel) -> dict[str, tor
 def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (), vision: bool = False) -> None:
     """Writes the folder.
 
-    formats: number formats in which the language model is stored besides; int4 after scaling by what its layers are given in
-    conversations of the recipe's validation data. vision: export the vision stage.
-    Raises CheckpointError where the run's last stage is not finished, RecipeError, DataError, EngineError, OSError.
+    Args:
+        recipe_file: The recipe.
+        run: The run's folder.
+        out: The folder to write.
+        formats: Number formats in which the language model is stored besides; int4 after scaling by what its layers are
+            given in conversations of the recipe's validation data.
+        vision: Export the vision stage.
+
+    Raises:
+        CheckpointError: the run's last stage is not finished.
+        RecipeError, DataError, EngineError, OSError: something else prevents it.
     """
     recipe = read_recipe(recipe_file)
     loaded = load_checkpoint(run / recipe.stages[-1].name / FINAL_FOLDER)

@@ -14,29 +14,28 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
+from typing_extensions import override
 
 from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_model, save_checkpoint, unshared
 from ros_gpt4roi.model.gpt4roi import GPT4RoI
 
-from .collate import AttributeCollator, ConversationCollator, Mirrored, Recoloured, Recombined
-from .objectives import AlignObjective, AttributeObjective, ConversationObjective, Facts, FactsObjective
-from .optimizer import MuonAdamW
-from .recipe import RecipeError, Stage
+from .errors import RecipeError
+from .objective import Objective
+from .recipe import Stage
 
-CURVE_FILE, FACTS_FILE, FINAL_FOLDER = "curve.json", "facts.safetensors", "final"
+CURVE_FILE, FINAL_FOLDER = "curve.json", "final"
 _UNFINISHED = "checkpoint.partial"  # a name that get_last_checkpoint takes for no checkpoint
 # What every stage is run with unless its recipe says otherwise.
 DEFAULTS: dict[str, Any] = dict(
     bf16=True, lr_scheduler_type="cosine", warmup_steps=0.05, weight_decay=0.05, max_grad_norm=1.0, logging_steps=25,
-    save_strategy="steps", save_steps=500, save_total_limit=2, eval_strategy="steps", eval_steps=500, report_to="tensorboard",
-    remove_unused_columns=False, prediction_loss_only=True, label_names=["labels"])
+    save_strategy="steps", save_steps=500, save_total_limit=2, eval_strategy="steps", eval_steps=500,
+    report_to="tensorboard", remove_unused_columns=False, prediction_loss_only=True, label_names=["labels"])
 
 
 class EpochSetter(TrainerCallback):
@@ -45,22 +44,26 @@ class EpochSetter(TrainerCallback):
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
 
+    @override
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
         self._dataset.set_epoch(int(state.epoch))
 
 
 class StageTrainer(Trainer):
-    """Logs what an objective reports beside its loss, samples a second (of all processes) and `data_wait`, the share of
-    the time in which this process waited for data. Checkpoints hold what is learned, and appear when they are whole.
+    """transformers' Trainer that says more, and whose checkpoints hold what is learned and appear when they are whole.
+
+    Logged are what an objective reports beside its loss, samples a second (of all processes) and `data_wait`, the share
+    of the time in which this process waited for data.
     """
 
-    def __init__(self, *args, adamw_lr: float = 0.0, **kwargs):
+    def __init__(self, *args, objective: Objective, **kwargs):
         super().__init__(*args, **kwargs)
-        self._adamw_lr = adamw_lr
+        self._objective = objective
         self._reported: dict[str, list[float]] = defaultdict(list)
         self._begun: float | None = None  # when the first batch since the last log was asked for
         self._waited, self._samples = 0.0, 0
 
+    @override
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.mixed_precision_policy is not None:
@@ -69,6 +72,7 @@ class StageTrainer(Trainer):
             plugin.mixed_precision_policy = dataclasses.replace(
                 plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None, cast_forward_inputs=False)
 
+    @override
     def get_train_dataloader(self) -> DataLoader:
         if not isinstance(self.train_dataset, IterableDataset):
             return super().get_train_dataloader()
@@ -78,13 +82,14 @@ class StageTrainer(Trainer):
                           num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
                           prefetch_factor=args.dataloader_prefetch_factor)
 
+    @override
     def create_optimizer(self, *args) -> torch.optim.Optimizer:
-        if not self._adamw_lr or self.optimizer is not None:
-            return super().create_optimizer(*args)
-        named = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
-        self.optimizer = MuonAdamW(named, self.args.learning_rate, self._adamw_lr)
-        return self.optimizer
+        if self.optimizer is None:
+            named = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+            self.optimizer = self._objective.optimizer(named, self.args.learning_rate)
+        return self.optimizer or super().create_optimizer(*args)
 
+    @override
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         asked = time.perf_counter()
         self._begun = self._begun or asked
@@ -93,18 +98,21 @@ class StageTrainer(Trainer):
         self._samples += sum(len(batch["images"]) for batch in found[0])
         return found
 
+    @override
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         for i, value in enumerate(outputs.get("accuracy", ())):
             self._reported[f"accuracy_{i}"].append(value.item())
         return (loss, outputs) if return_outputs else loss
 
+    @override
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs |= {name: sum(values) / len(values) for name, values in self._reported.items()}
         self._reported.clear()
         if "loss" in logs and self._begun is not None:
             taken = time.perf_counter() - self._begun
-            logs |= {"data_wait": self._waited / taken, "samples_per_second": self._samples * self.args.world_size / taken}
+            samples = self._samples * self.args.world_size
+            logs |= {"data_wait": self._waited / taken, "samples_per_second": samples / taken}
             if torch.cuda.is_available():
                 logs["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
             self._begun, self._waited, self._samples = None, 0.0, 0
@@ -133,7 +141,8 @@ class StageTrainer(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        frozen = {name for name, value in self.model.named_parameters(remove_duplicate=False) if not value.requires_grad}
+        named = self.model.named_parameters(remove_duplicate=False)
+        frozen = {name for name, value in named if not value.requires_grad}
         state = self.model.state_dict() if state_dict is None else state_dict
         save_file(unshared({k: v for k, v in state.items() if k not in frozen}), folder / SAFE_WEIGHTS_NAME)
 
@@ -141,8 +150,8 @@ class StageTrainer(Trainer):
         learned = {name for name, value in self.model.named_parameters() if value.requires_grad}
         wrong = [*load_result.unexpected_keys, *learned.intersection(load_result.missing_keys)]
         if wrong:
-            raise CheckpointError(f"{self.args.output_dir}: the last checkpoint is of another recipe, missing or surplus: "
-                                  f"{wrong}; name another folder, or remove it")
+            raise CheckpointError(f"{self.args.output_dir}: the last checkpoint is of another recipe, missing or "
+                                  f"surplus: {wrong}; name another folder, or remove it")
 
 
 def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
@@ -152,7 +161,8 @@ def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
     """
     unknown = [name for name in trainable if name not in dict(model.named_modules())]
     if unknown:
-        raise RecipeError(f"trainable names {unknown}, expected parts of the model, such as language or regions.position")
+        raise RecipeError(f"trainable names {unknown}, expected parts of the model, "
+                          "such as language or regions.position")
     model.requires_grad_(False)
     for name in trainable:
         model.get_submodule(name).requires_grad_(True)
@@ -180,64 +190,53 @@ def read_settings(stage: Stage, folder: Path, arguments: dict[str, Any], stream:
     except (TypeError, ValueError) as error:
         raise RecipeError(f"stage {stage.name}: arguments: {error}") from error
     if stream and settings.max_steps <= 0:
-        raise RecipeError(f"stage {stage.name}: shards are a stream without an end, expected max_steps among the arguments")
+        raise RecipeError(f"stage {stage.name}: shards are a stream without an end, "
+                          "expected max_steps among the arguments")
     if settings.fsdp and settings.world_size == 1:
         raise RecipeError(f"stage {stage.name}: fsdp shares a model out among processes, expected `accelerate launch "
                           "--num_processes N` with more than one, or a recipe without fsdp")
     return settings
 
 
-def read_facts(facts: Facts, folder: Path) -> None:
-    """Fills the tables with those that the stage of that folder has learned. Raises RecipeError."""
-    try:
-        facts.load_state_dict(load_file(folder / FACTS_FILE))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise RecipeError(f"{folder / FACTS_FILE}: {error}, expected what a stage of objective facts wrote") from error
-
-
 def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dataset, folder: Path,
-              arguments: dict[str, Any], classes: tuple[int, ...], seed: int) -> None:
-    """Trains `loaded.model` in place and writes folder/final when it is whole; goes on from folder/checkpoint-* if any.
+              arguments: dict[str, Any], seed: int) -> None:
+    """Trains a model in place and writes folder/final when it is whole; goes on from folder/checkpoint-* if any.
 
-    classes: number of classes of each attribute, for the objectives that know attributes.
+    Args:
+        stage: What is done.
+        loaded: The model.
+        train: The training data.
+        validation: The data that are validated on.
+        folder: The stage's, in the run's.
+        arguments: TrainingArguments of all stages.
+        seed: Of everything random.
+
+    Raises:
+        RecipeError: the stage cannot be run so.
+        CheckpointError: the folder's checkpoint is of another recipe.
     """
     stream = isinstance(train, IterableDataset)
     settings = read_settings(stage, folder, arguments, stream, seed)
     model = loaded.model
     freeze(model, stage.trainable)
     if settings.fsdp and settings.bf16 and any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
-        raise RecipeError(f"stage {stage.name}: fsdp with bf16 casts weights but not the statistics of batch normalisation, "
-                          "expected bf16: false, or another encoder")
+        raise RecipeError(f"stage {stage.name}: fsdp with bf16 casts weights but not the statistics of batch "
+                          "normalisation, expected bf16: false, or another encoder")
     adapted = add_lora(model.language, stage, settings.bf16) if stage.lora else None
     frozen = [part for part in model.children() if not any(p.requires_grad for p in part.parameters())]
     if not settings.fsdp:  # which takes no weights of that layout
         model.to(memory_format=torch.channels_last)  # convolutions on a CPU run about twice as fast so
-    facts = Facts(model, classes) if stage.facts or stage.objective == "facts" else None
-    if stage.facts:
-        read_facts(facts, folder.parent / stage.facts)
-    if stage.recombined:
-        if not hasattr(train, "attribute_names"):
-            raise RecipeError(f"stage {stage.name}: recombined, expected training data that know attributes, such as tabletop")
-        train = Recombined(train, seed, stage.recombined)
-    if stage.objective in ("attributes", "align"):
-        objective: nn.Module = AttributeObjective(model, classes) if stage.objective == "attributes" \
-            else AlignObjective(model, facts)
-        collator: Any = AttributeCollator(stage.image_size)
-        train = Mirrored(train, seed)
-        if stage.objective == "attributes" and "colour" in getattr(train.samples, "attribute_names", ()):
-            train = Recoloured(train, seed, train.samples.attribute_names.index("colour"))
-    else:
-        told = stage.objective == "facts"
-        objective = FactsObjective(model, facts) if told else ConversationObjective(model, facts)
-        collator = ConversationCollator(loaded.prompts, stage.list_regions, told=facts is not None,
-                                        guided=told or stage.guided)
-    objective._no_split_modules = model.language._no_split_modules  # FSDP gathers a layer of these at a time
+    objective = stage.objective
+    module = objective.module(model, train, folder.parent)
+    module._no_split_modules = model.language._no_split_modules  # FSDP gathers a layer of these at a time
     # Statistics of normalisation layers in a frozen encoder must not move either.
     for part in frozen:
         part.eval()
         part.train = lambda mode=True, part=part: part
-    trainer = StageTrainer(model=objective, args=settings, train_dataset=train, eval_dataset=validation,
-                           data_collator=collator, callbacks=[] if stream else [EpochSetter(train)], adamw_lr=stage.adamw_lr)
+    wrapped = objective.wrap(train, seed)
+    trainer = StageTrainer(model=module, args=settings, train_dataset=wrapped, eval_dataset=validation,
+                           data_collator=objective.collator(loaded.prompts), objective=objective,
+                           callbacks=[] if stream else [EpochSetter(wrapped)])
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     for part in frozen:
         del part.train
@@ -246,11 +245,10 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
     if trainer.is_world_process_zero():
         curve = folder / CURVE_FILE
         curve.write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
-        if stage.objective == "facts":
-            tables = {k.removeprefix("facts."): v for k, v in learned.items() if k.startswith("facts.")}
-            save_file(unshared(tables), folder / FACTS_FILE)
+        objective.save(learned, folder)
         if trainer.is_fsdp_enabled:
-            model = whole_model(loaded, {k.removeprefix("model."): v for k, v in learned.items() if k.startswith("model.")})
+            prefix = "model."
+            model = whole_model(loaded, {k.removeprefix(prefix): v for k, v in learned.items() if k.startswith(prefix)})
         if adapted is not None:
             adapted.merge_and_unload()
         partial = folder / (FINAL_FOLDER + ".partial")

@@ -18,7 +18,6 @@ __all__ = ["ConfigError", "DeformableConfig", "FocalConfig", "LanguageConfig", "
 
 Regions = TypeVar("Regions", bound="RegionConfig")
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -174,8 +173,7 @@ def preset(name: str) -> ModelConfig:
     """The description of a model by its name.
 
     Args:
-        name: "tabletop" (the embedded default), "gpt4roi-7b" (as published) or "gpt4roi-7b-lite" (the same with a
-            cheaper region extractor).
+        name: "gpt4roi-7b" (as published) or "gpt4roi-7b-lite" (the same with a cheaper region extractor).
 
     Raises:
         ConfigError: the name is unknown.
@@ -210,24 +208,4 @@ def _gpt4roi_7b_lite() -> ModelConfig:
     return dataclasses.replace(_gpt4roi_7b(), regions=RoIAlignLiteConfig())
 
 
-def _tabletop() -> ModelConfig:
-    """The embedded default: a small residual network and a small Llama, trained from nothing on rendered scenes."""
-    return ModelConfig(
-        vision=VisionConfig(
-            encoder=dict(model_type="resnet", embedding_size=48, hidden_sizes=[48, 96, 192, 256], depths=[2, 2, 2, 2],
-                         layer_type="basic", hidden_act="relu"),
-            levels=("stage1", "stage2", "stage3", "stage4"), tokens="stage4"),
-        regions=RoIAlignConfig(channels=96, scales=None, fusion_rounds=1, groups=8, roi_size=7, hidden=256,
-                               position_hidden=128),
-        language=LanguageConfig(model=dict(
-            model_type="llama", hidden_size=256, intermediate_size=704, num_hidden_layers=4, num_attention_heads=8,
-            num_key_value_heads=8, vocab_size=1024, max_position_embeddings=1024, initializer_range=0.06,
-            tie_word_embeddings=True)),
-        prompt=PromptConfig(template="compact", image_text="{image}", preamble="{regions}\n",
-                            describe="What is {region}?", number_regions=True,
-                            max_regions=16, context=1024),
-        preprocess=PreprocessConfig(mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    )
-
-
-_PRESETS = {"gpt4roi-7b": _gpt4roi_7b, "gpt4roi-7b-lite": _gpt4roi_7b_lite, "tabletop": _tabletop}
+_PRESETS = {"gpt4roi-7b": _gpt4roi_7b, "gpt4roi-7b-lite": _gpt4roi_7b_lite}

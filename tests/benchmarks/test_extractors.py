@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from benchmarks.extractors import Candidate, Scenes, accuracy, candidates, train
-from ros_gpt4roi.model.config import PreprocessConfig, RoIAlignConfig, preset
+from ros_gpt4roi.model.checkpoint import read_config
+from ros_gpt4roi.model.config import PreprocessConfig, RoIAlignConfig
+from ros_gpt4roi.paths import default_model_folder
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 
 CONFIG = dataclasses.replace(
-    preset("tabletop"), preprocess=PreprocessConfig(image_size=64),
+    read_config(default_model_folder()), preprocess=PreprocessConfig(image_size=64),
     regions=RoIAlignConfig(channels=16, scales=None, fusion_rounds=1, groups=4, roi_size=3, hidden=32,
                            position_hidden=8))
 

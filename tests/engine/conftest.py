@@ -18,7 +18,7 @@ from ros_gpt4roi.engine.cache import EngineCache
 from ros_gpt4roi.engine.export import export_onnx
 from ros_gpt4roi.engine.network import VisionNetwork, fingerprint
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model
-from training.tokenizer import train_tokenizer
+from training.from_scratch.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ from ros_gpt4roi.engine.guard import Limits, Progress, run_guarded
 from ros_gpt4roi.engine.network import VisionNetwork, save_network
 from ros_gpt4roi.engine.profiles import EngineProfile, find_profile
 from ros_gpt4roi.engine.provide import EngineRequest, provide_engine, provide_onnx
-from ros_gpt4roi.model.config import preset
+from ros_gpt4roi.model.checkpoint import read_config
+from ros_gpt4roi.paths import default_model_folder
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -76,7 +77,7 @@ def test_tabletop_engine_is_built_ahead_of_time_for_every_card_of_the_profile(ca
     profile = dataclasses.replace(find_profile("rtx", None), reserve_mib=0)
     assert profile.compute_capabilities
     torch.manual_seed(0)
-    network = VisionNetwork.build(preset("tabletop"), width=256)
+    network = VisionNetwork.build(read_config(default_model_folder()), width=256)
     request = EngineRequest(network, "tabletop", profile, load_flavour("tensorrt_rtx"), None, default_frames_folder())
     engine, _ = provide_engine(request, "fp16", cache)
     weights = sum(p.numel() * 2 for p in network.parameters())

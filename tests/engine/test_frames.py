@@ -11,9 +11,10 @@ from PIL import Image
 
 from ros_gpt4roi.engine.errors import EngineError
 from ros_gpt4roi.engine.frames import default_frames_folder, load_frames
-from ros_gpt4roi.model.config import preset
+from ros_gpt4roi.model.checkpoint import read_config
+from ros_gpt4roi.paths import default_model_folder
 
-PREPROCESS = preset("tabletop").preprocess
+PREPROCESS = read_config(default_model_folder()).preprocess
 
 
 def frames_folder(folder, image="0.png", boxes=((1, 1, 20, 20),)):

@@ -5,7 +5,7 @@ from model_fixtures import TEXTS, tiny_config
 from transformers import PreTrainedTokenizerFast
 
 from ros_gpt4roi.model.config import ModelConfig
-from training.tokenizer import train_tokenizer
+from training.from_scratch.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from ros_gpt4roi.model.config import LanguageConfig, ModelConfig, PreprocessConf
     VisionConfig
 from ros_gpt4roi.model.prompt import SPECIAL_TOKENS
 from ros_gpt4roi.model.templates import template
-from training.tokenizer import train_tokenizer
+from training.from_scratch.tokenizer import train_tokenizer
 
 TEXTS = ["What is region1? A small red mug.",
          "### Human: Describe region2 and region13.\n### Assistant: the left of it",

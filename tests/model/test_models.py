@@ -13,7 +13,7 @@ from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, save_chec
 from ros_gpt4roi.model.config import (ConfigError, DeformableConfig, FocalConfig, LanguageConfig, PreprocessConfig,
                                       RegionConfig, RoIAlignConfig, VisionConfig)
 from ros_gpt4roi.model.gpt4roi import VisionOutput
-from training.tokenizer import train_tokenizer
+from training.from_scratch.tokenizer import train_tokenizer
 
 VIT_LEVELS = dict(levels=(-4, -3, -2, -1), tokens=-2)
 STAGES = dict(levels=("stage1", "stage2", "stage3", "stage4"), tokens="stage3")

@@ -42,7 +42,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ros_gpt4roi.model.checkpoint import build_model, save_checkpoint
     from ros_gpt4roi.model.config import (LanguageConfig, ModelConfig, PreprocessConfig, PromptConfig, RoIAlignConfig,
                                           VisionConfig)
-    from training.tokenizer import train_tokenizer
+    from training.from_scratch.tokenizer import train_tokenizer
 
     texts = ["what is region 1? it is a small red mug to the left of the large blue bowl"] * 4
     tokenizer = train_tokenizer(texts, 300, "chatml")

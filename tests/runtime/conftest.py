@@ -19,7 +19,7 @@ from ros_gpt4roi.model.config import ModelConfig  # noqa: E402
 from ros_gpt4roi.runtime.language_stage import DecodingConfig  # noqa: E402
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig  # noqa: E402
 from ros_gpt4roi.runtime.types import Frame, Region  # noqa: E402
-from training.tokenizer import train_tokenizer  # noqa: E402
+from training.from_scratch.tokenizer import train_tokenizer  # noqa: E402
 
 
 @pytest.fixture(scope="session")

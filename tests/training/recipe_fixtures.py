@@ -20,11 +20,12 @@ from model_fixtures import TEXTS, tiny_config  # noqa: E402
 from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, read_config, save_checkpoint  # noqa: E402
 from ros_gpt4roi.model.config import VisionConfig  # noqa: E402
 from training.data.tabletop import render_scenes  # noqa: E402
-from training.tokenizer import train_tokenizer  # noqa: E402
+from training.from_scratch.tokenizer import train_tokenizer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 RESNET = dict(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
-TUNE = {"name": "tune", "objective": "conversation", "trainable": ["regions", "projector", "language"], "list_regions": True}
+TUNE = {"name": "tune", "objective": {"kind": "conversation", "list_regions": True},
+        "trainable": ["regions", "projector", "language"]}
 
 
 def save_start(folder: Path, convolutional: bool = True) -> Path:

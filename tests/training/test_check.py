@@ -20,7 +20,7 @@ def config(tmp_path, section) -> str:
     recipe = {
         "model": "tabletop", "train": {"kind": "mixture", **json.loads(json.dumps(section, default=str))},
         "validation": {"kind": "tabletop", "split": "validation", "scenes": 1, "seed": 0},
-        "stages": [{"name": "stage1", "objective": "conversation", "trainable": ["regions"]}],
+        "stages": [{"name": "stage1", "objective": {"kind": "conversation"}, "trainable": ["regions"]}],
     }
     path.write_text(yaml.safe_dump(recipe))
     return str(path)

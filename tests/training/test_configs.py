@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,17 @@ import yaml
 from peft import LoraConfig
 from transformers import TrainingArguments
 
+from ros_gpt4roi.model.checkpoint import read_config
+from ros_gpt4roi.model.config import LanguageConfig
+from ros_gpt4roi.paths import default_model_folder
 from training.data.mixture import SOURCES
 from training.data.source import parse_options
 from training.evaluation.registry import BENCHMARKS, check_arguments
 from training.recipe import read_recipe
 from training.trainer import DEFAULTS
 
-CONFIGS = Path(__file__).parents[2] / "training" / "configs"
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "training" / "configs"
 
 
 @pytest.mark.parametrize("name", ["stage1", "stage2", "stage2_lora"])
@@ -31,6 +36,15 @@ def test_the_stages_name_existing_sources_and_options(name, tmp_path):
     # Adapters take a larger step than weights.
     assert (arguments.num_train_epochs, arguments.learning_rate) == (2, 2e-4 if stage.lora else 2e-5)
     assert arguments.lr_scheduler_type == "cosine" and arguments.weight_decay == 0 and arguments.bf16
+
+
+def test_the_embedded_model_is_what_its_recipe_describes():
+    model = read_config(default_model_folder())
+    described = read_recipe(CONFIGS / "tabletop.yaml").model
+    language = {**described.language.model, **{name: model.language.model[name] for name in (
+        "vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")}}
+    assert dataclasses.replace(described, language=LanguageConfig(language)) == model
+    assert (CONFIGS / "tabletop.yaml").read_text() == (ROOT / "models" / "tabletop" / "recipe.yaml").read_text()
 
 
 def test_stage_one_trains_the_region_extractor_only_and_stage_two_all_but_the_encoder():

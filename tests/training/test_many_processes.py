@@ -16,7 +16,8 @@ from training.data.shards import write_shards
 from training.recipe import RecipeError, read_recipe
 from training.train import train
 
-SHORT = {"name": "short", "objective": "conversation", "trainable": ["regions", "projector"], "texts": "short"}
+SHORT = {"name": "short", "objective": {"kind": "conversation"}, "trainable": ["regions", "projector"],
+         "data": {"texts": "captions"}}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def train_in_shards(recipe: Path, run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_in_shards_reaches_what_a_whole_one_does_and_goes_on_from_its_checkpoint(start, alone, scenes, tmp_path):
+def test_a_model_in_shards_reaches_what_a_whole_one_does_and_goes_on(start, alone, scenes, tmp_path):
     shutil.copytree(alone / "short", tmp_path / "short")
     recipe = write_recipe(tmp_path, start, [SHORT, {**TUNE, "arguments": FSDP}], per_device_train_batch_size=3)
     shutil.copytree(scenes, tmp_path / "scenes")
@@ -107,7 +108,8 @@ def test_a_model_in_shards_of_half_precision_learns_what_a_whole_one_does(scenes
             train(read_recipe(recipe), run)
         found.append(losses(run / "tune"))
     assert found[0] == pytest.approx(found[1], rel=1e-2)
-    assert {value.dtype for value in weights(tmp_path / "shards" / "tune" / "final").values()} <= {torch.float32, torch.int64}
+    kinds = {value.dtype for value in weights(tmp_path / "shards" / "tune" / "final").values()}
+    assert kinds <= {torch.float32, torch.int64}
 
 
 def test_batch_normalisation_in_shards_of_half_precision_is_refused(start, scenes, tmp_path, monkeypatch):
@@ -120,7 +122,7 @@ def test_batch_normalisation_in_shards_of_half_precision_is_refused(start, scene
 SEEN = """
 import os, sys
 from pathlib import Path
-from training import collate, recipe, train, trainer
+from training import collate, objective, recipe, train
 
 class Collator(collate.ConversationCollator):
     def __call__(self, samples):
@@ -128,7 +130,7 @@ class Collator(collate.ConversationCollator):
             file.writelines(f"{sample.rounds!r}\\n" for sample in samples)
         return super().__call__(samples)
 
-trainer.ConversationCollator = Collator
+objective.ConversationCollator = Collator
 train.train(recipe.read_recipe(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -142,8 +144,8 @@ def test_two_processes_train_on_every_sample_of_the_shards_once(start, scenes, t
     assert len(write_shards(mixture, tmp_path / "tar", epochs=2, per_shard=3)) == 3
     expected = [repr(tuple(mixture[place].rounds)) for place in range(2 * len(mixture))]
     recipe = write_recipe(tmp_path, start, [TUNE], steps=2, per_device_train_batch_size=2, eval_strategy="no")
-    facts = yaml.safe_load(recipe.read_text()) | {"train": {"kind": "shards", "index": str(tmp_path / "tar" / "index.json")}}
-    recipe.write_text(yaml.safe_dump(facts))
+    section = {"kind": "shards", "index": str(tmp_path / "tar" / "index.json")}
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"train": section}))
     shutil.copytree(scenes, tmp_path / "scenes")
     (tmp_path / "run.py").write_text(SEEN)
     done = launch(2, str(tmp_path / "run.py"), str(recipe), str(tmp_path), env={"PYTHONPATH": str(ROOT)})

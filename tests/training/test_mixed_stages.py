@@ -18,14 +18,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
 from model_fixtures import tiny_config  # noqa: E402
 
 from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, save_checkpoint  # noqa: E402
+from ros_gpt4roi.model.config import PreprocessConfig  # noqa: E402
 from training.data import open_dataset  # noqa: E402
-from training.tokenizer import train_tokenizer  # noqa: E402
+from training.from_scratch.tokenizer import train_tokenizer  # noqa: E402
 
 
 @pytest.mark.slow
 def test_both_stages_train_on_every_data_set(tmp_path):
     section = {"kind": "mixture", **json.loads(json.dumps(fixtures.section(tmp_path / "data"), default=str))}
-    samples = open_dataset(section, tmp_path, 0, "long")
+    samples = open_dataset(section, tmp_path, 0, PreprocessConfig())
     texts = [text for i in range(len(samples)) for turn in samples[i].rounds for text in (turn.question, turn.answer)]
     tokenizer = train_tokenizer(texts, 420, "compact")
     config = tiny_config(len(tokenizer), tokenizer.pad_token_id)
@@ -39,8 +40,9 @@ def test_both_stages_train_on_every_data_set(tmp_path):
         "arguments": {"max_steps": 7, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "bf16": False,
                       "logging_steps": 1, "save_strategy": "no", "eval_strategy": "no", "report_to": "none",
                       "disable_tqdm": True},
-        "stages": [{"name": "stage1", "objective": "conversation", "trainable": ["regions"], "texts": "short"},
-                   {"name": "stage2", "objective": "conversation", "trainable": ["regions", "projector", "language"]}],
+        "stages": [{"name": "stage1", "objective": {"kind": "conversation"}, "trainable": ["regions"]},
+                   {"name": "stage2", "objective": {"kind": "conversation"},
+                    "trainable": ["regions", "projector", "language"]}],
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     done = launch(1, "-m", "training.train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""Tar shards: what was written comes back, shared out among processes and workers, in an order that the epoch changes."""
+"""Tar shards: what was written comes back, shared out among processes and workers, in another order every epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 import training_fixtures as fixtures
 from torch.utils.data import DataLoader
 
-from ros_gpt4roi.model.config import preset
+from ros_gpt4roi.model.checkpoint import read_config
+from ros_gpt4roi.paths import default_model_folder
 from training.data import open_dataset
 from training.data.mixture import open_mixture
 from training.data.record import RecordError
@@ -30,7 +31,7 @@ def shards(tmp_path_factory):
 
 def open_shards(files, limit: int = 0) -> ShardDataset:
     values = {"kind": "shards", "index": str(files[0].parent / "index.json"), "malformed_limit": limit}
-    return open_dataset(values, Path(), 0, "long", preset("tabletop").preprocess)
+    return open_dataset(values, Path(), 0, read_config(default_model_folder()).preprocess)
 
 
 def told(record) -> str:

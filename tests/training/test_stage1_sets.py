@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-import training_fixtures as fixtures
 import numpy as np
 import pytest
+import training_fixtures as fixtures
 
 from training.data.coco import Coco
 from training.data.record import RecordError, check_record

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, load_checkpoint, save_checkpoint
-from ros_gpt4roi.model.config import preset
+from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, load_checkpoint, read_config, save_checkpoint
 from ros_gpt4roi.model.preprocess import preprocess_frame
+from ros_gpt4roi.paths import default_model_folder
 from ros_gpt4roi.sim.tabletop.conversations import SCORED_TASKS
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import HELD_OUT
@@ -24,16 +24,21 @@ from training.data.record import Record, check_record
 from training.data.tabletop import TabletopDataset, TabletopError, main, render_scenes
 from training.evaluation.generate import answer, common_prefix
 from training.evaluation.tabletop import PER_REGION, QUESTIONS, examine, summary
-from training.tokenizer import train_tokenizer
-from training.train import with_vocabulary
+from training.from_scratch.start import with_vocabulary
+from training.from_scratch.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
+PREPROCESS = read_config(default_model_folder()).preprocess
 SCENES = 6
+
+
+def render(folder: Path, scenes: int = SCENES, seed: int = 4) -> Path:
+    return render_scenes(folder, "train", scenes, seed, workers=1, preprocess=PREPROCESS)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return render_scenes(tmp_path_factory.mktemp("scenes") / "train", "train", SCENES, seed=4, workers=1)
+    return render(tmp_path_factory.mktemp("scenes") / "train")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def renderer():
 def loaded(folder) -> LoadedModel:
     """A model of random weights, large enough that it says something else to every question."""
     torch.manual_seed(0)
-    config = preset("tabletop")
+    config = read_config(default_model_folder())
     dataset = TabletopDataset(folder)
     texts = [re.sub("<(region[0-9]+)>", r"\1", text) for epoch in range(20) for i in range(SCENES)
              for turn in _at(dataset, epoch, i).rounds for text in (turn.question, turn.answer)]
@@ -68,10 +73,9 @@ def _at(dataset: TabletopDataset, epoch: int, index: int):
 def test_images_are_the_frames_the_renderer_gives(folder, renderer):
     dataset = TabletopDataset(folder)
     assert len(dataset) == SCENES
-    preprocess = preset("tabletop").preprocess
     for index in range(SCENES):
         scene = renderer.render("train", 4, index)
-        np.testing.assert_array_equal(dataset[index].image, preprocess_frame(scene.image, preprocess))
+        np.testing.assert_array_equal(dataset[index].image, preprocess_frame(scene.image, PREPROCESS))
         assert dataset.scene(index).objects == scene.objects
 
 
@@ -105,13 +109,13 @@ def test_loader_processes_change_nothing(folder):
     assert [sample.rounds for sample in shared] == alone
 
 
-@pytest.mark.parametrize("texts", ["short", "drills", "long"])
+@pytest.mark.parametrize("texts", ["captions", "recall", "conversations"])
 def test_rounds_make_valid_records(folder, texts):
     dataset = TabletopDataset(folder, texts=texts)
     for index in range(SCENES):
         scene, sample = dataset.scene(index), dataset[index]
         check_record(Record(sample.image, scene.boxes(), tuple(sample.rounds), f"tabletop {index}"))
-        if texts == "short":
+        if texts == "captions":
             assert len(sample.rounds) == len(scene.objects)
 
 
@@ -123,24 +127,24 @@ def test_training_scenes_lack_the_held_out_pairs(folder):
 
 def test_rendering_goes_on_where_it_stopped(folder, tmp_path):
     whole = (folder / "shard-00000.npy").read_bytes()
-    render_scenes(tmp_path / "again", "train", SCENES, seed=4, workers=1)
+    render(tmp_path / "again")
     again = tmp_path / "again" / "shard-00000.npy"
     assert again.read_bytes() == whole
     finished = again.stat().st_mtime_ns
-    render_scenes(tmp_path / "again", "train", SCENES, seed=4, workers=1)
+    render(tmp_path / "again")
     assert again.stat().st_mtime_ns == finished, "what is whole must not be rendered again"
     # A shard whose ground truth is missing was interrupted.
     (tmp_path / "again" / "shard-00000.jsonl").unlink()
     with pytest.raises(TabletopError, match="shard-00000 is not finished"):
         TabletopDataset(tmp_path / "again")
-    render_scenes(tmp_path / "again", "train", SCENES, seed=4, workers=1)
+    render(tmp_path / "again")
     assert len(TabletopDataset(tmp_path / "again")) == SCENES
     assert not list((tmp_path / "again").glob("*.partial"))
 
 
 def test_a_folder_of_other_scenes_is_refused(folder):
     with pytest.raises(TabletopError, match="seed 4 instead of 5"):
-        render_scenes(folder, "train", SCENES, seed=5, workers=1)
+        render(folder, seed=5)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -161,7 +165,7 @@ def test_a_disk_that_takes_no_more_is_an_error_with_the_folder_in_it(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # the rendering processes inherit it
     try:
         with pytest.raises(TabletopError, match=f"{tmp_path}: cannot write the scenes"):
-            render_scenes(tmp_path, "train", 2, seed=1, workers=1)
+            render(tmp_path, 2, seed=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (tmp_path / "shard-00000.jsonl").exists()

@@ -3,51 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from ros_gpt4roi.model.config import PreprocessConfig, preset
+from ros_gpt4roi.model.config import PreprocessConfig
 from training.data.record import RecordError as DataError
 
-__all__ = ["DataError", "open_dataset"]
+__all__ = ["DataError", "check_section", "open_dataset"]
 
 
-def open_dataset(
-    source: Mapping[str, Any], folder: str | Path, seed: int, texts: str, preprocess: PreprocessConfig | None = None
-) -> Dataset:
-    """The data set of a recipe's ``train`` or ``validation`` section, as samples of training.collate.
+@dataclass(frozen=True)
+class ShardsOptions:
+    """A data section of kind shards.
 
-    source: {"kind": "tabletop", "split", "scenes", "seed"} or {"kind": "mixture", …} as `open_mixture` reads it,
-        or {"kind": "shards", "index": …/index.json, "malformed_limit": 100}, a stream without an end, for stages with
-        max_steps.
-    folder: the run's, where rendered scenes go. texts: "short" or "long" (tabletop; a mixture's sources decide theirs).
-    preprocess: of the model that is trained; by default that of the embedded one.
-    Raises DataError where the section or its files cannot be used.
+    index: Path or web address of the shards' index.json.
+    malformed_limit: Samples that may be malformed, in one process.
     """
-    # Imported late: both need what imports this package.
-    from training.data.mixture import MixtureDataset, open_mixture
-    from training.data.tabletop import TabletopDataset, TabletopError, render_scenes
 
-    values = dict(source)
+    index: str
+    malformed_limit: int = 100
+
+
+def check_section(section: Mapping[str, Any]) -> Any:
+    """Checks the options of a recipe's ``train`` or ``validation`` section without opening anything.
+
+    Args:
+        section: {"kind": "tabletop", …} with the fields of `TabletopOptions`, {"kind": "shards", …} with those of
+            `ShardsOptions`, or {"kind": "mixture", …} with those of `Shared` and ``sources``, as `open_mixture` reads
+            them.
+
+    Returns:
+        The options.
+
+    Raises:
+        DataError: the kind is unknown, or an option is unknown, missing or wrong.
+    """
+    # Imported late: `python -m training.data.tabletop` must not find itself imported already.
+    from training.data.source import Shared, parse_options
+    from training.data.tabletop import TabletopOptions
+
+    values = dict(section)
     kind = values.pop("kind", None)
-    preprocess = preset("tabletop").preprocess if preprocess is None else preprocess
+    kinds = {"tabletop": TabletopOptions, "mixture": Shared, "shards": ShardsOptions}
+    if kind not in kinds:
+        raise DataError(f"kind is {kind!r}, expected one of {', '.join(kinds)}")
     if kind == "mixture":
-        return MixtureDataset(open_mixture(values, seed), preprocess)
+        values.pop("sources", None)
+    return parse_options(kinds[kind], values, kind)
+
+
+def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int, preprocess: PreprocessConfig) -> Dataset:
+    """The data set of a recipe's ``train`` or ``validation`` section.
+
+    Args:
+        section: See `check_section`. Shards are a stream without an end, for stages with max_steps.
+        folder: The run's, where rendered scenes go.
+        seed: Of everything drawn.
+        preprocess: Of the model that is trained.
+
+    Returns:
+        A data set of training.data.sample.Sample.
+
+    Raises:
+        DataError: the section or its files cannot be used.
+    """
+    options = check_section(section)
+    kind = section["kind"]
+    if kind == "mixture":
+        from training.data.mixture import MixtureDataset, open_mixture
+
+        return MixtureDataset(open_mixture({k: v for k, v in section.items() if k != "kind"}, seed), preprocess)
     if kind == "shards":
         from training.data.shards import ShardDataset
 
-        if not {"index"} <= set(values) <= {"index", "malformed_limit"}:
-            raise DataError(f"shards: options {sorted(values)}, expected index and malformed_limit")
-        return ShardDataset(seed=seed, preprocess=preprocess, **values)
-    if kind != "tabletop":
-        raise DataError(f"kind is {kind!r}, expected tabletop, mixture or shards")
+        return ShardDataset(options.index, seed, preprocess, options.malformed_limit)
+    from training.data.tabletop import TabletopDataset, TabletopError, render_scenes
+
     try:
-        scenes = Path(folder) / "scenes" / f"{values['split']}-{values['seed']}"
-        render_scenes(scenes, values["split"], values["scenes"], values["seed"], preprocess=preprocess)
-        return TabletopDataset(scenes, seed, texts, values["scenes"])
+        scenes = Path(folder) / "scenes" / f"{options.split}-{options.seed}"
+        render_scenes(scenes, options.split, options.scenes, options.seed, preprocess=preprocess)
+        return TabletopDataset(scenes, seed, options.texts, options.scenes)
     except (TabletopError, ValueError) as error:
         raise DataError(f"tabletop: {error}") from error
-    except KeyError as error:
-        raise DataError(f"tabletop: missing option {error}") from None

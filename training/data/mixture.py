@@ -24,6 +24,7 @@ from training.data.llava import Llava
 from training.data.record import REFERENCE, Record, RecordError, Round, check_record
 from training.data.refcoco import RefCoco
 from training.data.report import Malformed
+from training.data.sample import Sample
 from training.data.source import Shared, Source, parse_options
 from training.data.vcr import Vcr
 from training.data.visual_genome import VisualGenome
@@ -167,7 +168,7 @@ class Mixture:
 
 
 class MixtureDataset(Dataset):
-    """A mixture as training.collate.Sample, for transformers' Trainer, which numbers every epoch from 0."""
+    """A mixture as training.data.sample.Sample, for transformers' Trainer, which numbers every epoch from 0."""
 
     def __init__(self, mixture: Mixture, preprocess: PreprocessConfig):
         self.mixture, self.preprocess, self.epoch = mixture, preprocess, 0
@@ -179,13 +180,11 @@ class MixtureDataset(Dataset):
     def __len__(self) -> int:
         return len(self.mixture)
 
-    def __getitem__(self, index: int) -> Any:
-        from training.collate import Sample  # collate imports this package
-
+    def __getitem__(self, index: int) -> Sample:
         record = self.mixture[self.epoch * len(self) + index]
         height, width = record.image.shape[:2]
         boxes = normalise_boxes(record.boxes, width, height)
-        return Sample(preprocess_frame(record.image, self.preprocess), boxes, None, record.rounds)
+        return Sample(preprocess_frame(record.image, self.preprocess), boxes, record.rounds)
 
 
 def pack(records: Sequence[Record]) -> Record:

@@ -28,6 +28,7 @@ from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
 from training.data.mixture import Mixture
 from training.data.record import Record, RecordError, Round, check_record
 from training.data.report import Malformed
+from training.data.sample import Sample
 from training.data.source import boxes_array
 
 INDEX = "index.json"
@@ -99,7 +100,7 @@ def read_sample(sample: dict[str, Any]) -> Record:
 
 
 class ShardDataset(IterableDataset):
-    """Streams shards as training.collate.Sample, epoch after epoch without an end.
+    """Streams shards as training.data.sample.Sample, epoch after epoch without an end.
 
     In an epoch every sample is seen once: the samples, shards in an order by seed and epoch, are divided into as many
     equal stretches as there are workers in all processes together. So nobody waits for others, decodes what is theirs,
@@ -172,12 +173,10 @@ class ShardDataset(IterableDataset):
         if found < high:
             raise RecordError(f"{self.base}{name}: only {found} samples, but the index says {count}")
 
-    def __iter__(self) -> Iterator[Any]:
-        from training.collate import Sample  # collate imports this package
-
+    def __iter__(self) -> Iterator[Sample]:
         rank, processes, worker, workers = pytorch_worker_info()
         for epoch in itertools.count():
             for record in self.records(epoch, rank * workers + worker, processes * workers):
                 height, width = record.image.shape[:2]
                 boxes = normalise_boxes(record.boxes, width, height)
-                yield Sample(preprocess_frame(record.image, self.preprocess), boxes, None, record.rounds)
+                yield Sample(preprocess_frame(record.image, self.preprocess), boxes, record.rounds)

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,19 +30,22 @@ from filelock import FileLock
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ros_gpt4roi.model.config import PreprocessConfig, preset
+from ros_gpt4roi.model.checkpoint import CheckpointError, read_config
+from ros_gpt4roi.model.config import PreprocessConfig
 from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame, preprocess_hash
+from ros_gpt4roi.paths import default_model_folder
 from ros_gpt4roi.sim.tabletop.conversations import conversation, permuted, recall_rounds, short_rounds
 from ros_gpt4roi.sim.tabletop.renderer import RendererError, TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene, SceneObject
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
-from training.recipe import TEXTS
 
-from .record import Round
+from .record import RecordError, Round
+from .sample import Sample
 
 SHARD = 128
-# Look-ups a scene, where texts are drills.
-DRILLS = 20
+TEXTS = ("conversations", "captions", "recall")
+# Look-ups a scene, where texts are "recall".
+LOOK_UPS = 20
 MANIFEST, LOCK = "dataset.json", ".lock"
 _LOCK_LIMIT_S = 4 * 3600
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
@@ -53,6 +56,27 @@ logger = logging.getLogger(__name__)
 
 class TabletopError(RuntimeError):
     """Scenes that cannot be written or read; the message names the folder and what is wrong."""
+
+
+@dataclass(frozen=True)
+class TabletopOptions:
+    """A data section of kind tabletop.
+
+    Attributes:
+        split: A name in scene.SPLITS.
+        scenes: How many; they are rendered into the run's folder.
+        seed: Of the scenes.
+        texts: Which texts the scenes get, see `TabletopDataset`.
+    """
+
+    split: str
+    scenes: int
+    seed: int
+    texts: str = "conversations"
+
+    def __post_init__(self) -> None:
+        if self.texts not in TEXTS:
+            raise RecordError(f"texts {self.texts!r}, expected one of {TEXTS}")
 
 
 # ---------------------------------------------------------------------------------------------- rendering
@@ -94,19 +118,32 @@ def _is_whole(folder: Path, stem: str, count: int) -> bool:
 
 
 def render_scenes(folder: str | Path, split: str, scenes: int, seed: int, workers: int = 2, width: int = 320,
-                  height: int = 240, preprocess: PreprocessConfig | None = None) -> Path:
-    """Renders the first ``scenes`` scenes of a split and seed into ``folder``, in ``workers`` processes.
+                  height: int = 240, *, preprocess: PreprocessConfig) -> Path:
+    """Renders scenes; what is there already is kept.
 
-    width, height: of the camera's frame, pixels. preprocess: by default that of the model "tabletop".
-    What is there already is kept. Returns the folder. Raises TabletopError where the folder holds other scenes, cannot
-    be written or has no room, RendererError where nothing can be rendered, ValueError for senseless numbers.
+    Args:
+        folder: Where they go.
+        split: A name in scene.SPLITS.
+        scenes: How many, the first of their split and seed.
+        seed: Of the scenes.
+        workers: Processes that render.
+        width: Of the camera's frame, pixels.
+        height: Likewise.
+        preprocess: Of the model that they are for.
+
+    Returns:
+        The folder.
+
+    Raises:
+        TabletopError: the folder holds other scenes, cannot be written or has no room.
+        RendererError: nothing can be rendered.
+        ValueError: a number or the split makes no sense.
     """
     if scenes < 1 or workers < 1:
         raise ValueError(f"scenes and workers must be at least 1, got {scenes} and {workers}")
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
     folder = Path(folder)
-    preprocess = preset("tabletop").preprocess if preprocess is None else preprocess
     manifest = {"split": split, "seed": seed, "width": width, "height": height,
                 "preprocess": preprocess_hash(preprocess), "image_size": preprocess.image_size}
     try:
@@ -176,16 +213,23 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- reading
 
 class TabletopDataset(Dataset):
-    """Rendered scenes with attributes and conversations, as training.collate.Sample.
+    """Rendered scenes with attributes and conversations.
 
-    folder: what `render_scenes` has filled. texts: "short" (a description a region), "long" (conversations of at most
-    ``max_rounds`` rounds), "regions" (the same, but nothing is referred to by what it looks like) or "drills" (terse
-    look-ups among some of the regions). scenes: read only so many, None: all.
     The order of a scene's regions and its texts are functions of seed, epoch and index.
-    Raises TabletopError where the folder is incomplete.
+
+    Args:
+        folder: What `render_scenes` has filled.
+        seed: Of the order of regions and of the texts.
+        texts: "conversations" of at most ``max_rounds`` rounds, "captions" (a short description a region) or "recall"
+            (terse look-ups among some of the regions).
+        scenes: Read only so many; None: all.
+        max_rounds: Of a conversation.
+
+    Raises:
+        TabletopError: the folder is incomplete.
     """
 
-    def __init__(self, folder: str | Path, seed: int = 0, texts: str = "long", scenes: int | None = None,
+    def __init__(self, folder: str | Path, seed: int = 0, texts: str = "conversations", scenes: int | None = None,
                  max_rounds: int = 12) -> None:
         if texts not in TEXTS:
             raise ValueError(f"texts is {texts!r}, expected one of {TEXTS}")
@@ -239,23 +283,22 @@ class TabletopDataset(Dataset):
             self._images[number] = np.load(self.folder / (self._stems[number] + ".npy"), mmap_mode="r")
         return np.array(self._images[number][row])
 
-    def __getitem__(self, index: int) -> Any:
-        from training.collate import Sample  # collate imports this package
-
+    def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, index]))
         scene = permuted(self.scene(index), rng)
-        if self.texts == "drills":
+        if self.texts == "recall":
             # Few regions are learned to be told apart before many.
             some = int(rng.integers(min(2, len(scene.objects)), len(scene.objects) + 1))
             scene = replace(scene, objects=scene.objects[:some])
-            rounds = recall_rounds(scene, rng, DRILLS)
+            rounds = recall_rounds(scene, rng, LOOK_UPS)
+        elif self.texts == "captions":
+            rounds = short_rounds(scene)
         else:
-            rounds = short_rounds(scene) if self.texts == "short" else \
-                conversation(scene, rng, self.max_rounds)
+            rounds = conversation(scene, rng, self.max_rounds)
         attributes = np.array([[values.index(getattr(o, name)) for name, values in ATTRIBUTES.items()]
                                for o in scene.objects], np.int64)
-        return Sample(self.image(index), normalise_boxes(scene.boxes(), scene.width, scene.height), attributes,
-                      [Round(turn.question, turn.answer, turn.task) for turn in rounds])
+        return Sample(self.image(index), normalise_boxes(scene.boxes(), scene.width, scene.height),
+                      [Round(turn.question, turn.answer, turn.task) for turn in rounds], attributes)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -275,12 +318,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     render.add_argument("--split", choices=tuple(SPLITS), required=True)
     render.add_argument("--seed", type=int, required=True)
     render.add_argument("--out", type=Path, required=True, metavar="DIR")
+    render.add_argument("--model", type=Path, default=default_model_folder(), metavar="DIR",
+                        help="checkpoint folder of the model that they are for (default: the embedded one)")
     render.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
     render.add_argument("--size", type=_size, default=(320, 240), metavar="WxH", help="camera frame (default 320x240)")
     options = parser.parse_args(arguments)
     try:
-        render_scenes(options.out, options.split, options.scenes, options.seed, options.workers, *options.size)
-    except (TabletopError, RendererError, ValueError) as error:
+        render_scenes(options.out, options.split, options.scenes, options.seed, options.workers, *options.size,
+                      preprocess=read_config(options.model).preprocess)
+    except (TabletopError, RendererError, CheckpointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

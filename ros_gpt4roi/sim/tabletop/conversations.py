@@ -135,9 +135,17 @@ def ask(
 ) -> tuple[TextRound, ...] | None:
     """One question of ``task`` (one of SCORED_TASKS, else KeyError) with the rounds it needs before it.
 
-    The last round is the question, those before it are its history. None where the scene allows no such question.
-    regions_only: refer to objects by their regions and never by what they look like.
-    described: 0-based objects not to ask about where others are left. relations: of that scene, where it is at hand.
+    Args:
+        scene: The scene.
+        task: What is asked.
+        rng: Draws the question.
+        regions_only: Refer to objects by their regions and never by what they look like.
+        described: 0-based objects not to ask about where others are left.
+        relations: Of that scene, where they are at hand.
+
+    Returns:
+        The rounds; the last is the question, those before it are its history. None where the scene allows no such
+        question.
     """
     if not scene.objects:
         return None
@@ -180,10 +188,18 @@ def about_it(scene: Scene, parent: TextRound, rng: np.random.Generator,
 
 def conversation(scene: Scene, rng: np.random.Generator, max_rounds: int = 8,
                  weights: dict[str, float] | None = None) -> list[TextRound]:
-    """At most ``max_rounds`` rounds about one scene; empty where nothing can be asked.
+    """A conversation about one scene, in which no question comes twice.
 
-    Each round stands for itself except for follow-ups, which come right after the round they refer to. ``weights``
-    (task → how often) stands in for WEIGHTS. No question comes twice.
+    Each round stands for itself except for follow-ups, which come right after the round they refer to.
+
+    Args:
+        scene: The scene.
+        rng: Draws the questions.
+        max_rounds: Most rounds.
+        weights: How often each task is drawn, in place of WEIGHTS.
+
+    Returns:
+        The rounds; none where nothing can be asked.
     """
     weights = WEIGHTS if weights is None else weights
     tasks = list(weights)

@@ -20,7 +20,13 @@ _SCALES_PER_SIZE = 3
 
 @dataclass(frozen=True)
 class Mesh:
-    """vertices and normals float64 [V, 3], faces int [F, 3], counter-clockwise from outside."""
+    """A triangle mesh.
+
+    Attributes:
+        vertices: float64 [V, 3], metres.
+        normals: Of the vertices, float64 [V, 3].
+        faces: Numbers of vertices [F, 3], counter-clockwise from outside.
+    """
 
     vertices: np.ndarray
     normals: np.ndarray
@@ -31,9 +37,14 @@ class Mesh:
 class Shape:
     """One compiled shape: a kind in one of its proportions at one scale.
 
-    parts: point sets [P, 3] whose convex hulls together make up the solid's outline.
-    radius: of the smallest circle about the axis that contains the standing shape. height: metres.
-    half_width: what the axis must be raised by when the shape lies on the table.
+    Attributes:
+        kind: A name in KINDS.
+        size: A name in SIZES.
+        mesh: Its surface.
+        parts: Point sets [P, 3] whose convex hulls together make up the solid's outline.
+        radius: Of the smallest circle about the axis that contains the standing shape, metres.
+        height: Metres.
+        half_width: What the axis must be raised by when the shape lies on the table, metres.
     """
 
     kind: str

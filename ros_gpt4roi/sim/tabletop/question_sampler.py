@@ -33,12 +33,15 @@ def short_text(obj: SceneObject) -> str:
 
 
 class QuestionSampler:
-    """One scene, its relations and a random generator: what the question functions draw from.
+    """One scene, its relations and a random generator: what the question templates draw from.
 
-    regions_only: refer to objects by ``<regionK>`` and never by what they look like.
-    it: 0-based object that "it" means at this point of the conversation, and that the question is to be about.
-    described: 0-based objects whose looks an answer has already told, and that are not asked about if there are others.
-    relations: of that scene, where it is at hand.
+    Args:
+        scene: The scene.
+        rng: Draws objects and wordings.
+        regions_only: Refer to objects by ``<regionK>`` and never by what they look like.
+        it: 0-based object that "it" means at this point of the conversation, and that the question is to be about.
+        described: 0-based objects whose looks an answer has told already, not asked about if there are others.
+        relations: Of that scene, where they are at hand.
     """
 
     def __init__(self, scene: Scene, rng: np.random.Generator, *, regions_only: bool = False, it: int | None = None,

@@ -166,8 +166,10 @@ class TabletopRenderer:
         return self.render_view(split, seed, index, 0)
 
     def render_view(self, split: str, seed: int, index: int, step: int) -> Scene:
-        """The same scene after `step` steps (≥ 0) of a camera that circles it; object_index names the same object in
-        every view. Raises ValueError for an unknown split or a negative number."""
+        """The same scene after `step` steps (≥ 0) of a camera that circles it.
+
+        object_index names the same object in every view. Raises ValueError for an unknown split or a negative number.
+        """
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
         if min(seed, index, step) < 0:

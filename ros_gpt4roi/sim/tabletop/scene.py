@@ -49,11 +49,16 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset({
 class SceneObject:
     """One object that is visible enough to be a region.
 
-    box: tight over the object's visible pixels, (x1, y1, x2, y2), pixel edges, x2 and y2 exclusive.
-    visible: visible pixels / pixels the object would have alone in an unbounded image, 0..1.
-    position: centre of the object (x, y, z), metres, table frame (REP-103).
-    distance: from the camera to that centre, metres.
-    object_index: the object's identity within the scene, the same in every view of it; not a region number.
+    Attributes:
+        kind: A name in KINDS.
+        colour: A name in COLOURS.
+        size: A name in SIZES.
+        material: A name in MATERIALS.
+        box: Tight over the object's visible pixels, (x1, y1, x2, y2), pixel edges, x2 and y2 exclusive.
+        visible: Visible pixels / pixels the object would have alone in an unbounded image, 0..1.
+        position: Centre of the object (x, y, z), metres, table frame (REP-103).
+        distance: From the camera to that centre, metres.
+        object_index: The object's identity within the scene, the same in every view of it; not a region number.
     """
 
     kind: str
@@ -71,9 +76,18 @@ class SceneObject:
 class Scene:
     """A rendered view of a tabletop scene with its ground truth.
 
-    image: uint8 RGB [height, width, 3]. owner: int8 [height, width], the object_index seen at each pixel, −1 where none
-    (also of objects that are no regions). objects: by object_index, those visible enough to be a region.
-    camera_position: (x, y, z), metres, table frame. step: which view of the moving camera this is.
+    Attributes:
+        split: A name in SPLITS.
+        seed: The scene's seed.
+        index: Its number among those of its split and seed.
+        width: Of the image, pixels.
+        height: Likewise.
+        image: uint8 RGB [height, width, 3].
+        owner: int8 [height, width], the object_index seen at each pixel, −1 where none (also of objects that are no
+            regions).
+        objects: By object_index, those visible enough to be a region.
+        camera_position: (x, y, z), metres, table frame.
+        step: Which view of the moving camera this is.
     """
 
     split: str

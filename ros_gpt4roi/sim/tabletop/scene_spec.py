@@ -20,8 +20,19 @@ _ORBIT_PER_STEP = np.radians(1.2)
 
 @dataclass(frozen=True)
 class ObjectSpec:
-    """shape: place in meshes.all_shapes(). origin: of the shape's own frame; centre: of the object; both metres in
-    the table frame. quaternion: w x y z. rgb: 0..1."""
+    """One object.
+
+    Attributes:
+        shape: Its place in meshes.all_shapes().
+        kind: A name in scene.KINDS.
+        colour: A name in scene.COLOURS.
+        size: A name in scene.SIZES.
+        material: A name in scene.MATERIALS.
+        rgb: Surface colour, 0..1.
+        origin: Of the shape's own frame, metres in the table frame.
+        quaternion: Orientation, w x y z.
+        centre: Of the object, metres in the table frame.
+    """
 
     shape: int
     kind: str
@@ -36,7 +47,13 @@ class ObjectSpec:
 
 @dataclass(frozen=True)
 class LightSpec:
-    """direction: the way the light travels, unit, table frame. strengths 0..1 per channel."""
+    """One directional light.
+
+    Attributes:
+        direction: The way the light travels, a unit vector in the table frame.
+        diffuse: Strength, 0..1 per channel.
+        specular: Likewise.
+    """
 
     direction: np.ndarray
     diffuse: np.ndarray
@@ -45,7 +62,15 @@ class LightSpec:
 
 @dataclass(frozen=True)
 class CameraSpec:
-    """azimuth and elevation in radians of the camera as seen from target; distance in metres; fovy in degrees."""
+    """The camera before its first step.
+
+    Attributes:
+        target: What it looks at, metres in the table frame.
+        azimuth: Of the camera as seen from the target, radians.
+        elevation: Likewise.
+        distance: From the target, metres.
+        fovy: Vertical field of view, degrees.
+    """
 
     target: np.ndarray
     azimuth: float
@@ -65,7 +90,14 @@ class CameraSpec:
 
 @dataclass(frozen=True)
 class SensorSpec:
-    """gain: per channel. gamma: of the tone curve. blur: Gaussian sigma in pixels. noise: sigma in grey levels."""
+    """What the camera's sensor does to an image.
+
+    Attributes:
+        gain: Per channel.
+        gamma: Of the tone curve.
+        blur: Gaussian sigma, pixels.
+        noise: Gaussian sigma, grey levels.
+    """
 
     gain: np.ndarray
     gamma: float
@@ -165,8 +197,11 @@ def _objects(rng: np.random.Generator, split: str, azimuth: float) -> list[Objec
 
 
 def _lights(rng: np.random.Generator, azimuth: float) -> tuple[float, tuple[LightSpec, ...]]:
-    """Ambient strength and three directional lights: the key light (the one with a shadow), a fill light from another
-    side, and a weak one from about the camera, so that no side an image shows is ever quite dark."""
+    """Ambient strength and three directional lights.
+
+    These are the key light (the one with a shadow), a fill light from another side, and a weak one from about the
+    camera, so that no side an image shows is ever quite dark.
+    """
     ambient = rng.uniform(0.36, 0.47)
     tint = 1 + rng.uniform(-0.04, 0.04) * np.array([1.0, 0.0, -1.0])
     key = azimuth + rng.uniform(-np.pi, np.pi)

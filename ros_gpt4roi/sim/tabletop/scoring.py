@@ -36,10 +36,12 @@ _MEANINGFUL = {word for words in ATTRIBUTES.values() for word in words} | set(_R
 class Expected:
     """What a right answer says.
 
-    what: an attribute's name, "attributes" (all four, in the first clause), "relation", "region" (no values: that there
-        is none), "number", "yes_no" or "statement" (the same meaningful words and regions in the same order).
-    values: the words, numbers or region numbers that must be found, and no other of their sort.
-    options: how many answers are open to somebody who knows the question and what was said before, but sees nothing.
+    Attributes:
+        what: An attribute's name, "attributes" (all four, in the first clause), "relation", "region" (no values: that
+            there is none), "number", "yes_no" or "statement" (the same meaningful words and regions in the same order).
+        values: The words, numbers or region numbers that must be found, and no other of their sort.
+        options: How many answers are open to somebody who knows the question and what was said before, but sees
+            nothing.
     """
 
     what: str
@@ -51,12 +53,17 @@ class Expected:
 class TextRound:
     """One question about a scene with its true answer. ``<regionK>``: K is the 1-based place in ``scene.objects``.
 
-    task: the name it is scored under. form: the shape of the question within the task ("left_or_right").
-    regions: the numbers K the question is about, then those the answer speaks of.
-    subject: 0-based object that "it" means in a question that follows, if there is one.
-    reveals: 0-based objects whose looks the answer tells.
-    reason: the answer to "Why?" ("" where it is not asked); the answer before it has told all it takes.
-    follow_up: the question is only understood after the round before it.
+    Attributes:
+        question: The question.
+        answer: Its true answer.
+        task: The name it is scored under.
+        form: The shape of the question within the task ("left_or_right").
+        expected: What a right answer says.
+        regions: The numbers K the question is about, then those the answer speaks of.
+        subject: 0-based object that "it" means in a question that follows, if there is one.
+        reveals: 0-based objects whose looks the answer tells.
+        reason: The answer to "Why?" ("" where it is not asked); the answer before it has told all it takes.
+        follow_up: The question is only understood after the round before it.
     """
 
     question: str

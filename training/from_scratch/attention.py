@@ -1,17 +1,18 @@
-"""Guided attention: which tokens of the prompt a token should look at.
+"""Attention supervision: which tokens of the prompt a token should attend to.
 
-A language model without any training takes very long to find out that "region3", or "the red mug", is to be looked up in
-the list of regions: nothing points there until both halves of the look-up exist (a plateau known from associative recall,
-arXiv 2312.04927). Where the text itself says what is meant, a head of every layer behind the first is therefore drawn to
-it, as translation models are to aligned words (Chen et al., arXiv 1607.01628). A head for each kind of look-up:
+A language model without any training takes very long to find out that "region3", or "the red mug", is to be looked up
+in the list of regions: nothing attends there until both halves of the look-up exist (a plateau known from associative
+recall, arXiv 2312.04927). Where the text itself says what is meant, a head of every layer behind the first is
+therefore drawn to it, as translation models are to aligned words (Chen et al., arXiv 1607.01628). Each kind of look-up
+has a head:
 
-0. a region's name, and what an answer says after it, look at the region in the list;
-1. 2. an answer looks at the first and at the last region that its question names, in the list; the first of the two
-   heads, where a sentence of the answer has named two, at the one before the last: the last is compared with it;
-3. a word of an answer that may agree with the question (a kind, a colour, a side, …) looks at its like in the question,
-   else before it in the answer, at the round's beginning where there is none; the "so" of a verdict, the "from" of a
-   second comparison and the word "region" behind either look at the word that decides them;
-4. an answer about to name a region looks at it in the list.
+0. a region's name, and what an answer says after it, attend to the region in the list;
+1. 2. an answer attends to the first and to the last region that its question names, in the list; the first of the two
+   heads, where a sentence of the answer has named two, to the one before the last: the last is compared with it;
+3. a word of an answer that may agree with the question (a kind, a colour, a side, …) attends to its like in the
+   question, else before it in the answer, to the round's beginning where there is none; the "so" of a verdict, the
+   "from" of a second comparison and the word "region" behind either attend to the word that decides them;
+4. an answer about to name a region attends to it in the list.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from ros_gpt4roi.model.prompt import IGNORED, Encoded
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 
-NOWHERE, HEADS = -1, 5
+NO_TARGET, HEADS = -1, 5
 _COMPARED = (*(word for words in ATTRIBUTES.values() for word in words), "left", "right", "front", "behind")
 
 #: What a question says in place of a compared word.
 _LIKES = {"front": ("closer", "closest"), "behind": ("back",), "large": ("larger",), "small": ("smaller",)}
 
 
-class PointerFinder:
-    """Finds pointers in prompts of one tokenizer that lists all regions and has one embedding a region.
+class AttentionTargets:
+    """Finds what tokens should attend to, in prompts that list all regions with one embedding each.
 
-    tokenizer: writes digits one by one, as those of `train_tokenizer` do.
+    Args:
+        tokenizer: Writes digits one by one, as those of `train_tokenizer` do.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -52,8 +54,8 @@ class PointerFinder:
                       for word in _COMPARED for likes in (_LIKES.get(word, ()),)}
 
     def __call__(self, prompt: Encoded) -> list[list[int]]:
-        """For every head and token the place of the token it should look at, NOWHERE for none."""
-        found = [[NOWHERE] * len(prompt.input_ids) for _ in range(HEADS)]
+        """For every head and token the place of the token that it should attend to, NO_TARGET for none."""
+        found = [[NO_TARGET] * len(prompt.input_ids) for _ in range(HEADS)]
         listed: dict[int, int] = {}
         for place, index in enumerate(prompt.region_index):
             if index >= 0:
@@ -62,7 +64,7 @@ class PointerFinder:
         self._spoken_of(prompt, names, found[0], found[4])
         begin = max(listed.values(), default=0) + 1
         for first, end in _answers(prompt):
-            mentions = [goal for place, (_, goal) in names.items() if begin <= place < first and goal != NOWHERE]
+            mentions = [goal for place, (_, goal) in names.items() if begin <= place < first and goal != NO_TARGET]
             for place in range(first - 1, end - 1):  # a token is written at the place before it
                 if mentions:
                     found[1][place], found[2][place] = mentions[0], mentions[-1]
@@ -72,7 +74,7 @@ class PointerFinder:
         return found
 
     def _names(self, ids: Sequence[int], listed: dict[int, int]) -> dict[int, tuple[int, int]]:
-        """Where a region's name begins → (where it ends, its region's place in the list or NOWHERE), in order."""
+        """Where a region's name begins → (where it ends, its region's place in the list or NO_TARGET), in order."""
         names = {}
         for place in (place for place, token in enumerate(ids) if token in self._words):
             end = place + 1
@@ -80,34 +82,35 @@ class PointerFinder:
                 end += 1
             if end > place + 1:
                 number = int("".join(self._digits[token] for token in ids[place + 1:end]))
-                names[place] = end, listed.get(number - 1, NOWHERE)
+                names[place] = end, listed.get(number - 1, NO_TARGET)
         return names
 
-    def _spoken_of(self, prompt: Encoded, names: dict[int, tuple[int, int]], found: list[int], chosen: list[int]) -> None:
+    def _spoken_of(self, prompt: Encoded, names: dict[int, tuple[int, int]], found: list[int],
+                   chosen: list[int]) -> None:
         learned = [label != IGNORED for label in prompt.labels]
-        spoken_of, place = NOWHERE, 0
+        spoken_of, place = NO_TARGET, 0
         while place < len(learned):
             if place in names:
                 end, goal = names[place]
-                if NOWHERE < goal < place:  # a region is not looked up before it is listed
+                if NO_TARGET < goal < place:  # a region is not looked up before it is listed
                     found[end - 1] = goal
                     if learned[place]:
                         chosen[place], found[place] = goal, spoken_of
-                spoken_of = goal if learned[place] else NOWHERE
+                spoken_of = goal if learned[place] else NO_TARGET
                 place = end
                 continue
             if not learned[place]:
-                spoken_of = NOWHERE
+                spoken_of = NO_TARGET
             found[place] = spoken_of
             place += 1
 
     def _compared_with(self, ids: Sequence[int], names: dict[int, tuple[int, int]], first: int, end: int,
                        found: list[int]) -> None:
-        before = last = NOWHERE
+        before = last = NO_TARGET
         for place in range(first, end - 1):
             if ids[place] == self._stop:
-                before = last = NOWHERE
-            if before != NOWHERE:
+                before = last = NO_TARGET
+            if before != NO_TARGET:
                 found[place] = before
             if place in names:
                 before, last = last, names[place][1]
@@ -120,7 +123,7 @@ class PointerFinder:
             found[place] = next((p for p in before if ids[p] in self._like[ids[place]]), begin)
             if place + 3 < end and ids[place + 1] == self._and and ids[place + 2] in self._from:
                 found[place + 2] = found[place + 3] = place
-        so = next((place for place in range(first, end) if ids[place] == self._so), NOWHERE)
+        so = next((place for place in range(first, end) if ids[place] == self._so), NO_TARGET)
         if words and so > words[-1]:
             alone = [place for place in words if found[place] == begin]
             # Of two regions compared with each other it is the second word that agrees or does not.
@@ -137,31 +140,37 @@ def _answers(prompt: Encoded) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2]))
 
 
-def pointer_loss(language: nn.Module, hidden: Sequence[torch.Tensor], pointers: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the heads' attention with the tokens pointed to: the heads' sum, mean over all layers but the first.
+def attention_loss(language: nn.Module, hidden: Sequence[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+    """Cross entropy between the heads' attention and its targets.
 
-    language: a Llama; one with fewer than HEADS heads does without the last. hidden: [B, L, D] before every layer.
-    pointers: [B, HEADS, L], NOWHERE for none. 0 without any pointer.
+    Args:
+        language: A Llama; one with fewer than HEADS heads does without the last.
+        hidden: What goes into every layer, [B, L, D] each.
+        targets: Places of tokens [B, HEADS, L], NO_TARGET for none.
+
+    Returns:
+        The sum over heads of the mean over all layers but the first; 0 without any target.
     """
-    pointers = pointers[:, :language.config.num_attention_heads]
-    wanted = pointers != NOWHERE
+    targets = targets[:, :language.config.num_attention_heads]
+    wanted = targets != NO_TARGET
     if not wanted.any():
         return hidden[0].new_zeros(())
     found = wanted.nonzero()
     heads = found[:, 1]
     weights = 1 / heads.bincount()[heads]  # rare look-ups are not drowned by frequent ones
-    places = torch.arange(pointers.shape[2], device=pointers.device)
+    places = torch.arange(targets.shape[2], device=targets.device)
     later = places > found[:, 2:]
     cosine, sine = language.model.rotary_emb(hidden[0], places.unsqueeze(0))
     losses = []
     for layer, states in list(zip(language.model.layers, hidden))[1:]:
         attention, states = layer.self_attn, layer.input_layernorm(states)
         width = attention.head_dim
-        query = F.linear(states, attention.q_proj.weight[:pointers.shape[1] * width]).unflatten(-1, (-1, width)).transpose(1, 2)
+        query = F.linear(states, attention.q_proj.weight[:targets.shape[1] * width])
+        query = query.unflatten(-1, (-1, width)).transpose(1, 2)
         key = attention.k_proj(states).unflatten(-1, (-1, width)).transpose(1, 2)
         key = key.repeat_interleave(attention.num_key_value_groups, 1)[:, :query.shape[1]]
         query, key = apply_rotary_pos_emb(query, key, cosine, sine)
         # Scaled before and masked after the large product: most of it is not wanted.
         scores = ((query * width ** -0.5) @ key.transpose(2, 3))[wanted].float().masked_fill(later, float("-inf"))
-        losses.append(F.cross_entropy(scores, pointers[wanted], reduction="none") @ weights)
+        losses.append(F.cross_entropy(scores, targets[wanted], reduction="none") @ weights)
     return torch.stack(losses).mean()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.optimizer import MuonAdamW
+from training.from_scratch.muon import MuonAdamW
 
 
 class Net(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ros_gpt4roi.model.layers import BoxPosition
-from training.train import spread_positions
+from training.from_scratch.start import spread_positions
 
 
 def test_positions_differ_as_much_as_what_tells_things_apart():

@@ -14,7 +14,13 @@ PAD = "<pad>"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, template_name: str) -> PreTrainedTokenizerFast:
-    """Learns at most `vocabulary` tokens from texts; the template's markers and the model's special tokens are among them."""
+    """Learns a tokenizer from texts.
+
+    Args:
+        texts: What it is learned from.
+        vocabulary: Most tokens; the template's markers and the model's special tokens are among them.
+        template_name: The conversation format.
+    """
     tokenizer = Tokenizer(models.BPE())
     # Digits one by one: numbers of regions and counts then share their tokens.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([

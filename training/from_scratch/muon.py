@@ -1,7 +1,7 @@
 """Muon for the matrices of a network, AdamW for everything else, as one optimiser with one state.
 
-Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon; torch.optim.Muon) brings small transformers to the same loss
-in fewer steps than AdamW, but takes matrices alone, and embeddings are no matrices in its sense: AdamW learns those.
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon; torch.optim.Muon) brings small transformers to the same
+loss in fewer steps than AdamW, but takes matrices alone, and embeddings are none in its sense: AdamW learns those.
 """
 
 from __future__ import annotations
@@ -11,12 +11,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """named: parameters by name. Matrices of layers ("….layers.…") go to Muon, all others to AdamW.
+    """Muon for the matrices of layers (parameters named "….layers.…"), AdamW for all others.
 
-    lr: of Muon. adamw_lr: of AdamW.
+    Args:
+        named: Parameters by name.
+        lr: Learning rate of Muon.
+        adamw_lr: Learning rate of AdamW.
+
+    Raises:
+        ValueError: no parameter is a matrix of a layer.
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], lr: float, adamw_lr: float):
@@ -30,7 +37,7 @@ class MuonAdamW(torch.optim.Optimizer):
                                          betas=(0.9, 0.95)))
         # The parts' own groups: a learning rate set here is the part's.
         super().__init__([group for part in self._parts for group in part.param_groups], {})
-        for part, group in zip(self._parts, self.param_groups):
+        for part, group in zip(self._parts, self.param_groups, strict=True):
             part.param_groups = [group]
 
     @torch.no_grad()
@@ -39,10 +46,12 @@ class MuonAdamW(torch.optim.Optimizer):
         for part in self._parts:
             part.step()
 
+    @override
     def state_dict(self) -> dict[str, Any]:
         return {"parts": [part.state_dict() for part in self._parts]}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for i, (part, state) in enumerate(zip(self._parts, state_dict["parts"])):
+        for i, (part, state) in enumerate(zip(self._parts, state_dict["parts"], strict=True)):
             part.load_state_dict(state)
             self.param_groups[i] = part.param_groups[0]

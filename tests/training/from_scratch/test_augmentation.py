@@ -9,8 +9,15 @@ from torch.utils.data import Dataset
 
 from ros_gpt4roi.model.prompt import IGNORED
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, meaning
-from training.collate import AttributeCollator, Mirrored, Recoloured, Recombined, Sample
-from training.objectives import AttributeObjective
+from training.data.sample import Sample
+from training.from_scratch.augmentation import (
+    Counterfactual,
+    CounterfactualSample,
+    RandomChannelPermutation,
+    RandomFlip,
+)
+from training.from_scratch.collate import AttributeCollator
+from training.from_scratch.losses import AttributeClassifier
 
 
 class Scenes(Dataset):
@@ -27,11 +34,11 @@ class Scenes(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         image = np.tile(np.array([1, 2, 3], np.uint8), (4, 4, 1))
-        return Sample(image, np.zeros((1, 4), np.float32), np.array([[3, 5]]), ())
+        return Sample(image, np.zeros((1, 4), np.float32), (), np.array([[3, 5]]))
 
 
 def test_half_of_the_images_have_other_colours_without_names():
-    samples = Recoloured(Scenes(400), seed=1, colour=1)
+    samples = RandomChannelPermutation(Scenes(400), seed=1, colour=1)
     changed = 0
     for index in range(len(samples)):
         sample = samples[index]
@@ -44,7 +51,7 @@ def test_half_of_the_images_have_other_colours_without_names():
 
 def test_which_images_is_a_function_of_seed_epoch_and_index():
     def orders(seed: int, epoch: int) -> list[tuple[int, ...]]:
-        samples = Recoloured(Scenes(30), seed, colour=1)
+        samples = RandomChannelPermutation(Scenes(30), seed, colour=1)
         samples.set_epoch(epoch)
         assert samples.samples.epoch == epoch
         return [tuple(samples[index].image[0, 0]) for index in range(30)]
@@ -58,11 +65,11 @@ class Halves(Scenes):
 
     def __getitem__(self, index: int) -> Sample:
         image = np.repeat(np.array([0, 0, 200, 200], np.uint8)[None, :, None], 4, axis=0).repeat(3, axis=2)
-        return Sample(image, np.array([[0, 0.25, 0.5, 1]], np.float32), np.array([[3, 5]]), ())
+        return Sample(image, np.array([[0, 0.25, 0.5, 1]], np.float32), (), np.array([[3, 5]]))
 
 
 def test_a_mirrored_image_takes_its_boxes_along():
-    samples, mirrored = Mirrored(Halves(400), seed=1), 0
+    samples, mirrored = RandomFlip(Halves(400), seed=1), 0
     for index in range(len(samples)):
         sample = samples[index]
         left = sample.image[0, 0, 0] == 0
@@ -72,7 +79,7 @@ def test_a_mirrored_image_takes_its_boxes_along():
 
 
 def test_small_pictures_for_the_encoder_are_the_same_pictures():
-    samples = [Halves(1)[0], Mirrored(Halves(9), seed=1)[3]]
+    samples = [Halves(1)[0], RandomFlip(Halves(9), seed=1)[3]]
     small, whole = AttributeCollator(image_size=2)(samples), AttributeCollator()(samples)
     assert small["images"].shape == (2, 2, 2, 3) and whole["images"].shape == (2, 4, 4, 3)
     assert (small["images"] == whole["images"][:, ::2, ::2]).all()
@@ -87,22 +94,23 @@ class Described(Scenes):
     rows = np.array([[0, 1, 1, 0], [3, 5, 0, 1], [7, 9, 1, 1]])
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(np.zeros((4, 4, 3), np.uint8), np.zeros((3, 4), np.float32), self.rows, ())
+        return Sample(np.zeros((4, 4, 3), np.uint8), np.zeros((3, 4), np.float32), (), self.rows)
 
 
-def test_one_attribute_is_asked_and_all_others_are_told_at_random():
-    samples = Recombined(Described(400), seed=1, share=0.25)
-    recombined = [sample for sample in map(samples.__getitem__, range(400)) if sample.told is not None]
-    assert abs(len(recombined) - 100) < 4 * 9  # four standard deviations
+def test_one_attribute_is_asked_and_all_others_are_replaced_at_random():
+    samples = Counterfactual(Described(400), seed=1, share=0.25)
+    changed = [sample for sample in map(samples.__getitem__, range(400)) if isinstance(sample, CounterfactualSample)]
+    assert abs(len(changed) - 100) < 4 * 9  # four standard deviations
     pairs, tasks = set(), set()
-    for sample in recombined:
+    for sample in changed:
         (task,) = {turn.task for turn in sample.rounds}
         asked = samples.samples.attribute_names.index(task)
-        assert (sample.told[:, asked] == Described.rows[:, asked]).all() and (sample.attributes == Described.rows).all()
+        assert (sample.counterfactual[:, asked] == Described.rows[:, asked]).all()
+        assert (sample.attributes == Described.rows).all()
         said = {turn.question.partition("<region")[2][0]: meaning(turn.answer) for turn in sample.rounds}
         assert said == {str(i + 1): (ATTRIBUTES[task][row[asked]],) for i, row in enumerate(Described.rows)}
         tasks.add(task)
-        pairs |= {(kind, colour) for kind, colour, *_ in sample.told}
+        pairs |= {(kind, colour) for kind, colour, *_ in sample.counterfactual}
     # Most of the 80 pairs of kind and colour, where the pictures show three.
     assert tasks == set(ATTRIBUTES) and len(pairs) > 60
 
@@ -116,7 +124,7 @@ def test_attributes_without_a_name_are_not_learned():
             self.regions = type("Extractor", (), {"features": staticmethod(lambda levels, boxes: levels)})
 
     torch.manual_seed(0)
-    objective = AttributeObjective(Model(), (8, 10))
+    objective = AttributeClassifier(Model(), (8, 10))
     vectors, boxes = torch.randn(1, 2, 4), torch.zeros(1, 2, 4)
     labels = torch.tensor([[[3, IGNORED], [IGNORED, IGNORED]]])
     found = objective(vectors, boxes, labels)
