@@ -28,6 +28,7 @@ from ros_gpt4roi.model.gpt4roi import GPT4RoI
 from .errors import RecipeError
 from .objective import Objective
 from .recipe import Stage
+from .resume import set_damaged_aside
 
 CURVE_FILE, FINAL_FOLDER = "curve.json", "final"
 _UNFINISHED = "checkpoint.partial"  # a name that get_last_checkpoint takes for no checkpoint
@@ -237,6 +238,9 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
     trainer = StageTrainer(model=module, args=settings, train_dataset=wrapped, eval_dataset=validation,
                            data_collator=objective.collator(loaded.prompts), objective=objective,
                            callbacks=[] if stream else [EpochSetter(wrapped)])
+    if trainer.is_world_process_zero():
+        set_damaged_aside(folder)
+    trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     for part in frozen:
         del part.train

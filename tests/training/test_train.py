@@ -15,6 +15,7 @@ import pytest
 import torch
 from recipe_fixtures import ROOT, TUNE, losses, weights, write_recipe
 from safetensors import safe_open
+from test_resume import DAMAGES
 
 from ros_gpt4roi.engine.opening import EngineOptions
 from ros_gpt4roi.model.checkpoint import CheckpointError, load_checkpoint
@@ -110,6 +111,20 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(start, finished, tmp_
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}")
     assert losses(tmp_path / "tune") == pytest.approx(losses(finished / "tune"), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["empty optimizer", "cut weights", "no state"])
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(finished, tmp_path, caplog, damage):
+    for stage in ("scenes", *(stage["name"] for stage in STAGES)):
+        shutil.copytree(finished / stage, tmp_path / stage)
+    shutil.rmtree(tmp_path / "tune" / "final")
+    DAMAGES[damage](tmp_path / "tune" / "checkpoint-4")
+    result = train(read_recipe(finished / "recipe.yaml"), tmp_path)
+    assert "checkpoint-4 is damaged" in caplog.text
+    expected, found = weights(finished / "tune" / "final"), weights(result)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}")
 
 
 @pytest.mark.slow
