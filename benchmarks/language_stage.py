@@ -2,9 +2,10 @@
 
     python -m benchmarks.language_stage --json benchmarks/results/language_stage.json
 
-One run of about eleven minutes; whatever is compared takes turns on the same weights and inputs; medians. Models: "random", a Llama of 0.48 B
-parameters, and "tabletop". Both sides of a comparison with llama.cpp write exactly so many tokens. A comparison with
-the published procedure runs PUBLISHED_REGIONS of its conversations, which all cost the same, and counts them for all.
+Whatever is compared takes turns on the same weights and inputs; medians. Models: "random", a Llama of 0.48 B
+parameters, and "tabletop". Both sides of a comparison with llama.cpp write exactly so many tokens. The published
+procedure's texts are compared for every region; timed are PUBLISHED_REGIONS of its conversations, which all cost the
+same, for all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,14 @@ import torch
 import transformers
 
 from benchmarks.common import compare, machine_facts, seconds, write_results
-from benchmarks.language_models import (describe, in_format, noise_frame, open_pipeline, published_procedure,
-                                        random_model)
+from benchmarks.language_models import (
+    describe,
+    in_format,
+    noise_frame,
+    open_pipeline,
+    published_procedure,
+    random_model,
+)
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.runtime.language_backend import weights_of
 from ros_gpt4roi.runtime.pipeline import Pipeline
@@ -62,7 +70,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--regions", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=48, help="most tokens of a text")
-    parser.add_argument("--rounds", type=int, default=2, help="timed calls of each variant; five times as many of a small model")
+    parser.add_argument("--rounds", type=int, default=2,
+                        help="timed calls of each variant; five times as many of a small model")
     options = parser.parse_args()
     results: dict[str, Any] = {
         "command": "python -m benchmarks.language_stage " + " ".join(sys.argv[1:]),
@@ -110,7 +119,7 @@ def measure(loaded: LoadedModel, options: argparse.Namespace, read_bytes: float)
 
 
 def timing(loaded: LoadedModel, options: argparse.Namespace) -> dict[str, Any]:
-    """How `compare` measures: calls of milliseconds in many rounds, settled; those of seconds just so often as asked."""
+    """How `compare` measures: calls of milliseconds in many rounds, settled; those of seconds as often as asked."""
     if weights_of(loaded.model.language) > SMALL:
         return {"rounds": options.rounds, "warm_up": 0}
     return {"rounds": 5 * options.rounds, "warm_up": 2, "settle": True}
@@ -119,14 +128,14 @@ def timing(loaded: LoadedModel, options: argparse.Namespace) -> dict[str, Any]:
 def against_published(models: dict[str, LoadedModel], loaded: LoadedModel, frame: Frame,
                       options: argparse.Namespace) -> dict[str, Any]:
     """Whole frames, image to texts; the published procedure in fp32, ours in every format."""
-    places = range(1, min(PUBLISHED_REGIONS, options.regions) + 1)
+    everywhere = range(1, options.regions + 1)
     pipelines = {name: open_pipeline(model, options.tokens) for name, model in models.items()}
-    expected = published_procedure(loaded, frame, places, options.tokens)
+    expected = published_procedure(loaded, frame, everywhere, options.tokens)
     texts = {name: describe(pipeline, frame) for name, pipeline in pipelines.items()}
-    same = {name: sum(mine[place - 1] == text for place, text in zip(places, expected)) / len(expected)
-            for name, mine in texts.items()}
+    same = {name: sum(map(eq, mine, expected)) / len(expected) for name, mine in texts.items()}
     if same.get("fp32", 1) < 1:
         raise SystemExit(f"fp32 texts differ from the published procedure's: {same['fp32']:.0%} are the same")
+    places = everywhere[:PUBLISHED_REGIONS]
     times = compare({name: lambda p=pipeline: describe(p, frame) for name, pipeline in pipelines.items()}
                     | {"published": lambda: published_procedure(loaded, frame, places, options.tokens)},
                     **timing(loaded, options))

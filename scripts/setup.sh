@@ -198,7 +198,7 @@ make_venv() {
 requirement_sets() {
     if [ "$ros" = pip ]; then echo ros; fi
     echo runtime
-    if $dev; then printf '%s\n' training dev; fi
+    if $dev; then printf '%s\n' training dev test_data; fi
 }
 
 pip_install() {
@@ -229,7 +229,9 @@ install_python_packages() {
         $network_checked || check_network
         network_checked=true
         say "      $name: $(head -n 1 "$file" | cut -c 3-)"
-        if [ "$ros" = pip ]; then
+        if [ "$name" = test_data ]; then
+            pip_install --no-deps -r "$file"
+        elif [ "$ros" = pip ]; then
             pip_install -c "$ROOT/requirements/constraints.txt" -r "$file"
         else
             # The distribution's compiled packages (cv_bridge, messages) are built against its NumPy and OpenCV.

