@@ -39,7 +39,7 @@ class ConversationCollator:
             regions that it speaks of have an embedding.
     """
 
-    def __init__(self, prompts: PromptBuilder, list_regions: bool):
+    def __init__(self, prompts: PromptBuilder, list_regions: bool = True):
         self.prompts, self.list_regions = prompts, list_regions
 
     def encode(self, sample: Sample) -> Encoded:
@@ -54,7 +54,8 @@ class ConversationCollator:
     def batch(self, samples: Sequence[Sample], encoded: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         """The batch of samples whose conversations are encoded already."""
         return {**stack_images(samples),
-                "input_ids": pad_tokens([e.input_ids for e in encoded], self.prompts.tokenizer.pad_token_id),
+                # Masked and not learned, it may be any token; not every tokenizer has one for padding.
+                "input_ids": pad_tokens([e.input_ids for e in encoded], 0),
                 "attention_mask": pad_tokens([[1] * len(e.input_ids) for e in encoded], 0),
                 "labels": pad_tokens([e.labels for e in encoded], IGNORED),
                 "region_index": pad_tokens([e.region_index for e in encoded], -1)}
