@@ -96,8 +96,8 @@ def _measure(kind: str, section: dict[str, Any], processes: int, options: argpar
         (run / "scenes").symlink_to(folder / "scenes")
     validation = section if section["kind"] != "shards" else _data("jpeg", folder, options.model)
     recipe = {"model": options.model, "train": section, "validation": validation, "stages": [{
-        "name": "stage2", "objective": {"kind": "conversation", "list_regions": True},
-        "trainable": ["regions", "projector", "language"], "arguments": {
+        "name": "stage2", "objective": {"kind": "conversation"}, "trainable": ["regions", "projector", "language"],
+        "arguments": {
             "max_steps": LOGGED * (options.entries + 1), "per_device_train_batch_size": options.batch,
             "logging_steps": LOGGED, "dataloader_num_workers": options.workers, "save_strategy": "no",
             "eval_strategy": "no", "report_to": "none", "disable_tqdm": True}}]}

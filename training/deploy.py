@@ -94,7 +94,7 @@ def read_inputs(recipe: Recipe, run: Path, loaded: LoadedModel) -> dict[str, tor
     """What the language model's layers are given in validation conversations of the last stage (runtime/awq.py)."""
     section = {**recipe.validation, **recipe.stages[-1].data}
     samples = open_dataset(section, run, recipe.seed, loaded.config.preprocess)
-    batches = DataLoader(samples, collate_fn=ConversationCollator(loaded.prompts, list_regions=True))
+    batches = DataLoader(samples, collate_fn=ConversationCollator(loaded.prompts))
 
     def read() -> None:
         for batch in islice(batches, _CALIBRATION):

@@ -85,8 +85,8 @@ class Conversation(Objective):
     """Next token of conversations about images and their regions, as published."""
 
     kind: str = setting("conversation", "Which objective.", choices=("conversation",))
-    list_regions: bool = setting(False, "Every conversation introduces all regions of its image; else only those that "
-                                        "it speaks of.")
+    list_regions: bool = setting(True, "Every conversation introduces all regions of its image, as the robot's prompts "
+                                       "do; else only those that it speaks of, as in the published training.")
 
     @override
     def collator(self, prompts: PromptBuilder) -> Collator:

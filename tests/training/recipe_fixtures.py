@@ -24,8 +24,7 @@ from training.from_scratch.tokenizer import train_tokenizer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 RESNET = dict(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
-TUNE = {"name": "tune", "objective": {"kind": "conversation", "list_regions": True},
-        "trainable": ["regions", "projector", "language"]}
+TUNE = {"name": "tune", "objective": {"kind": "conversation"}, "trainable": ["regions", "projector", "language"]}
 
 
 def save_start(folder: Path, convolutional: bool = True) -> Path:

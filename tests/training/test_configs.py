@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from peft import LoraConfig
 from transformers import TrainingArguments
 
-from ros_gpt4roi.model.checkpoint import read_config
+from ros_gpt4roi.model.checkpoint import load_checkpoint, read_config
 from ros_gpt4roi.model.config import LanguageConfig
 from ros_gpt4roi.paths import default_model_folder
 from training.data.mixture import SOURCES
+from training.data.record import Round
+from training.data.sample import Sample
 from training.data.source import parse_options
 from training.evaluation.registry import BENCHMARKS, check_arguments
 from training.recipe import read_recipe
@@ -47,6 +50,18 @@ def test_the_embedded_model_is_what_its_recipe_describes():
     assert (CONFIGS / "tabletop.yaml").read_text() == (ROOT / "models" / "tabletop" / "recipe.yaml").read_text()
 
 
+@pytest.mark.parametrize("name", ["stage1", "stage2", "stage2_lora", "tabletop"])
+def test_the_last_stage_is_trained_on_prompts_as_the_robot_writes_them(name):
+    recipe = read_recipe(CONFIGS / f"{name}.yaml")
+    model = load_checkpoint(default_model_folder())
+    collator = recipe.stages[-1].objective.collator(model.prompts)
+    sample = Sample(np.zeros((4, 4, 3), np.uint8), np.tile(np.float32([0, 0, 1, 1]), (3, 1)),
+                    (Round("What is <region2>?", "A mug."),))
+    asked = model.prompts.encode([("What is <region2>?", None)], 3, list_regions=True)
+    assert collator.encode(sample).input_ids[:len(asked.input_ids)] == asked.input_ids
+    assert {0, 1, 2} <= set(asked.region_index)
+
+
 def test_stage_one_trains_the_region_extractor_only_and_stage_two_all_but_the_encoder():
     (one,), (two,) = (read_recipe(CONFIGS / f"{name}.yaml").stages for name in ("stage1", "stage2"))
     assert one.trainable == ("regions",) and set(two.trainable) == {"regions", "projector", "language"}
@@ -62,7 +77,8 @@ def test_stage_two_is_shared_out_among_cards_and_fits_one_by_adapters(tmp_path):
 
 @pytest.mark.parametrize("name", ["evaluation", "evaluation_tabletop"])
 def test_the_evaluations_name_existing_benchmarks_and_arguments(name):
-    listed = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["benchmarks"]
-    for values in listed:
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    assert config["list_regions"], "as the robot asks"
+    for values in config["benchmarks"]:
         arguments = {key: value for key, value in values.items() if key != "type"}
         check_arguments(BENCHMARKS[values["type"]], arguments, f"{name} ({values['type']})")

@@ -57,7 +57,7 @@ class SupervisedConversationCollator(ConversationCollator):
     """
 
     def __init__(self, prompts: PromptBuilder):
-        super().__init__(prompts, list_regions=True)
+        super().__init__(prompts)
         self.targets = AttentionTargets(prompts.tokenizer)
 
     @override
