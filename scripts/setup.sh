@@ -315,7 +315,7 @@ main() {
     flock -n 9 || { say "      waiting for another setup.sh in $ROOT"; flock 9; }
     step 2 "virtual environment"
     make_venv
-    step 3 "Python packages (about 3 GB to download the first time)"
+    step 3 "Python packages (3 GB to download and 6.5 GB on disk the first time)"
     install_python_packages
     step 4 "header folders in the ROS wheels"
     if [ "$ros" = pip ]; then say "      $("$PY" "$ROOT/scripts/fix_ros_wheels.py")"; else say "      not needed"; fi
