@@ -1,65 +1,70 @@
-"""Starts a deployment: the nodes that one YAML names, with its parameters and remappings.
+"""Starts a deployment: the nodes that one ROS parameter file has sections for.
 
     ros2 launch ros_gpt4roi gpt4roi.launch.py                                   # the simulated robot
     ros2 launch ros_gpt4roi gpt4roi.launch.py config:=/path/to/my_robot.yaml    # or the name of one in config/
 
-The YAML has a section a node, `executable: {parameters: {...}, remappings: {...}}`; what it leaves out keeps the
-node's own default. Starting stops when any of its nodes ends.
+A section is `/**/NODE: {ros__parameters: {...}}`, as `--params-file` takes it, too. The section `remappings` holds
+`NODE: {name: topic}`. Everything stops when any of the nodes ends.
 """
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from launch import LaunchContext, LaunchDescription
+
 PACKAGE = "ros_gpt4roi"
-SECTION_KEYS = {"parameters", "remappings"}
 
 
-def read_deployment(config: str) -> dict[str, dict]:
-    """The sections of a deployment's YAML. Raises ValueError that names the file and what was expected."""
+def read_deployment(config: str) -> tuple[Path, dict[str, dict[str, str]]]:
+    """The parameter file and, of each node that it has a section for, the remappings.
+
+    Raises:
+        ValueError: the file cannot be used; the text names it and what was expected.
+    """
     path = Path(config)
     if not path.suffix:
         path = Path(get_package_share_directory(PACKAGE)) / "config" / f"{config}.yaml"
     try:
-        deployment = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"deployment {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"deployment {path}: {error}") from error
-    if not isinstance(deployment, dict) or not deployment:
-        raise ValueError(f"deployment {path}: expected a section for each node")
-    for name, section in deployment.items():
-        unknown = set(section or {}) - SECTION_KEYS
-        if unknown:
-            raise ValueError(f"deployment {path}, node {name}: unknown {sorted(unknown)}, "
-                             f"expected {sorted(SECTION_KEYS)}")
-    return deployment
+    if not isinstance(sections, dict) or not sections:
+        raise ValueError(f"deployment {path}: expected a section for each node, such as /**/perception")
+    contents: dict[str, dict[str, Any]] = {}
+    for name, section in sections.items():
+        if not isinstance(section, dict) or not isinstance(section.get("ros__parameters"), dict) or len(section) > 1:
+            raise ValueError(f"deployment {path}, section {name}: expected ros__parameters with a mapping in it")
+        contents[name.rpartition("/")[2]] = section["ros__parameters"]
+    remappings = contents.pop("remappings", {})
+    nodes = {name: remappings.pop(name, {}) for name in contents if name != "**"}  # `/**` is for all nodes
+    if remappings:
+        raise ValueError(f"deployment {path}: remappings of {sorted(remappings)}, expected some of {sorted(nodes)}")
+    return path, nodes
 
 
 def start_nodes(context: LaunchContext) -> list[Node]:
-    config = LaunchConfiguration("config").perform(context)
-    nodes = []
-    for executable, section in read_deployment(config).items():
-        section = section or {}
-        nodes.append(Node(
-            package=PACKAGE, executable=executable, output="screen",
-            namespace=LaunchConfiguration("namespace"),
-            parameters=[section["parameters"]] if section.get("parameters") else [],
-            remappings=list((section.get("remappings") or {}).items()),
-            on_exit=Shutdown(reason=f"{executable} ended")))
-    return nodes
+    """The nodes of the deployment that the launch argument `config` names."""
+    path, nodes = read_deployment(LaunchConfiguration("config").perform(context))
+    return [Node(package=PACKAGE, executable=executable, output="screen",
+                 namespace=LaunchConfiguration("namespace"), parameters=[str(path)],
+                 remappings=list(remappings.items()), on_exit=Shutdown(reason=f"{executable} ended"))
+            for executable, remappings in nodes.items()]
 
 
 def generate_launch_description() -> LaunchDescription:
+    """What `ros2 launch` calls."""
     return LaunchDescription([
         DeclareLaunchArgument("config", default_value="tabletop",
-                              description="a deployment's YAML, or the name of one in the package's config/"),
+                              description="a ROS parameter file, or the name of one in the package's config/"),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
         OpaqueFunction(function=start_nodes),
     ])

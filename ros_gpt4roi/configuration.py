@@ -304,7 +304,8 @@ def _one_of(value: Any, kinds: tuple[Any, ...], name: str, known: Setting) -> An
 def _type_name(kind: Any) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return _listed(dict.fromkeys(_type_name(item) for item in arguments))
+        names = dict.fromkeys(_type_name(item) for item in arguments)
+        return _listed(sorted(names, key="null".__ne__))  # "null or a list, each a number"
     if origin is tuple:
         count = "a list" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}"
         return f"{count}, each {_type_name(arguments[0])}"

@@ -114,4 +114,4 @@ def test_a_table_has_a_row_for_every_field_of_the_tree() -> None:
     table = markdown_table(Drawing).splitlines()
     assert table[2] == "| `title` | required | text | what it is called |"
     assert table[4] == "| `shape.side` | `1.0` | a number, more than 0 metres | length of a side |"
-    assert "| `output` | `null` | a path or null | where it goes |" in table
+    assert "| `output` | `null` | null or a path | where it goes |" in table

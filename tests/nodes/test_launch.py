@@ -71,9 +71,9 @@ def launched(tiny_model: Path, tmp_path: Path, launch_file: Path) -> Iterator[La
         pytest.skip("the package is not installed in a sourced workspace")
     config = tmp_path / "mine.yaml"
     config.write_text(yaml.safe_dump({
-        "sim_camera": {"parameters": {"views": 2, "width": 160, "height": 120}, "remappings": {"image": "eye"}},
-        "perception": {"parameters": {"model": str(tiny_model), "pipeline": {"vision": {"backend": "torch"}}},
-                       "remappings": {"image": "eye"}}}))
+        "/**/sim_camera": {"ros__parameters": {"views": 2, "width": 160, "height": 120}},
+        "/**/perception": {"ros__parameters": {"model": str(tiny_model), "pipeline": {"vision": {"backend": "torch"}}}},
+        "remappings": {"ros__parameters": {"sim_camera": {"image": "eye"}, "perception": {"image": "eye"}}}}))
     launched = Launched(tmp_path / "launch.log", launch_file, config, "robot1")
     yield launched
     launched.stop()
@@ -101,8 +101,10 @@ def test_the_launch_file_starts_what_the_deployment_names(launch_file: Path, roo
     assert [argument.name for argument in description.get_launch_arguments()] == ["config", "namespace"]
 
 
-@pytest.mark.parametrize("text, word", [("perception: {parametres: {}}", "parametres"), ("", "section"),
-                                        ("a: [", "broken.yaml")])
+@pytest.mark.parametrize("text, word", [
+    ("perception: {parameters: {}}", "section perception: expected ros__parameters"), ("", "section"),
+    ("/**/perception: {ros__parameters: {}}\nremappings: {ros__parameters: {camera: {image: eye}}}", "'camera'"),
+    ("a: [", "broken.yaml")])
 def test_a_bad_deployment_is_told(launch_file: Path, tmp_path: Path, text: str, word: str) -> None:
     module = launch_files.load_python_launch_file_as_module(str(launch_file))
     broken = tmp_path / "broken.yaml"

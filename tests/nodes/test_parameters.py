@@ -11,14 +11,14 @@ import yaml
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 import rclpy  # noqa: E402
+from rcl_interfaces.msg import ParameterType  # noqa: E402
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import ReliabilityPolicy  # noqa: E402
-from rcl_interfaces.msg import ParameterType  # noqa: E402
-from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters  # noqa: E402
 from ros_peer import Peer, Process  # noqa: E402
 
-from ros_gpt4roi.configuration import ConfigError, Configuration, setting  # noqa: E402
+from ros_gpt4roi.configuration import ConfigError, Configuration, build, leaves, setting  # noqa: E402
 from ros_gpt4roi.nodes.parameters import TopicQos, declare, names, read  # noqa: E402
 from ros_gpt4roi.nodes.perception import PerceptionParameters, find_model  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import CameraParameters  # noqa: E402
@@ -159,19 +159,36 @@ def test_a_model_that_is_nowhere_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DEPLOYMENTS, ids=lambda path: path.stem)
-def test_deployments_name_nodes_and_parameters_that_exist(node: Node, path: Path) -> None:
+def test_deployments_name_nodes_and_parameters_that_exist_and_differ(path: Path) -> None:
     executables = set(re.findall(r'"(\w+) = \{NAME\}\.nodes', (ROOT / "setup.py").read_text()))
-    for executable, section in yaml.safe_load(path.read_text()).items():
-        assert executable in executables and executable in NODES
-        declare(node, NODES[executable]())
-        for name, value in leaves(section.get("parameters", {})):
-            assert node.has_parameter(name), f"{path.name}: {executable} has no parameter {name}"
-            assert isinstance(value, type(node.get_parameter(name).value)), f"{path.name}: {name} is {value!r}"
+    sections = yaml.safe_load(path.read_text())
+    remappings = sections.pop("remappings", {"ros__parameters": {}})["ros__parameters"]
+    names = [name.removeprefix("/**/") for name in sections]
+    assert set(names) <= executables and set(remappings) <= set(names)
+    for name, section in zip(names, sections.values(), strict=True):
+        build(NODES[name], section["ros__parameters"])
+        defaults = {item.name: item.default for item in leaves(NODES[name])}
+        for key, value in flat(section["ros__parameters"]):
+            assert key == "model" or value != defaults[key], f"{path.name}: {key} is the default"
 
 
-def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize("namespace", ["/", "/robot1"])
+def test_a_node_takes_a_deployment_as_its_parameter_file(peer: Peer, tmp_path: Path, namespace: str) -> None:
+    process = Process("sim_camera", tmp_path / "camera.log", "--params-file", str(ROOT / "config" / "tabletop.yaml"),
+                      "-r", f"__ns:={namespace}")
+    try:
+        peer.watch(process)
+        service = f"{namespace.rstrip('/')}/sim_camera/get_parameters"
+        seed, = peer.call(GetParameters, service, GetParameters.Request(names=["seed"])).values
+        assert seed.integer_value == 7
+    finally:
+        assert process.stop() == 0, process.output()
+    assert "unknown" not in process.output()

@@ -1,0 +1,57 @@
+"""Writes docs/parameters.md: every field of the nodes, engine profiles, model and training configurations.
+
+    python scripts/write_parameters.py
+
+It is generated from the configurations themselves; a test compares the committed page with them.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "parameters.md"
+sys.path.insert(0, str(ROOT))
+
+from ros_gpt4roi.configuration import markdown_table  # noqa: E402
+from ros_gpt4roi.model.config import DeformableConfig, FocalConfig, ModelConfig, RoIAlignLiteConfig  # noqa: E402
+from ros_gpt4roi.nodes.perception import PerceptionParameters  # noqa: E402
+from ros_gpt4roi.nodes.sim_camera import CameraParameters  # noqa: E402
+
+TEXT = f"""<!-- Written by scripts/write_parameters.py. -->
+# Parameters
+
+Every name, default and range of what can be configured. A wrong name or value is refused, or told, with the nearest
+known name and what was expected.
+
+## Node perception
+
+They take effect when the node is configured. Give them in a ROS parameter file (`config/robot.yaml` is one to copy), by
+`-p name:=value`, or with `ros2 param set` while the node is unconfigured; `ros2 param describe /perception NAME` shows
+them on a running robot. A name that is unknown is told in the log and in `/diagnostics`.
+
+{markdown_table(PerceptionParameters)}
+## Node sim_camera
+
+They are given at the node's start.
+
+{markdown_table(CameraParameters)}
+## Model
+
+The section `model` of a checkpoint's `config.json`; `python -m ros_gpt4roi.model.checkpoint assemble --config FILE`
+takes sections of it from a JSON file. `regions.kind` chooses the region extractor; each kind has fields of its own.
+
+{markdown_table(ModelConfig)}
+With `regions.kind: roi_align_lite`, the fields are those of `roi_align` with other defaults:
+
+{markdown_table(RoIAlignLiteConfig)}
+With `regions.kind: deformable`:
+
+{markdown_table(DeformableConfig)}
+Where `focal` is a mapping:
+
+{markdown_table(FocalConfig)}"""
+
+if __name__ == "__main__":
+    PAGE.write_text(TEXT, encoding="utf-8")
+    print(PAGE)
