@@ -1,7 +1,5 @@
 """Checkpoints: a folder of config.json, model.safetensors (or numbered shards) and the tokenizer's files.
 
-`python -m ros_gpt4roi.model.checkpoint convert` makes one of the published layout (see `convert.py`).
-
 The config says how to build the model; the hash of the preprocessing it was trained with is kept beside it and refused
 where it differs, because a model fed with other pixels fails silently.
 """
@@ -10,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -189,7 +186,7 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_weights(model: torch.nn.Module, files: list[Path], device: str | torch.device,
+def read_weights(model: GPT4RoI, files: list[Path], device: str | torch.device,
                  dtype: torch.dtype | None) -> None:
     """Fills a model built on the meta device from safetensors files. Raises CheckpointError (see load_checkpoint)."""
     expected = model.state_dict()
@@ -231,10 +228,5 @@ def _assign(model: torch.nn.Module, key: str, value: torch.Tensor) -> None:
     if name in owner._buffers:
         owner._buffers[name] = value
     else:
-        owner._parameters[name] = torch.nn.Parameter(value, requires_grad=owner._parameters[name].requires_grad)
-
-
-if __name__ == "__main__":
-    from .convert import main
-
-    sys.exit(main())
+        learned = owner.get_parameter(name).requires_grad
+        owner._parameters[name] = torch.nn.Parameter(value, requires_grad=learned)

@@ -8,12 +8,10 @@ up where an interrupted one stopped.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +20,6 @@ import torch
 from accelerate import init_empty_weights
 from transformers import PreTrainedTokenizerBase
 
-from ..configuration import build
 from .checkpoint import CONFIG_FILE, VERSION, CheckpointError, build_model, load_tokenizer, tied_keys, write_config
 from .config import ConfigError, LanguageConfig, ModelConfig, preset
 from .focal import build_focal_crop
@@ -98,7 +95,7 @@ class Plan(NamedTuple):
         where the folder holds other things than a checkpoint of ours, which would be lost.
         """
         output = Path(output)
-        present, read = _json(output / CONFIG_FILE), {source.folder.resolve() for source in self.sources}
+        present, read = read_json(output / CONFIG_FILE), {source.folder.resolve() for source in self.sources}
         if (present and present.get("format") != "ros_gpt4roi") or output.resolve() in read:
             raise CheckpointError(f"{output}: holds other weights, which would be lost; expected a folder of its own")
         salt = json.dumps(self.config.to_dict())
@@ -215,7 +212,8 @@ def _raise(problems: list[str], source: WeightSource) -> None:
         raise CheckpointError(f"{source.folder}: {len(problems)} weights do not fit:\n  " + "\n  ".join(problems))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's object; empty where there is no file. Raises CheckpointError."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -233,9 +231,10 @@ def _with_encoder(config: ModelConfig, folder: Path) -> ModelConfig:
     A contrastive model's config holds the encoder's under vision_config. The image size is the encoder's, except where
     `vision.interpolate_positions` frees it.
     """
-    facts, seen = _described(folder), _json(folder / "preprocessor_config.json")
+    facts, seen = _described(folder), read_json(folder / "preprocessor_config.json")
     facts = facts.get("vision_config", facts)
-    preprocess = {name: tuple(seen["image_" + name]) for name in ("mean", "std") if seen.get("image_" + name)}
+    preprocess: dict[str, Any] = {
+        name: tuple(seen["image_" + name]) for name in ("mean", "std") if seen.get("image_" + name)}
     if isinstance(facts.get("image_size"), int) and not config.vision.interpolate_positions:
         preprocess["image_size"] = facts["image_size"]
     vision = dataclasses.replace(config.vision, encoder=facts) if facts else config.vision
@@ -245,7 +244,7 @@ def _with_encoder(config: ModelConfig, folder: Path) -> ModelConfig:
 def _described(folder: Path) -> dict[str, Any]:
     """A folder's config.json without what speaks of its file and not of the model."""
     drop = ("architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "quantization_config")
-    return {key: value for key, value in _json(folder / CONFIG_FILE).items() if key not in drop}
+    return {key: value for key, value in read_json(folder / CONFIG_FILE).items() if key not in drop}
 
 
 def _part(key: str, value: torch.Tensor, source: WeightSource, theirs: str, dtype: torch.dtype, problems: list[str],
@@ -271,7 +270,7 @@ def _part(key: str, value: torch.Tensor, source: WeightSource, theirs: str, dtyp
 
     def blocks() -> Iterator[torch.Tensor]:
         tensor = source.read(theirs)
-        if other is not None:
+        if base is not None and other is not None:
             made = _sum(tensor, base.read(theirs), dtype)
         elif rows is not None and rows < expected[0]:
             made = _extended(tensor[:rows], expected[0], dtype)
@@ -293,7 +292,7 @@ def _rows(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     if tensor.ndim == 0:
         yield tensor
         return
-    yield from tensor.split(max(1, _BLOCK * len(tensor) // max(1, tensor.numel())))
+    yield from torch.split(tensor, max(1, _BLOCK * len(tensor) // max(1, tensor.numel())))
 
 
 def _sum(delta: torch.Tensor, base: torch.Tensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:
@@ -345,52 +344,18 @@ def _random_parts(model: GPT4RoI, seed: int, dtype: torch.dtype) -> list[Part]:
     config, width = model.config, model.projector.out_features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = {"projector": torch.nn.Linear(model.projector.in_features, width),
+        fresh: dict[str, torch.nn.Module] = {"projector": torch.nn.Linear(model.projector.in_features, width),
                  "regions": build_region_extractor(config.regions, model.vision.level_channels, width)}
         focal = build_focal_crop(config, fresh["regions"])
         if focal is not None:
             fresh["focal"] = focal
         if model.numbers is not None:
-            fresh["numbers"] = torch.nn.Embedding(*model.numbers.weight.shape)
+            fresh["numbers"] = numbers = torch.nn.Embedding(*model.numbers.weight.shape)
             # Small beside the embeddings of what a region looks like.
-            torch.nn.init.normal_(fresh["numbers"].weight, std=0.05)
-    return [Part(f"{name}.{key}", tuple(value.shape), dtype, "", lambda value=value: iter([value.to(dtype)]))
+            torch.nn.init.normal_(numbers.weight, std=0.05)
+
+    def part(key: str, value: torch.Tensor) -> Part:
+        return Part(key, tuple(value.shape), dtype, "", lambda: iter([value.to(dtype)]))
+
+    return [part(f"{name}.{key}", value)
             for name, module in fresh.items() for key, value in module.state_dict().items()]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ros_gpt4roi.model.checkpoint", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    convert = commands.add_parser("convert", help="convert a checkpoint of the published GPT4RoI layout")
-    convert.add_argument("source", help="folder of the published weights, or of the delta")
-    convert.add_argument("--base", help="folder of the Llama weights that the delta is added to")
-    convert.add_argument("--tokenizer", help="folder of the tokenizer (default: the source's)")
-    assemble = commands.add_parser("assemble", help="join a pretrained encoder and language model, to train from")
-    assemble.add_argument("language", help="folder of the language model, as transformers saves it")
-    assemble.add_argument("--seed", type=int, default=0, help="of the random parts")
-    for command, dtype in ((convert, "float16"), (assemble, "float32")):
-        command.add_argument("output", help="folder of the checkpoint to write")
-        command.add_argument("--vision", required=True, help="folder of the image encoder")
-        command.add_argument("--preset", default="gpt4roi-7b", help="describes what the folders do not")
-        command.add_argument("--config", help="JSON file with sections that replace the preset's")
-        command.add_argument("--dtype", choices=sorted(DTYPES), default=dtype)
-        command.add_argument("--shard-mib", type=int, default=2048, help="most MiB of weights in one file")
-    given = parser.parse_args(arguments)
-    try:
-        config = preset(given.preset)
-        if given.config:
-            config = build(ModelConfig, {**config.to_dict(), **_json(Path(given.config))})
-        if given.command == "convert":
-            plan = plan_published(given.source, given.vision, base=given.base, tokenizer=given.tokenizer, config=config,
-                                  dtype=given.dtype)
-        else:
-            plan = plan_assembly(given.language, given.vision, config, seed=given.seed, dtype=given.dtype)
-        plan.run(given.output, shard_bytes=given.shard_mib << 20)
-    except (CheckpointError, ConfigError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on behind the last finished shard", file=sys.stderr)
-        return 130
-    return 0

@@ -69,7 +69,8 @@ def write_parts(parts: Sequence[Part], sources: Sequence[WeightSource], output: 
 
 
 def _cut(parts: Sequence[Part], shard_bytes: int) -> Iterator[list[Part]]:
-    shard, size = [], 0
+    shard: list[Part] = []
+    size = 0
     for part in parts:
         more = byte_count(part.shape, part.dtype)
         if shard and size + more > shard_bytes:
@@ -137,7 +138,7 @@ def write_shard(file: Path, header: bytes, blocks: Iterator[torch.Tensor]) -> st
     with open(partial, "wb") as stream:
         stream.write(header)
         for block in blocks:
-            data = memoryview(block.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+            data = block.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
             digest.update(data)
             stream.write(data)
         stream.flush()

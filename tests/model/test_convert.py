@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from ros_gpt4roi.model import convert, shard_writer
+from ros_gpt4roi.model.__main__ import main
 from ros_gpt4roi.model.checkpoint import CheckpointError, load_checkpoint
 from ros_gpt4roi.model.config import PreprocessConfig, preset
 from ros_gpt4roi.model.convert import plan_assembly, plan_published
@@ -276,13 +277,13 @@ def test_command_line(folders, capsys):
     (folder / "small.json").write_text(json.dumps(facts))
     arguments = ["convert", str(folder / "published"), str(folder / "ours"), "--vision", str(folder / "clip"),
                  "--config", str(folder / "small.json"), "--dtype", "float32", "--shard-mib", "1"]
-    assert convert.main(arguments) == 0
+    assert main(arguments) == 0
     assert "converting: 100%" in capsys.readouterr().err
     assert load_checkpoint(folder / "ours").config.prompt == preset("gpt4roi-7b").prompt
-    assert convert.main([*arguments[:2], "/proc/nowhere", *arguments[3:]]) == 1
+    assert main([*arguments[:2], "/proc/nowhere", *arguments[3:]]) == 1
     assert "/proc/nowhere: cannot be written (No such file" in capsys.readouterr().err
     arguments[4] = str(folder / "nowhere")
-    assert convert.main(arguments) == 1
+    assert main(arguments) == 1
     assert "nowhere: no weights" in capsys.readouterr().err
 
 

@@ -1,0 +1,54 @@
+"""python -m ros_gpt4roi.model: makes a checkpoint from weights of others (see `convert.py`)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..configuration import ConfigError, build
+from .checkpoint import CheckpointError
+from .config import ModelConfig, preset
+from .convert import DTYPES, plan_assembly, plan_published, read_json
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ros_gpt4roi.model", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    convert = commands.add_parser("convert", help="convert a checkpoint of the published GPT4RoI layout")
+    convert.add_argument("source", help="folder of the published weights, or of the delta")
+    convert.add_argument("--base", help="folder of the Llama weights that the delta is added to")
+    convert.add_argument("--tokenizer", help="folder of the tokenizer (default: the source's)")
+    assemble = commands.add_parser("assemble", help="join a pretrained encoder and language model, to train from")
+    assemble.add_argument("language", help="folder of the language model, as transformers saves it")
+    assemble.add_argument("--seed", type=int, default=0, help="of the random parts")
+    for command, dtype in ((convert, "float16"), (assemble, "float32")):
+        command.add_argument("output", help="folder of the checkpoint to write")
+        command.add_argument("--vision", required=True, help="folder of the image encoder")
+        command.add_argument("--preset", default="gpt4roi-7b", help="describes what the folders do not")
+        command.add_argument("--config", help="JSON file with sections that replace the preset's")
+        command.add_argument("--dtype", choices=sorted(DTYPES), default=dtype)
+        command.add_argument("--shard-mib", type=int, default=2048, help="most MiB of weights in one file")
+    given = parser.parse_args(arguments)
+    try:
+        config = preset(given.preset)
+        if given.config:
+            config = build(ModelConfig, {**config.to_dict(), **read_json(Path(given.config))})
+        if given.command == "convert":
+            plan = plan_published(given.source, given.vision, base=given.base, tokenizer=given.tokenizer, config=config,
+                                  dtype=given.dtype)
+        else:
+            plan = plan_assembly(given.language, given.vision, config, seed=given.seed, dtype=given.dtype)
+        plan.run(given.output, shard_bytes=given.shard_mib << 20)
+    except (CheckpointError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on behind the last finished shard", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
