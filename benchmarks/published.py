@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import roi_align
 
-from ros_gpt4roi.engine.network import VisionNetwork
+from ros_gpt4roi.engine.export import VisionNetwork
 from ros_gpt4roi.model.regions import coordinates, resize
 
 

@@ -23,17 +23,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import published
 from benchmarks.common import compare, machine_facts, seconds, write_results
+from ros_gpt4roi.engine import EngineError
+from ros_gpt4roi.engine.build_process import Limits
 from ros_gpt4roi.engine.cache import EngineCache
-from ros_gpt4roi.engine.errors import EngineError
-from ros_gpt4roi.engine.export import relative_error
-from ros_gpt4roi.engine.flavour import choose_flavour
-from ros_gpt4roi.engine.frames import default_frames_folder
-from ros_gpt4roi.engine.gpu import this_gpu
-from ros_gpt4roi.engine.guard import Limits
-from ros_gpt4roi.engine.network import VisionNetwork
+from ros_gpt4roi.engine.export import VisionNetwork, provide_onnx
+from ros_gpt4roi.engine.gate import relative_error
+from ros_gpt4roi.engine.onnxruntime import OnnxRuntimeRunner
+from ros_gpt4roi.engine.precision.calibration import default_frames_folder
 from ros_gpt4roi.engine.profiles import find_profile
-from ros_gpt4roi.engine.provide import EngineRequest, provide_engine, provide_onnx
-from ros_gpt4roi.engine.runners import OnnxRuntimeRunner, TensorRTRunner
+from ros_gpt4roi.engine.tensorrt.engine import EngineRequest, provide_engine
+from ros_gpt4roi.engine.tensorrt.library import choose_library, this_gpu
+from ros_gpt4roi.engine.tensorrt.runner import TensorRTRunner
 from ros_gpt4roi.model.checkpoint import read_config
 from ros_gpt4roi.model.config import preset
 from ros_gpt4roi.paths import default_model_folder
@@ -132,10 +132,10 @@ def _variants(network: VisionNetwork, name: str, device: torch.device, left_out:
     if gpu is None or "tensorrt" in left_out:
         return variants, {"tensorrt": "no GPU here", **notes}
     try:
-        flavour = choose_flavour(profile.flavour, gpu)
-        request = EngineRequest(network, name, replace(profile, reserve_mib=0), flavour, gpu, default_frames_folder())
+        library = choose_library(profile.library, gpu)
+        request = EngineRequest(network, name, replace(profile, reserve_mib=0), library, gpu, default_frames_folder())
         engine, _ = provide_engine(request, "fp16", cache)
-        variants["tensorrt"] = TensorRTRunner(flavour, engine, device, COUNTS)
+        variants["tensorrt"] = TensorRTRunner(library, engine, device, COUNTS)
     except EngineError as error:
         notes["tensorrt"] = str(error)
     return variants, notes

@@ -21,12 +21,11 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from ros_gpt4roi.engine import EngineError
+from ros_gpt4roi.engine.build_process import Limits
 from ros_gpt4roi.engine.cache import EngineCache
-from ros_gpt4roi.engine.errors import EngineError
-from ros_gpt4roi.engine.guard import Limits
-from ros_gpt4roi.engine.network import VisionNetwork
+from ros_gpt4roi.engine.export import GRAPH_FOLDER, VisionNetwork, provide_onnx
 from ros_gpt4roi.engine.profiles import find_profile
-from ros_gpt4roi.engine.provide import GRAPH_FOLDER, provide_onnx
 from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, load_checkpoint, save_checkpoint
 from ros_gpt4roi.model.config import ModelConfig
 from ros_gpt4roi.runtime.awq import record_inputs, scale_for_int4

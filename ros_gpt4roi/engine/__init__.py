@@ -1,10 +1,17 @@
-"""ONNX export and TensorRT engines of the vision stage: build, cache, gate, run. Knows the model, no ROS.
+"""ONNX export and engines of the vision stage: build, cache, gate, run. Knows the model, no ROS.
 
-    network.py    the part of a model that becomes an engine, and the check value of its weights
-    export.py     PyTorch → ONNX
-    precision.py  float32 ONNX → float16, bfloat16 with float32 islands;  quantise.py: int8, fp8 by calibration
-    builder.py    ONNX → TensorRT plan;  worker.py: the child process in which that happens;  guard.py: its memory limit
-    cache.py      files with a key and a check sum;  gate.py: engine against PyTorch
-    provide.py    all of these in order: "give me an engine of this model on this machine"
-    runners.py    TensorRT and ONNX Runtime behind one call
+    export.py         the part of a model that becomes an engine, and its float32 ONNX graph
+    precision/        that graph in float16 and bfloat16, in int8 and fp8 by calibration
+    tensorrt/         graph → plan → runner, with either of TensorRT's libraries
+    onnxruntime.py    the float32 graph in ONNX Runtime
+    gate.py           an engine's outputs and texts against PyTorch's
+    cache.py          files with a key and a check sum
+    build_process.py  the child process that exports and builds, and its limits
+    profiles.py       what engines are built for, by GPU
 """
+
+from __future__ import annotations
+
+
+class EngineError(RuntimeError):
+    """An engine that cannot be built, loaded or trusted; the message says why and what to do."""

@@ -9,16 +9,14 @@ from pathlib import Path
 
 from ..model.checkpoint import CheckpointError, load_checkpoint
 from ..paths import default_model_folder
-from .cache import CacheError, EngineCache, verify
-from .errors import EngineError
-from .flavour import choose_flavour
+from . import EngineError
+from .build_process import Progress
+from .cache import CacheError, EngineCache, model_entry, verify
+from .export import VisionNetwork, verify_graph
 from .gate import read_report
-from .gpu import this_gpu
-from .guard import Progress
-from .network import VisionNetwork
-from .opening import EngineOptions, open_tensorrt
-from .profiles import PRECISIONS, ladder
-from .provide import EngineRequest, model_slot, provide_engine, verify_graph
+from .profiles import PRECISIONS, EngineOptions, fallback_precisions
+from .tensorrt.engine import EngineRequest, open_tensorrt, provide_engine
+from .tensorrt.library import choose_library, this_gpu
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,15 +53,15 @@ def _build(folder: Path, options: EngineOptions) -> int:
     gpu = this_gpu()
     loaded = load_checkpoint(folder, "cuda" if gpu else "cpu")
     if gpu is not None:
-        runner = open_tensorrt(loaded, model_slot(folder), options, _print_progress)
+        runner = open_tensorrt(loaded, model_entry(folder), options, _print_progress)
         print(f"\nready: {runner.precision} engine on {gpu.name}")
         return 0
     profile, cache = options.find_profile(None), options.open_cache()
-    flavour = choose_flavour(profile.flavour, None)
-    request = EngineRequest(VisionNetwork.of(loaded.model), model_slot(folder), profile, flavour, None,
+    library = choose_library(profile.library, None)
+    request = EngineRequest(VisionNetwork.of(loaded.model), model_entry(folder), profile, library, None,
                             options.frames_folder)
     reasons = []
-    for precision in ladder(profile.precision, None):
+    for precision in fallback_precisions(profile.precision, None):
         try:
             engine, _ = provide_engine(request, precision, cache, progress=_print_progress)
         except EngineError as error:
@@ -91,9 +89,11 @@ def _show(cache: EngineCache, verify_all: bool) -> int:
             print(f"  BAD   {error}")
             continue
         key, report = header["key"], read_report(path.with_suffix(".gate.json"))
-        known = report is not None and report.engine == header["sha256"]
-        verdict = "gate not run" if not known else "passed" if report.passed else f"refused: {report.reason}"
-        print(f"  ok    {path.name}: {key['precision']}, {key['flavour']} {key['version']}, GPU {key['gpu']}, "
+        if report is None or report.engine != header["sha256"]:
+            verdict = "gate not run"
+        else:
+            verdict = "passed" if report.passed else f"refused: {report.reason}"
+        print(f"  ok    {path.name}: {key['precision']}, {key['library']} {key['version']}, GPU {key['gpu']}, "
               f"{header['size'] >> 20} MiB, built in {header['seconds']} s with {header['peak_mib']} MiB, {verdict}")
     for folder in cache.graph_folders():
         graph, problem = verify_graph(folder)

@@ -18,6 +18,7 @@ import json
 import logging
 import mmap
 import os
+import re
 import shutil
 import stat
 import struct
@@ -28,11 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import EngineError
+from . import EngineError
 
 _log = logging.getLogger(__name__)
 
-_MAGIC = b"RG4RENG1"
+_MAGIC = b"RG4RENG2"
 _PREFIX = struct.Struct("<8sI32s")  # magic, header's length, header's SHA-256
 _LONGEST_HEADER = 1 << 16
 _LEFTOVERS = (".build-*", ".export-*", ".*.partial")
@@ -49,7 +50,7 @@ class EngineKey:
     """Everything that decides whether a plan fits. gpu and driver are "any" for a plan built ahead of time."""
 
     onnx: str
-    flavour: str
+    library: str
     version: str
     gpu: str
     capability: str
@@ -60,6 +61,7 @@ class EngineKey:
 
     @property
     def digest(self) -> str:
+        """SHA-256 (hex) of all fields."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
     def difference(self, fields: dict[str, Any]) -> str:
@@ -79,10 +81,23 @@ class CachedEngine:
 
     @property
     def sha256(self) -> str:
-        return self.header["sha256"]
+        """Check sum of the plan, hex."""
+        return str(self.header["sha256"])
+
+
+def model_entry(folder: Path) -> str:
+    """Name under which the cache keeps what belongs to a model folder: its last part and a check value of its path."""
+    folder = folder.resolve()
+    return f"{plain(folder.name)}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+
+
+def plain(text: str) -> str:
+    """The text as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_")
 
 
 def default_cache_folder() -> Path:
+    """~/.cache/ros_gpt4roi/engines, or its place by the XDG convention."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ros_gpt4roi" / "engines"
 
 
@@ -91,7 +106,7 @@ class EngineCache:
     then last as long as the process."""
 
     def __init__(self, folder: Path | None = None):
-        self._temporary: tempfile.TemporaryDirectory | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.folder = Path(folder) if folder is not None else default_cache_folder()
         try:
             _make_private(self.folder)
@@ -102,28 +117,29 @@ class EngineCache:
                          self.folder, error, self._temporary.name)
             self.folder = Path(self._temporary.name)
 
-    def path(self, slot: str) -> Path:
-        return self.folder / f"{slot}{SUFFIX}"
+    def path(self, entry: str) -> Path:
+        """Where an engine lies."""
+        return self.folder / f"{entry}{SUFFIX}"
 
-    def report_path(self, slot: str) -> Path:
+    def report_path(self, entry: str) -> Path:
         """Where the gate's report lies, beside the engine."""
-        return self.folder / f"{slot}.gate.json"
+        return self.folder / f"{entry}.gate.json"
 
-    def load(self, slot: str, key: EngineKey) -> CachedEngine:
-        """The engine of a slot. Raises CacheError where it is missing, stale, damaged or not ours."""
-        path = self.path(slot)
+    def load(self, entry: str, key: EngineKey) -> CachedEngine:
+        """The engine of an entry. Raises CacheError where it is missing, stale, damaged or not ours."""
+        path = self.path(entry)
         engine = verify(path)
         difference = key.difference(engine.header["key"])
         if difference:
             raise CacheError(f"{path}: stale, {difference}")
         return engine
 
-    def store(self, slot: str, key: EngineKey, plan: Path, notes: dict[str, Any]) -> CachedEngine:
-        """Puts the plan file into a slot and removes the gate's report of what was there before."""
+    def store(self, entry: str, key: EngineKey, plan: Path, notes: dict[str, Any]) -> CachedEngine:
+        """Puts the plan file into an entry and removes the gate's report of what was there before."""
         header = json.dumps({"key": dataclasses.asdict(key), "digest": key.digest, "size": plan.stat().st_size,
                              "sha256": file_digest(plan), **notes}).encode()
-        path = self.path(slot)
-        descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=f".{slot}.", suffix=".partial")
+        path = self.path(entry)
+        descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=f".{entry}.", suffix=".partial")
         try:
             with os.fdopen(descriptor, "wb") as out, plan.open("rb") as source:
                 out.write(_PREFIX.pack(_MAGIC, len(header), hashlib.sha256(header).digest()) + header)
@@ -131,34 +147,31 @@ class EngineCache:
                     out.write(chunk)
                 out.flush()
                 os.fsync(out.fileno())
-            self.report_path(slot).unlink(missing_ok=True)
+            self.report_path(entry).unlink(missing_ok=True)
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
         return verify(path)
 
-    def remove(self, slot: str) -> None:
-        self.path(slot).unlink(missing_ok=True)
-
     @contextlib.contextmanager
-    def lock(self, slot: str, timeout_s: float) -> Iterator[bool]:
-        """Only one process at a time works on a slot. Yields whether another one held it first.
+    def lock(self, entry: str, timeout_s: float) -> Iterator[bool]:
+        """Only one process at a time works on an entry. Yields whether another one held it first.
 
         Raises EngineError where it is not free within the limit.
         """
         deadline, waited = time.monotonic() + timeout_s, False
-        with (self.folder / f".{slot}.lock").open("w", encoding="utf-8") as file:
+        with (self.folder / f".{entry}.lock").open("w", encoding="utf-8") as file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
                     if not waited:
-                        _log.info("another process works on engine %s, waiting at most %.0f s", slot, timeout_s)
+                        _log.info("another process works on engine %s, waiting at most %.0f s", entry, timeout_s)
                     waited = True
                 if time.monotonic() > deadline:
-                    raise EngineError(f"engine {slot}: another process has been at it for more than {timeout_s:.0f} s")
+                    raise EngineError(f"engine {entry}: another process has been at it for more than {timeout_s:.0f} s")
                 time.sleep(0.1)
             yield waited
 
@@ -166,9 +179,9 @@ class EngineCache:
         """All engine files, verified or not."""
         return sorted(self.folder.glob(f"*{SUFFIX}"))
 
-    def graph_folder(self, slot: str) -> Path:
+    def graph_folder(self, entry: str) -> Path:
         """Where the exported graph of a model lies."""
-        return self.folder / f"{slot}.onnx"
+        return self.folder / f"{entry}.onnx"
 
     def graph_folders(self) -> list[Path]:
         """All exported graphs, verified or not."""

@@ -1,4 +1,4 @@
-"""PyTorch → ONNX, and the check that both compute the same.
+"""The part of a model that becomes an engine, and PyTorch → ONNX.
 
 The graph has no operator outside the ONNX standard and no RoiAlign node: in TensorRT that one is a plugin, and building
 with it needs a GPU driver.
@@ -6,25 +6,127 @@ with it needs a GPU driver.
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
 import warnings
+from dataclasses import dataclass
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
+from accelerate import init_empty_weights
+from safetensors.torch import load_file, save_file
+from torch import nn
 
-from .errors import EngineError
-from .graph import INLINE_BYTES, INPUTS, OUTPUTS, SCOPES
-from .network import VisionNetwork
+from ..configuration import build
+from ..model.config import ModelConfig
+from ..model.focal import build_focal_crop
+from ..model.gpt4roi import GPT4RoI
+from ..model.regions import build_region_extractor
+from ..model.vision import VisionEncoder
+from . import EngineError
+from .build_process import Limits, ProgressCallback, run_job
+from .cache import EngineCache, file_digest
+from .graph import INLINE_BYTES, INPUTS, OUTPUTS, SCOPES, FormatRequirements, onnx_files
+
+_log = logging.getLogger(__name__)
 
 # 20: the newest whose operators TensorRT 10, TensorRT-RTX 1 and ONNX Runtime all parse; 19 is the first with fp8.
 OPSET = 20
+GRAPH_FOLDER = "vision.onnx"  # of a model folder that brings its exported graph
+_RECORD = "record.json"
+_ADOPTION_LIMIT_S = 600.0
+
+
+class VisionNetwork(nn.Module):
+    """uint8 frames and normalised boxes → image tokens and region embeddings.
+
+    It shares its weights with the model it is made of.
+    """
+
+    keep_unquantised = ("projector",)  # cheap, and the language model reads what it writes
+
+    def __init__(self, config: ModelConfig, vision: VisionEncoder, projector: nn.Linear, regions: nn.Module,
+                 focal: nn.Module | None = None):
+        super().__init__()
+        self.config, self.vision, self.projector, self.regions, self.focal = config, vision, projector, regions, focal
+
+    @classmethod
+    def of(cls, model: GPT4RoI) -> VisionNetwork:
+        """All of a model but its language model."""
+        return cls(model.config, model.vision, model.projector, model.regions, model.focal).eval()
+
+    @classmethod
+    def build(cls, config: ModelConfig, width: int) -> VisionNetwork:
+        """Random weights. width: D, the language model's width."""
+        vision = VisionEncoder(config.vision, config.preprocess)
+        regions = build_region_extractor(config.regions, vision.level_channels, width)
+        return cls(config, vision, nn.Linear(vision.width, width), regions,
+                   build_focal_crop(config, regions)).eval()
+
+    @property
+    def output_shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(T, D) of the image tokens and (K, D) of a region's embeddings."""
+        width = self.projector.out_features
+        return (self.vision.token_count, width), (self.config.regions.embeddings, width)
+
+    @property
+    def mask_side(self) -> int:
+        """P: bins a side of a region's mask."""
+        return self.config.regions.roi_size
+
+    def forward(self, images: torch.Tensor, boxes: torch.Tensor,
+                masks: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encodes frames and their regions.
+
+        Args:
+            images: uint8 RGB [B, S, S, 3].
+            boxes: float32 [B, N, 4] x1 y1 x2 y2 in units of the image.
+            masks: float32 [B, N, P, P] in 0..1, weights of the regions' bins, or None; the exported graph takes ones
+                for that.
+
+        Returns:
+            Image tokens [B, T, D] and region embeddings [B, N, K, D].
+        """
+        tokens, levels = self.vision(images)
+        extra = None if self.focal is None else self.focal(images, boxes, masks, self.vision, self.regions)
+        return self.projector(tokens), self.regions(levels, boxes, masks, extra)
+
+
+def save_network(network: VisionNetwork, folder: Path) -> None:
+    """Writes what `load_network` reads, for another process."""
+    (folder / "config.json").write_text(
+        json.dumps({"model": network.config.to_dict(), "width": network.projector.out_features}), encoding="utf-8")
+    # Clones: an encoder may share a tensor between two names, which the format refuses.
+    save_file({k: v.detach().cpu().clone().contiguous() for k, v in network.state_dict().items()},
+              folder / "weights.safetensors")
+
+
+def load_network(folder: Path) -> VisionNetwork:
+    """The network in float32 on the CPU."""
+    facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    with init_empty_weights(include_buffers=False):
+        network = VisionNetwork.build(build(ModelConfig, facts["model"]), facts["width"])
+    weights = load_file(folder / "weights.safetensors")
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
+    return network.eval()
 
 
 def export_onnx(network: VisionNetwork, path: Path) -> None:
     """Writes the float32 graph to `path`; weights of a large model to `path`.data beside it.
 
-    Number of frames and boxes are dynamic. Raises EngineError where the graph would need a plugin.
+    Numbers of frames and boxes are dynamic.
+
+    Raises:
+        EngineError: the graph would need a plugin.
     """
     size, side = network.config.preprocess.image_size, network.mask_side
     # Two frames and three boxes: a size of one would be taken for a constant.
@@ -38,13 +140,15 @@ def export_onnx(network: VisionNetwork, path: Path) -> None:
             network, example, dynamo=True, opset_version=OPSET, input_names=list(INPUTS),
             output_names=list(OUTPUTS), dynamic_shapes=({0: frames}, {0: frames, 1: boxes}, {0: frames, 1: boxes}),
             verbose=False)
+    assert program is not None
     _convert_bytes_first(program.model.graph)
     for node in program.model.graph:
         if node.domain not in ("", "ai.onnx") or node.op_type == "RoiAlign":
             raise EngineError(f"the exported graph holds {node.domain}::{node.op_type}, expected standard operators")
-        # Scopes decide what stays in float32; the rest names lines of this machine's files.
+        # The rest names lines of this machine's files.
         for key in set(node.metadata_props) - {SCOPES}:
             del node.metadata_props[key]
+    program.model.metadata_props.update(_requirements(network).to_metadata())
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     program.save(str(path), external_data=weights > INLINE_BYTES)
     onnx.checker.check_model(str(path))
@@ -62,12 +166,144 @@ def _convert_bytes_first(graph: Any) -> None:
             node.replace_input_with(list(node.inputs).index(images), convert.outputs[0])
 
 
-def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest over the vectors of the last dimension: ‖value − expected‖ / ‖expected‖. Infinite where not finite."""
-    value, expected = value.detach().double().cpu(), expected.detach().double().cpu()
-    if not torch.isfinite(value).all():
-        return float("inf")
-    if value.numel() == 0:
-        return 0.0
-    scale = expected.norm(dim=-1).clamp(min=1e-12)
-    return float(((value - expected).norm(dim=-1) / scale).max())
+def _requirements(network: nn.Module) -> FormatRequirements:
+    """What the network's modules say of themselves, under their paths."""
+    modules = dict(network.named_modules())
+
+    def parts(attribute: str) -> tuple[str, ...]:
+        return tuple(f"{path}.{name}".lstrip(".") for path, module in modules.items()
+                     for name in getattr(module, attribute, ()))
+
+    return FormatRequirements(parts("keep_in_fp32"),
+                              tuple(path for path, module in modules.items() if getattr(module, "sum_in_fp32", False)),
+                              parts("keep_unquantised"))
+
+
+def sources(network: nn.Module) -> list[Path]:
+    """The files of this package that decide what graph a network becomes: those of its classes and of the export, and
+    what they import of model/."""
+    model = ModelConfig.__module__.rpartition(".")[0] + "."
+    names, found = {type(part).__module__ for part in network.modules()}, {}
+    names = {name for name in names if name.startswith(model)} | {__name__, FormatRequirements.__module__}
+    while names:
+        module = sys.modules[name := names.pop()]
+        found[name] = path = Path(str(module.__file__))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                base = resolve_name("." * node.level + (node.module or ""), module.__package__)
+                used = {base, *(f"{base}.{alias.name}" for alias in node.names)} - set(found)
+                names |= {name for name in used if name.startswith(model) and name in sys.modules}
+    return sorted(found.values())
+
+
+def fingerprint(network: VisionNetwork) -> str:
+    """SHA-256 (hex) of everything that decides what the exported graph computes: config, weights, code, exporter."""
+    digest = hashlib.sha256()
+    for path in sources(network):
+        digest.update(path.read_bytes())
+    digest.update(json.dumps([torch.__version__, network.config.to_dict()], sort_keys=True).encode())
+    for name, value in network.state_dict().items():
+        # In float32, as they are exported: a model stored in half precision is the same however it was loaded.
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).contiguous()
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ExportedGraph:
+    """The float32 ONNX graph of a model. digest: SHA-256 over graph and weights."""
+
+    path: Path
+    digest: str
+
+
+def verify_graph(folder: Path, expected: str | None = None) -> tuple[ExportedGraph | None, str]:
+    """The graph of a folder, or None and why it must not be used. expected: the network's fingerprint (None: any)."""
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        if expected not in (None, record["fingerprint"]):
+            return None, "stale, model, code or PyTorch changed"
+        for name, digest in record["files"].items():
+            if file_digest(folder / name) != digest:
+                return None, f"{name} is damaged or tampered with"
+    except FileNotFoundError:
+        return None, "not exported yet"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, f"unreadable ({error!r})"
+    whole = hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()
+    return ExportedGraph(folder / "vision.onnx", whole), ""
+
+
+def provide_onnx(network: VisionNetwork, entry: str, cache: EngineCache, limits: Limits, build: bool = True,
+                 progress: ProgressCallback | None = None) -> ExportedGraph:
+    """The exported graph of a network, from the cache where it fits.
+
+    Args:
+        network: what is exported.
+        entry: its name in the cache, of `cache.model_entry`.
+        cache: where the graph is kept.
+        limits: of the child process that exports.
+        build: whether to export what is missing.
+        progress: called with how far the export has come.
+
+    Raises:
+        EngineError: the graph is missing and build is False, or it cannot be exported.
+    """
+    expected = fingerprint(network)
+    folder = cache.graph_folder(entry)
+    with cache.lock(f"{entry}.onnx", limits.timeout_s):
+        found, reason = verify_graph(folder, expected)
+        if found is not None:
+            return found
+        if not build:
+            raise EngineError(f"{folder}: {reason}, and building is switched off")
+        _log.info("%s: %s, exporting", folder, reason)
+        with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".export-") as scratch:
+            source, target = Path(scratch, "network"), Path(scratch, "graph")
+            source.mkdir()
+            target.mkdir()
+            save_network(network, source)
+            graph = target / "vision.onnx"
+            run_job({"kind": "export", "network": str(source), "onnx": str(graph)}, limits, progress)
+            files = {path.name: file_digest(path) for path in onnx_files(graph)}
+            (target / _RECORD).write_text(json.dumps({"fingerprint": expected, "files": files}), encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(target, folder)
+        found, reason = verify_graph(folder, expected)
+        if found is None:
+            raise EngineError(f"{folder}: {reason}, just after it was written")
+        return found
+
+
+def adopt_graph(folder: Path, network: VisionNetwork, entry: str, cache: EngineCache) -> None:
+    """Puts the graph that a model folder brings into the cache, unless what is there fits or the graph does not.
+
+    Raises nothing: what could not be taken is exported where it is needed, and the log says why.
+
+    Args:
+        folder: of the model.
+        network: of that model.
+        entry: the model's name in the cache, of `cache.model_entry`.
+        cache: where the graph goes.
+    """
+    brought, own = folder / GRAPH_FOLDER, cache.graph_folder(entry)
+    if not brought.is_dir():
+        return
+    expected = fingerprint(network)
+    try:
+        with cache.lock(f"{entry}.onnx", _ADOPTION_LIMIT_S):
+            if verify_graph(own, expected)[0] is not None:
+                return
+            found, reason = verify_graph(brought, expected)
+            if found is None:
+                raise EngineError(reason)
+            with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".export-") as scratch:
+                copy = shutil.copytree(brought, Path(scratch, "graph"))
+                shutil.rmtree(own, ignore_errors=True)
+                os.replace(copy, own)
+    except (EngineError, OSError) as error:
+        _log.warning("%s is not used: %s", brought, error)
+    else:
+        _log.info("%s: taken into %s", brought, own)

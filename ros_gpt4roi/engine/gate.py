@@ -19,19 +19,18 @@ import numpy as np
 import torch
 
 from ..model.gpt4roi import VisionOutput
-from .errors import EngineError
-from .export import relative_error
-from .frames import StoredFrame
+from . import EngineError
 from .graph import OUTPUTS
+from .precision.calibration import StoredFrame
 
 # uint8 [B, S, S, 3], float32 [B, N, 4] and, where regions have masks, float32 [B, N, P, P] in, vision output out.
 Encode = Callable[..., VisionOutput]
 
 LIMITS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1, "fp8": 2e-1}
-_TWIN_LIMITS = {torch.float32: LIMITS["fp32"], torch.float16: LIMITS["fp16"], torch.bfloat16: LIMITS["bf16"]}
+_REFERENCE_LIMITS = {torch.float32: LIMITS["fp32"], torch.float16: LIMITS["fp16"], torch.bfloat16: LIMITS["bf16"]}
 # Long enough to show a difference, short enough that a gate takes seconds.
 _NEW_TOKENS = 24
-# Greedy descriptions: (vision output of one frame, number of its regions, most tokens of a text) → a text for each region.
+# Greedy descriptions: (vision output of one frame, number of its regions, most tokens of a text) → a text for each.
 TextWriter = Callable[[VisionOutput, int, int], list[str]]
 
 
@@ -57,9 +56,11 @@ class GateReport:
 
     @property
     def passed(self) -> bool:
+        """Whether the engine may be used."""
         return not self.reason
 
     def write(self, path: Path) -> None:
+        """Writes what `read_report` reads."""
         partial = path.with_name(path.name + ".partial")
         partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
         os.replace(partial, path)
@@ -73,21 +74,28 @@ def read_report(path: Path) -> GateReport | None:
         return None
 
 
-def limit_for(precision: str, twin_type: torch.dtype) -> float:
-    """Largest relative error of an engine, given the number format its twin runs in: no closer than that one is."""
-    return max(LIMITS[precision], _TWIN_LIMITS[twin_type])
+def limit_for(precision: str, reference_type: torch.dtype) -> float:
+    """Largest relative error of an engine, given the number format that PyTorch runs in: no closer than that one is."""
+    return max(LIMITS[precision], _REFERENCE_LIMITS[reference_type])
 
 
-def check(engine: Encode, twin: Encode, frames: Sequence[StoredFrame], precision: str, limit: float, sha256: str,
+def check(engine: Encode, reference: Encode, frames: Sequence[StoredFrame], precision: str, limit: float, sha256: str,
           key: str, write_texts: TextWriter | None = None) -> GateReport:
-    """Compares an engine with its PyTorch twin.
+    """Compares an engine with PyTorch. One that fails to run is refused like one that is wrong.
 
-    limit: of `limit_for`. sha256, key: of the engine, for the report. write_texts: the language stage's,
-    None where there is no language model to ask. An engine that fails to run is refused like one that is wrong.
+    Args:
+        engine: runs the engine.
+        reference: of `pytorch_reference`.
+        frames: what both are given.
+        precision: of the engine, for the report.
+        limit: of `limit_for`.
+        sha256: of the engine, for the report.
+        key: of the engine, for the report.
+        write_texts: the language stage's; None where there is no language model to ask.
     """
     errors, texts, same, example = dict.fromkeys(OUTPUTS, 0.0), 0, 0, ""
     for frame in frames:
-        expected = twin(frame.image, frame.boxes)
+        expected = reference(frame.image, frame.boxes)
         try:
             got = engine(frame.image, frame.boxes)
         except (EngineError, RuntimeError) as error:
@@ -105,13 +113,24 @@ def check(engine: Encode, twin: Encode, frames: Sequence[StoredFrame], precision
     return GateReport(sha256, key, precision, len(frames), limit, errors, texts, same, "; ".join(reasons), example)
 
 
-def twin_of(encode: Callable[..., Any], device: torch.device) -> Encode:
+def pytorch_reference(encode: Callable[..., Any], device: torch.device) -> Encode:
     """PyTorch's side of the comparison: `GPT4RoI.encode` or a VisionNetwork, called with arrays."""
 
     @torch.inference_mode()
-    def twin(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+    def reference(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
         # By default cuDNN rounds what float32 convolutions read to float16's digits: no measure for others.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return VisionOutput(*encode(torch.from_numpy(images).to(device), torch.from_numpy(boxes).to(device)))
 
-    return twin
+    return reference
+
+
+def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest over the vectors of the last dimension: ‖value − expected‖ / ‖expected‖. Infinite where not finite."""
+    value, expected = value.detach().double().cpu(), expected.detach().double().cpu()
+    if not torch.isfinite(value).all():
+        return float("inf")
+    if value.numel() == 0:
+        return 0.0
+    scale = expected.norm(dim=-1).clamp(min=1e-12)
+    return float(((value - expected).norm(dim=-1) / scale).max())

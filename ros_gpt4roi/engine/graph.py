@@ -1,7 +1,10 @@
-"""Facts about the ONNX graph that need neither PyTorch nor an engine."""
+"""The exported ONNX graph as a file: names, what it says about number formats. Needs no PyTorch."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -11,6 +14,32 @@ OUTPUTS = ("image_tokens", "region_embeddings")
 SCOPES = "pkg.torch.onnx.name_scopes"
 # One protocol buffer holds 2 GB at most: above this, weights go beside the graph.
 INLINE_BYTES = 1 << 30
+_REQUIREMENTS = "ros_gpt4roi.format_requirements"
+
+
+@dataclass(frozen=True)
+class FormatRequirements:
+    """Modules of the network, by path, that do not take every number format (see `model/layers.py`).
+
+    Attributes:
+        keep_in_fp32: their products stay in float32.
+        sum_in_fp32: sums of computed values in them stay in float32.
+        keep_unquantised: their products stay out of int8 and fp8.
+    """
+
+    keep_in_fp32: tuple[str, ...] = ()
+    sum_in_fp32: tuple[str, ...] = ()
+    keep_unquantised: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> FormatRequirements:
+        """Those that were exported with a graph."""
+        text = next((entry.value for entry in model.metadata_props if entry.key == _REQUIREMENTS), "{}")
+        return cls(**{name: tuple(paths) for name, paths in json.loads(text).items()})
+
+    def to_metadata(self) -> dict[str, str]:
+        """As an entry of an ONNX model's metadata."""
+        return {_REQUIREMENTS: json.dumps(dataclasses.asdict(self))}
 
 
 def scope(node: onnx.NodeProto) -> str:
@@ -20,6 +49,11 @@ def scope(node: onnx.NodeProto) -> str:
             names = [part.strip(" '\"") for part in entry.value.strip("[]").split(",")]
             return names[-2] if len(names) > 1 else ""
     return ""
+
+
+def is_within(node: onnx.NodeProto, modules: tuple[str, ...]) -> bool:
+    """Whether a node was traced in one of the modules or in a part of it."""
+    return f"{scope(node)}.".startswith(tuple(f"{module}." for module in modules))
 
 
 def onnx_files(path: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Build profiles: what an engine is built for, one YAML file a GPU class in engines/."""
+"""What engines are built for: build profiles, one YAML file a GPU class in engines/, and a deployment's options."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from ..configuration import Configuration, setting
 from ..paths import find
-from .errors import EngineError
+from . import EngineError
+from .cache import EngineCache
+from .precision.calibration import default_frames_folder
 
 # From fastest to safest; a refused engine is tried again one further to the right.
 PRECISIONS = ("fp8", "int8", "fp16", "bf16", "fp32")
@@ -21,8 +25,8 @@ _FIRST_CAPABILITY = {"fp8": (8, 9), "int8": (7, 5), "fp16": (7, 0), "bf16": (8, 
 class EngineProfile:
     """How to build and run the engine of a GPU class.
 
-    name: of the file. match: regular expression that fits the GPUs' names. flavour: "tensorrt", "tensorrt_rtx", or
-        "auto" for the first of them that imports and knows the GPU.
+    name: of the file. match: regular expression that fits the GPUs' names. library: "tensorrt", "tensorrt_rtx", or
+        "auto" for the first of them that imports and supports the GPU.
     precision: the first one to try, of PRECISIONS.
     usual_frames, max_frames, usual_regions, max_regions: shapes the engine is tuned for, and the largest it takes;
         the smallest is one frame with one region.
@@ -36,7 +40,7 @@ class EngineProfile:
 
     name: str
     match: str = ""
-    flavour: str = "auto"
+    library: str = "auto"
     precision: str = "fp16"
     usual_frames: int = 1
     max_frames: int = 4
@@ -50,8 +54,8 @@ class EngineProfile:
     timeout_s: float = 1800.0
 
     def __post_init__(self) -> None:
-        if self.flavour not in ("auto", "tensorrt", "tensorrt_rtx"):
-            raise EngineError(f"{self.name}: flavour is {self.flavour!r}, expected auto, tensorrt or tensorrt_rtx")
+        if self.library not in ("auto", "tensorrt", "tensorrt_rtx"):
+            raise EngineError(f"{self.name}: library is {self.library!r}, expected auto, tensorrt or tensorrt_rtx")
         if self.precision not in PRECISIONS:
             raise EngineError(f"{self.name}: precision is {self.precision!r}, expected one of {PRECISIONS}")
         for of in ("frames", "regions"):
@@ -69,7 +73,11 @@ class EngineProfile:
 
 
 def read_profile(path: Path) -> EngineProfile:
-    """Reads a profile file. Raises EngineError that names the file and the field."""
+    """Reads a profile file.
+
+    Raises:
+        EngineError: names the file and the field.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
@@ -79,7 +87,8 @@ def read_profile(path: Path) -> EngineProfile:
         found = sorted(set(values) - known) if isinstance(values, dict) else values
         raise EngineError(f"{path}: unknown field {found}, expected some of {sorted(known)}")
     try:
-        return EngineProfile(path.stem, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return EngineProfile(path.stem, **fields)
     except TypeError as error:
         raise EngineError(f"{path}: a field has the wrong type ({error})") from error
 
@@ -87,7 +96,8 @@ def read_profile(path: Path) -> EngineProfile:
 def find_profile(name: str, gpu_name: str | None = None) -> EngineProfile:
     """A profile by file path, by name ("orin"), or with name "auto" the first that fits the GPU (else the defaults).
 
-    Raises EngineError for one that does not exist.
+    Raises:
+        EngineError: there is no such profile.
     """
     if name.endswith((".yaml", ".yml")):
         return read_profile(Path(name))
@@ -108,10 +118,36 @@ def find_profile(name: str, gpu_name: str | None = None) -> EngineProfile:
     return EngineProfile("default")
 
 
-def ladder(first: str, capability: tuple[int, int] | None) -> list[str]:
+def fallback_precisions(first: str, capability: tuple[int, int] | None) -> list[str]:
     """The precisions to try in order, from `first` to the safest, as far as the hardware has them.
 
     capability: the GPU's compute capability, None where it is not known (building ahead of time).
     """
     chosen = PRECISIONS[PRECISIONS.index(first):]
     return [p for p in chosen if capability is None or capability >= _FIRST_CAPABILITY[p]]
+
+
+@dataclass(frozen=True)
+class EngineOptions(Configuration):
+    """What a deployment says about engines."""
+
+    build: str = setting("auto", "auto builds what is missing when the node is configured, never refuses to.",
+                         choices=("auto", "never"))
+    profile: str = setting("auto", "Name or path of a build profile; auto chooses by the GPU.")
+    precision: str = setting("", "First precision to try, instead of the profile's.", choices=("", *PRECISIONS))
+    cache: str = setting("", "Folder of engines; empty: ~/.cache/ros_gpt4roi/engines.")
+    frames: str = setting("", "Folder of frames to calibrate and check engines with; empty: the package's own.")
+
+    def open_cache(self) -> EngineCache:
+        """The cache that `cache` names."""
+        return EngineCache(Path(self.cache).expanduser() if self.cache else None)
+
+    def find_profile(self, gpu_name: str | None) -> EngineProfile:
+        """The profile for a GPU, with this deployment's precision."""
+        profile = find_profile(self.profile, gpu_name)
+        return dataclasses.replace(profile, precision=self.precision) if self.precision else profile
+
+    @property
+    def frames_folder(self) -> Path:
+        """The folder that `frames` names."""
+        return Path(self.frames).expanduser() if self.frames else default_frames_folder()

@@ -21,6 +21,8 @@ from .layers import BoxPosition
 class DeformableAttention(nn.Module):
     """Queries gather values at `points` places a head and level around their box."""
 
+    keep_in_fp32 = ("offsets",)  # half precision is too coarse for places in an image
+
     def __init__(self, hidden: int, heads: int, levels: int, points: int):
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
@@ -95,6 +97,9 @@ class DeformableLayer(nn.Module):
 
 class DeformableExtractor(nn.Module):
     """Queries from the box's position embedding, refined by several layers of deformable attention."""
+
+    sum_in_fp32 = True  # what is seen of four levels: halves of up to 65504 would not fit in one
+    keep_unquantised = ("project",)  # cheap, and the language model reads what it writes
 
     def __init__(self, config: DeformableConfig, level_channels: Sequence[int], out_width: int):
         super().__init__()

@@ -1,5 +1,9 @@
-"""Layers that several region extractors share."""
+"""Layers that several region extractors share.
 
+A module says what it needs of number formats in class attributes, which engines follow: `keep_in_fp32`, parts whose
+products stay in float32; `sum_in_fp32`, whether sums within it do; `keep_unquantised`, parts that int8 and fp8 leave
+out.
+"""
 from __future__ import annotations
 
 import torch
@@ -8,6 +12,8 @@ from torch import nn
 
 class BoxPosition(nn.Module):
     """A box's place and size in the image as a vector: [..., 4] in units of the image → [..., width]."""
+
+    keep_in_fp32 = ("layers",)  # half precision is too coarse for places in an image
 
     def __init__(self, hidden: int, width: int):
         super().__init__()

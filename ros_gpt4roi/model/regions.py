@@ -95,6 +95,9 @@ def coordinates(features: torch.Tensor) -> torch.Tensor:
 class RoIAlignExtractor(nn.Module):
     """Feature pyramid and RoIAlign (GPT4RoI, arXiv 2307.03601): bins of all levels are convolved, summed, flattened."""
 
+    sum_in_fp32 = True  # bins of four levels: halves of up to 65504 would not fit in one
+    keep_unquantised = ("project",)  # cheap, and the language model reads what it writes
+
     def __init__(self, config: RoIAlignConfig, level_channels: Sequence[int], out_width: int):
         super().__init__()
         self.config = config

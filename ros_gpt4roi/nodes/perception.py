@@ -22,7 +22,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from ros_gpt4roi.configuration import ConfigError, Configuration, setting
-from ros_gpt4roi.engine.guard import Progress
+from ros_gpt4roi.engine.build_process import Progress
 from ros_gpt4roi.paths import find
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig

@@ -12,18 +12,16 @@ import numpy as np
 import torch
 
 from ..configuration import ConfigError, Configuration, setting
-from ..engine.guard import ProgressCallback
-from ..engine.network import VisionNetwork
-from ..engine.provide import adopt_graph, model_slot
+from ..engine.build_process import ProgressCallback
 from ..model.checkpoint import LoadedModel
 from ..model.gpt4roi import VisionOutput
 from ..model.preprocess import preprocess_frame
 from ..model.prompt import PromptError
-from ..model.shapes import RegionInputs, box_region, point_region, region_inputs
+from ..model.region_shapes import RegionInputs, box_region, point_region, region_inputs
 from .language_stage import DecodingConfig, LanguageStage
 from .quantise import FORMATS, load_model
 from .region_text import RegionText, UnknownRegionError
-from .request import Conversation, DescriptionRequest, EncodedFrame, Question, Refused, Request, Sequence
+from .request import Conversation, DescriptionRequest, EncodedFrame, Question, Refused, Sequence
 from .reuse import DescriptionReuse
 from .types import Answer, Description, Frame, FrameDescriptions, Region, Status
 from .vision_stage import VisionOptions, VisionStage
@@ -104,10 +102,9 @@ class Pipeline:
             ValueError: The configuration makes no sense.
         """
         loaded = load_model(model_folder, config.language_format, config.device)
-        pipeline, slot = cls(loaded, config), model_slot(Path(model_folder))
-        if config.vision.backend != "torch":
-            adopt_graph(Path(model_folder), VisionNetwork.of(loaded.model), slot, config.vision.engine.open_cache())
-        pipeline.vision = VisionStage.open(loaded, config.vision, slot, progress, pipeline.describe_output)
+        pipeline = cls(loaded, config)
+        pipeline.vision = VisionStage.open(loaded, config.vision, Path(model_folder), progress,
+                                           pipeline.describe_output)
         return pipeline
 
     # --- one request from start to end ---------------------------------------------------------------------------

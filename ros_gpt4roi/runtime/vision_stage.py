@@ -2,22 +2,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from ..configuration import Configuration, setting
-from ..engine.errors import EngineError
+from ..engine import EngineError
+from ..engine.build_process import ProgressCallback
+from ..engine.cache import model_entry
+from ..engine.export import VisionNetwork, adopt_graph
 from ..engine.gate import TextWriter
-from ..engine.guard import ProgressCallback
-from ..engine.opening import EngineOptions, open_onnxruntime, open_tensorrt
+from ..engine.onnxruntime import open_onnxruntime
+from ..engine.profiles import EngineOptions
+from ..engine.tensorrt.engine import open_tensorrt
 from ..model.checkpoint import LoadedModel
 from ..model.gpt4roi import GPT4RoI, VisionOutput
 
 _log = logging.getLogger(__name__)
-
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,15 @@ class VisionOptions(Configuration):
     engine: EngineOptions = EngineOptions()
 
 
+class Runner(Protocol):
+    """What runs an encoder, projector and region extractor. precision: its number format."""
+
+    precision: str
+
+    def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
+        """See `VisionStage.encode`; at least one box."""
+
+
 class TorchRunner:
     """Encoder, projector and region extractor of the model itself."""
 
@@ -37,8 +50,9 @@ class TorchRunner:
 
     def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
         # Boxes stay in float32 whatever the model is in: half precision is too coarse for coordinates.
-        return self._model.encode(*(None if array is None else torch.from_numpy(array).to(self._model.device)
-                                    for array in (images, boxes, masks)))
+        device = self._model.device
+        return self._model.encode(torch.from_numpy(images).to(device), torch.from_numpy(boxes).to(device),
+                                  None if masks is None else torch.from_numpy(masks).to(device))
 
 
 class VisionStage:
@@ -47,7 +61,7 @@ class VisionStage:
     backend: which one runs ("tensorrt", "onnxruntime", "torch"). reason: why it was taken, in words for people.
     """
 
-    def __init__(self, model: GPT4RoI, backend: str = "torch", runner: Callable[..., VisionOutput] | None = None,
+    def __init__(self, model: GPT4RoI, backend: str = "torch", runner: Runner | None = None,
                  reason: str = "asked for"):
         """The PyTorch backend; `open` takes others."""
         self._device, self._dtype = model.device, model.dtype
@@ -55,19 +69,28 @@ class VisionStage:
         self.backend, self.reason = backend, reason
 
     @classmethod
-    def open(cls, loaded: LoadedModel, options: VisionOptions = VisionOptions(), slot: str = "model",
+    def open(cls, loaded: LoadedModel, options: VisionOptions, model_folder: Path,
              progress: ProgressCallback | None = None, write_texts: TextWriter | None = None) -> VisionStage:
         """Takes a backend, builds its engine where it is missing (`options.engine`), and checks it against PyTorch.
 
-        slot: name of the model in the engine cache, of `engine.provide.model_slot`. progress: called with how far
-        building has come; it must return at once. write_texts: what an engine is compared with PyTorch by, beside numbers.
-        Raises EngineError where the backend asked for does not work here; "auto" raises nothing and ends with PyTorch.
+        Args:
+            loaded: the model.
+            options: which backend, and where its engines are.
+            model_folder: that the model was loaded from: its name in the engine cache; may bring its exported graph.
+            progress: called with how far building has come; it must return at once.
+            write_texts: what an engine is compared with PyTorch by, beside numbers.
+
+        Raises:
+            EngineError: the backend asked for does not work here; "auto" raises nothing and ends with PyTorch.
         """
+        entry = model_entry(model_folder)
+        if options.backend != "torch":
+            adopt_graph(model_folder, VisionNetwork.of(loaded.model), entry, options.engine.open_cache())
         wanted = _preference(loaded.model.device) if options.backend == "auto" else [options.backend]
         left_out = []
         for backend in wanted:
             try:
-                runner = _OPENERS[backend](loaded, slot, options.engine, progress, write_texts)
+                runner = _open(backend, loaded, entry, options.engine, progress, write_texts)
             except (EngineError, OSError, RuntimeError) as error:  # the last is PyTorch's, of a GPU without memory left
                 if options.backend != "auto":
                     raise
@@ -81,11 +104,19 @@ class VisionStage:
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
-        """images: uint8 RGB [B, S, S, 3]. boxes: float32 [B, N, 4] x1 y1 x2 y2 in units of the image; N may be 0.
-        masks: float32 [B, N, P, P] in 0..1, weights of the regions' bins (see `model.shapes`), or None: whole boxes.
+        """Encodes frames and their regions.
 
-        Returns image tokens [B, T, D] and region embeddings [B, N, K, D] in the model's number format on its device;
-        on a GPU they are queued on the caller's stream. Raises EngineError beyond the shapes an engine was built for.
+        Args:
+            images: uint8 RGB [B, S, S, 3].
+            boxes: float32 [B, N, 4] x1 y1 x2 y2 in units of the image; N may be 0.
+            masks: float32 [B, N, P, P] in 0..1, weights of the regions' bins (see `model.region_shapes`), or None.
+
+        Returns:
+            Image tokens [B, T, D] and region embeddings [B, N, K, D] in the model's number format on its device; on a
+            GPU they are queued on the caller's stream.
+
+        Raises:
+            EngineError: more frames or regions than an engine was built for.
         """
         # At least one box: the region extractor is never asked about none.
         if boxes.shape[1]:
@@ -96,12 +127,13 @@ class VisionStage:
                             regions[:, :boxes.shape[1]].to(self._device, self._dtype))
 
 
-def _open_torch(loaded: LoadedModel, _slot: str, _options: EngineOptions,
-                _progress: ProgressCallback | None, _write_texts: TextWriter | None) -> TorchRunner:
+def _open(backend: str, loaded: LoadedModel, entry: str, options: EngineOptions, progress: ProgressCallback | None,
+          write_texts: TextWriter | None) -> Runner:
+    if backend == "tensorrt":
+        return open_tensorrt(loaded, entry, options, progress, write_texts)
+    if backend == "onnxruntime":
+        return open_onnxruntime(loaded, entry, options, progress)
     return TorchRunner(loaded.model)
-
-
-_OPENERS = {"tensorrt": open_tensorrt, "onnxruntime": open_onnxruntime, "torch": _open_torch}
 
 
 def _preference(device: torch.device) -> list[str]:

@@ -15,8 +15,7 @@ import torch
 from model_fixtures import TEXTS, tiny_config
 
 from ros_gpt4roi.engine.cache import EngineCache
-from ros_gpt4roi.engine.export import export_onnx
-from ros_gpt4roi.engine.network import VisionNetwork, fingerprint
+from ros_gpt4roi.engine.export import VisionNetwork, export_onnx, fingerprint
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model
 from training.from_scratch.tokenizer import train_tokenizer
 
@@ -52,9 +51,9 @@ def cache(tmp_path: Path) -> EngineCache:
 
 @pytest.fixture
 def remembered(cache: EngineCache, network: VisionNetwork, exported: Path) -> Callable[[str], None]:
-    """Puts the exported graph into the cache's slot, as `provide_onnx` would: exporting takes most of a test's time."""
-    def remember(slot: str) -> None:
-        folder = cache.graph_folder(slot)
+    """Puts the exported graph into the cache's entry, as `provide_onnx` would: exporting takes most of a test."""
+    def remember(entry: str) -> None:
+        folder = cache.graph_folder(entry)
         folder.mkdir()
         shutil.copy(exported, folder / "vision.onnx")
         digest = hashlib.sha256(exported.read_bytes()).hexdigest()

@@ -12,7 +12,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
 from model_fixtures import tiny_config  # noqa: E402
 
 from ros_gpt4roi.model.config import (  # noqa: E402
-    DeformableConfig, FocalConfig, ModelConfig, RoIAlignConfig, RoIAlignLiteConfig, VisionConfig)
+    DeformableConfig,
+    FocalConfig,
+    ModelConfig,
+    RoIAlignConfig,
+    RoIAlignLiteConfig,
+    VisionConfig,
+)
 
 RESNET = dict(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16, 16, 24], depths=[1, 1, 1, 1],
               layer_type="basic", hidden_act="relu")

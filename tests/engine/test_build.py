@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from ros_gpt4roi.engine import EngineError
+from ros_gpt4roi.engine.build_process import Limits, Progress, run_job
 from ros_gpt4roi.engine.cache import EngineCache
-from ros_gpt4roi.engine.errors import EngineError
-from ros_gpt4roi.engine.flavour import Gpu, choose_flavour, load_flavour
-from ros_gpt4roi.engine.frames import default_frames_folder
-from ros_gpt4roi.engine.guard import Limits, Progress, run_guarded
-from ros_gpt4roi.engine.network import VisionNetwork, save_network
+from ros_gpt4roi.engine.export import VisionNetwork, provide_onnx, save_network
+from ros_gpt4roi.engine.precision.calibration import default_frames_folder
 from ros_gpt4roi.engine.profiles import EngineProfile, find_profile
-from ros_gpt4roi.engine.provide import EngineRequest, provide_engine, provide_onnx
+from ros_gpt4roi.engine.tensorrt.engine import EngineRequest, provide_engine
+from ros_gpt4roi.engine.tensorrt.library import Gpu, choose_library, load_library
 from ros_gpt4roi.model.checkpoint import read_config
 from ros_gpt4roi.paths import default_model_folder
 
@@ -30,7 +30,7 @@ LIMITS = Limits(memory_mib=8192, reserve_mib=0, timeout_s=280)
 @pytest.fixture
 def request_for(network: VisionNetwork, remembered: Callable[[str], None]) -> EngineRequest:
     remembered("tiny")
-    return EngineRequest(network, "tiny", PROFILE, load_flavour("tensorrt_rtx"), None, default_frames_folder())
+    return EngineRequest(network, "tiny", PROFILE, load_library("tensorrt_rtx"), None, default_frames_folder())
 
 
 def test_engine_is_built_ahead_of_time_once(request_for: EngineRequest, cache: EngineCache) -> None:
@@ -78,7 +78,7 @@ def test_tabletop_engine_is_built_ahead_of_time_for_every_card_of_the_profile(ca
     assert profile.compute_capabilities
     torch.manual_seed(0)
     network = VisionNetwork.build(read_config(default_model_folder()), width=256)
-    request = EngineRequest(network, "tabletop", profile, load_flavour("tensorrt_rtx"), None, default_frames_folder())
+    request = EngineRequest(network, "tabletop", profile, load_library("tensorrt_rtx"), None, default_frames_folder())
     engine, _ = provide_engine(request, "fp16", cache)
     weights = sum(p.numel() * 2 for p in network.parameters())
     assert 0.9 * weights < len(engine.plan) < 3 * weights
@@ -89,13 +89,13 @@ import sys, torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from ros_gpt4roi.engine.cache import EngineCache
-from ros_gpt4roi.engine.flavour import load_flavour
-from ros_gpt4roi.engine.frames import default_frames_folder
-from ros_gpt4roi.engine.network import load_network
+from ros_gpt4roi.engine.tensorrt.library import load_library
+from ros_gpt4roi.engine.precision.calibration import default_frames_folder
+from ros_gpt4roi.engine.export import load_network
 from ros_gpt4roi.engine.profiles import EngineProfile
-from ros_gpt4roi.engine.provide import EngineRequest, provide_engine
+from ros_gpt4roi.engine.tensorrt.engine import EngineRequest, provide_engine
 profile = EngineProfile("test", compute_capabilities=("SM89", "SM120"), reserve_mib=0)
-request = EngineRequest(load_network(Path(sys.argv[2])), "tiny", profile, load_flavour("tensorrt_rtx"), None,
+request = EngineRequest(load_network(Path(sys.argv[2])), "tiny", profile, load_library("tensorrt_rtx"), None,
                         default_frames_folder())
 steps = []
 engine, _ = provide_engine(request, "fp16", EngineCache(Path(sys.argv[3])), progress=steps.append)
@@ -137,25 +137,25 @@ def test_build_stops_at_its_memory_limit(tmp_path: Path, network: VisionNetwork)
     save_network(network, tmp_path)
     job = {"kind": "export", "network": str(tmp_path), "onnx": str(tmp_path / "vision.onnx")}
     with pytest.raises(EngineError, match="memory_limit_mib 20"):
-        run_guarded(job, dataclasses.replace(LIMITS, memory_mib=20))
+        run_job(job, dataclasses.replace(LIMITS, memory_mib=20))
     with pytest.raises(EngineError, match="reserve_mib"):
-        run_guarded(job, dataclasses.replace(LIMITS, reserve_mib=1 << 30))
+        run_job(job, dataclasses.replace(LIMITS, reserve_mib=1 << 30))
     with pytest.raises(EngineError, match="timeout_s"):
-        run_guarded(job, dataclasses.replace(LIMITS, timeout_s=0.0))
+        run_job(job, dataclasses.replace(LIMITS, timeout_s=0.0))
     assert not (tmp_path / "vision.onnx").exists()
 
 
 def test_error_of_the_child_reaches_the_parent(tmp_path: Path) -> None:
-    job = {"kind": "build", "onnx": str(tmp_path / "none.onnx"), "precision": "fp16", "lowered": "", "plan": ""}
+    job = {"kind": "build", "onnx": str(tmp_path / "none.onnx"), "precision": "fp16", "converted": "", "plan": ""}
     with pytest.raises(EngineError, match="none.onnx"):
-        run_guarded(job, LIMITS)
+        run_job(job, LIMITS)
 
 
-def test_flavour_says_why_it_was_left_out() -> None:
+def test_library_says_why_it_was_left_out() -> None:
     # TensorRT-RTX is for cards: it has no kernels for Orin, Thor and H200.
     orin, card = Gpu("Orin", (8, 7), "540.4"), Gpu("NVIDIA GeForce RTX 4090", (8, 9), "580.1")
     with pytest.raises(EngineError, match=r"does not know compute capability \(8, 7\)"):
-        choose_flavour("tensorrt_rtx", orin)
-    assert choose_flavour("tensorrt_rtx", card).ahead_of_time
+        choose_library("tensorrt_rtx", orin)
+    assert choose_library("tensorrt_rtx", card).ahead_of_time
     with pytest.raises(EngineError, match="tensorrt_none cannot be imported"):
-        load_flavour("tensorrt_none")
+        load_library("tensorrt_none")

@@ -16,8 +16,8 @@ KEY = EngineKey("a", "tensorrt", "10.3.0", "Orin", "8.7", "540.4", "frames", "fp
 @pytest.fixture
 def filled(cache: EngineCache, tmp_path: Path) -> EngineCache:
     (tmp_path / "plan").write_bytes(b"plan" * 1000)
-    for slot in ("one", "two"):
-        cache.store(slot, KEY, tmp_path / "plan", {"seconds": 9.5, "peak_mib": 321})
+    for entry in ("one", "two"):
+        cache.store(entry, KEY, tmp_path / "plan", {"seconds": 9.5, "peak_mib": 321})
     return cache
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ros_gpt4roi.engine import EngineError
 from ros_gpt4roi.engine.cache import CacheError, EngineCache, EngineKey, verify
-from ros_gpt4roi.engine.errors import EngineError
 
-KEY = EngineKey(onnx="a" * 64, flavour="tensorrt", version="10.3.0", gpu="Orin", capability="8.7", driver="540.4",
+KEY = EngineKey(onnx="a" * 64, library="tensorrt", version="10.3.0", gpu="Orin", capability="8.7", driver="540.4",
                 shapes="frames 1..1..2", precision="fp16")
 PLAN = bytes(range(256)) * 64
 
@@ -20,11 +20,11 @@ PLAN = bytes(range(256)) * 64
 @pytest.fixture
 def stored(cache: EngineCache, tmp_path: Path) -> Path:
     (tmp_path / "plan").write_bytes(PLAN)
-    return cache.store("slot", KEY, tmp_path / "plan", {"seconds": 1.0, "peak_mib": 2}).path
+    return cache.store("entry", KEY, tmp_path / "plan", {"seconds": 1.0, "peak_mib": 2}).path
 
 
 def test_stored_plan_comes_back_whole(cache: EngineCache, stored: Path) -> None:
-    engine = cache.load("slot", KEY)
+    engine = cache.load("entry", KEY)
     assert bytes(engine.plan) == PLAN
     assert engine.header["peak_mib"] == 2
     assert list(cache.folder.glob(".*partial")) == []
@@ -37,12 +37,12 @@ def test_folder_is_private_even_where_it_was_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("onnx", "b" * 64), ("flavour", "tensorrt_rtx"), ("version", "10.4.0"), ("gpu", "Thor"), ("capability", "11.0"),
+    ("onnx", "b" * 64), ("library", "tensorrt_rtx"), ("version", "10.4.0"), ("gpu", "Thor"), ("capability", "11.0"),
     ("driver", "580.1"), ("shapes", "frames 1..4..8"), ("precision", "bf16")])
 def test_stale_engine_is_not_used_and_the_reason_named(
         cache: EngineCache, stored: Path, field: str, value: str) -> None:
     with pytest.raises(CacheError, match=f"stale, {field} was "):
-        cache.load("slot", dataclasses.replace(KEY, **{field: value}))
+        cache.load("entry", dataclasses.replace(KEY, **{field: value}))
 
 
 @pytest.mark.parametrize("place", [0, 9, 20, 60, -len(PLAN), -1])
@@ -51,14 +51,14 @@ def test_flipped_byte_is_found(cache: EngineCache, stored: Path, place: int) -> 
     data[place] ^= 0x40
     stored.write_bytes(data)
     with pytest.raises(CacheError, match="tampered|foreign|truncated"):
-        cache.load("slot", KEY)
+        cache.load("entry", KEY)
 
 
 @pytest.mark.parametrize("length", [0, 10, 44, 300, -1])
 def test_cut_file_is_found(cache: EngineCache, stored: Path, length: int) -> None:
     stored.write_bytes(stored.read_bytes()[:length])
     with pytest.raises(CacheError, match="truncated|tampered"):
-        cache.load("slot", KEY)
+        cache.load("entry", KEY)
 
 
 def test_file_that_others_may_write_is_foreign(cache: EngineCache, stored: Path) -> None:
@@ -70,21 +70,21 @@ def test_file_that_others_may_write_is_foreign(cache: EngineCache, stored: Path)
 def test_some_other_file_is_foreign(cache: EngineCache, stored: Path) -> None:
     stored.write_bytes(b"ftrt" + PLAN)
     with pytest.raises(CacheError, match="not an engine file"):
-        cache.load("slot", KEY)
+        cache.load("entry", KEY)
 
 
 def test_missing_engine_says_so(cache: EngineCache) -> None:
     with pytest.raises(CacheError, match="not built yet"):
-        cache.load("slot", KEY)
+        cache.load("entry", KEY)
 
 
 def test_new_engine_replaces_the_old_and_its_report(cache: EngineCache, stored: Path, tmp_path: Path) -> None:
-    cache.report_path("slot").write_text("{}")
+    cache.report_path("entry").write_text("{}")
     (tmp_path / "plan").write_bytes(b"newer")
     newer = dataclasses.replace(KEY, version="10.4.0")
-    cache.store("slot", newer, tmp_path / "plan", {})
-    assert bytes(cache.load("slot", newer).plan) == b"newer"
-    assert not cache.report_path("slot").exists()
+    cache.store("entry", newer, tmp_path / "plan", {})
+    assert bytes(cache.load("entry", newer).plan) == b"newer"
+    assert not cache.report_path("entry").exists()
     assert len(cache.files()) == 1
 
 
@@ -96,8 +96,8 @@ def test_failed_store_leaves_the_old_engine(
     (tmp_path / "plan").write_bytes(b"newer")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        cache.store("slot", KEY, tmp_path / "plan", {})
-    assert bytes(cache.load("slot", KEY).plan) == PLAN
+        cache.store("entry", KEY, tmp_path / "plan", {})
+    assert bytes(cache.load("entry", KEY).plan) == PLAN
     assert list(cache.folder.glob(".*partial")) == []
 
 
@@ -108,13 +108,13 @@ def test_unwritable_folder_is_replaced_by_a_private_one(tmp_path: Path, caplog: 
         cache = EngineCache(tmp_path / "file" / "engines")
     assert "cannot be used" in caplog.text and str(tmp_path) in caplog.text
     (tmp_path / "plan").write_bytes(PLAN)
-    cache.store("slot", KEY, tmp_path / "plan", {})
-    assert bytes(cache.load("slot", KEY).plan) == PLAN
+    cache.store("entry", KEY, tmp_path / "plan", {})
+    assert bytes(cache.load("entry", KEY).plan) == PLAN
     assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
 
 
 def test_what_a_killed_build_left_behind_is_removed_once_old(cache: EngineCache) -> None:
-    old, young, partial = (cache.folder / name for name in (".build-old", ".build-young", ".slot.x.partial"))
+    old, young, partial = (cache.folder / name for name in (".build-old", ".build-young", ".entry.x.partial"))
     for folder in (old, young):
         folder.mkdir()
         (folder / "plan").write_bytes(PLAN)
@@ -130,13 +130,13 @@ def test_second_one_waits_for_the_lock_and_is_told(cache: EngineCache, caplog: p
     waited: list[bool] = []
 
     def hold() -> None:
-        with cache.lock("slot", 5) as before:
+        with cache.lock("entry", 5) as before:
             waited.append(before)
             held.set()
             release.wait(20)
 
     def follow() -> None:
-        with cache.lock("slot", 20) as before:
+        with cache.lock("entry", 20) as before:
             waited.append(before)
 
     def note(record: logging.LogRecord) -> bool:
@@ -146,7 +146,7 @@ def test_second_one_waits_for_the_lock_and_is_told(cache: EngineCache, caplog: p
     threads = [threading.Thread(target=hold), threading.Thread(target=follow)]
     threads[0].start()
     assert held.wait(20)
-    with pytest.raises(EngineError, match="another process"), cache.lock("slot", 0.0):
+    with pytest.raises(EngineError, match="another process"), cache.lock("entry", 0.0):
         pass
     logger = logging.getLogger(EngineCache.__module__)
     caplog.set_level(logging.INFO, logger.name)

@@ -4,16 +4,15 @@ import re
 from pathlib import Path
 
 import onnx
-import onnxruntime
 import pytest
 import torch
 from engine_fixtures import config_of, inputs, random_masks
 
 from ros_gpt4roi.engine import export
-from ros_gpt4roi.engine.export import export_onnx, relative_error
+from ros_gpt4roi.engine.export import VisionNetwork, export_onnx, fingerprint, load_network, save_network, sources
+from ros_gpt4roi.engine.gate import relative_error
 from ros_gpt4roi.engine.graph import onnx_files
-from ros_gpt4roi.engine.network import SOURCES, VisionNetwork, fingerprint, load_network, save_network
-from ros_gpt4roi.engine.runners import OnnxRuntimeRunner
+from ros_gpt4roi.engine.onnxruntime import OnnxRuntimeRunner
 
 
 def assert_same(network: VisionNetwork, path: Path) -> None:
@@ -85,11 +84,16 @@ def test_fingerprint_follows_the_weights(network: VisionNetwork, tmp_path: Path)
 
 
 def test_fingerprint_follows_all_code_that_the_network_is_made_of(root: Path) -> None:
-    assert {path.name for path in (root / "ros_gpt4roi" / "model").glob("*.py")} > set(SOURCES)
-    for name in SOURCES:
-        code = (root / "ros_gpt4roi" / "model" / name).read_text()
-        used = {f"{module}.py" for module in re.findall(r"^\s*from \.(\w+) import", code, re.MULTILINE)}
-        assert used <= set(SOURCES), f"{name} uses {used - set(SOURCES)}"
+    model = root / "ros_gpt4roi" / "model"
+    for extractor in ("roi_align", "deformable"):
+        found = sources(VisionNetwork.build(config_of("clip", extractor, focal=2.0), width=32))
+        names = {path.name for path in found}
+        assert {"architecture.py", "config.py", "focal.py", "layers.py", "regions.py", "roi_align.py", "vision.py",
+                "deformable.py", "export.py", "graph.py"} <= names
+        assert not {"checkpoint.py", "convert.py", "prompt.py", "cache.py"} & names
+        for path in found:
+            used = {f"{module}.py" for module in re.findall(r"^\s*from \.(\w+) import", path.read_text(), re.MULTILINE)}
+            assert path.parent != model or used <= names, f"{path} uses {used - names}"
 
 
 def test_relative_error_is_of_the_worst_vector_and_infinite_for_nan() -> None:

@@ -12,18 +12,25 @@ import torch
 from engine_fixtures import inputs
 from onnx import numpy_helper
 
+from ros_gpt4roi.engine import EngineError
 from ros_gpt4roi.engine.cache import CachedEngine, EngineCache
-from ros_gpt4roi.engine.errors import EngineError
-from ros_gpt4roi.engine.flavour import load_flavour
-from ros_gpt4roi.engine.frames import StoredFrame, default_frames_folder
-from ros_gpt4roi.engine.gate import LIMITS, Encode, GateReport, check, limit_for, read_report, twin_of
+from ros_gpt4roi.engine.export import VisionNetwork
+from ros_gpt4roi.engine.gate import (
+    LIMITS,
+    Encode,
+    GateReport,
+    check,
+    limit_for,
+    pytorch_reference,
+    read_report,
+)
 from ros_gpt4roi.engine.graph import scope
-from ros_gpt4roi.engine.lower import lower
-from ros_gpt4roi.engine.network import VisionNetwork
-from ros_gpt4roi.engine.opening import first_accepted
+from ros_gpt4roi.engine.onnxruntime import OnnxRuntimeRunner
+from ros_gpt4roi.engine.precision import convert_graph
+from ros_gpt4roi.engine.precision.calibration import StoredFrame, default_frames_folder
 from ros_gpt4roi.engine.profiles import EngineProfile
-from ros_gpt4roi.engine.provide import EngineRequest
-from ros_gpt4roi.engine.runners import OnnxRuntimeRunner
+from ros_gpt4roi.engine.tensorrt.engine import EngineRequest, first_accepted
+from ros_gpt4roi.engine.tensorrt.library import load_library
 from ros_gpt4roi.model.checkpoint import LoadedModel
 from ros_gpt4roi.model.gpt4roi import VisionOutput
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
@@ -32,78 +39,79 @@ FRAMES = [StoredFrame(str(seed), *inputs(32, 1, 3, seed)) for seed in range(2)]
 
 
 @pytest.fixture
-def twin(loaded: LoadedModel) -> Encode:
-    return twin_of(loaded.model.encode, torch.device("cpu"))
+def reference(loaded: LoadedModel) -> Encode:
+    return pytorch_reference(loaded.model.encode, torch.device("cpu"))
 
 
-def run_check(engine: Encode, twin: Encode, precision: str = "fp16", loaded: LoadedModel | None = None) -> GateReport:
-    return check(engine, twin, FRAMES, precision, LIMITS[precision], "sha", "key",
+def run_check(engine: Encode, reference: Encode, precision: str = "fp16",
+              loaded: LoadedModel | None = None) -> GateReport:
+    return check(engine, reference, FRAMES, precision, LIMITS[precision], "sha", "key",
                  Pipeline(loaded, PipelineConfig()).describe_output if loaded else None)
 
 
-def test_twin_passes_its_own_gate(twin: Encode, loaded: LoadedModel) -> None:
-    report = run_check(twin, twin, "fp32", loaded)
+def test_reference_passes_its_own_gate(reference: Encode, loaded: LoadedModel) -> None:
+    report = run_check(reference, reference, "fp32", loaded)
     assert report.passed
     assert report.errors == {"image_tokens": 0.0, "region_embeddings": 0.0}
     assert report.texts == report.same_texts == 6
 
 
 @pytest.mark.parametrize("output", ["image_tokens", "region_embeddings"])
-def test_wrong_output_is_refused_by_name(twin: Encode, output: str) -> None:
+def test_wrong_output_is_refused_by_name(reference: Encode, output: str) -> None:
     def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
-        got = twin(images, boxes)
+        got = reference(images, boxes)
         # One wrong vector among many must not drown in the average.
         wrong = getattr(got, output).clone()
         wrong[0, -1] *= 1.1
         return got._replace(**{output: wrong})
 
-    report = run_check(engine, twin)
+    report = run_check(engine, reference)
     assert not report.passed
     assert f"{output} differs by 0.1" in report.reason
 
 
-def test_same_error_is_judged_by_precision(twin: Encode) -> None:
+def test_same_error_is_judged_by_precision(reference: Encode) -> None:
     def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
-        return VisionOutput(*(value * 1.05 for value in twin(images, boxes)))
+        return VisionOutput(*(value * 1.05 for value in reference(images, boxes)))
 
-    assert not run_check(engine, twin, "fp16").passed
-    assert run_check(engine, twin, "bf16").passed
+    assert not run_check(engine, reference, "fp16").passed
+    assert run_check(engine, reference, "bf16").passed
 
 
-def test_limit_is_no_closer_than_the_twin_itself() -> None:
+def test_limit_is_no_closer_than_the_reference_itself() -> None:
     assert limit_for("fp32", torch.float32) == LIMITS["fp32"]
     assert limit_for("fp32", torch.float16) == LIMITS["fp16"]
     assert limit_for("int8", torch.float16) == LIMITS["int8"]
 
 
-def test_overflow_is_refused(twin: Encode) -> None:
+def test_overflow_is_refused(reference: Encode) -> None:
     def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
-        return VisionOutput(*(value * float("inf") for value in twin(images, boxes)))
+        return VisionOutput(*(value * float("inf") for value in reference(images, boxes)))
 
-    assert not run_check(engine, twin, "fp8").passed
+    assert not run_check(engine, reference, "fp8").passed
 
 
-def test_other_text_is_refused_although_the_numbers_are_close(twin: Encode) -> None:
+def test_other_text_is_refused_although_the_numbers_are_close(reference: Encode) -> None:
     calls = []
 
     def write_texts(output: VisionOutput, count: int, tokens: int) -> list[str]:
         calls.append(output)
         return ["a red mug"] * (count - 1) + ["a red mug" if len(calls) % 2 else "a blue mug"]
 
-    report = check(twin, twin, FRAMES, "fp16", LIMITS["fp16"], "sha", "key", write_texts)
+    report = check(reference, reference, FRAMES, "fp16", LIMITS["fp16"], "sha", "key", write_texts)
     assert not report.passed
     assert report.same_texts == 4 and "2 of 6 texts differ (0: 'a red mug', PyTorch 'a blue mug')" in report.reason
 
 
-def test_engine_that_fails_to_run_is_refused(twin: Encode) -> None:
+def test_engine_that_fails_to_run_is_refused(reference: Encode) -> None:
     def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
         raise EngineError("out of memory")
 
-    assert run_check(engine, twin).reason == "it does not run: out of memory"
+    assert run_check(engine, reference).reason == "it does not run: out of memory"
 
 
-def test_report_survives_a_file_and_damage_reads_as_none(twin: Encode, tmp_path: Path) -> None:
-    report = run_check(twin, twin)
+def test_report_survives_a_file_and_damage_reads_as_none(reference: Encode, tmp_path: Path) -> None:
+    report = run_check(reference, reference)
     report.write(tmp_path / "x.gate.json")
     assert read_report(tmp_path / "x.gate.json") == report
     (tmp_path / "x.gate.json").write_text(json.dumps({"engine": "x"}))
@@ -123,20 +131,20 @@ def test_broken_engine_is_refused_and_the_next_safer_precision_taken(
     def start(engine: CachedEngine) -> OnnxRuntimeRunner:
         precision = engine.header["key"]["precision"]
         started.append(precision)
-        model = lower(onnx.load(str(exported)), precision, {})
+        model = convert_graph(onnx.load(str(exported)), precision, {})
         if precision == "fp16":
             _break(model)
         path = tmp_path / f"{precision}.onnx"
         onnx.save(model, str(path))
         return OnnxRuntimeRunner(path, torch.device("cpu"), network.output_shapes, precision, threads=1)
 
-    request = EngineRequest(network, "tiny", EngineProfile("test", reserve_mib=0), load_flavour("tensorrt_rtx"), None,
+    request = EngineRequest(network, "tiny", EngineProfile("test", reserve_mib=0), load_library("tensorrt_rtx"), None,
                             default_frames_folder())
     runner = first_accepted(loaded, request, ["fp16", "fp32"], cache, True, start)
     assert runner.precision == "fp32" and started == ["fp16", "fp32"]
-    refused = read_report(cache.report_path(request.engine_slot("fp16")))
+    refused = read_report(cache.report_path(request.engine_entry("fp16")))
     assert not refused.passed and "image_tokens differs" in refused.reason
-    assert read_report(cache.report_path(request.engine_slot("fp32"))).passed
+    assert read_report(cache.report_path(request.engine_entry("fp32"))).passed
 
     # The verdicts are remembered: the next start neither builds nor compares.
     files = {path: path.stat().st_mtime_ns for path in (*cache.files(), *cache.folder.glob("*.gate.json"))}

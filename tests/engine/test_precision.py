@@ -9,16 +9,14 @@ import torch
 from engine_fixtures import inputs
 from onnx import TensorProto, numpy_helper
 
-from ros_gpt4roi.engine.errors import EngineError
-from ros_gpt4roi.engine.export import relative_error
-from ros_gpt4roi.engine.frames import StoredFrame
-from ros_gpt4roi.engine.gate import LIMITS
+from ros_gpt4roi.engine import EngineError
+from ros_gpt4roi.engine.export import VisionNetwork
+from ros_gpt4roi.engine.gate import LIMITS, relative_error
 from ros_gpt4roi.engine.graph import scope
-from ros_gpt4roi.engine.lower import lower
-from ros_gpt4roi.engine.network import VisionNetwork
-from ros_gpt4roi.engine.precision import to_half
-from ros_gpt4roi.engine.quantise import calibrate
-from ros_gpt4roi.engine.runners import OnnxRuntimeRunner
+from ros_gpt4roi.engine.onnxruntime import OnnxRuntimeRunner
+from ros_gpt4roi.engine.precision import convert_graph
+from ros_gpt4roi.engine.precision.calibration import StoredFrame, calibrate
+from ros_gpt4roi.engine.precision.half import to_half
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +65,11 @@ def test_box_coordinates_never_become_half(exported: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
-def test_lowered_graph_stays_within_the_gates_limit(
+def test_converted_graph_stays_within_the_gates_limit(
         precision: str, exported: Path, network: VisionNetwork, ranges: dict[str, float], tmp_path: Path) -> None:
-    onnx.save(lower(onnx.load(str(exported)), precision, ranges), str(tmp_path / "lowered.onnx"))
-    runner = OnnxRuntimeRunner(tmp_path / "lowered.onnx", torch.device("cpu"), network.output_shapes, "fp16", threads=1)
+    graph = tmp_path / "converted.onnx"
+    onnx.save(convert_graph(onnx.load(str(exported)), precision, ranges), str(graph))
+    runner = OnnxRuntimeRunner(graph, torch.device("cpu"), network.output_shapes, "fp16", threads=1)
     images, boxes = inputs(32, 1, 5, seed=9)
     with torch.inference_mode():
         expected = network(torch.from_numpy(images), torch.from_numpy(boxes))
@@ -82,7 +81,7 @@ def test_lowered_graph_stays_within_the_gates_limit(
 @pytest.mark.parametrize(("precision", "kind"), [("int8", TensorProto.INT8), ("fp8", TensorProto.FLOAT8E4M3FN)])
 def test_quantised_products_read_calibrated_pairs(
         precision: str, kind: int, exported: Path, ranges: dict[str, float]) -> None:
-    model = lower(onnx.load(str(exported)), precision, ranges)
+    model = convert_graph(onnx.load(str(exported)), precision, ranges)
     made_by = {output: node for node in model.graph.node for output in node.output}
     weights = {w.name: w for w in model.graph.initializer}
     quantised = [n for n in model.graph.node if n.name in ranges]
@@ -111,10 +110,10 @@ def test_weight_beyond_half_precision_is_refused(exported: Path) -> None:
 
 
 def test_bfloat16_weights_are_rounded_to_nearest() -> None:
-    from ros_gpt4roi.engine.precision import _Halving
+    from ros_gpt4roi.engine.precision.half import _HalfConversion
 
     values = np.array([1.0, 1.00390625, 1.01171875, -3.1415927], np.float32)
     model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [numpy_helper.from_array(values, "w")]))
-    halved = _Halving(model, TensorProto.BFLOAT16)._half_weight(model.graph.initializer[0], "w_half")
+    halved = _HalfConversion(model, TensorProto.BFLOAT16)._half_weight(model.graph.initializer[0], "w_half")
     got = torch.frombuffer(bytearray(halved.raw_data), dtype=torch.bfloat16)
     assert torch.equal(got, torch.from_numpy(values).bfloat16())

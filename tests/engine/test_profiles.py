@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ros_gpt4roi.engine.errors import EngineError
-from ros_gpt4roi.engine.profiles import EngineProfile, find_profile, ladder, read_profile
+from ros_gpt4roi.engine import EngineError
+from ros_gpt4roi.engine.profiles import EngineProfile, fallback_precisions, find_profile, read_profile
 
 
 @pytest.mark.parametrize(("gpu", "name"), [
@@ -29,7 +29,7 @@ def test_file_with_a_misspelt_field_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "reason"), [
-    ("precision: fp4", "precision"), ("flavour: cuda", "flavour"), ("usual_regions: 65", "usual_regions"),
+    ("precision: fp4", "precision"), ("library: cuda", "library"), ("usual_regions: 65", "usual_regions"),
     ("graph_regions: [100]", "graph_regions"), ("max_frames: many", "wrong type"), ("[1, 2]", "unknown field")])
 def test_impossible_values_are_refused(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
@@ -50,5 +50,5 @@ def test_shapes_in_the_key_follow_the_profile() -> None:
 @pytest.mark.parametrize(("first", "capability", "precisions"), [
     ("fp8", (8, 9), ["fp8", "int8", "fp16", "bf16", "fp32"]), ("fp8", (8, 7), ["int8", "fp16", "bf16", "fp32"]),
     ("fp16", (7, 5), ["fp16", "fp32"]), ("fp16", None, ["fp16", "bf16", "fp32"])])
-def test_ladder_leads_to_safer_precisions(first: str, capability: tuple[int, int], precisions: list[str]) -> None:
-    assert ladder(first, capability) == precisions
+def test_fallback_leads_to_safer_precisions(first: str, capability: tuple[int, int], precisions: list[str]) -> None:
+    assert fallback_precisions(first, capability) == precisions

@@ -7,8 +7,8 @@ import torch
 from engine_fixtures import config_of, inputs
 
 from benchmarks import published
-from ros_gpt4roi.engine.export import relative_error
-from ros_gpt4roi.engine.network import VisionNetwork
+from ros_gpt4roi.engine.export import VisionNetwork
+from ros_gpt4roi.engine.gate import relative_error
 
 
 @pytest.mark.parametrize("encoder", ["clip", "resnet"])

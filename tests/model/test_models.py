@@ -8,7 +8,7 @@ import pytest
 import torch
 from model_fixtures import CLIP, TEXTS, tiny_config
 
-from ros_gpt4roi.engine.network import VisionNetwork
+from ros_gpt4roi.engine.export import VisionNetwork
 from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, save_checkpoint
 from ros_gpt4roi.model.config import (ConfigError, DeformableConfig, FocalConfig, LanguageConfig, PreprocessConfig,
                                       RegionConfig, RoIAlignConfig, VisionConfig)

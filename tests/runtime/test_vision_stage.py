@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ros_gpt4roi.engine.errors import EngineError
-from ros_gpt4roi.engine.opening import EngineOptions
+from ros_gpt4roi.engine import EngineError
+from ros_gpt4roi.engine.profiles import EngineOptions
 from ros_gpt4roi.model.checkpoint import LoadedModel
 from ros_gpt4roi.runtime.vision_stage import VisionOptions, VisionStage
 
@@ -58,7 +58,7 @@ def test_auto_takes_onnxruntime_on_a_cpu_and_says_so(
         loaded: LoadedModel, engines: EngineOptions, caplog: pytest.LogCaptureFixture) -> None:
     told = []
     with caplog.at_level(logging.INFO):
-        stage = VisionStage.open(loaded, VisionOptions("auto", engines), "tiny", told.append)
+        stage = VisionStage.open(loaded, VisionOptions("auto", engines), Path("tiny"), told.append)
     assert stage.backend == "onnxruntime" and "fastest" in stage.reason
     assert "vision stage runs on onnxruntime" in caplog.text
     assert any(progress.step == "exporting to ONNX" for progress in told)
@@ -71,13 +71,13 @@ def test_auto_takes_onnxruntime_on_a_cpu_and_says_so(
             assert got.image_tokens.dtype == loaded.model.dtype
     # What was exported is found again, also by a node that must not build.
     never = VisionOptions("auto", EngineOptions(build="never", cache=engines.cache))
-    assert VisionStage.open(loaded, never, "tiny").backend == "onnxruntime"
+    assert VisionStage.open(loaded, never, Path("tiny")).backend == "onnxruntime"
 
 
 def test_auto_falls_back_to_torch_and_says_why(
         loaded: LoadedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = VisionOptions("auto", EngineOptions(build="never", cache=str(tmp_path)))
-    stage = VisionStage.open(loaded, options, "tiny")
+    stage = VisionStage.open(loaded, options, Path("tiny"))
     assert stage.backend == "torch"
     assert "onnxruntime: " in stage.reason and "building is switched off" in stage.reason
     assert any("building is switched off" in r.message for r in caplog.records if r.levelno == logging.WARNING)
@@ -86,10 +86,10 @@ def test_auto_falls_back_to_torch_and_says_why(
 def test_backend_asked_for_by_name_does_not_fall_back(loaded: LoadedModel, tmp_path: Path) -> None:
     engine = EngineOptions(build="never", cache=str(tmp_path))
     with pytest.raises(EngineError, match="TensorRT needs a GPU"):
-        VisionStage.open(loaded, VisionOptions("tensorrt", engine), "tiny")
+        VisionStage.open(loaded, VisionOptions("tensorrt", engine), Path("tiny"))
     with pytest.raises(EngineError, match="building is switched off"):
-        VisionStage.open(loaded, VisionOptions("onnxruntime", engine), "tiny")
-    assert VisionStage.open(loaded, VisionOptions("torch", engine), "tiny").backend == "torch"
+        VisionStage.open(loaded, VisionOptions("onnxruntime", engine), Path("tiny"))
+    assert VisionStage.open(loaded, VisionOptions("torch", engine), Path("tiny")).backend == "torch"
 
 
 def test_options_name_what_they_expect() -> None:
@@ -104,7 +104,7 @@ def test_options_name_what_they_expect() -> None:
 def test_tensorrt_matches_pytorch_on_the_callers_stream(loaded: LoadedModel, engines: EngineOptions) -> None:
     moved = LoadedModel(loaded.model.to("cuda"), loaded.tokenizer, loaded.prompts)
     try:
-        stage = VisionStage.open(moved, VisionOptions("tensorrt", engines), "tiny")
+        stage = VisionStage.open(moved, VisionOptions("tensorrt", engines), Path("tiny"))
         stream = torch.cuda.Stream()
         # 3 regions replay the graph of 4, 64 run outside any graph; each again, so that graphs are replayed, also after
         # a frame with masks. Every other call comes on another stream than the one before, and nobody waits between.

@@ -17,7 +17,7 @@ from recipe_fixtures import ROOT, TUNE, losses, weights, write_recipe
 from safetensors import safe_open
 from test_resume import DAMAGES
 
-from ros_gpt4roi.engine.opening import EngineOptions
+from ros_gpt4roi.engine.profiles import EngineOptions
 from ros_gpt4roi.model.checkpoint import CheckpointError, load_checkpoint
 from ros_gpt4roi.runtime import quantise
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig

@@ -2,7 +2,8 @@
 
 The types are written into the graph as casts, so that a strongly typed TensorRT network and ONNX Runtime compute the
 same. Products run in half precision; normalisations, statistics and everything computed from box coordinates stay in
-float32, and so do sums of the region extractor's levels; cheap operators take the type of what they are given.
+float32, and so does what the network's modules ask for (`FormatRequirements`); cheap operators take the type of what
+they are given.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .errors import EngineError
-from .graph import scope
+from .. import EngineError
+from ..graph import FormatRequirements, is_within
 
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
@@ -30,14 +31,16 @@ _PARAMETER_INPUTS = {"Resize": (1, 2)}
 def to_half(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     """Turns the graph, in place, into "fp16" or "bf16". Inputs keep their types, floating-point outputs become half.
 
-    Raises EngineError where a weight is too large for float16.
+    Raises:
+        EngineError: a weight is too large for float16.
     """
-    return _Halving(model, HALF[precision]).run()
+    return _HalfConversion(model, HALF[precision]).run()
 
 
-class _Halving:
+class _HalfConversion:
     def __init__(self, model: onnx.ModelProto, half: int):
         self.model, self.graph, self.half = model, model.graph, half
+        self.requirements = FormatRequirements.of(model)
         self.weights = {w.name: w for w in self.graph.initializer}
         self.types = _float_values(self.model)
         self.casts: dict[tuple[str, int], str] = {}
@@ -78,17 +81,15 @@ class _Halving:
                 self.types[name] = wanted
 
     def _wanted(self, node: onnx.NodeProto, inputs: list[str]) -> int:
-        where = scope(node)
         if node.op_type in _PRODUCTS:
-            # Small networks that read or write coordinates: half precision is too coarse for places in an image.
-            coordinates = where.startswith("regions.position") or where.endswith(".offsets")
-            return TensorProto.FLOAT if coordinates else self.half
+            return TensorProto.FLOAT if is_within(node, self.requirements.keep_in_fp32) else self.half
         computed = [name for name in inputs if name not in self.weights]
         if node.op_type in _FLOAT32 or not computed:
             return TensorProto.FLOAT
-        # Bins of the region extractor's levels are added up: four halves of up to 65504 would not fit in one.
-        is_sum = node.op_type in ("Add", "Sum") and len(computed) > 1 and where.split(".")[0] == "regions"
-        if is_sum or any(self.types[name] == TensorProto.FLOAT for name in computed):
+        is_sum = node.op_type in ("Add", "Sum") and len(computed) > 1
+        if is_sum and is_within(node, self.requirements.sum_in_fp32):
+            return TensorProto.FLOAT
+        if any(self.types[name] == TensorProto.FLOAT for name in computed):
             return TensorProto.FLOAT
         return self.half
 

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from ros_gpt4roi.model.config import PointConfig, RoIAlignConfig
-from ros_gpt4roi.model.shapes import ShapeError, area_sample, box_region, mask_region, point_region, polygon_region, \
-    region_inputs
+from ros_gpt4roi.model.region_shapes import (
+    ShapeError,
+    area_sample,
+    box_region,
+    mask_region,
+    point_region,
+    polygon_region,
+    region_inputs,
+)
 
 CONFIG, POINTS = RoIAlignConfig(roi_size=7), PointConfig()
 

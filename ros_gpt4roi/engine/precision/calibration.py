@@ -1,15 +1,22 @@
-"""Explicit quantisation: QuantizeLinear and DequantizeLinear pairs around the products with constant weights.
+"""Calibration on recorded frames, and explicit quantisation: QuantizeLinear and DequantizeLinear pairs (Q/DQ) around
+the products with constant weights.
 
-Activations get one scale a tensor, measured on recorded frames; weights one scale an output channel. Zero points are
-zero, as TensorRT asks for. The first product (it reads pixels), the projections to the language model's space and the
-box coordinates' small network stay as they are: they are cheap and sensitive.
+Activations get one scale a tensor, measured on the frames; weights one scale an output channel. Zero points are zero,
+as TensorRT asks for. The first product (it reads pixels) stays as it is, and so do those of modules that ask for it
+(`FormatRequirements`).
+
+Recorded frames are a folder of images and a frames.json, boxes in pixels of their image; the gate runs on them too:
+
+    {"frames": [{"image": "0.jpg", "boxes": [[x1, y1, x2, y2], …]}, …]}
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -17,21 +24,72 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from .errors import EngineError
-from .frames import StoredFrame
-from .graph import INPUTS, scope
+from ...image_file import read_image
+from ...model.config import PreprocessConfig
+from ...model.preprocess import normalise_boxes, preprocess_frame
+from ...paths import find
+from .. import EngineError
+from ..graph import INPUTS, FormatRequirements, is_within
 
-_KEPT_SCOPES = ("projector", "regions.project", "regions.position")
+FRAMES_FILE = "frames.json"
 # Beyond this share of an activation's values the range is cut: single outliers would cost all others their digits.
 _PERCENTILE = 99.99
 # Smallest normal float16: below it a scale loses digits.
 _SMALLEST_SCALE = 2.0 ** -14
 
 
+@dataclass(frozen=True, eq=False)
+class StoredFrame:
+    """image: uint8 RGB [1, S, S, 3]. boxes: float32 [1, N, 4] in units of the image. name: for messages."""
+
+    name: str
+    image: np.ndarray
+    boxes: np.ndarray
+
+
+def default_frames_folder() -> Path:
+    """The frames that come with the package.
+
+    Raises:
+        FileNotFoundError: it was installed without them.
+    """
+    return find(f"engines/probe/{FRAMES_FILE}").parent
+
+
+def load_frames(folder: Path, config: PreprocessConfig) -> list[StoredFrame]:
+    """Reads a folder and brings its frames to the network's input size.
+
+    Raises:
+        EngineError: names the file and what was expected.
+    """
+    listing = folder / FRAMES_FILE
+    try:
+        entries = json.loads(listing.read_text(encoding="utf-8"))["frames"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{listing}: {error!r}, expected {{\"frames\": [{{\"image\": …, \"boxes\": …}}]}}") from error
+    frames = [_frame(folder, entry, config) for entry in entries]
+    if not frames:
+        raise EngineError(f"{listing}: no frames, expected at least one")
+    return frames
+
+
+def _frame(folder: Path, entry: dict[str, Any], config: PreprocessConfig) -> StoredFrame:
+    try:
+        path = folder / entry["image"]
+        image = read_image(path)
+        boxes = normalise_boxes(np.asarray(entry["boxes"], np.float32), image.shape[1], image.shape[0])
+        if not len(boxes):
+            raise ValueError("no boxes, expected at least one")
+        pixels = preprocess_frame(image, config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError(f"{folder / FRAMES_FILE}, entry {entry!r}: {error}") from error
+    return StoredFrame(path.name, pixels[None], boxes[None])
+
+
 @dataclass(frozen=True)
 class _Format:
     onnx_type: int
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     largest: float
 
 
@@ -43,12 +101,20 @@ def _candidates(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     weights = {w.name for w in model.graph.initializer}
     products = [n for n in model.graph.node
                 if n.op_type in ("Conv", "Gemm", "MatMul") and n.input[1] in weights and n.input[0] not in weights]
-    return [n for n in products[1:] if not scope(n).startswith(_KEPT_SCOPES)]
+    requirements = FormatRequirements.of(model)
+    kept = requirements.keep_unquantised + requirements.keep_in_fp32
+    return [n for n in products[1:] if not is_within(n, kept)]
 
 
 def calibrate(path: Path, frames: Sequence[StoredFrame]) -> dict[str, float]:
-    """Runs the float32 graph at `path` on frames. Returns the range (largest |value|) of every product's input by the
-    product's node name."""
+    """Runs the float32 graph at `path` on frames.
+
+    Returns:
+        The range (largest |value|) of every product's input by the product's node name.
+
+    Raises:
+        EngineError: the graph has no product that can be quantised.
+    """
     # Its file of weights, where it has one, is named relative to the graph: the copy lies beside the original.
     model = onnx.load(str(path), load_external_data=False)
     watched = {node.name: node.input[0] for node in _candidates(model)}
@@ -76,10 +142,13 @@ def calibrate(path: Path, frames: Sequence[StoredFrame]) -> dict[str, float]:
     return {node: ranges[value] for node, value in watched.items()}
 
 
-def quantise(model: onnx.ModelProto, ranges: dict[str, float], kind: str) -> onnx.ModelProto:
-    """Makes the calibrated products of a float32 or half-precision graph, in place, run in `kind` ("int8" or "fp8").
+def insert_qdq(model: onnx.ModelProto, ranges: dict[str, float], kind: str) -> onnx.ModelProto:
+    """Makes the calibrated products of a float32 or half-precision graph, in place, run in int8 or fp8.
 
-    ranges: of `calibrate` on the float32 graph this one stems from.
+    Args:
+        model: the graph.
+        ranges: of `calibrate` on the float32 graph this one stems from.
+        kind: "int8" or "fp8".
     """
     form, graph = FORMATS[kind], model.graph
     weights = {w.name: w for w in graph.initializer}
@@ -118,8 +187,8 @@ def _tensor(name: str, values: np.ndarray, onnx_type: int) -> TensorProto:
     return helper.make_tensor(name, onnx_type, values.shape, values.tobytes(), raw=True)
 
 
-def _pair(name: str, activation: str, scale: np.ndarray, float_type: int, form: _Format, nodes: list,
-          made: dict[str, TensorProto]) -> str:
+def _pair(name: str, activation: str, scale: np.ndarray, float_type: int, form: _Format,
+          nodes: list[onnx.NodeProto], made: dict[str, TensorProto]) -> str:
     made[f"{name}_scale"] = _tensor(f"{name}_scale", scale, float_type)
     made[f"{name}_zero"] = _tensor(f"{name}_zero", np.zeros(()), form.onnx_type)
     constants = [f"{name}_scale", f"{name}_zero"]
@@ -128,8 +197,8 @@ def _pair(name: str, activation: str, scale: np.ndarray, float_type: int, form: 
     return name
 
 
-def _quantised_weight(name: str, node: onnx.NodeProto, weight: TensorProto, form: _Format, nodes: list,
-                      made: dict[str, TensorProto]) -> str:
+def _quantised_weight(name: str, node: onnx.NodeProto, weight: TensorProto, form: _Format,
+                      nodes: list[onnx.NodeProto], made: dict[str, TensorProto]) -> str:
     values = numpy_helper.to_array(weight).astype(np.float32)
     transposed = any(a.name == "transB" and a.i for a in node.attribute)
     axis = 0 if node.op_type == "Conv" or transposed else values.ndim - 1

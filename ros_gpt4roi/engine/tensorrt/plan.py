@@ -1,4 +1,4 @@
-"""ONNX → TensorRT plan, with either flavour. Runs in the child process."""
+"""ONNX → TensorRT plan, with either library. Runs in the child process."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from .errors import EngineError
-from .flavour import load_flavour, make_logger
-from .graph import INPUTS
+from .. import EngineError
+from ..build_process import Report
+from ..graph import INPUTS
+from .library import load_library, make_logger
 
 
-def build_plan(graph: Path, plan: Path, job: dict[str, Any], say: Any) -> None:
+def build_plan(graph: Path, plan: Path, job: dict[str, Any], report: Report) -> None:
     """Writes a plan file.
 
-    job: "flavour", "precision", "frames" and "regions" as [least, usual, most], "workspace_mib",
-    "compute_capabilities". say: called with step= and fraction=. Raises EngineError with TensorRT's own words.
+    Args:
+        graph: in the precision of the plan.
+        plan: the file to write.
+        job: "library", "precision", "frames" and "regions" as [least, usual, most], "workspace_mib",
+            "compute_capabilities".
+        report: called with how far the build has come.
+
+    Raises:
+        EngineError: with TensorRT's own words.
     """
-    flavour = load_flavour(job["flavour"])
-    trt, logger = flavour.module, make_logger(flavour.module)
+    library = load_library(job["library"])
+    trt, logger = library.module, make_logger(library.module)
     builder = trt.Builder(logger)
     if not builder:
-        raise EngineError(f"{flavour.name} {flavour.version} cannot build here: {logger.last_error}")
+        raise EngineError(f"{library.name} {library.version} cannot build here: {logger.last_error}")
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
@@ -35,7 +43,7 @@ def build_plan(graph: Path, plan: Path, job: dict[str, Any], say: Any) -> None:
     if job["precision"] == "fp32":
         # TensorFloat-32 has float16's digits: as the last resort it would refuse what float16 was refused for.
         config.clear_flag(trt.BuilderFlag.TF32)
-    monitor = _monitor(trt, job["precision"], say)
+    monitor = _monitor(trt, job["precision"], report)
     config.progress_monitor = monitor
     targets = job["compute_capabilities"]
     if targets:
@@ -48,10 +56,10 @@ def build_plan(graph: Path, plan: Path, job: dict[str, Any], say: Any) -> None:
     config.add_optimization_profile(_shapes(builder, network, job))
     serialised = builder.build_serialized_network(network, config)
     if serialised is None:
-        raise EngineError(f"{flavour.name} {flavour.version} could not build: {logger.last_error}")
+        raise EngineError(f"{library.name} {library.version} could not build: {logger.last_error}")
     with plan.open("wb") as file:
         file.write(memoryview(serialised))
-    say(step=f"built the {job['precision']} engine", fraction=1.0)
+    report(step=f"built the {job['precision']} engine", fraction=1.0)
 
 
 def _shapes(builder: Any, network: Any, job: dict[str, Any]) -> Any:
@@ -65,36 +73,36 @@ def _shapes(builder: Any, network: Any, job: dict[str, Any]) -> Any:
     return profile
 
 
-def _monitor(trt: Any, precision: str, say: Any) -> Any:
-    class Monitor(trt.IProgressMonitor):
-        """TensorRT's phases nest; the fraction told is the outermost one's."""
+def _monitor(trt: Any, precision: str, report: Report) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """TensorRT's phases nest; the fraction reported is the outermost one's."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._lock = threading.Lock()
-            self._phases: dict[str, list] = {}  # name → [parent, steps, steps done]
+            self._phases: dict[str | None, list[Any]] = {}  # name → [parent, steps, steps done]
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with self._lock:
                 self._phases[phase_name] = [parent_phase, max(num_steps, 1), 0]
-                self._tell(phase_name)
+                self._report(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             with self._lock:
                 if phase_name in self._phases:
                     self._phases[phase_name][2] = step + 1
-                    self._tell(phase_name)
+                    self._report(phase_name)
             return True
 
         def phase_finish(self, phase_name: str) -> None:
             with self._lock:
                 self._phases.pop(phase_name, None)
 
-        def _tell(self, name: str) -> None:
-            fraction, innermost = 0.0, name
-            while name is not None and name in self._phases:
-                parent, steps, done = self._phases[name]
-                fraction, name = min((done + fraction) / steps, 1.0), parent
-            say(step=f"building the {precision} engine: {innermost}", fraction=fraction)
+        def _report(self, phase: str) -> None:
+            fraction, name = 0.0, phase
+            while name in self._phases:
+                name, steps, done = self._phases[name]
+                fraction = min((done + fraction) / steps, 1.0)
+            report(step=f"building the {precision} engine: {phase}", fraction=fraction)
 
     return Monitor()

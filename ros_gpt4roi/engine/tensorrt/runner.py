@@ -1,4 +1,4 @@
-"""TensorRT and ONNX Runtime behind one call: arrays on the CPU in, tensors on the device out.
+"""A TensorRT plan behind one call: arrays on the CPU in, tensors on the GPU out.
 
 A runner is used by one thread at a time, as the whole vision stage is.
 """
@@ -11,37 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
-from ..model.gpt4roi import VisionOutput
-from .cache import CachedEngine
-from .errors import EngineError
-from .flavour import Flavour, make_logger
-from .graph import INPUTS, OUTPUTS
+from ...model.gpt4roi import VisionOutput
+from .. import EngineError
+from ..cache import CachedEngine
+from ..graph import INPUTS, OUTPUTS
+from ..pinned_upload import PinnedUpload
+from .library import Library, make_logger
 
 _log = logging.getLogger(__name__)
-
-
-class PinnedUpload:
-    """Copies arrays to a GPU from pinned memory, on the caller's stream, without waiting for the copy."""
-
-    def __init__(self) -> None:
-        self._staging: dict[int, tuple[torch.Tensor, torch.cuda.Event]] = {}
-
-    def copy(self, slot: int, array: np.ndarray, target: torch.Tensor) -> None:
-        """array: C-contiguous; target: of its type and number of elements, on the GPU. slot: which staging buffer."""
-        staged = self._staging.get(slot)
-        if staged is None or staged[0].numel() < array.nbytes:
-            staged = torch.empty(array.nbytes, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()
-            self._staging[slot] = staged
-        buffer, copied = staged
-        # The copy of the previous frame may still read the buffer.
-        copied.synchronize()
-        source = buffer[:array.nbytes].view(target.dtype).view(target.shape)
-        source.copy_(torch.from_numpy(array))
-        target.copy_(source, non_blocking=True)
-        copied.record(torch.cuda.current_stream(target.device))
 
 
 class TensorRTRunner:
@@ -53,39 +32,48 @@ class TensorRTRunner:
     runs without graphs.
     """
 
-    def __init__(self, flavour: Flavour, engine: CachedEngine, device: torch.device, graph_regions: Sequence[int] = (),
+    def __init__(self, library: Library, engine: CachedEngine, device: torch.device, graph_regions: Sequence[int] = (),
                  kernels: Path | None = None):
-        """kernels: of tensorrt_rtx, where the kernels it compiles on this card are kept between starts.
+        """Loads a plan.
 
-        Raises EngineError where the plan cannot be used on this GPU.
+        Args:
+            library: that built it.
+            engine: the plan, verified.
+            device: the GPU.
+            graph_regions: numbers of regions for which a CUDA graph is captured.
+            kernels: of tensorrt_rtx, where the kernels it compiles on this card are kept between starts.
+
+        Raises:
+            EngineError: the plan cannot be used on this GPU.
         """
-        self.device, self.precision, self._flavour = device, engine.header["key"]["precision"], flavour
-        trt = flavour.module
+        self.device, self.precision, self._library = device, engine.header["key"]["precision"], library
+        trt = library.module
         self._logger = make_logger(trt)
         with torch.cuda.device(device):
             self._runtime = trt.Runtime(self._logger)
             self._engine = self._runtime.deserialize_cuda_engine(engine.plan)
             if self._engine is None:
-                raise EngineError(f"{flavour.name} {flavour.version} refuses {engine.path}: {self._logger.last_error}")
+                raise EngineError(f"{library.name} {library.version} refuses {engine.path}: {self._logger.last_error}")
             self._types = {name: _torch_type(trt, self._engine.get_tensor_dtype(name)) for name in OUTPUTS}
             self.max_frames, self.max_regions = tuple(self._engine.get_tensor_profile_shape(INPUTS[1], 0)[2])[:2]
             self._mask_side = tuple(self._engine.get_tensor_profile_shape(INPUTS[2], 0)[2])[-1]
             size = self._engine.device_memory_size_v2
             # All contexts run one after the other on one stream: they share their scratch memory.
             self._scratch = torch.empty(max(size, 1), dtype=torch.uint8, device=device)
-            self._kernel_cache = _KernelCache(kernels) if flavour.ahead_of_time and kernels is not None else None
+            self._kernel_cache = _KernelCache(kernels) if library.ahead_of_time and kernels is not None else None
             self._context = self._make_context()
             # All calls share scratch memory and the graphs' inputs, whatever streams they come on.
-            self._done = torch.cuda.Event()
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._upload = PinnedUpload()
         self._graph_regions = sorted(graph_regions)
         self._graphs: dict[tuple[int, int], _Graph] = {}
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
-        """images: uint8 [B, S, S, 3]. boxes: float32 [B, N, 4]. masks: float32 [B, N, P, P] or None: whole boxes.
+        """Encodes frames (see `VisionNetwork.forward`); masks None: whole boxes.
 
-        Raises EngineError beyond the profile's shapes.
+        Raises:
+            EngineError: more frames or regions than the profile takes.
         """
         frames, regions = boxes.shape[:2]
         if frames > self.max_frames or regions > self.max_regions:
@@ -107,7 +95,7 @@ class TensorRTRunner:
             self._kernel_cache.save()
 
     def _make_context(self, captured: bool = False) -> Any:
-        trt = self._flavour.module
+        trt = self._library.module
         settings = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._kernel_cache is not None:
             # TensorRT of JetPack 6 has no runtime configurations; only tensorrt_rtx needs them.
@@ -149,9 +137,9 @@ class TensorRTRunner:
 
     def _run(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None) -> VisionOutput:
         inputs = self._empty_inputs(*boxes.shape[:2])
-        for slot, (array, target) in enumerate(zip((images, boxes, masks), inputs)):
+        for place, (array, target) in enumerate(zip((images, boxes, masks), inputs)):
             if array is not None:
-                self._upload.copy(slot, np.ascontiguousarray(array), target)
+                self._upload.copy(place, np.ascontiguousarray(array), target)
         return VisionOutput(*self._enqueue(self._context, inputs))
 
     def _graph(self, frames: int, regions: int) -> _Graph | None:
@@ -185,7 +173,7 @@ class TensorRTRunner:
     def _capture(self, frames: int, regions: int) -> _Graph:
         """A graph keeps its context: the shapes it was captured with are part of the context's state."""
         context, inputs = self._make_context(captured=True), self._empty_inputs(frames, regions)
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             # Once outside: what a context does only for a new shape must not be captured.
@@ -213,7 +201,8 @@ class _KernelCache:
     """Kernels that tensorrt_rtx compiled on this card. The library checks a file against card and version itself."""
 
     def __init__(self, path: Path):
-        self._path, self._cache = path, None
+        self._path = path
+        self._cache: Any = None
 
     def attach(self, config: Any) -> None:
         if self._cache is None:
@@ -234,67 +223,3 @@ class _KernelCache:
 def _torch_type(trt: Any, dtype: Any) -> torch.dtype:
     return {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16,
             trt.DataType.BF16: torch.bfloat16}[dtype]
-
-
-class OnnxRuntimeRunner:
-    """An ONNX graph in ONNX Runtime, on the CPU or through its CUDA provider. Memory of torch tensors is bound, so that
-    nothing is copied that need not be."""
-
-    def __init__(self, path: Path, device: torch.device, output_shapes: Sequence[Sequence[int]], precision: str,
-                 threads: int | None = None):
-        """output_shapes: (T, D) of the image tokens, (K, D) of a region. precision: of the graph. threads: of the CPU,
-        None: as PyTorch uses.
-
-        Raises EngineError where ONNX Runtime has no provider for the device or refuses the graph.
-        """
-        self.device, self.precision = device, precision
-        provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
-        if provider not in onnxruntime.get_available_providers():
-            raise EngineError(f"ONNX Runtime {onnxruntime.__version__} has no {provider}, expected the package "
-                              "onnxruntime-gpu for a GPU")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        # Threads that spin between frames would take the cores from the rest of the robot; within one they save the
-        # time it takes to wake them for each of hundreds of operators.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        # TensorFloat-32 has float16's digits: the gate of a float32 graph would refuse it.
-        settings = [{"device_id": device.index or 0, "use_tf32": "0"}] if device.type == "cuda" else [{}]
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, [provider], settings)
-        except Exception as error:  # its exceptions have no common base class
-            raise EngineError(f"ONNX Runtime refuses {path}: {error}") from error
-        self._mask_side = self._session.get_inputs()[2].shape[-1]
-        self._shapes, self._upload = output_shapes, PinnedUpload()
-        self._type = {"fp32": torch.float32, "fp16": torch.float16}[precision]
-
-    @torch.inference_mode()
-    def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
-        """images: uint8 [B, S, S, 3]. boxes: float32 [B, N, 4]. masks: float32 [B, N, P, P] or None: whole boxes."""
-        frames, regions = boxes.shape[:2]
-        inputs = [self._place(slot, array) for slot, array in enumerate((images, boxes, masks)) if array is not None]
-        if masks is None:
-            inputs.append(torch.ones(frames, regions, self._mask_side, self._mask_side, device=self.device))
-        outputs = [torch.empty(shape, dtype=self._type, device=self.device)
-                   for shape in ((frames, *self._shapes[0]), (frames, regions, *self._shapes[1]))]
-        binding, index = self._session.io_binding(), self.device.index or 0
-        for bind, names, tensors in ((binding.bind_input, INPUTS, inputs), (binding.bind_output, OUTPUTS, outputs)):
-            for name, tensor in zip(names, tensors):
-                bind(name, self.device.type, index, _NUMPY[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
-        if self.device.type == "cuda":
-            # Its own stream knows nothing of ours.
-            torch.cuda.current_stream(self.device).synchronize()
-        self._session.run_with_iobinding(binding)
-        return VisionOutput(*outputs)
-
-    def _place(self, slot: int, array: np.ndarray) -> torch.Tensor:
-        array = np.ascontiguousarray(array)
-        tensor = torch.from_numpy(array)
-        if self.device.type == "cpu":
-            return tensor
-        target = torch.empty_like(tensor, device=self.device)
-        self._upload.copy(slot, array, target)
-        return target
-
-
-_NUMPY = {torch.uint8: np.uint8, torch.float32: np.float32, torch.float16: np.float16}

@@ -122,11 +122,11 @@ def region_inputs(regions: Sequence[RegionShape], width: int, height: int, confi
 def area_sample(mask: np.ndarray, size: int) -> np.ndarray:
     """A mask over a box [h, w] → the part of every bin that it covers, [size, size], exact for any h and w."""
     rows, columns = _overlaps(mask.shape[0], size), _overlaps(mask.shape[1], size)
-    return (rows @ mask @ columns.T).astype(np.float32)
+    return np.asarray(rows @ mask @ columns.T, np.float32)
 
 
 def _overlaps(length: int, size: int) -> np.ndarray:
     """[size, length]: the part of bin i that lies in cell j, where both divide the same extent."""
     bins, cells = np.arange(size)[:, None] / size, np.arange(length)[None] / length
     shared = np.minimum(bins + 1 / size, cells + 1 / length) - np.maximum(bins, cells)
-    return shared.clip(min=0) * size
+    return np.asarray(shared.clip(min=0) * size)

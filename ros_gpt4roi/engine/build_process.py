@@ -1,12 +1,15 @@
-"""Runs a job in a child process that may not take the machine down with it.
+"""Exports and builds in a child process that may not take the machine down with it.
 
 Address space limits do not work here: CUDA reserves far more addresses than it uses. Instead the parent watches what
 the child holds and what the system has left, and kills it before memory runs out; should the kernel be faster, the
 child has asked to be its first choice.
+
+The child gets one job as a line of JSON on stdin and tells its progress as lines of JSON on stdout.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -14,15 +17,14 @@ import selectors
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
-import torch
-
-from .errors import EngineError
+from . import EngineError
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.05
@@ -57,17 +59,31 @@ class Usage:
     gpu_peak_mib: int
 
 
-def run_guarded(job: dict[str, Any], limits: Limits, progress: ProgressCallback | None = None) -> Usage:
-    """Runs `worker.py` on a job until it is done.
+class Report(Protocol):
+    """How a job tells how far it has come."""
 
-    Raises EngineError with the child's error, or with the limit it met.
+    def __call__(self, *, step: str, fraction: float) -> None:
+        """step, fraction: see Progress."""
+
+
+def run_job(job: dict[str, Any], limits: Limits, progress: ProgressCallback | None = None) -> Usage:
+    """Runs a job in a child process until it is done.
+
+    Args:
+        job: "kind" of `_JOBS`, and what that kind reads.
+        limits: of the child; it is killed where it meets one.
+        progress: called with how far the job has come; it must return at once.
+
+    Raises:
+        EngineError: with the child's error, or with the limit it met.
     """
     begun = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
         [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        child = subprocess.Popen([sys.executable, "-m", "ros_gpt4roi.engine.worker"], stdin=subprocess.PIPE,
+        child = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE,
                                  stdout=subprocess.PIPE, stderr=errors, env=environment)
+        assert child.stdin is not None and child.stdout is not None
         try:
             # stdin stays open: its end tells the child that its parent has died.
             child.stdin.write(json.dumps(job).encode() + b"\n")
@@ -79,16 +95,15 @@ def run_guarded(job: dict[str, Any], limits: Limits, progress: ProgressCallback 
             child.kill()
             child.wait()
             child.stdout.close()
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 child.stdin.close()
-            except BrokenPipeError:
-                pass
 
 
-def _watch(child: subprocess.Popen, errors: Any, begun: float, limits: Limits,
+def _watch(child: subprocess.Popen[bytes], errors: IO[str], begun: float, limits: Limits,
            progress: ProgressCallback | None) -> Usage:
     peak, gpu_start = 0, _gpu_free_mib()
     gpu_least, buffer, failure, done = gpu_start, b"", "", False
+    assert child.stdout is not None
     os.set_blocking(child.stdout.fileno(), False)
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
@@ -125,7 +140,7 @@ def _watch(child: subprocess.Popen, errors: Any, begun: float, limits: Limits,
     return Usage(time.monotonic() - begun, peak, gpu_start - gpu_least)
 
 
-def _tail(errors: Any) -> str:
+def _tail(errors: IO[str]) -> str:
     errors.seek(0)
     return errors.read()[-2000:]
 
@@ -148,4 +163,70 @@ def _kib(text: str, name: str) -> int:
 
 
 def _gpu_free_mib() -> int:
+    import torch  # not at the top: the child builds without it, and its memory is better left to the builder
+
     return torch.cuda.mem_get_info()[0] >> 20 if torch.cuda.is_available() else 0
+
+
+# The child
+
+
+def _export(job: dict[str, Any], report: Report) -> None:
+    from .export import export_onnx, load_network
+
+    report(step="exporting to ONNX", fraction=0.0)
+    export_onnx(load_network(Path(job["network"])), Path(job["onnx"]))
+
+
+def _build(job: dict[str, Any], report: Report) -> None:
+    from ..model.config import PreprocessConfig
+    from .precision import write_graph
+    from .precision.calibration import FORMATS, calibrate, load_frames
+    from .tensorrt.plan import build_plan
+
+    graph, ranges = Path(job["onnx"]), {}
+    if job["precision"] in FORMATS:
+        report(step="measuring ranges on recorded frames", fraction=0.0)
+        ranges = calibrate(graph, load_frames(Path(job["frames_folder"]), PreprocessConfig(**job["preprocess"])))
+    report(step=f"writing the {job['precision']} graph", fraction=0.0)
+    build_plan(write_graph(graph, job["precision"], ranges, Path(job["converted"])), Path(job["plan"]), job, report)
+
+
+_JOBS = {"export": _export, "build": _build}
+
+
+def main() -> None:
+    """Runs the job that comes on stdin; the process ends with 0 only where it was done."""
+    # Libraries print to stdout as they please: the protocol gets a descriptor of its own.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def send(**message: Any) -> None:
+        with lock:
+            out.write(json.dumps(message) + "\n")
+            out.flush()
+
+    with contextlib.suppress(OSError):  # some containers do not allow it
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    os.nice(10)
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _JOBS[job["kind"]](job, send)
+    except Exception as error:  # whatever a library raises: the parent decides what it leads to
+        send(error=f"{type(error).__name__}: {error}")
+        # No clean-up on the way out: a half-built network in a driver that is out of memory may hang.
+        os._exit(1)
+    send(done=True)
+    out.close()
+    os._exit(0)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(2)
+
+
+if __name__ == "__main__":
+    main()

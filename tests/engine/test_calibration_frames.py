@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ros_gpt4roi.engine.errors import EngineError
-from ros_gpt4roi.engine.frames import default_frames_folder, load_frames
+from ros_gpt4roi.engine import EngineError
+from ros_gpt4roi.engine.precision.calibration import default_frames_folder, load_frames
 from ros_gpt4roi.model.checkpoint import read_config
 from ros_gpt4roi.paths import default_model_folder
 

@@ -1,0 +1,119 @@
+"""The float32 graph in ONNX Runtime: arrays on the CPU in, tensors on the device out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from ..model.checkpoint import LoadedModel
+from ..model.gpt4roi import VisionOutput
+from . import EngineError
+from .build_process import Limits, ProgressCallback
+from .export import VisionNetwork, provide_onnx
+from .gate import check, limit_for, pytorch_reference
+from .graph import INPUTS, OUTPUTS
+from .pinned_upload import PinnedUpload
+from .precision.calibration import load_frames
+from .profiles import EngineOptions
+from .tensorrt.library import this_gpu
+
+_NUMPY = {torch.uint8: np.uint8, torch.float32: np.float32, torch.float16: np.float16}
+
+
+class OnnxRuntimeRunner:
+    """An ONNX graph in ONNX Runtime, on the CPU or through its CUDA provider. Memory of torch tensors is bound, so that
+    nothing is copied that need not be."""
+
+    def __init__(self, path: Path, device: torch.device, output_shapes: Sequence[Sequence[int]], precision: str,
+                 threads: int | None = None):
+        """Loads a graph.
+
+        Args:
+            path: the graph.
+            device: where it runs.
+            output_shapes: (T, D) of the image tokens, (K, D) of a region.
+            precision: of the graph.
+            threads: of the CPU, None: as PyTorch uses.
+
+        Raises:
+            EngineError: ONNX Runtime has no provider for the device or refuses the graph.
+        """
+        self.device, self.precision = device, precision
+        provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
+        if provider not in onnxruntime.get_available_providers():
+            raise EngineError(f"ONNX Runtime {onnxruntime.__version__} has no {provider}, expected the package "
+                              "onnxruntime-gpu for a GPU")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        # Threads that spin between frames would take the cores from the rest of the robot; within one they save the
+        # time it takes to wake them for each of hundreds of operators.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # TensorFloat-32 has float16's digits: the gate of a float32 graph would refuse it.
+        settings = [{"device_id": device.index or 0, "use_tf32": "0"}] if device.type == "cuda" else [{}]
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, [provider], settings)
+        except Exception as error:  # its exceptions have no common base class
+            raise EngineError(f"ONNX Runtime refuses {path}: {error}") from error
+        self._mask_side = self._session.get_inputs()[2].shape[-1]
+        self._shapes, self._upload = output_shapes, PinnedUpload()
+        self._type = {"fp32": torch.float32, "fp16": torch.float16}[precision]
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
+        """Encodes frames (see `VisionNetwork.forward`); masks None: whole boxes."""
+        frames, regions = boxes.shape[:2]
+        inputs = [self._place(place, array) for place, array in enumerate((images, boxes, masks)) if array is not None]
+        if masks is None:
+            inputs.append(torch.ones(frames, regions, self._mask_side, self._mask_side, device=self.device))
+        outputs = [torch.empty(shape, dtype=self._type, device=self.device)
+                   for shape in ((frames, *self._shapes[0]), (frames, regions, *self._shapes[1]))]
+        binding, index = self._session.io_binding(), self.device.index or 0
+        for bind, names, tensors in ((binding.bind_input, INPUTS, inputs), (binding.bind_output, OUTPUTS, outputs)):
+            for name, tensor in zip(names, tensors):
+                bind(name, self.device.type, index, _NUMPY[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
+        if self.device.type == "cuda":
+            # Its own stream knows nothing of ours.
+            torch.cuda.current_stream(self.device).synchronize()
+        self._session.run_with_iobinding(binding)
+        return VisionOutput(*outputs)
+
+    def _place(self, place: int, array: np.ndarray) -> torch.Tensor:
+        array = np.ascontiguousarray(array)
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cpu":
+            return tensor
+        target = torch.empty_like(tensor, device=self.device)
+        self._upload.copy(place, array, target)
+        return target
+
+
+def open_onnxruntime(loaded: LoadedModel, entry: str, options: EngineOptions,
+                     progress: ProgressCallback | None = None) -> OnnxRuntimeRunner:
+    """An ONNX Runtime runner of the float32 graph, on the model's device, that has passed the gate.
+
+    Args:
+        loaded: the model.
+        entry: its name in the cache, of `cache.model_entry`.
+        options: where the cache is, and whether what is missing is built.
+        progress: called with how far the export has come.
+
+    Raises:
+        EngineError: the graph is missing or cannot be exported, or ONNX Runtime refuses it or computes something else.
+    """
+    device = loaded.model.device
+    gpu = this_gpu(device)
+    profile, network = options.find_profile(gpu.name if gpu else None), VisionNetwork.of(loaded.model)
+    limits = Limits(profile.memory_limit_mib, profile.reserve_mib, profile.timeout_s)
+    graph = provide_onnx(network, entry, options.open_cache(), limits, options.build == "auto", progress)
+    runner = OnnxRuntimeRunner(graph.path, device, network.output_shapes, "fp32")
+    frames = load_frames(options.frames_folder, network.config.preprocess)[:1]
+    report = check(runner, pytorch_reference(loaded.model.encode, device), frames, "fp32",
+                   limit_for("fp32", loaded.model.dtype), graph.digest, graph.digest)
+    if not report.passed:
+        raise EngineError(f"ONNX Runtime and PyTorch disagree: {report.reason}")
+    return runner

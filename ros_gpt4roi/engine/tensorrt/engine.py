@@ -1,0 +1,197 @@
+"""A TensorRT engine of this model for this machine: cached or built, through the gate, else in a safer precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...model.checkpoint import LoadedModel
+from .. import EngineError
+from ..build_process import Limits, ProgressCallback, run_job
+from ..cache import CachedEngine, CacheError, EngineCache, EngineKey, file_digest, plain
+from ..export import ExportedGraph, VisionNetwork, provide_onnx
+from ..gate import Encode, GateReport, TextWriter, check, limit_for, pytorch_reference, read_report
+from ..precision.calibration import FORMATS, FRAMES_FILE, load_frames
+from ..profiles import EngineOptions, EngineProfile, fallback_precisions
+from .library import Gpu, Library, choose_library, this_gpu
+from .runner import TensorRTRunner
+
+_log = logging.getLogger(__name__)
+_Runner = TypeVar("_Runner", bound=Encode)
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What an engine is wanted for. gpu: None to build ahead of time. frames_folder: to calibrate on."""
+
+    network: VisionNetwork
+    entry: str
+    profile: EngineProfile
+    library: Library
+    gpu: Gpu | None
+    frames_folder: Path
+
+    @property
+    def limits(self) -> Limits:
+        """Of the child process that builds."""
+        return Limits(self.profile.memory_limit_mib, self.profile.reserve_mib, self.profile.timeout_s)
+
+    def engine_entry(self, precision: str) -> str:
+        """File name without suffix. Profile and library are in it so that a shared cache can hold several machines'."""
+        return f"{self.entry}-{plain(self.profile.name)}-{self.library.name}-{precision}"
+
+    def key(self, onnx: str, precision: str) -> EngineKey:
+        """A plan for listed compute capabilities runs on all of them, whatever card and driver: it names none."""
+        if self.gpu is None or (self.library.ahead_of_time and self.profile.compute_capabilities):
+            gpu, capability, driver = "any", " ".join(self.profile.compute_capabilities) or "any", "any"
+        else:
+            gpu, capability, driver = self.gpu.name, "{}.{}".format(*self.gpu.capability), self.gpu.driver
+        calibration = _frames_digest(self.frames_folder) if precision in FORMATS else ""
+        return EngineKey(onnx, self.library.name, self.library.version, gpu, capability, driver, self.profile.shapes,
+                         precision, calibration)
+
+
+def _frames_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            digest.update(f"{path.name} {file_digest(path)}\n".encode())
+    if not (folder / FRAMES_FILE).exists():
+        raise EngineError(f"{folder}: no {FRAMES_FILE}, expected recorded frames to calibrate on")
+    return digest.hexdigest()
+
+
+def provide_engine(request: EngineRequest, precision: str, cache: EngineCache, build: bool = True,
+                   progress: ProgressCallback | None = None) -> tuple[CachedEngine, EngineKey]:
+    """A verified engine of one precision, built where the cache has none that fits.
+
+    Of several processes that ask for the same, one builds and the others wait.
+
+    Raises:
+        EngineError: it is missing and build is False; the build fails, meets a limit, or takes another process too
+            long.
+    """
+    graph = provide_onnx(request.network, request.entry, cache, request.limits, build, progress)
+    key, entry = request.key(graph.digest, precision), request.engine_entry(precision)
+    with cache.lock(entry, request.limits.timeout_s):
+        try:
+            return cache.load(entry, key), key
+        except CacheError as reason:
+            if not build:
+                raise EngineError(f"{reason}, and building is switched off") from reason
+            _log.info("%s, building it", reason)
+        with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".build-") as scratch:
+            plan = Path(scratch, "plan")
+            usage = run_job(_job(request, graph, precision, Path(scratch)), request.limits, progress)
+            notes = {"seconds": round(usage.seconds, 1), "peak_mib": usage.peak_mib, "gpu_peak_mib": usage.gpu_peak_mib}
+            engine = cache.store(entry, key, plan, notes)
+        _log.info("%s: built in %.0f s, peak memory %d MiB, on the GPU %d MiB", engine.path, usage.seconds,
+                  usage.peak_mib, usage.gpu_peak_mib)
+        return engine, key
+
+
+def _job(request: EngineRequest, graph: ExportedGraph, precision: str, scratch: Path) -> dict[str, Any]:
+    profile = request.profile
+    return {
+        "kind": "build", "onnx": str(graph.path), "converted": str(scratch / "converted.onnx"),
+        "plan": str(scratch / "plan"), "library": request.library.name, "precision": precision,
+        "workspace_mib": profile.workspace_mib,
+        "frames": [1, profile.usual_frames, profile.max_frames],
+        "regions": [1, profile.usual_regions, profile.max_regions],
+        "compute_capabilities": list(profile.compute_capabilities) if request.library.ahead_of_time else [],
+        "frames_folder": str(request.frames_folder), "preprocess": asdict(request.network.config.preprocess)}
+
+
+def open_tensorrt(loaded: LoadedModel, entry: str, options: EngineOptions,
+                  progress: ProgressCallback | None = None, write_texts: TextWriter | None = None) -> TensorRTRunner:
+    """A TensorRT runner that has passed the gate.
+
+    Args:
+        loaded: the model, on a GPU.
+        entry: its name in the cache, of `cache.model_entry`.
+        options: profile, cache, and whether what is missing is built.
+        progress: called with how far a build has come.
+        write_texts: of the language stage, for the gate.
+
+    Raises:
+        EngineError: says why each precision was left out.
+    """
+    device = loaded.model.device
+    gpu = this_gpu(device)
+    if gpu is None:
+        raise EngineError(f"the model is on {device}, TensorRT needs a GPU")
+    profile, cache = options.find_profile(gpu.name), options.open_cache()
+    library = choose_library(profile.library, gpu)
+    request = EngineRequest(VisionNetwork.of(loaded.model), entry, profile, library, gpu, options.frames_folder)
+
+    def start(engine: CachedEngine) -> TensorRTRunner:
+        kernels = cache.folder / f"{engine.path.stem}.kernels"
+        return TensorRTRunner(library, engine, device, profile.graph_regions, kernels)
+
+    precisions = fallback_precisions(profile.precision, gpu.capability)
+    runner = first_accepted(loaded, request, precisions, cache, options.build == "auto", start, progress, write_texts)
+    runner.prepare()
+    return runner
+
+
+def first_accepted(loaded: LoadedModel, request: EngineRequest, precisions: list[str], cache: EngineCache, build: bool,
+                   start: Callable[[CachedEngine], _Runner], progress: ProgressCallback | None = None,
+                   write_texts: TextWriter | None = None) -> _Runner:
+    """The runner of the first precision whose engine can be built and passes the gate.
+
+    Args:
+        loaded: the model.
+        request: what the engine is for.
+        precisions: to try, in this order.
+        cache: where engines are kept.
+        build: whether to build what is missing.
+        start: engine → runner.
+        progress: called with how far a build has come.
+        write_texts: of the language stage, for the gate.
+
+    Raises:
+        EngineError: says why each precision was left out.
+    """
+    reasons = []
+    for precision in precisions:
+        entry = request.engine_entry(precision)
+        try:
+            engine, key = provide_engine(request, precision, cache, build, progress)
+            runner = start(engine)
+            report = _report(loaded, request, engine, key, cache, runner, precision, write_texts)
+        except (EngineError, OSError, RuntimeError) as error:  # the last is PyTorch's, of a GPU without memory left
+            _log.warning("%s engine: %s", precision, error)
+            reasons.append(f"{precision}: {error}")
+            continue
+        if report.passed:
+            _log.info("%s engine accepted: relative errors %s, %d of %d texts the same", precision,
+                      {name: f"{error:.2g}" for name, error in report.errors.items()}, report.same_texts, report.texts)
+            return runner
+        _log.warning("%s engine refused: %s (%s)", precision, report.reason, cache.report_path(entry))
+        reasons.append(f"{precision}: {report.reason}")
+    raise EngineError("no engine: " + "; ".join(reasons))
+
+
+def _report(loaded: LoadedModel, request: EngineRequest, engine: CachedEngine, key: EngineKey, cache: EngineCache,
+            runner: Encode, precision: str, write_texts: TextWriter | None) -> GateReport:
+    """The gate's verdict, remembered for this very file: a refused engine stays where it is, so that it is not built
+    anew at every start."""
+    path = cache.report_path(request.engine_entry(precision))
+    report = read_report(path)
+    if report is not None and (report.engine, report.key) == (engine.sha256, key.digest):
+        # One that `build_engine` passed without a language stage has yet to be asked for texts.
+        if write_texts is None or report.texts or not report.passed:
+            return report
+    most = request.profile.max_regions
+    frames = [dataclasses.replace(frame, boxes=frame.boxes[:, :most])
+              for frame in load_frames(request.frames_folder, request.network.config.preprocess)]
+    report = check(runner, pytorch_reference(loaded.model.encode, loaded.model.device), frames, precision,
+                   limit_for(precision, loaded.model.dtype), engine.sha256, key.digest, write_texts)
+    report.write(path)
+    return report
