@@ -160,7 +160,7 @@ def test_a_model_that_is_nowhere_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", DEPLOYMENTS, ids=lambda path: path.stem)
 def test_deployments_name_nodes_and_parameters_that_exist_and_differ(path: Path) -> None:
-    executables = set(re.findall(r'"(\w+) = \{NAME\}\.nodes', (ROOT / "setup.py").read_text()))
+    executables = set(re.findall(r"(\w+) = \{NAME\}\.executables", (ROOT / "setup.py").read_text()))
     sections = yaml.safe_load(path.read_text())
     remappings = sections.pop("remappings", {"ros__parameters": {}})["ros__parameters"]
     names = [name.removeprefix("/**/") for name in sections]
