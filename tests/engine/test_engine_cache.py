@@ -160,4 +160,4 @@ def test_second_one_waits_for_the_lock_and_is_told(cache: EngineCache, caplog: p
     for thread in threads:
         thread.join(20)
     assert waited == [False, True]
-    assert "another process works on engine slot, waiting at most 20 s" in caplog.text
+    assert "another process works on engine entry, waiting at most 20 s" in caplog.text
