@@ -76,6 +76,30 @@ def test_conversations_without_detections_are_counted(tmp_path):
     assert len(llava) == 0 and llava.report.filtered == {"conversation without detector results": 2}
 
 
+def test_conversations_without_an_image_are_counted(tmp_path):
+    values = fixtures.llava(tmp_path)
+    content = json.loads(values["annotations"].read_text())
+    talk = {"id": "text", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]}
+    values["annotations"].write_text(json.dumps([*content, talk, talk | {"image": None}]))
+    report = fixtures.source(Llava, values, tmp_path).report
+    assert report.kept == 1 and report.filtered == {"conversation without an image": 2}
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"conversations": None}, "llava bad: conversations is None, expected a list"),
+    ({"conversations": [{"from": "human"}, {"from": "gpt"}]}, "llava bad: has no 'value'"),
+    ({"conversations": ["a", "b"]}, "llava bad: conversations is .*expected a list of objects"),
+    ({"image": 7}, "llava bad: "), ({"image": "absent.jpg"}, "llava bad: image absent.jpg is not in"),
+])
+def test_what_an_entry_lacks_is_said_in_the_files_terms(tmp_path, change, words):
+    values = fixtures.llava(tmp_path)
+    turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
+    item = {"id": "bad", "image": "000000000033.jpg", "conversations": turns} | change
+    values["annotations"].write_text(json.dumps([item]))
+    with pytest.raises(RecordError, match=words):
+        fixtures.source(Llava, values, tmp_path)
+
+
 @pytest.mark.parametrize("turns", [
     [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}],
     [{"from": "gpt", "value": "x"}, {"from": "human", "value": "y"}],
@@ -139,6 +163,35 @@ def test_a_pickle_of_anything_but_arrays_is_refused_unexecuted(tmp_path, capsys)
     assert "executed" not in capsys.readouterr().out
     with pytest.raises(RecordError, match="convert a pickle"):
         load_detections(path)
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("d.json", b""), ("d.json", b"{}"), ("d.json", b"\xff"), ("d.json", b"[" * 100_000), ("d.json", b"[7]"),
+    ("d.npz", b""), ("d.npz", b"PK\3\4" + b"x" * 50), ("d.npz", b"\x93NUMPY"), ("d.pkl", b"\x80\5"), ("d.pkl", b"no pickle"),
+    ("d.pkl", b"\x80\4\x8a\xff" + b"9" * 300 + b"."), ("names.json", b"{}"), ("names.json", b"{"), ("names.txt", b"\xff"),
+])
+def test_damaged_files_are_named(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    load = load_class_names if "names" in name else load_pickle if name == "d.pkl" else load_detections
+    with pytest.raises(RecordError, match=name):
+        load(path)
+
+
+def test_an_archive_of_which_bytes_changed_is_named(tmp_path):
+    path = tmp_path / "d.npz"
+    save_detections(pack(fixtures.detections()["results"]), path)
+    whole, rng, refused = np.frombuffer(path.read_bytes(), np.uint8), np.random.default_rng(0), 0
+    for _ in range(200):
+        content = whole.copy()
+        content[rng.integers(0, len(content), 3)] ^= rng.integers(1, 256, 3, dtype=np.uint8)
+        path.write_bytes(content.tobytes())
+        try:
+            load_detections(path)
+        except RecordError as error:
+            assert "d.npz" in str(error) or "detections" in str(error)
+            refused += 1
+    assert refused > 50
 
 
 @pytest.mark.parametrize("change", [

@@ -9,6 +9,7 @@ import pytest
 import training_fixtures as fixtures
 
 from training.data.coco import Coco
+from training.data.mixture import open_mixture
 from training.data.record import RecordError, check_record
 from training.data.refcoco import RefCoco
 
@@ -74,10 +75,62 @@ def test_coco_asks_about_at_most_max_regions_and_chooses_by_the_generator(tmp_pa
     ({"images": [{"id": 9, "file_name": "absent.jpg", "height": 80, "width": 100}], "annotations": []}, "absent.jpg"),
     ({"categories": [{"id": 1, "name": "dog"}, {"id": 18, "name": "dog"}]}, "there twice"),
     ({"categories": []}, "no categories"),
+    ({"categories": [7]}, "category 7"),
+    ({"categories": [{"id": 1}]}, "category .*: has no 'name'"),
+    ({"categories": [{"id": {}, "name": "dog"}]}, "category .*unhashable"),
+    ({"categories": [{"id": 1, "name": "dog", "supercategory": "none"}, {"id": 2, "name": "cat", "supercategory": "dog"},
+                     {"id": 2, "name": "bird", "supercategory": "dog"}]}, "2 'bird' is there twice"),
+    ({"categories": [{"id": 1, "name": "dog", "supercategory": "pet"}, {"id": 2, "name": "dog", "supercategory": "pet"}]},
+     "2 'dog' is there twice"),
 ])
 def test_coco_malformed_files_are_named(tmp_path, changes, words):
     with pytest.raises(RecordError, match=words):
         fixtures.source(Coco, fixtures.coco(tmp_path, **changes), tmp_path)
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["root first", "class first"])
+def test_coco_a_root_category_may_be_called_like_a_class(tmp_path, first):
+    listed = [{"id": 0, "name": "dog", "supercategory": "none"}, {"id": 18, "name": "dog", "supercategory": "dog"},
+              {"id": 1, "name": "person", "supercategory": "dog"}]
+    if first:
+        listed = listed[1:] + listed[:1]
+    coco = fixtures.source(Coco, fixtures.coco(tmp_path, categories=listed), tmp_path)
+    assert coco.names == ["dog", "person"]
+    (record,) = coco.records(0, rng())
+    answers = {tuple(box): turn.answer for box, turn in zip(record.boxes.tolist(), record.rounds, strict=True)}
+    assert answers == {(10, 10, 40, 50): "dog", (50, 20, 100, 70): "person"}
+
+
+@pytest.mark.parametrize("area", [{}, {"area": None}, {"area": 0}], ids=["absent", "null", "zero"])
+def test_coco_an_area_is_used_only_where_there_is_one(tmp_path, area):
+    annotation = {"id": 1, "image_id": 9, "category_id": 1, "bbox": [10, 10, 30, 40]} | area
+    report = fixtures.source(Coco, fixtures.coco(tmp_path, annotations=[annotation]), tmp_path).report
+    assert (report.kept, report.filtered.get("annotation without area", 0)) == ((0, 1) if area == {"area": 0} else (1, 0))
+
+
+def test_coco_normalised_boxes_are_named(tmp_path):
+    annotations = [{"id": n, "image_id": 9, "category_id": 1, "bbox": [0.1, 0.2, 0.4, 0.5]} for n in range(3)]
+    section = {"cache": tmp_path / "cache",
+               "sources": [{"type": "coco", **fixtures.coco(tmp_path, annotations=annotations)}]}
+    with pytest.raises(RecordError, match=r"sources\[0\] \(coco\): nothing in .*instances_train2017.json can be used:"
+                       r"(.|\n)*filtered 3: box inside the first pixel, as if normalised to 0..1; expected pixels"):
+        open_mixture(section, 0)
+
+
+@pytest.mark.parametrize("content", [[], {}, {"images": []}, [{"image": 1}]])
+def test_a_file_of_another_format_says_that_nothing_was_read(tmp_path, content):
+    values = fixtures.refcoco(tmp_path)
+    values["annotations"].write_text(json.dumps(content))
+    with pytest.raises(RecordError, match="nothing in .*finetune_refcoco_train.json can be used:\n  read 0"):
+        open_mixture({"cache": tmp_path / "cache", "sources": [{"type": "refcoco", **values}]}, 0)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b'{"images": [{"id": 1' + b"0" * 5000 + b"}]}"])
+def test_text_that_no_json_parser_takes_names_the_file(tmp_path, content):
+    values = fixtures.refcoco(tmp_path)
+    values["annotations"].write_bytes(content)
+    with pytest.raises(RecordError, match="finetune_refcoco_train.json"):
+        fixtures.source(RefCoco, values, tmp_path)
 
 
 def test_malformed_items_are_skipped_up_to_the_limit(tmp_path):

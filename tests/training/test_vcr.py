@@ -92,6 +92,28 @@ def test_malformed_lines_are_named_by_number(tmp_path, change):
         conversations(tmp_path, "all", [fixtures.MULTI, fixtures.SINGLE | change])
 
 
+@pytest.mark.parametrize(("line", "words"), [
+    (b"\xff", "utf-8"), (b"[" * 100_000, "recursion"), (b"7", "int"), (b"{}", "has no 'img_fn'"), (b"", "Expecting value"),
+])
+def test_lines_that_are_no_questions_are_named_by_number(tmp_path, line, words):
+    values = fixtures.vcr(tmp_path, "all")
+    values["annotations"].write_bytes(values["annotations"].read_bytes() + line + b"\n")
+    with pytest.raises(RecordError, match=f"train.jsonl:3: .*{words}"):
+        fixtures.source(Vcr, values, tmp_path)
+
+
+@pytest.mark.parametrize(("boxes", "words"), [
+    ([[0.1, 0.1, 0.5, 0.9]] * 3, "as if normalised: .*expected pixels"), ([[5, 5, 30, 70]] * 2, "3 objects but boxes"),
+    ([[5, 5, 30, 70]] * 2 + [[100, 5, 120, 70]], "outside the image of 100x80"),
+    ([[5, 5, 30, 70]] * 2 + [[9, 9, 9, 20]], "no area"),
+])
+def test_boxes_that_cannot_be_the_pictures_are_named(tmp_path, boxes, words):
+    values = fixtures.vcr(tmp_path, "all")
+    fixtures.write(tmp_path / "vcr1images" / "m" / "a.json", {"boxes": boxes, "names": fixtures.OBJECTS})
+    with pytest.raises(RecordError, match=f"train.jsonl:1: .*{words}"):
+        fixtures.source(Vcr, values, tmp_path)
+
+
 def test_token_lists_count_from_zero(tmp_path):
     assert untokenise(["Why", "is", [0, 2], "'s", "dog", "here", "?"], 3) == "Why is {1} and {3}'s dog here?"
 

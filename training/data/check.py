@@ -18,9 +18,15 @@ _LINE = 14
 
 
 def check(mixture: Mixture, samples: int, out: Path) -> tuple[str, int]:
-    """Read ``samples`` visits of every source and render them under ``out``.
+    """Read a few visits of every source and render them.
 
-    Returns the text to print and the number of sampled visits that failed.
+    Args:
+        mixture: What is looked at.
+        samples: Visits of each source.
+        out: Folder for the pictures.
+
+    Returns:
+        The text to print, and how many of these visits failed.
     """
     lines, failures = [], 0
     out.mkdir(parents=True, exist_ok=True)
@@ -28,10 +34,7 @@ def check(mixture: Mixture, samples: int, out: Path) -> tuple[str, int]:
         source, report = part.source, part.source.report
         lines.append(f"{number} {source.kind}: {', '.join(str(path) for path in source.inputs())}")
         lines.append(f"    read {report.read}, images kept {report.kept}, visits an epoch {part.visits}")
-        lines += [f"    filtered {count}: {reason}" for reason, count in sorted(report.filtered.items())]
-        lines += [f"    noted {count}: {action}" for action, count in sorted(report.noted.items())]
-        lines.append(f"    malformed {report.malformed}")
-        lines += [f"      {message}" for message in report.errors]
+        lines += [f"    {line}" for line in report.lines()]
         places = np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int)
         boxes, rounds = [], []
         for place in dict.fromkeys(places.tolist()):
@@ -53,7 +56,7 @@ def check(mixture: Mixture, samples: int, out: Path) -> tuple[str, int]:
 
 
 def render(record: Record) -> Image.Image:
-    """The image with its numbered boxes, and the conversation under it."""
+    """Draw a record: the image with its numbered boxes, and the conversation under it."""
     picture = Image.fromarray(np.asarray(record.image))
     scale = _WIDTH / picture.width
     picture = picture.resize((_WIDTH, max(1, round(picture.height * scale))))

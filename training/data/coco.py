@@ -11,7 +11,7 @@ import numpy as np
 
 from training.data import templates
 from training.data.coco_format import corners, locate_image, read_coco, stream
-from training.data.record import Record, RecordError, Round
+from training.data.record import Record, RecordError, Round, explain
 from training.data.report import Report
 from training.data.source import BoxFilter, Source, boxes_array, sample
 from training.data.texts import plain
@@ -41,8 +41,8 @@ class Coco(Source):
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         options = self.options
         names = categories(options.annotations)
-        report.metadata["names"] = list(names.values())
-        label = {number: place for place, number in enumerate(names)}
+        report.metadata["names"] = unique = list(dict.fromkeys(names.values()))
+        label = {number: unique.index(name) for number, name in names.items()}
         groups = read_coco(
             options.annotations, ("file_name",), ("bbox", "category_id"),
             lambda image: image["id"], report,
@@ -81,15 +81,32 @@ class Coco(Source):
 
 
 def categories(path: Path) -> dict[Any, str]:
-    """Category id → name, in the file's order. Raises RecordError where an id or a name is there twice or none is."""
+    """Read the categories of a COCO file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Category id → name, in the file's order. Two ids have one name where an exporter put a root above all classes
+        (supercategory "none") that is called like one of them.
+
+    Raises:
+        RecordError: There are none, one is malformed, or an id or a name is there twice.
+    """
+    listed = list(stream(path, "categories.item"))
+    parents = {category.get("supercategory") for category in listed if isinstance(category, dict)}
     names: dict[Any, str] = {}
-    for category in stream(path, "categories.item"):
+    roots: set[str] = set()
+    for category in listed:
         try:
             number, name = category["id"], plain(category["name"], "name")
-        except (KeyError, ValueError) as error:
-            raise RecordError(f"{path}: category {category!r}: {error}") from None
-        if number in names or name in names.values():
+            known = number in names
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(f"{path}: category {str(category)[:200]}: {explain(error)}") from None
+        root = category.get("supercategory") in (None, "none") and name in parents
+        if known or (name in names.values() and not root and name not in roots):
             raise RecordError(f"{path}: category {number} {name!r} is there twice")
+        roots.update([name] if root else [])
         names[number] = name
     if not names:
         raise RecordError(f"{path}: no categories")

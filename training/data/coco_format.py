@@ -28,11 +28,22 @@ _OPTIONAL = ("width", "height", "area")
 
 
 def stream(path: Path, prefix: str) -> Iterator[Any]:
-    """The elements of one list of a JSON file, e.g. prefix "annotations.item". Raises RecordError on broken JSON."""
+    """Read a list of a JSON file without holding the file in memory.
+
+    Args:
+        path: The file.
+        prefix: Which list, as ijson writes it: "annotations.item".
+
+    Yields:
+        Its elements.
+
+    Raises:
+        RecordError: It is not valid JSON.
+    """
     with Path(path).open("rb") as file:
         try:
             yield from ijson.items(file, prefix, use_float=True)
-        except ijson.JSONError as error:
+        except (ijson.JSONError, ValueError, OverflowError) as error:
             raise RecordError(f"{path}: not valid JSON: {error}") from error
 
 

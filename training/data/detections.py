@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from training.data.record import RecordError
+from training.data.record import RecordError, explain
 
 # numpy 1 and 2 name the same function by different modules.
 _ADMITTED = {
@@ -82,7 +82,7 @@ def pack(results: Sequence[dict[str, Any]], class_names: Sequence[str] = ()) -> 
             own = np.asarray(result["pred_bboxes"], np.float32).reshape(-1, 5)
             marks = np.asarray(result["labels"])
         except (KeyError, TypeError, ValueError) as error:
-            raise RecordError(f"detections: result {place}: {type(error).__name__}: {error}") from None
+            raise RecordError(f"detections: result {place}: {explain(error)}") from None
         if marks.shape != (len(own),) or (len(own) and not np.issubdtype(marks.dtype, np.integer)):
             raise RecordError(f"detections: {name}: {len(own)} boxes and labels of {marks.dtype} {list(marks.shape)}")
         filenames.append(name)
@@ -102,7 +102,7 @@ def load_detections(path: Path) -> Detections:
         raise RecordError(f"{path} does not exist")
     try:
         if path.suffix == ".json":
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_bytes())
             if isinstance(content, list):
                 return pack(content)
             return pack(content["results"], content.get("class_names", ()))
@@ -112,8 +112,8 @@ def load_detections(path: Path) -> Detections:
                     tuple(map(str, file["filenames"])), file["offsets"], file["boxes"], file["labels"],
                     tuple(map(str, file["class_names"])),
                 )
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise RecordError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged archive raises whatever its parts run into
+        raise RecordError(f"{path}: {explain(error)}") from error
     raise RecordError(f"{path}: expected .json or .npz; "
                       "convert a pickle once: python -m training.data convert in.pkl out.npz")
 
@@ -144,15 +144,29 @@ def save_detections(detections: Detections, path: Path) -> None:
 
 
 def load_class_names(path: Path) -> tuple[str, ...]:
-    """Class names from a text file, one a line, or from a JSON file: a list, or COCO's and LVIS's "categories"."""
+    """Read class names in the order of their labels.
+
+    Args:
+        path: A text file, one name a line, or a JSON file: a list, or one with COCO's and LVIS's "categories".
+
+    Returns:
+        The names.
+
+    Raises:
+        RecordError: It is none of these.
+    """
     path = Path(path)
-    if path.suffix != ".json":
-        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-    content = json.loads(path.read_text())
-    if isinstance(content, dict):
-        # Labels are places in the order of the ids.
-        content = [item["name"] for item in sorted(content["categories"], key=lambda item: item["id"])]
-    return tuple(map(str, content))
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            return tuple(line.strip() for line in text.splitlines() if line.strip())
+        content = json.loads(text)
+        if isinstance(content, dict):
+            # Labels are places in the order of the ids.
+            content = [item["name"] for item in sorted(content["categories"], key=lambda item: item["id"])]
+        return tuple(map(str, content))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RecordError(f"{path}: {explain(error)}, expected class names") from error
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -167,8 +181,8 @@ def load_pickle(path: Path) -> Detections:
     try:
         with Path(path).open("rb") as file:
             content = _ArraysOnly(file).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError, TypeError, OSError) as error:
-        raise RecordError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged pickle raises whatever its opcodes run into
+        raise RecordError(f"{path}: {explain(error)}") from error
     if not isinstance(content, list):
         raise RecordError(f"{path}: holds a {type(content).__name__}, expected a list of results")
     return pack(content)

@@ -16,7 +16,7 @@ import numpy as np
 from training.data import templates
 from training.data.detections import Detections, load_class_names, load_detections
 from training.data.coco_format import stream
-from training.data.record import Record, RecordError, Round
+from training.data.record import Record, RecordError, Round, explain
 from training.data.report import Report
 from training.data.source import Source, boxes_array, find_image, image_names, image_size, sample
 from training.data.grouping import GroupedItems
@@ -74,13 +74,16 @@ class Llava(Source):
         with GroupedItems() as grouped:
             for number, item in enumerate(stream(options.annotations, "item")):
                 report.read += 1
+                if isinstance(item, dict) and item.get("image") is None:
+                    report.filter("conversation without an image")
+                    continue
                 try:
                     rounds = conversation(item)
                     image = find_image(options.images, item["image"])
                     size = image_size(image, None, report)
                 except (KeyError, TypeError, ValueError) as error:
                     where = item.get("id", number) if isinstance(item, dict) else number
-                    report.fail(f"llava {where}: {type(error).__name__}: {error}")
+                    report.fail(f"llava {where}: {explain(error)}")
                     continue
                 place = next((places[name] for name in image_names(item["image"]) if name in places), None)
                 if place is None:
@@ -141,8 +144,23 @@ def yes_no(rng: np.random.Generator, names: list[str], seen: list[int]) -> list[
 
 
 def conversation(item: dict[str, Any]) -> list[tuple[str, str]]:
-    """[(question, answer)] of one item, `<image>` taken out. Raises ValueError where the turns don't alternate."""
+    """Read the conversation of one item.
+
+    Args:
+        item: An object of the file.
+
+    Returns:
+        [(question, answer), …], `<image>` taken out.
+
+    Raises:
+        ValueError: The turns do not alternate, or are no texts.
+        KeyError: A field is missing.
+    """
+    if not isinstance(item, dict):
+        raise ValueError(f"{str(item)[:80]}, expected an object")
     turns = item["conversations"]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise ValueError(f"conversations is {str(turns)[:80]}, expected a list of objects")
     if not turns or len(turns) % 2:
         raise ValueError(f"{len(turns)} turns, expected pairs of question and answer")
     rounds = []

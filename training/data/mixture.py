@@ -211,8 +211,16 @@ def _renamer(numbers: Mapping[int, int]) -> Callable[[str], str]:
 def open_mixture(section: Mapping[str, Any], seed: int) -> Mixture:
     """Make a mixture of a YAML section.
 
-    section: ``cache`` (folder for indexes), ``malformed_limit`` and ``sources``, a list of mappings with ``type``
-    (a key of SOURCES), ``ratio`` and the options of that type. Raises RecordError for an unknown or missing option.
+    Args:
+        section: ``cache`` (folder for indexes), ``malformed_limit`` and ``sources``, a list of mappings with ``type``
+            (a key of `SOURCES`), ``ratio`` and the options of that type.
+        seed: Fixes orders and texts.
+
+    Returns:
+        The mixture; its data sets are indexed where they were not yet.
+
+    Raises:
+        RecordError: An option is unknown or missing, a file cannot be used, or holds nothing that can.
     """
     values = dict(section)
     listed = values.pop("sources", None)
@@ -227,5 +235,10 @@ def open_mixture(section: Mapping[str, Any], seed: int) -> Mixture:
         if kind not in SOURCES:
             raise RecordError(f"{where}: type is {kind!r}, expected one of {', '.join(SOURCES)}")
         source = SOURCES[kind]
-        parts.append(Part(source(parse_options(source.options_type, options, f"{where} ({kind})"), shared), ratio))
+        opened = source(parse_options(source.options_type, options, f"{where} ({kind})"), shared)
+        if not len(opened):
+            files = ", ".join(map(str, opened.inputs()))
+            lines = "\n  ".join((f"read {opened.report.read}", *opened.report.lines()))
+            raise RecordError(f"{where} ({kind}): nothing in {files} can be used:\n  {lines}")
+        parts.append(Part(opened, ratio))
     return Mixture(parts, seed, shared.malformed_limit)

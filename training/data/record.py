@@ -15,6 +15,18 @@ class RecordError(ValueError):
     """A record, or the annotation it comes from, breaks its format. The message names the record and what is wrong."""
 
 
+def explain(error: Exception) -> str:
+    """Say in a file's own terms why an item of it cannot be used.
+
+    Args:
+        error: What reading the item raised.
+
+    Returns:
+        A KeyError as "has no NAME", any other error as its message.
+    """
+    return f"has no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
+
+
 @dataclass(frozen=True)
 class Round:
     """One question and its answer.

@@ -63,6 +63,12 @@ class Report(Malformed):
     noted: dict[str, int] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    def lines(self) -> list[str]:
+        """Return what was left out or changed and the first errors, a line each."""
+        counts = [("filtered", self.filtered), ("noted", self.noted)]
+        lines = [f"{word} {count}: {reason}" for word, found in counts for reason, count in sorted(found.items())]
+        return [*lines, f"malformed {self.malformed}", *(f"  {message}" for message in self.errors)]
+
     def filter(self, reason: str, count: int = 1) -> None:
         """Count items that are left out on purpose."""
         self.filtered[reason] = self.filtered.get(reason, 0) + count

@@ -48,7 +48,9 @@ class BoxFilter:
         if not np.isfinite([x1, y1, x2, y2]).all():
             raise ValueError(f"box {list(box)} is not finite")
         if x2 - x1 < 1 or y2 - y1 < 1:
-            report.filter("box under 1 pixel")
+            normalised = 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
+            report.filter("box inside the first pixel, as if normalised to 0..1; expected pixels" if normalised
+                          else "box under 1 pixel")
             return None
         beyond = max(-x1, -y1, x2 - width, y2 - height)
         x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from training.data import templates
-from training.data.record import Record, RecordError, Round
+from training.data.record import Record, RecordError, Round, explain
 from training.data.report import Report
 from training.data.source import Source, boxes_array, find_image, image_size
 from training.data.coco_format import declared_size
@@ -78,8 +78,8 @@ class Vcr(Source):
                 except _Unaligned as error:
                     report.filter(str(error))
                     continue
-                except (ValueError, KeyError, TypeError, IndexError) as error:
-                    report.fail(f"{self.options.annotations.name}:{number}: {type(error).__name__}: {error}")
+                except (ValueError, KeyError, TypeError, IndexError, OSError, RecursionError) as error:
+                    report.fail(f"{self.options.annotations.name}:{number}: {explain(error)}")
                     continue
                 reason = "" if choosing else self._filtered(question)
                 if len(image["boxes"]) > self.options.max_regions:
@@ -102,6 +102,8 @@ class Vcr(Source):
             raise ValueError(f"{len(names)} objects but boxes of shape {list(boxes.shape)}")
         if not np.isfinite(boxes).all() or (boxes[:, 2:4] <= boxes[:, :2]).any():
             raise ValueError("a box has no area")
+        if len(boxes) and boxes[:, :4].max() <= 1:
+            raise ValueError(f"boxes are within 0..1, as if normalised: {boxes[0, :4].tolist()}; expected pixels")
         if (boxes[:, :2] >= size).any() or (boxes[:, 2:4] <= 0).any():
             raise ValueError(f"a box is outside the image of {size[0]}x{size[1]}")
         return {"image": path, "size": size, "boxes": boxes[:, :4].round(3).tolist(), "names": names}

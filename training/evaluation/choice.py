@@ -10,7 +10,7 @@ import numpy as np
 
 from training.data import templates
 from training.data.coco_format import stream
-from training.data.record import Record, RecordError, Round
+from training.data.record import Record, RecordError, Round, explain
 from training.data.source import Shared, boxes_array, find_image
 from training.data.texts import plain
 from training.data.vcr import Choice, Vcr, VcrOptions
@@ -87,15 +87,17 @@ class Visual7W(Benchmark):
 
     def items(self) -> Iterator[Item]:
         self._labels = []
-        boxes = {
-            box["box_id"]: [box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]]
-            for box in stream(self.annotations, "boxes.item")
-        }
-        for image in stream(self.annotations, "images.item"):
-            if image["split"] != self.split:
-                continue
-            for pair in image["qa_pairs"]:
-                yield self._item(image, pair, boxes)
+        try:
+            boxes = {
+                box["box_id"]: [box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]]
+                for box in stream(self.annotations, "boxes.item")
+            }
+            pairs = [(image, pair) for image in stream(self.annotations, "images.item")
+                     if image["split"] == self.split for pair in image["qa_pairs"]]
+        except (KeyError, TypeError) as error:
+            raise RecordError(f"{self.annotations}: an entry {explain(error)}") from error
+        for image, pair in pairs:
+            yield self._item(image, pair, boxes)
 
     def _item(self, image: dict, pair: dict, boxes: dict[int, list[float]]) -> Item:
         where = f"visual7w {pair.get('qa_id')}"
@@ -110,8 +112,8 @@ class Visual7W(Benchmark):
                 regions=templates.region_list(range(1, 5)), question=plain(pair["question"], "question"), options=listing)
             array = boxes_array([boxes[candidates[place]] for place in order])
             path = find_image(self.images, image["filename"])
-        except (KeyError, ValueError) as error:
-            raise RecordError(f"{where}: {type(error).__name__}: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(f"{where}: {explain(error)}") from error
         answer = f"({templates.LETTERS[label]})"
         self._labels.append(label)
         return Item(Record(path, array, (Round(text, answer, "pointing"),), where), (answer,))

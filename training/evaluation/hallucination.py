@@ -12,7 +12,7 @@ import numpy as np
 
 from training.data.coco import Coco, CocoOptions
 from training.data.templates import with_article
-from training.data.record import Record, RecordError, Round
+from training.data.record import Record, RecordError, Round, explain
 from training.data.source import Shared, boxes_array, find_image
 from training.data.texts import plain
 from training.evaluation.benchmark import Benchmark, Item
@@ -67,15 +67,15 @@ class Pope(_YesNo):
         self.annotations, self.images = Path(annotations), images
 
     def items(self) -> Iterator[Item]:
-        with self.annotations.open() as file:
+        with self.annotations.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     item = json.loads(line)
                     if item["label"] not in ("yes", "no"):
                         raise ValueError(f"label is {item['label']!r}, expected yes or no")
                     path, text = find_image(self.images, item["image"]), plain(item["text"], "text")
-                except (KeyError, ValueError) as error:
-                    raise RecordError(f"{self.annotations}:{number}: {type(error).__name__}: {error}") from error
+                except (KeyError, TypeError, ValueError) as error:
+                    raise RecordError(f"{self.annotations}:{number}: {explain(error)}") from error
                 yield _item(path, text, item["label"], self.name)
 
 

@@ -114,6 +114,9 @@ class Naming(Benchmark):
             size = image_size(path, declared_size(image), report)
             for annotation in annotations:
                 box = usable(annotation, size, BoxFilter(), report, self.name)
+                if annotation["category_id"] not in names:
+                    raise RecordError(f"{self.annotations}: annotation {annotation['id']} is of category "
+                                      f"{annotation['category_id']}, which the file does not list")
                 if box is not None:
                     yield path, box, readable(names[annotation["category_id"]])
 
