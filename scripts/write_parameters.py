@@ -38,7 +38,7 @@ They are given at the node's start.
 {markdown_table(CameraParameters)}
 ## Model
 
-The section `model` of a checkpoint's `config.json`; `python -m ros_gpt4roi.model.checkpoint assemble --config FILE`
+The section `model` of a checkpoint's `config.json`; `python -m ros_gpt4roi.model assemble --config FILE`
 takes sections of it from a JSON file. `regions.kind` chooses the region extractor; each kind has fields of its own.
 
 {markdown_table(ModelConfig)}

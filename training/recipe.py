@@ -49,6 +49,25 @@ class Stage(Configuration):
                               "lora is for a model that fits one card")
 
 
+    @property
+    def learns(self) -> frozenset[str]:
+        """The parts of the model that learn as a whole or in part, such as "language"."""
+        return frozenset(name.partition(".")[0] for name in self.trainable) | ({"language"} if self.lora else set())
+
+    def check_untrained(self, parts: frozenset[str]) -> None:
+        """Raises RecipeError where the stage would learn against a part that is random and stays so.
+
+        Args:
+            parts: Those whose weights are random when the stage begins.
+        """
+        for part in sorted(parts - self.learns):
+            # A projector alone may learn before there is a region extractor: images need none.
+            if part == "projector" or self.learns != {"projector"}:
+                advice = "`assemble --projector`, or " if part == "projector" else ""
+                raise RecipeError(f"stage {self.name}: the {part} of the model it begins with has random weights, and "
+                                  f"the stage leaves them so, expected {advice}{part} among trainable")
+
+
 @dataclass(frozen=True)
 class Recipe(Configuration):
     """A whole training."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, load_checkpoint, read_config
+from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, load_checkpoint, read_config, untrained_parts
 from ros_gpt4roi.model.config import ConfigError, ModelConfig
 
 from .data import DataError, open_dataset
@@ -22,6 +22,30 @@ from .recipe import Recipe, RecipeError, read_recipe
 from .trainer import FINAL_FOLDER, run_stage
 
 logger = logging.getLogger(__name__)
+
+
+def check_start(recipe: Recipe) -> tuple[ModelConfig, frozenset[str]]:
+    """Looks at what a recipe starts from before anything is done.
+
+    Returns:
+        The model's config, and its parts whose weights are random though others are not.
+
+    Raises:
+        RecipeError: there is nothing to start from, or a stage would learn against a part that stays random.
+        CheckpointError: the checkpoint cannot be used.
+    """
+    if isinstance(recipe.model, ModelConfig):
+        return recipe.model, frozenset()
+    if not Path(recipe.model).is_dir():
+        raise RecipeError(f"model is {recipe.model!r}, which is no folder, expected a checkpoint "
+                          "(`python -m ros_gpt4roi.model assemble` makes one of pretrained parts), or the description "
+                          "of a model to train from nothing")
+    config, untrained = read_config(recipe.model), untrained_parts(recipe.model)
+    left = untrained
+    for stage in recipe.stages:
+        stage.check_untrained(left)
+        left -= stage.learns
+    return config, untrained
 
 
 def start_model(recipe: Recipe, out: Path) -> LoadedModel:
@@ -34,19 +58,20 @@ def start_model(recipe: Recipe, out: Path) -> LoadedModel:
 
 def train(recipe: Recipe, out: Path) -> Path:
     """Runs the stages of a recipe that are not done yet. Returns the last result's folder."""
-    preprocess = (recipe.model if isinstance(recipe.model, ModelConfig) else read_config(recipe.model)).preprocess
+    config, untrained = check_start(recipe)
     result = None
     for stage in recipe.stages:
         previous, result = result, out / stage.name / FINAL_FOLDER
+        untrained -= stage.learns
         if result.is_dir():
             logger.info("stage %s is done: %s", stage.name, result)
             continue
         set_seed(recipe.seed)
-        samples, validation = (open_dataset({**section, **stage.data}, out, recipe.seed, preprocess)
+        samples, validation = (open_dataset({**section, **stage.data}, out, recipe.seed, config.preprocess)
                                for section in (recipe.train, recipe.validation))
         # From the file also where the model is still there: an uninterrupted run then does what a resumed one does.
         loaded = load_checkpoint(previous) if previous else start_model(recipe, out)
-        run_stage(stage, loaded, samples, validation, result.parent, recipe.arguments, recipe.seed)
+        run_stage(stage, loaded, samples, validation, result.parent, recipe.arguments, recipe.seed, sorted(untrained))
     return result
 
 

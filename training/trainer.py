@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def read_settings(stage: Stage, folder: Path, arguments: dict[str, Any], stream:
 
 
 def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dataset, folder: Path,
-              arguments: dict[str, Any], seed: int) -> None:
+              arguments: dict[str, Any], seed: int, untrained: Sequence[str] = ()) -> None:
     """Trains a model in place and writes folder/final when it is whole; goes on from folder/checkpoint-* if any.
 
     Args:
@@ -211,6 +212,7 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
         folder: The stage's, in the run's.
         arguments: TrainingArguments of all stages.
         seed: Of everything random.
+        untrained: Parts of the model whose weights are random still when the stage is done.
 
     Raises:
         RecipeError: the stage cannot be run so.
@@ -256,7 +258,7 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
         if adapted is not None:
             adapted.merge_and_unload()
         partial = folder / (FINAL_FOLDER + ".partial")
-        save_checkpoint(model, loaded.tokenizer, partial)
+        save_checkpoint(model, loaded.tokenizer, partial, untrained=untrained)
         os.replace(partial, folder / FINAL_FOLDER)
     trainer.accelerator.wait_for_everyone()
 

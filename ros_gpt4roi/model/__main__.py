@@ -22,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     convert.add_argument("--tokenizer", help="folder of the tokenizer (default: the source's)")
     assemble = commands.add_parser("assemble", help="join a pretrained encoder and language model, to train from")
     assemble.add_argument("language", help="folder of the language model, as transformers saves it")
+    assemble.add_argument("--projector", help="LLaVA's projector: mm_projector.bin, or a folder with it "
+                          "(default: a random one)")
     assemble.add_argument("--seed", type=int, default=0, help="of the random parts")
     for command, dtype in ((convert, "float16"), (assemble, "float32")):
         command.add_argument("output", help="folder of the checkpoint to write")
@@ -39,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
             plan = plan_published(given.source, given.vision, base=given.base, tokenizer=given.tokenizer, config=config,
                                   dtype=given.dtype)
         else:
-            plan = plan_assembly(given.language, given.vision, config, seed=given.seed, dtype=given.dtype)
+            plan = plan_assembly(given.language, given.vision, config, projector=given.projector, seed=given.seed,
+                                 dtype=given.dtype)
         plan.run(given.output, shard_bytes=given.shard_mib << 20)
     except (CheckpointError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,10 +57,15 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Load
 
 
 def save_checkpoint(model: GPT4RoI, tokenizer: PreTrainedTokenizerBase, folder: str | Path,
-                    dtype: torch.dtype | None = None) -> None:
+                    dtype: torch.dtype | None = None, untrained: Sequence[str] = ()) -> None:
     """Writes a checkpoint folder; the weights appear under their name only when they are whole.
 
-    dtype: store floating-point weights in this format (None: as they are).
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        folder: The folder.
+        dtype: Store floating-point weights in this format; None: as they are.
+        untrained: Parts of the model whose weights are still random.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,13 +78,19 @@ def save_checkpoint(model: GPT4RoI, tokenizer: PreTrainedTokenizerBase, folder: 
     for shard in folder.glob("model-*.safetensors"):
         shard.unlink()
     tokenizer.save_pretrained(folder)
-    write_config(model.config, folder)
+    write_config(model.config, folder, untrained)
 
 
-def write_config(config: ModelConfig, folder: Path) -> None:
-    """Writes config.json, the file that makes a folder a checkpoint: the last one to be written."""
+def write_config(config: ModelConfig, folder: Path, untrained: Sequence[str] = ()) -> None:
+    """Writes config.json, the file that makes a folder a checkpoint: the last one to be written.
+
+    Args:
+        config: The model.
+        folder: The checkpoint.
+        untrained: Parts of the model whose weights are still random.
+    """
     facts = {"format": "ros_gpt4roi", "version": VERSION, "preprocess_hash": preprocess_hash(config.preprocess),
-             "model": config.to_dict()}
+             **({"untrained": list(untrained)} if untrained else {}), "model": config.to_dict()}
     partial = folder / (CONFIG_FILE + ".partial")
     partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / CONFIG_FILE)
@@ -99,20 +111,19 @@ def unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return kept
 
 
+def untrained_parts(folder: str | Path) -> frozenset[str]:
+    """Parts of a checkpoint whose weights are still random, such as "regions". Raises CheckpointError."""
+    parts = _read_facts(Path(folder) / CONFIG_FILE).get("untrained", [])
+    return frozenset(map(str, parts)) if isinstance(parts, list) else frozenset()
+
+
 def read_config(folder: str | Path) -> ModelConfig:
     """The model config of a checkpoint folder, after its version and preprocessing have been checked.
 
     Raises CheckpointError.
     """
     path = Path(folder) / CONFIG_FILE
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}, expected a checkpoint folder with {CONFIG_FILE}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from error
-    if not isinstance(facts, dict) or facts.get("format") != "ros_gpt4roi":
-        raise CheckpointError(f"{path}: not a ros_gpt4roi checkpoint, expected \"format\": \"ros_gpt4roi\"")
+    facts = _read_facts(path)
     if facts.get("version") not in (1, VERSION):
         raise CheckpointError(f"{path}: checkpoint version {facts.get('version')!r}, expected {VERSION}")
     try:
@@ -125,6 +136,18 @@ def read_config(folder: str | Path) -> ModelConfig:
         raise CheckpointError(f"{path}: trained with preprocessing {facts.get('preprocess_hash')}, "
                               f"expected {expected}, which this program's preprocess.py does")
     return config
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}, expected a checkpoint folder with {CONFIG_FILE}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from error
+    if not isinstance(facts, dict) or facts.get("format") != "ros_gpt4roi":
+        raise CheckpointError(f"{path}: not a ros_gpt4roi checkpoint, expected \"format\": \"ros_gpt4roi\"")
+    return facts
 
 
 def _from_version_1(model: dict[str, Any]) -> dict[str, Any]:

@@ -81,12 +81,21 @@ def _complete_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int | None, p
 
 
 class Plan(NamedTuple):
-    """A conversion worked out but not begun. parts: the tensors to write. sources: the folders they are read from."""
+    """A conversion worked out but not begun.
+
+    Attributes:
+        parts: The tensors to write.
+        sources: The files and folders they are read from.
+        config: Of the checkpoint.
+        tokenizer: Of the checkpoint.
+        untrained: Parts of the model that are random.
+    """
 
     parts: list[Part]
     sources: list[WeightSource]
     config: ModelConfig
     tokenizer: PreTrainedTokenizerBase
+    untrained: tuple[str, ...] = ()
 
     def run(self, output: str | Path, *, shard_bytes: int = 1 << 31, progress: bool = True) -> None:
         """Writes the checkpoint folder.
@@ -105,7 +114,7 @@ class Plan(NamedTuple):
             write_parts(self.parts, self.sources, output, {"format": "ros_gpt4roi", "version": str(VERSION)},
                         shard_bytes, progress, salt)
             self.tokenizer.save_pretrained(output)
-            write_config(self.config, output)
+            write_config(self.config, output, self.untrained)
         except WeightFileError as error:
             raise CheckpointError(str(error)) from error
         except OSError as error:
@@ -126,6 +135,9 @@ def plan_published(source: str | Path, vision: str | Path, *, base: str | Path |
     """
     with _checkpoint_errors():
         weights, encoder = WeightSource(source), WeightSource(vision)
+        if not any(key.startswith("model.spi_module.") for key in weights.entries):
+            raise CheckpointError(f"{weights.folder}: no region extractor (model.spi_module.*), expected a GPT4RoI; "
+                                  "of other pretrained parts `assemble` makes a checkpoint to train from")
         llama = None if base is None else WeightSource(base)
         words = load_tokenizer(source if tokenizer is None else tokenizer)
         problems: list[str] = []
@@ -159,13 +171,22 @@ def plan_published(source: str | Path, vision: str | Path, *, base: str | Path |
         return Plan(parts, [s for s in (weights, encoder, llama) if s], config, words)
 
 
-def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig, *, seed: int = 0,
-                  dtype: str = "float32") -> Plan:
-    """Plans a checkpoint to train from: a pretrained encoder and language model, projector and region extractor random.
+def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig, *,
+                  projector: str | Path | None = None, seed: int = 0, dtype: str = "float32") -> Plan:
+    """Plans a checkpoint to train from: pretrained parts, and a random region extractor.
 
-    language, vision: folders as transformers saves them; their config.json (and the encoder's image size, mean and
-    standard deviation) take the place of config's. New tokens get the mean of the known ones' embeddings. Raises
-    CheckpointError (see plan_published).
+    Args:
+        language: Folder of the language model, as transformers saves it; its config.json takes the place of config's.
+            New tokens get the mean of the known ones' embeddings.
+        vision: Folder of the encoder, likewise, also for the image size, mean and standard deviation.
+        config: Describes all else.
+        projector: File or folder with LLaVA's projector, the adapter of its first stage (mm_projector.bin) or a whole
+            LLaVA; None: a random projector.
+        seed: Of the random parts.
+        dtype: Number format to write.
+
+    Raises:
+        CheckpointError: see plan_published.
     """
     with _checkpoint_errors():
         weights, encoder = WeightSource(language), WeightSource(vision)
@@ -180,7 +201,10 @@ def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig,
         model = _empty_model(config, words)
         expected, optional = model.state_dict(), tied_keys(model)
         problems: list[str] = []
-        parts = _random_parts(model, seed, DTYPES[dtype])
+        fresh = _random_parts(model, seed, DTYPES[dtype])
+        adapter = None if projector is None else WeightSource(projector)
+        parts = [] if adapter is None else _projector_parts(expected, adapter, DTYPES[dtype], problems)
+        parts += [part for part in fresh if adapter is None or not part.key.startswith("projector.")]
         for key, value in expected.items():
             theirs = key.removeprefix("language.")
             if not key.startswith("language."):
@@ -191,7 +215,8 @@ def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig,
                 problems.append(f"{theirs}: missing, expected {list(value.shape)}")
         parts += _vision_parts(expected, encoder, DTYPES[dtype], problems)
         _raise(problems, weights)
-        return Plan(parts, [weights, encoder], config, words)
+        untrained = ("regions",) if adapter else ("projector", "regions")
+        return Plan(parts, [s for s in (weights, encoder, adapter) if s], config, words, untrained)
 
 
 @contextlib.contextmanager
@@ -336,6 +361,20 @@ def _vision_parts(expected: dict[str, torch.Tensor], source: WeightSource, dtype
             parts += _part(key, expected[key], source, prefix + name, dtype, problems)
         else:
             problems.append(f"{prefix}{name} of {source.folder}: missing, expected {list(expected[key].shape)}")
+    return parts
+
+
+def _projector_parts(expected: dict[str, torch.Tensor], source: WeightSource, dtype: torch.dtype,
+                     problems: list[str]) -> list[Part]:
+    """The projector's weights, from a file of LLaVA's, in which a prefix may lead their keys."""
+    found = {key.rpartition("mm_projector.")[2]: key for key in source.entries if "mm_projector." in key}
+    parts = []
+    for name in ("weight", "bias"):
+        if name in found:
+            parts += _part(f"projector.{name}", expected[f"projector.{name}"], source, found[name], dtype, problems)
+    if set(found) != {"weight", "bias"}:
+        problems.append(f"mm_projector of {source.folder} has {sorted(found)}, expected weight and bias of one linear "
+                        "layer (LLaVA 1.5 and later have several)")
     return parts
 
 

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 
 SUMS_FILE = "SHA256SUMS"
+# Patterns of weights' names in a folder; the last is LLaVA's, of a projector alone.
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin", "mm_projector.bin")
 _CHUNK = 1 << 24
 # Names of number formats in a safetensors header.
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
@@ -38,16 +40,17 @@ class Entry(NamedTuple):
 
 
 class WeightSource:
-    """The weights of a folder: all its *.safetensors, or, where it has none, its pytorch_model*.bin.
+    """The weights of one file, or of a folder: the first that it has of WEIGHT_FILES.
 
     entries: key → Entry, in the files' order.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.files = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("pytorch_model*.bin"))
+        found = (sorted(self.folder.glob(pattern)) for pattern in WEIGHT_FILES)
+        self.files = [self.folder] if self.folder.is_file() else next(filter(None, found), [])
         if not self.files:
-            raise WeightFileError(f"{self.folder}: no weights, expected *.safetensors or pytorch_model*.bin")
+            raise WeightFileError(f"{self.folder}: no weights, expected {', '.join(WEIGHT_FILES)}")
         self._open: tuple[Path, dict[str, torch.Tensor]] | None = None
         self.entries: dict[str, Entry] = {}
         for file in self.files:
