@@ -5,15 +5,17 @@ callback computes: it converts, hands over to the scheduler's worker and returns
 """
 from __future__ import annotations
 
+import functools
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from ros_gpt4roi_interfaces.msg import RegionDescriptionArray
@@ -83,6 +85,18 @@ def find_model(name: str) -> Path:
                              f"no folder and {error}") from error
 
 
+def _reports_errors(transition: Callable[[Perception, LifecycleState], TransitionCallbackReturn]) -> Callable:
+    """A transition that says what it raised: rclpy goes to its error state in silence."""
+    @functools.wraps(transition)
+    def reporting(node: Perception, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception as error:
+            node.fail(transition.__name__.removeprefix("on_"), error)
+            return TransitionCallbackReturn.ERROR
+    return reporting
+
+
 class Perception(LifecycleNode):
     """See the module; topics, services and actions are listed in the README."""
 
@@ -92,9 +106,9 @@ class Perception(LifecycleNode):
         self._failure = ""  # why the last configuration failed
         self._progress = ""  # what configuring is at
         self._vision = ""  # which backend runs the vision stage, and why
-        self._problems = Problems(self.get_logger().warning)
+        self.problems = Problems(self.get_logger().warning)
         if unknown := declare(self, PerceptionParameters()):
-            self._problems.report("unknown parameter", "; ".join(unknown))
+            self.problems.report("unknown parameter", "; ".join(unknown))
         self._reported = 0
         self._settings: PerceptionParameters | None = None
         self._scheduler: Scheduler | None = None
@@ -103,7 +117,8 @@ class Perception(LifecycleNode):
         self._inputs: list = []
         self._stage_seconds: dict[str, float] = {}
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
-        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        # With use_sim_time and no /clock, or a paused one, ROS time stands still.
+        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
     def autostart(self) -> None:
@@ -116,8 +131,14 @@ class Perception(LifecycleNode):
         """Stops the worker; what is open is answered."""
         self._release()
 
+    def fail(self, transition: str, error: Exception) -> None:
+        """Logs why a transition failed, and shows it in the diagnostics until the next `configure`."""
+        self._failure = f"{type(error).__name__}: {error}"
+        self.get_logger().error(f"{transition} failed: {self._failure}")
+
     # Lifecycle
 
+    @_reports_errors
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._failure = self._vision = ""
         try:
@@ -136,19 +157,19 @@ class Perception(LifecycleNode):
                     pipeline.reset()
             scheduler = Scheduler(pipeline, parameters.scheduler, self._on_descriptions)
         except Exception as error:  # a bad file, a missing driver, no memory: all are reasons not to start
-            self._failure = f"{type(error).__name__}: {error}"
-            self.get_logger().error(f"configure failed: {self._failure}")
+            self.fail("configure", error)
             return TransitionCallbackReturn.FAILURE
         self._descriptions = self.create_publisher(RegionDescriptionArray, "region_descriptions", _DESCRIPTIONS_DEPTH)
         self._annotated = self.create_publisher(Image, "annotated_image", parameters.qos.image.profile())
-        self._frames = FrameSource(parameters.sync, parameters.image, parameters.detections, self._problems,
+        self._frames = FrameSource(parameters.sync, parameters.image, parameters.detections, self.problems,
                                    scheduler.submit_frame)
-        self._questions = Questions(self, self._frames, scheduler, self._problems, lambda: self._state == "active")
+        self._questions = Questions(self, self._frames, scheduler, self.problems, lambda: self._state == "active")
         self._scheduler = scheduler
         self._state = "inactive"
         self.get_logger().info(f"model {folder.name} is ready")
         return TransitionCallbackReturn.SUCCESS
 
+    @_reports_errors
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._scheduler.start()
         qos, compressed = self._settings.qos, self._settings.transport == "compressed"
@@ -161,21 +182,25 @@ class Perception(LifecycleNode):
         self._state = "active"
         return super().on_activate(state)
 
+    @_reports_errors
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._state = "inactive"
         self._stop_work()
         return super().on_deactivate(state)
 
+    @_reports_errors
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
+    @_reports_errors
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         # The interfaces stay: goals that this cancels have their results still to be sent by the executor.
         self._state = "finalized"
         self._stop_work()
         return TransitionCallbackReturn.SUCCESS
 
+    @_reports_errors
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._release()
         return TransitionCallbackReturn.SUCCESS  # back to unconfigured: can be configured again
@@ -216,10 +241,10 @@ class Perception(LifecycleNode):
         if result.status == Status.CANCELED:  # deactivated or closed in the middle of it
             return
         if result.status != Status.OK:
-            self._problems.report(f"frame {result.status.name}", result.error)
+            self.problems.report(f"frame {result.status.name}", result.error)
             return
         for region in result.omitted:
-            self._problems.report("region over the limit", f"region {region.id!r} of frame {result.frame.stamp_ns} ns")
+            self.problems.report("region over the limit", f"region {region.id!r} of frame {result.frame.stamp_ns} ns")
         self._stage_seconds = result.timings
         self._descriptions.publish(descriptions_to_message(result))
         if self._annotated.get_subscription_count():
@@ -261,8 +286,8 @@ class Perception(LifecycleNode):
             values |= self._frames.statistics()
             values |= self._scheduler.statistics()
             values |= {f"stage {stage} [ms]": seconds * 1000 for stage, seconds in self._stage_seconds.items()}
-        values |= self._problems.values()
-        total = self._problems.total()
+        values |= self.problems.values()
+        total = self.problems.total()
         values |= {"vision stage": self._vision} if self._vision else {}
         level, text = DiagnosticStatus.OK, self._progress or self._state
         if self._failure:

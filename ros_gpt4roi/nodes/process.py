@@ -1,10 +1,14 @@
 """What every node's process does around its node: transport, start, spin, an orderly end."""
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
 import os
 import signal
 import threading
+import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,12 +16,19 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
+from rclpy.service import Service
 from rclpy.signals import SignalHandlerOptions
 
+from .diagnostics import Problems
 from .shared_memory import remove_abandoned_segments
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SIGNAL_POLL_S = 0.2  # Python sees a signal only between two waits of the middleware
+_BROKEN_S = 10.0  # an executor in which nothing succeeds for so long has no way on
+
+
+class NodeFailure(Exception):
+    """Raised by a callback to end the node; the text says why. Any other exception costs its callback alone."""
 
 
 def use_large_messages() -> None:
@@ -31,8 +42,10 @@ def use_large_messages() -> None:
 def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
     """Spins a node until SIGINT or SIGTERM; returns the process's exit status.
 
-    The node's `close()`, where it has one, runs before the node is destroyed. An error that ends the node is logged and
-    gives status 1. Call it in the main thread.
+    A callback that raises is logged, and counted among the node's `problems`, where it has them; a service then responds
+    with its response type's defaults, which say that nothing was done. `NodeFailure`, and errors of `make_node`, end the
+    node with status 1. The node's `close()`, where it has one, runs before the node is destroyed. Call it in the main
+    thread.
     """
     use_large_messages()
     remove_abandoned_segments()
@@ -58,9 +71,11 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
         executor = SingleThreadedExecutor()
         node = make_node()
         executor.add_node(node)
+        problems = getattr(node, "problems", None) or Problems(node.get_logger().error)
+        for service in node.services:
+            _guard(service, problems)
         spinning.set()
-        while not ending.is_set():
-            executor.spin_once(_SIGNAL_POLL_S)
+        _spin(executor, ending, problems)
     except KeyboardInterrupt:
         pass
     except Exception as error:
@@ -73,3 +88,47 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
         rclpy.try_shutdown()
         gc.freeze()  # collecting what a model consists of, at the interpreter's end, takes seconds
     return 0
+
+
+def _spin(executor: SingleThreadedExecutor, ending: threading.Event, problems: Problems) -> None:
+    succeeded_s = time.monotonic()
+    while not ending.is_set():
+        try:
+            executor.spin_once(_SIGNAL_POLL_S)
+            succeeded_s = time.monotonic()
+        except NodeFailure:
+            raise
+        except Exception as error:  # of whatever callback: a subscription's, a timer's, an action's
+            problems.report("callback failed", _shown(error))
+            if time.monotonic() - succeeded_s > _BROKEN_S:
+                raise
+
+
+def _guard(service: Service, problems: Problems) -> None:
+    """Lets a service respond even where its callback raises, as rclpy's own do: its client would wait for ever."""
+    callback, name = service.callback, service.service_name
+
+    def failed(error: Exception) -> object:
+        problems.report(f"service {name} failed", _shown(error))
+        return service.srv_type.Response()
+
+    if inspect.iscoroutinefunction(callback):
+        async def guarded(request: object, response: object) -> object:
+            try:
+                return await callback(request, response)
+            except Exception as error:
+                return failed(error)
+    else:
+        def guarded(request: object, response: object) -> object:
+            try:
+                return callback(request, response)
+            except Exception as error:
+                return failed(error)
+    service.callback = functools.wraps(callback)(guarded)
+
+
+def _shown(error: Exception) -> str:
+    """An error with the place that raised it."""
+    places = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
+    return f"{type(error).__name__}: {error}{place}"

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -22,7 +23,7 @@ from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene
 from .conversions import box_to_message
 from .images import rgb_to_compressed, rgb_to_image
 from .parameters import TopicQos, declare, read
-from .process import run_node
+from .process import NodeFailure, run_node
 
 _JOIN_LIMIT_S = 10.0
 
@@ -64,7 +65,8 @@ class SimCamera(Node):
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._render, name="render", daemon=True)
         self._thread.start()
-        self.create_timer(1.0 / self._settings.rate_hz, self._publish)
+        # Paced by a steady clock: with use_sim_time and no /clock, or a paused one, ROS time stands still.
+        self.create_timer(1.0 / self._settings.rate_hz, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def close(self) -> None:
         """Ends the rendering."""
@@ -101,7 +103,7 @@ class SimCamera(Node):
 
     def _publish(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise NodeFailure(f"{type(self._failure).__name__}: {self._failure}") from self._failure
         if not self._views:
             return
         image, detections = self._views[self._place]

@@ -36,8 +36,8 @@ class Managed:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
 
-    def change(self, transition: int) -> bool:
-        request = ChangeState.Request(transition=Transition(id=transition))
+    def change(self, transition: int, label: str = "") -> bool:
+        request = ChangeState.Request(transition=Transition(id=transition, label=label))
         return self._peer.call(ChangeState, "/perception/change_state", request).success
 
     def state(self) -> int:
@@ -47,9 +47,13 @@ class Managed:
         self.set(model=str(model))
 
     def set(self, **values: str) -> None:
-        response = self._peer.call(SetParameters, "/perception/set_parameters", SetParameters.Request(parameters=[
-            ParameterMessage(name=name.replace("__", "."), value=ParameterValue(
-                type=ParameterType.PARAMETER_STRING, string_value=value)) for name, value in values.items()]))
+        for name, value in values.items():
+            self.set_parameter(name.replace("__", "."), ParameterValue(type=ParameterType.PARAMETER_STRING,
+                                                                       string_value=value))
+
+    def set_parameter(self, name: str, value: ParameterValue) -> None:
+        response = self._peer.call(SetParameters, "/perception/set_parameters", SetParameters.Request(
+            parameters=[ParameterMessage(name=name, value=value)]))
         assert all(result.successful for result in response.results), response.results
 
     def unconfigure(self) -> None:
@@ -220,6 +224,38 @@ def test_an_engine_is_built_in_configure_with_progress_or_refused(peer: Peer, ma
         managed.unconfigure()
         managed.set(pipeline__vision__backend="torch", pipeline__vision__engine__build="auto",
                     pipeline__vision__engine__cache="")
+
+
+@pytest.mark.parametrize("transition, label", [
+    (Transition.TRANSITION_ACTIVATE, ""), (Transition.TRANSITION_CLEANUP, ""), (Transition.TRANSITION_ACTIVE_SHUTDOWN, ""),
+    (Transition.TRANSITION_CALLBACK_SUCCESS, ""), (99, ""), (0, "no such transition"), (0, "activate"),
+])
+def test_a_transition_that_is_not_possible_is_refused_and_the_node_lives(managed: Managed, transition: int,
+                                                                         label: str) -> None:
+    assert not managed.change(transition, label)
+    assert managed.state() == State.PRIMARY_STATE_UNCONFIGURED
+
+
+def test_a_request_that_rclpy_raises_at_is_responded_to(peer: Peer, node: Process, managed: Managed) -> None:
+    value = ParameterValue(type=99)
+    response = peer.call(SetParameters, "/perception/set_parameters", SetParameters.Request(
+        parameters=[ParameterMessage(name="model", value=value)]))
+    assert not any(result.successful for result in response.results)
+    assert "service /perception/set_parameters failed: ValueError: 99" in node.output()
+    assert managed.state() == State.PRIMARY_STATE_UNCONFIGURED
+
+
+def test_diagnostics_come_while_ros_time_stands_still(peer: Peer, managed: Managed, tiny_model: Path) -> None:
+    reports = peer.collect(DiagnosticArray, "/diagnostics", 10)
+    try:
+        managed.set_parameter("use_sim_time", ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=True))
+        managed.set_model(tiny_model)
+        assert managed.change(Transition.TRANSITION_CONFIGURE)
+        reports.clear()
+        peer.wait_for(lambda: len(reports) >= 3, "three reports")
+        assert reports[-1].status[0].message == "inactive" and reports[-1].header.stamp.sec == 0
+    finally:
+        managed.set_parameter("use_sim_time", ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=False))
 
 
 def test_no_work_is_taken_before_activation_or_after_deactivation(managed: Managed, tiny_model: Path) -> None:

@@ -75,6 +75,13 @@ def test_a_compressed_camera_that_stands_still(peer: Peer, start: Callable[..., 
     assert "Traceback" not in process.output()
 
 
+def test_frames_come_while_ros_time_stands_still(peer: Peer, start: Callable[..., Process]) -> None:
+    start(views=1, use_sim_time=True, **SIZE)
+    images = peer.collect(Image, "image")
+    peer.wait_for(lambda: len(images) >= 3, "three images")
+    assert images[0].header.stamp.sec == 0
+
+
 @pytest.mark.parametrize("parameters, words", [
     ({"encoding": "yuv9"}, ["encoding", "'yuv9'", "rgb8"]),
     ({"rate_hz": 0.0}, ["rate_hz", "0.0"]),
