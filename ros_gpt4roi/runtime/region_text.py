@@ -5,14 +5,33 @@ An id is any string a detector gives; a place is the region's position, counted 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 
-_PLACE = re.compile(r"\bregion\s?(\d+)(?!\d)")
-_UNFINISHED = re.compile(r"\bregion\s?\d*$")
+_PLACE = re.compile(r"(?<![A-Za-z0-9_])region\s?(\d+)(?!\d)")
+_UNFINISHED = re.compile(r"(?<![A-Za-z0-9_])region\s?\d*$")
+
+# All patterns below are for folded text (see `_fold`), so they need not ignore case.
+# Letters that are written without spaces between words, or to which particles are joined: Thai to Burmese, kana, Han
+# and Hangul. A name may end before any of them: "region 2是什么".
+_JOINED = "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3130-\u318f\u3400-\u9fff\uac00-\ud7af"
+_LETTER = rf"[^\W{_JOINED}]"
+_LATIN = "a-z0-9_\u00df-\u024f"
+# What may not follow a name, by its last letter: it would be the beginning of a longer one.
+_LONGER = ((re.compile(rf"[{_JOINED}]"), re.compile(r"[0-9_\-]")),
+           (re.compile(rf"[{_LATIN}\-]"), re.compile(rf"[{_LATIN}\-]")),
+           (re.compile("."), re.compile(rf"{_LETTER}|-")))
+_HEAD = re.compile(rf"(?<![{_LATIN}<])regions? ?(?::|#|no\.|no(?= \d)|nr\.?(?= ?\d)|number(?= \d))? ?")
+_OPEN = re.compile("(?:# ?)?(?:[\"'“‘«「『(\\[] ?)?")
+_CLOSE = re.compile(" ?[\"'”’»」』)\\]]")
+_SEPARATOR = re.compile(r" ?[,、] ?(?:and |or )?| and | or | ?(?:&|和|与|或|と|や|및|과|와) ?")
 # What follows "region" is taken for an id if it looks like one; "which region is left of …" names none.
-_WORD = r"#?[\w\-./]*\d[\w\-/]*"
-_ID_LIKE = re.compile(rf"(?<!<)\bregions?\s*:?\s*(\"[^\"]+\"|'[^']+'|{_WORD})", re.IGNORECASE)
-_ID_LIST = re.compile(rf"\bregions\s+{_WORD}(?:(?:\s*,\s*(?:and\s+|or\s+)?|\s+and\s+|\s+or\s+){_WORD})+", re.IGNORECASE)
+_ID_LIKE = re.compile(rf"#?(?:{_LETTER}|[\-./])*\d(?:{_LETTER}|[\-/])*")
+_NUMBERS = {word: str(number) for number, word in enumerate(
+    "one two three four five six seven eight nine ten eleven twelve".split(), start=1)}
+_UNKNOWN = re.compile(rf"{_HEAD.pattern}(?:[“‘\"']([^\"'“”‘’]+)[”’\"']|{_OPEN.pattern}({_ID_LIKE.pattern})"
+                      rf"|({'|'.join(word for word in _NUMBERS if word != 'one')})\b)")
+_LISTED = re.compile(rf"(?<![{_LATIN}<])regions {_ID_LIKE.pattern}(?:(?:{_SEPARATOR.pattern}){_ID_LIKE.pattern})+")
 
 
 class UnknownRegionError(ValueError):
@@ -20,42 +39,86 @@ class UnknownRegionError(ValueError):
 
 
 class RegionText:
-    """Translates for one frame. ids: of the regions the model was shown, in their places' order."""
+    """Translates between ids and places, for one frame.
+
+    Names are matched by their compatibility form without case (NFKC, case-folded): "CUP" and a full-width "２" name "cup"
+    and "2"; a dotless "ı" is no "i".
+
+    Args:
+        ids: Of the regions the model was shown, in the order of their places.
+        left_out: Ids of regions that it was not shown, because there were too many.
+    """
 
     def __init__(self, ids: Sequence[str], left_out: Sequence[str] = ()):
         self.ids, self._left_out = tuple(ids), frozenset(left_out)
         self._places: dict[str, int] = {}
+        self._folded: dict[str, int] = {}
         for place, region_id in enumerate(self.ids, start=1):
             self._places.setdefault(region_id, place)
+            self._folded.setdefault(_name(region_id), place)
+        for word, number in _NUMBERS.items():
+            if number in self._folded:
+                self._folded.setdefault(word, self._folded[number])
         # The longest first: "cup 12" is not "cup 1".
-        names = "|".join(re.escape(i) for i in sorted((i for i in self._places if i), key=len, reverse=True))
-        one = rf"(?:#\s*)?(?:{names})(?![\w\-])"
-        self._mention = re.compile(
-            rf"\bregions?\s*{one}(?:(?:\s*,\s*(?:and\s+|or\s+)?|\s+and\s+|\s+or\s+)(?:regions?\s*)?{one})*",
-            re.IGNORECASE) if names else None
-        self._name = re.compile(rf"({names})(?![\w\-])", re.IGNORECASE) if names else None
-        self._folded = {region_id.casefold(): place for region_id, place in reversed(self._places.items())}
+        self._names = sorted(filter(None, self._folded), key=len, reverse=True)
 
     def to_model(self, text: str) -> str:
-        """A user's text with every "region <id>" as <regionK>. Raises UnknownRegionError."""
-        text = re.sub(r"(\bregions?\s*[:#]?\s*)([\"'])([^\"']+)\2",
-                      lambda m: m[1] + m[3] if m[3].casefold() in self._folded else m[0], text, flags=re.IGNORECASE)
-        for listed in _ID_LIST.finditer(text):  # "regions 1 and 7": the second would read as a mere number
-            for word in re.findall(_WORD, listed[0]):
-                if word.strip("#").casefold() not in self._folded:
-                    raise UnknownRegionError(self._unknown(word.strip("#")))
-        marked = self._mention.sub(self._mark, text) if self._mention else text
-        stranger = _ID_LIKE.search(marked)
-        if stranger:
-            raise UnknownRegionError(self._unknown(stranger[1].strip("\"'.#")))
-        return marked
+        """Marks the regions in a user's text.
 
-    def _mark(self, mention: re.Match) -> str:
-        words = re.sub(r"\bregions?\s*(?:#\s*)?", "", mention[0], flags=re.IGNORECASE)
-        return self._name.sub(lambda m: f"<region{self._places.get(m[1]) or self._folded[m[1].casefold()]}>", words)
+        Args:
+            text: The text, such as "what is left of region 2?".
+
+        Returns:
+            The text with every "region <id>" as <regionK>.
+
+        Raises:
+            UnknownRegionError: The text speaks of a region that is not there.
+        """
+        folded, places = _fold(text)
+        for listed in _LISTED.finditer(folded):  # "regions 1 and 7": the second would read as a mere number
+            for word in _ID_LIKE.findall(listed[0]):
+                if _name(word.strip("#")) not in self._folded:
+                    raise UnknownRegionError(self._unknown(word.strip("#")))
+        marked, rest, done = [], [], 0
+        for start, end, name in self._mentions(folded):
+            written = text[places[name.start]:places[name.stop]]
+            place = self._places.get(written) or self._folded[folded[name]]
+            marked += [text[places[done]:places[start]], f"<region{place}>"]
+            rest += [folded[done:start], "\0"]
+            done = end
+        stranger = _UNKNOWN.search("".join([*rest, folded[done:]]))
+        if stranger:
+            raise UnknownRegionError(self._unknown((stranger[1] or stranger[2] or stranger[3]).strip("#.").strip()))
+        return "".join([*marked, text[places[done]:]])
+
+    def _mentions(self, folded: str) -> Iterator[tuple[int, int, slice]]:
+        """(start, end, where the name stands) of each region spoken of: after "region", and in a list after that."""
+        head = _HEAD.search(folded)
+        while head is not None:
+            start, place, end = head.start(), head.end(), head.end()
+            while (found := self._name_at(folded, place)) is not None:
+                end, name = found
+                yield start, end, name
+                separator = _SEPARATOR.match(folded, end)
+                if separator is None:
+                    break
+                start = separator.end()
+                again = _HEAD.match(folded, start)
+                place = again.end() if again else start
+            head = _HEAD.search(folded, end)
+
+    def _name_at(self, folded: str, place: int) -> tuple[int, slice] | None:
+        opening = _OPEN.match(folded, place)
+        for begin in dict.fromkeys((opening.end(), place)):  # a name may itself begin with a bracket
+            for name in self._names:
+                end = begin + len(name)
+                if folded.startswith(name, begin) and not _goes_on(name[-1], folded[end:end + 1]):
+                    closing = _CLOSE.match(folded, end) if begin > place else None
+                    return (closing.end() if closing else end), slice(begin, end)
+        return None
 
     def _unknown(self, name: str) -> str:
-        if name in self._left_out:
+        if name in map(_name, self._left_out):
             return (f"region {name!r} was left out: the frame has more regions than the {len(self.ids)} that the model "
                     "takes, those with the highest score")
         shown = ", ".join(self.ids[:20]) + (", …" if len(self.ids) > 20 else "")
@@ -79,3 +142,34 @@ class RegionText:
         """How many last characters of a model text may be the beginning of a longer mention."""
         match = _UNFINISHED.search(text)
         return len(match[0]) if match else 0
+
+
+def _fold(text: str) -> tuple[str, list[int]]:
+    """The text in compatibility form without case, and for each of its characters, and its end, the place in `text`.
+
+    A letter is folded together with the marks that follow it, so that both ways to write it become one; so is a run of
+    white space.
+    """
+    folded, places, start = [], [], 0
+    while start < len(text):
+        end = start + 1
+        while end < len(text) and (unicodedata.combining(text[end]) or "\u1160" <= text[end] <= "\u11ff"
+                                   or text[start].isspace() and text[end].isspace()):
+            end += 1
+        piece = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text[start:end]).casefold())
+        piece = " " if piece.isspace() else piece
+        folded.append(piece)
+        places += [start] * len(piece)
+        start = end
+    return "".join(folded), [*places, len(text)]
+
+
+def _name(written: str) -> str:
+    """The folded form of a name, by which it is looked up."""
+    return _fold(written)[0].strip()
+
+
+def _goes_on(last: str, following: str) -> bool:
+    """Whether the letter after a name makes it the beginning of a longer one. last: the name's last letter."""
+    longer = next(longer for letters, longer in _LONGER if letters.match(last))
+    return longer.match(following) is not None

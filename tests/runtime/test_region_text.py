@@ -20,6 +20,25 @@ TRACKS = RegionText(["mug_3", "track-7", "cup 1", "cup 12", "A+B"], left_out=["f
     ("Which region is left of the mug?", "Which region is left of the mug?"),
     ("How many regions are red, 2 or 3?", "How many regions are red, 2 or 3?"),
     ("Describe every region.", "Describe every region."),
+    ("region 2是什么？", "<region2>是什么？"),
+    ("请描述region 2和3的颜色", "请描述<region2>和<region3>的颜色"),
+    ("region 2は何ですか", "<region2>は何ですか"),
+    ("region 1とregion 12の間に何がありますか", "<region1>と<region12>の間に何がありますか"),
+    ("region 2는 무엇입니까?", "<region2>는 무엇입니까?"),
+    ("region 2과 3의 차이", "<region2>과 <region3>의 차이"),
+    ("что такое region 2й?", "что такое <region2>й?"),
+    ("what is region ２？", "what is <region2>？"),
+    ("What is region two?", "What is <region2>?"),
+    ("regions one and twelve", "<region1> and <region12>"),
+    ("what is region (2)?", "what is <region2>?"),
+    ("Region#2", "<region2>"),
+    ("region: 2, region no. 3, region number 4", "<region2>, <region3>, <region4>"),
+    ("is region “2” left of region [3]?", "is <region2> left of <region3>?"),
+    ("Region\n2 & 3", "<region2> & <region3>"),
+    ("İs region 2 straße ﬁne?", "İs <region2> straße ﬁne?"),
+    ("Which region has 2 mugs, and which region is twofold?", "Which region has 2 mugs, and which region is twofold?"),
+    ("Is there a region no one can reach, or a region number?", "Is there a region no one can reach, or a region number?"),
+    ("subregion 2 and x_region 3", "subregion 2 and x_region 3"),
 ])
 def test_numbers_become_places(text: str, expected: str) -> None:
     assert NUMBERS.to_model(text) == expected
@@ -31,12 +50,54 @@ def test_numbers_become_places(text: str, expected: str) -> None:
     ("Is region cup 12 behind region cup 1?", "Is <region4> behind <region3>?"),
     ("regions mug_3 and track-7", "<region1> and <region2>"),
     ("region TRACK-7", "<region2>"),
+    ('region "cup 1", please', "<region3>, please"),
+    ("region cup   12", "<region4>"),
 ])
 def test_a_detectors_own_names_become_places(text: str, expected: str) -> None:
     assert TRACKS.to_model(text) == expected
 
 
+@pytest.mark.parametrize(("ids", "text", "expected"), [
+    (["bin-1"], "what is region BIN-1?", "what is <region1>?"),
+    (["杯子", "盘子"], "region 盘子是什么？", "<region2>是什么？"),
+    (["Straße"], "region STRASSE", "<region1>"),
+    (["İstanbul"], "region İSTANBUL", "<region1>"),
+    (["Tasse\u0301"], "region tass\u00e9", "<region1>"),
+    (["tass\u00e9"], "region Tasse\u0301!", "<region1>!"),
+    (["\uac00\ubc29"], "region \u1100\u1161\u1107\u1161\u11bc이 뭐야", "<region1>이 뭐야"),
+    (["２"], "region 2", "<region1>"),
+    (["Cup", "cup"], "region cup and region Cup and region CUP", "<region2> and <region1> and <region1>"),
+    (["two", "2"], "region two, region 2", "<region1>, <region2>"),
+    (["чашка", "чаш"], "region Чашка и region чаш", "<region1> и <region2>"),
+    (["", "a"], "region a", "<region2>"),
+    (["(x)", "[1]"], "region (x) and region [1]", "<region1> and <region2>"),
+    (["a.*", "a\\d"], "region a.* or region a\\d", "<region1> or <region2>"),
+])
+def test_names_are_matched_by_one_rule(ids: list[str], text: str, expected: str) -> None:
+    assert RegionText(ids).to_model(text) == expected
+
+
+def test_no_letter_of_a_question_or_a_name_is_more_than_an_unknown_region() -> None:
+    letters = [chr(code) for code in (*range(0x20, 0x3000, 97), 0x131, 0x130, 0xdf, 0x1e9e, 0xfb03, 0x149, 0x17f, 0x212a,
+                                      0x390, 0x1f88, 0x200d, 0xfeff, 0x1f600, 0x10400, 0xd55c, 0xffff)]
+    for letter in letters:
+        for ids in (["bin-1"], [f"b{letter}n-1"], [letter]):
+            for text in (f"region b{letter}n-1", f"region {letter}", f"regions 1 and {letter}2", f"{letter}region bin-1"):
+                try:
+                    RegionText(ids).to_model(text)
+                except UnknownRegionError:
+                    pass
+
+
 @pytest.mark.parametrize(("regions", "text", "named"), [
+    (RegionText(["bin-1"]), "what is region bın-1?", "'bın-1'"),
+    (TRACKS, "region FAR-9?", "left out"),
+    (TRACKS, "region two", "'two'"),
+    (TRACKS, "what is region (7)?", "'7'"),
+    (NUMBERS, "region 13是什么？", "'13'"),
+    (NUMBERS, "region 13は何ですか", "'13'"),
+    (NUMBERS, "regions 1、99", "'99'"),
+    (RegionText(["чашка"]), "region чашка7", "'чашка7'"),
     (NUMBERS, "What is region 13?", "'13'"),
     (NUMBERS, "What is region 0?", "'0'"),
     (NUMBERS, "Compare regions 1 and 99.", "'99'"),
@@ -59,6 +120,7 @@ def test_places_become_names_again() -> None:
     assert TRACKS.to_user(text) == expected
     assert TRACKS.mentioned(text + " region2") == ("track-7", "cup 1", "A+B", "mug_3")
     assert TRACKS.mentioned("no place, subregion4") == ()
+    assert TRACKS.to_user("是region2。") == "是region track-7。" and TRACKS.mentioned("是region2。") == ("track-7",)
 
 
 @pytest.mark.parametrize(("text", "held"), [("a region", 6), ("a region1", 7), ("a region 1", 8), ("a region1 ", 0),
