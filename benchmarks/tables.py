@@ -29,7 +29,7 @@ def read(path: str) -> dict[str, Any]:
     return json.loads((ROOT / path).read_text(encoding="utf-8"))
 
 
-def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def markdown(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a Markdown table."""
     lines = [head, ("---",) * len(head), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -95,8 +95,99 @@ def extractor_costs() -> str:
     return markdown(("CLIP ViT-L/14 levels, 8 regions", "parameters", "multiply-adds"), rows)
 
 
+def speed() -> str:
+    """Return the latencies of the whole node on the embedded model."""
+    results = read("benchmarks/results/end_to_end.json")
+    alone, asked, steady = results["one_at_a_time"], results["questions"], results["at_rate"]
+    width, height = results["image"]
+
+    def row(name: str, measured: dict[str, float]) -> tuple[str, ...]:
+        return (name, *(f"{measured[key]:.0f} ms" for key in ("median", "p95", "most")))
+
+    rows = [row(f"{results['regions']} descriptions of a {width}×{height} frame, from its stamp", alone["total_ms"]),
+            row("the same by the published procedure, one conversation a region", alone["published_ms"]),
+            row(f"descriptions at {steady['rate_hz']:.0f} frames a second, unchanged regions keep their text",
+                steady["latency_ms"]),
+            row("first words of an answer", asked["first_words_ms"]), row("whole answer", asked["whole_answer_ms"])]
+    return markdown(("through the node, over DDS", "median", "95th percentile", "longest"), rows)
+
+
+def vision() -> str:
+    """Return the vision stage's times by backend."""
+    results = read("benchmarks/results/vision_stage.json")
+    backends = ("published", "torch", "compiled", "onnxruntime")
+    rows = []
+    for name in ("tabletop", "gpt4roi-7b", "gpt4roi-7b-lite"):
+        for count in (1, 8, 64):
+            measured = results[name][f"{count} regions"]
+            times = [measured["seconds"][backend] for backend in backends] + [measured["floor"]["seconds"]]
+            rows.append((f"`{name}`", str(count), *(f"{seconds:.3g} s" for seconds in times)))
+    head = ("model", "regions", "published way, eager PyTorch", "PyTorch", "compiled", "ONNX Runtime",
+            "the operations alone")
+    return markdown(head, rows)
+
+
+def language() -> str:
+    """Return the language stage's speed by number format, against the published procedure."""
+    results = read("benchmarks/results/language_stage.json")
+    rows = []
+    for key in ("random", "tabletop"):
+        model = results[key]
+        for name in model["formats"]:
+            measured = model["published"][name]
+            rows.append((f"{model['parameters'] / 1e6:.0f} M", name, f"{measured['seconds']:.3g} s",
+                         f"{measured['published_seconds']:.3g} s", f"{measured['speed']:.1f}",
+                         "yes" if measured["same_text"] == 1 else "no"))
+    head = ("parameters", "format", "8 regions", "published procedure, fp32", "times as fast", "same text")
+    return markdown(head, rows)
+
+
+def llama_cpp() -> str:
+    """Return the comparison of the language stage with llama.cpp."""
+    results = read("benchmarks/results/language_stage.json")
+    rows = []
+    for key in ("random", "tabletop"):
+        for name, what in (("batch", "8 regions"), ("single", "one question")):
+            measured = results[key]["llama_cpp"][name]
+            ours, theirs = measured["ours"], measured["theirs"]
+            rows.append((f"{results[key]['parameters'] / 1e6:.0f} M", what,
+                         f"{measured['seconds'][ours]:.3g} s ({ours})",
+                         f"{measured['seconds'][theirs]:.3g} s ({theirs.removeprefix('llama.cpp ')})",
+                         f"{measured['speed']:.2f}"))
+    return markdown(("parameters", "task", "ours, best format", "llama.cpp, best format", "times as fast"), rows)
+
+
+def formats() -> str:
+    """Return what each number format costs in right answers, and what keeping descriptions costs."""
+    rows = [(name, f"{measured['right_percent']:.1f}", f"{measured['same_as_fp32_percent']:.1f}",
+             str(measured["questions"]), f"{1000 * measured['frame_s']:.0f} ms",
+             f"{1000 * measured['question_s']:.0f} ms")
+            for name, measured in read("benchmarks/results/language_quality.json")["formats"].items()]
+    return markdown(("format", "right, %", "same words as fp32, %", "questions", "a frame", "a question"), rows)
+
+
+def reuse() -> str:
+    """Return how often a description that was kept is wrong."""
+    measured = read("benchmarks/results/language_quality.json")["reuse"]
+    rows = [(f"{measured['distance']:g}", str(measured["texts"]), f"{measured['decodes_saved_percent']:.0f}",
+             f"{measured['kept_wrong_percent']:.1f}", f"{measured['fresh_wrong_percent']:.1f}")]
+    head = ("distance of embeddings below which a text is kept", "texts", "decodes saved, %", "kept texts wrong, %",
+            "fresh texts wrong, %")
+    return markdown(head, rows)
+
+
+def training() -> str:
+    """Return the speed of training the embedded model's stage 2."""
+    results = read("benchmarks/results/training.json")
+    rows = [(data, processes.partition(" ")[0], f"{measured['samples_per_second']:.1f}",
+             f"{100 * measured['data_wait']:.1f}", f"{measured['memory_gib']:.1f} GiB")
+            for data in ("tabletop", "jpeg", "shards") for processes, measured in results[data].items()]
+    return markdown(("data", "processes", "samples a second", "waiting for data, %", "memory of a process"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    "headlines": headlines, "tabletop": tabletop, "extractors": extractors, "extractor_costs": extractor_costs}
+    table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, reuse, training,
+                                        tabletop, extractors, extractor_costs)}
 
 
 def fill(text: str) -> str:

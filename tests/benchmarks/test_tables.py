@@ -34,7 +34,7 @@ def test_a_table_replaces_what_is_between_its_marks() -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_committed_figures_fill_their_tables(name: str) -> None:
     head, rule, *rows = TABLES[name]().splitlines()
-    assert len(rows) >= 3 and {line.count("|") for line in (head, rule, *rows)} == {head.count("|")}
+    assert rows and {line.count("|") for line in (head, rule, *rows)} == {head.count("|")}
 
 
 def test_the_documents_hold_every_table_as_the_files_say(root: Path, monkeypatch: pytest.MonkeyPatch,
