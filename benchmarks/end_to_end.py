@@ -50,6 +50,7 @@ PUBLISHED_REGIONS = 2  # conversations of the published procedure that are run f
 
 
 def main() -> None:
+    """Measure and write what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the results go")
     parser.add_argument("--model", type=Path, default=Path("models/tabletop"), help="checkpoint folder")
@@ -96,7 +97,8 @@ def render(options: argparse.Namespace) -> list[Scene]:
 
 def boxes_of(scene: Scene, count: int) -> list[tuple[float, float, float, float]]:
     """So many boxes: those of the objects, again from the first where there are fewer."""
-    return [tuple(map(float, scene.objects[i % len(scene.objects)].box)) for i in range(count)]
+    boxes = (scene.objects[i % len(scene.objects)].box for i in range(count))
+    return [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes]
 
 
 class Station:
@@ -144,6 +146,7 @@ class Station:
         rclpy.try_shutdown()
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Handle messages until `condition()`; end the program, naming `what`, where that takes too long."""
         end = time.monotonic() + LIMIT_S
         while not condition():
             if self._process.poll() is not None or time.monotonic() > end:

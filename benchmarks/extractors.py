@@ -104,6 +104,7 @@ def features(vision: VisionEncoder, data: TabletopDataset, focal: FocalCrop) -> 
 
 
 def batch_of(scenes: Scenes, rows: torch.Tensor, crops: bool) -> Scenes:
+    """Return the scenes of a batch; their crops only where asked for."""
     return Scenes([level[rows].float() for level in scenes.levels], scenes.boxes[rows], scenes.labels[rows],
                   [level[rows].float() for level in scenes.crop_levels] if crops else None,
                   scenes.inner[rows] if crops else None)
@@ -137,14 +138,14 @@ def accuracy(candidate: Candidate, scenes: Scenes, image_size: int) -> dict[str,
         part = batch_of(scenes, rows, candidate.focal is not None)
         right.append(torch.stack([logits.argmax(-1) == part.labels[..., i]
                                   for i, logits in enumerate(candidate(part))], -1))
-    right, known = torch.cat(right), scenes.labels[..., 0] >= 0
+    correct, known = torch.cat(right), scenes.labels[..., 0] >= 0
     extent = (scenes.boxes[..., 2:] - scenes.boxes[..., :2]).prod(-1).sqrt() * image_size
     limit = extent[known].quantile(SMALL_PART)
     small = known & (extent <= limit)
     result: dict[str, Any] = {"objects": int(known.sum()), "small_objects": int(small.sum()),
                               "small_side_pixels": round(limit.item(), 1)}
     for name, where in (("all", known), ("small", small)):
-        result[name] = dict(zip(ATTRIBUTES, np.round(right[where].float().mean(0).tolist(), 4).tolist()))
+        result[name] = dict(zip(ATTRIBUTES, np.round(correct[where].float().mean(0).tolist(), 4).tolist()))
     return result
 
 
@@ -173,6 +174,7 @@ def full_size() -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
+    """Measure and write what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the results go")
     parser.add_argument("--checkpoint", type=Path, default=Path("models/tabletop"), help="whose encoder is used")

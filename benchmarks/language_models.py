@@ -80,8 +80,14 @@ def describe(pipeline: Pipeline, frame: Frame) -> list[list[int]]:
 
 @torch.inference_mode()
 def published_procedure(loaded: LoadedModel, frame: Frame, places: Sequence[int], tokens: int) -> list[list[int]]:
-    """The published way: for each region (1-based places) a conversation of its own, with the image encoded and the
-    whole prompt computed again, decoded by transformers' `generate` at batch 1. Token ids of the descriptions."""
+    """Describe regions the published way.
+
+    Each region (1-based places) has a conversation of its own, with the image encoded and the whole prompt computed
+    again, decoded by transformers' `generate` at batch 1.
+
+    Returns:
+        Token ids of the descriptions.
+    """
     model, config = loaded.model, loaded.config
     height, width = frame.image.shape[:2]
     boxes = normalise_boxes(np.array([region.box for region in frame.regions], np.float32), width, height)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ TIMED = 8  # scenes at most that formats are timed on, in turns
 
 
 def main() -> None:
+    """Measure and write what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the results go")
     parser.add_argument("--model", type=Path, default=Path("models/tabletop"), help="checkpoint folder")
@@ -68,7 +70,7 @@ def main() -> None:
 
 def conversations(renderer: TabletopRenderer, split: str, seed: int, count: int) -> list[Asked]:
     """The questions about so many scenes."""
-    found = []
+    found: list[Asked] = []
     for index in range(count):
         rng, scene = np.random.default_rng([seed, index]), renderer.render(split, seed, index)
         if scene.objects:
@@ -79,8 +81,11 @@ def conversations(renderer: TabletopRenderer, split: str, seed: int, count: int)
 
 def compare_formats(loaded: LoadedModel, asked: Sequence[Asked], formats: Sequence[str],
                     calibration: Sequence[Asked]) -> dict[str, dict[str, float]]:
-    """fp32 is measured whether asked for or not: the others are compared with it. int4 also as `training.deploy` stores it,
-    scaled by what the layers are given in the conversations of `calibration`."""
+    """Measure every format's speed, its right answers and how many of them are fp32's.
+
+    fp32 is measured whether asked for or not: the others are compared with it. int4 also as `training.deploy` stores
+    it, scaled by what the layers are given in the conversations of `calibration`.
+    """
     models = {name: in_format(loaded, name) for name in dict.fromkeys(("fp32", *formats))}
     if "int4" in formats:
         scaled = in_format(loaded, "fp32")
@@ -90,11 +95,16 @@ def compare_formats(loaded: LoadedModel, asked: Sequence[Asked], formats: Sequen
     fit_threads(lambda: describe(pipelines["fp32"], asked[0][0]))  # as the node does
     said = {name: [answers(pipeline, frame, turns) for frame, turns in asked] for name, pipeline in pipelines.items()}
     timed = [frame for frame, _ in asked[:TIMED]]
+
+    def over_all(request: Callable[[Pipeline, Frame], object], pipeline: Pipeline) -> None:
+        for frame in timed:
+            request(pipeline, frame)
+
     frame_s, question_s = (
-        compare({name: lambda p=p: [request(p, frame) for frame in timed] for name, p in pipelines.items()}, 10, 1)
+        compare({name: partial(over_all, request, p) for name, p in pipelines.items()}, 10, 1)
         for request in (describe, single))
     found = {}
-    for name, pipeline in pipelines.items():
+    for name in pipelines:
         pairs = [(turns[-1].expected, text) for (_, many), texts in zip(asked, said[name])
                  for turns, text in zip(many, texts)]
         same = [a == b for mine, theirs in zip(said[name], said["fp32"]) for a, b in zip(mine, theirs)]
@@ -144,8 +154,10 @@ def loss(loaded: LoadedModel, asked: Sequence[Asked]) -> float:
 
 
 def choose(formats: dict[str, dict[str, float]]) -> str:
-    """The fastest format that loses less than ALLOWED points, by the time of a frame and a question together; of formats as
-    good as that, the smallest."""
+    """Find the fastest format that loses less than ALLOWED points, and of formats as fast as that the smallest.
+
+    Counted is the time of a frame and a question together.
+    """
     good = {name: figures["frame_s"] + figures["question_s"] for name, figures in formats.items()
             if figures["points_lost"] < ALLOWED and name in FORMATS}
     near = [name for name, taken in good.items() if taken <= AS_GOOD * min(good.values())]
@@ -153,8 +165,11 @@ def choose(formats: dict[str, dict[str, float]]) -> str:
 
 
 def kept_descriptions(loaded: LoadedModel, renderer: TabletopRenderer, options: argparse.Namespace) -> dict[str, float]:
-    """A camera that circles the table: how many decodes keeping texts saves, and how often a kept text is wrong where
-    one decoded anew is right."""
+    """Let a camera circle the table and keep texts.
+
+    Returns:
+        How many decodes that saves, and how often a kept text is wrong where one decoded anew is right.
+    """
     config = replace(PipelineConfig(), language_format="fp32")
     keeping, fresh = Pipeline(loaded, config), Pipeline(loaded, replace(config, reuse_distance=0.0))
     texts = kept = kept_wrong = spoilt = fresh_wrong = 0

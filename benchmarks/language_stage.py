@@ -48,7 +48,7 @@ from ros_gpt4roi.runtime.types import Frame
 try:
     from benchmarks import llama_cpp_peer
 except ImportError as error:
-    llama_cpp_peer, MISSING = None, f"left out: {error}"
+    llama_cpp_peer, MISSING = None, f"left out: {error}"  # type: ignore[assignment]
 
 BATCHES = (1, 2, 4, 8, 16)
 PARTS = ("published", "decode", "speculation", "first_request", "llama_cpp")
@@ -62,6 +62,7 @@ ALL_THREADS = torch.get_num_threads()
 
 
 def main() -> None:
+    """Measure and write what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the results go")
     parser.add_argument("--models", nargs="+", default=["random", "tabletop"], choices=["random", "tabletop"])
@@ -260,6 +261,7 @@ def against_llama_cpp(models: dict[str, LoadedModel], loaded: LoadedModel, frame
 
 
 def decode(pipeline: Pipeline, texts: list[Sequence], threads: int) -> None:
+    """Write texts to their ends with so many threads."""
     torch.set_num_threads(threads)
     pipeline.language.generator.run(texts)
 
@@ -278,9 +280,9 @@ def weight_bytes(language: torch.nn.Module) -> int:
     total = 0
     for module in language.modules():
         if isinstance(module, torch.nn.Linear):
-            total += module.weight.nbytes
+            total += int(module.weight.nbytes)
         elif isinstance(module, Int8DynamicLinear):
-            total += module.weight_bytes + module.scale.nbytes
+            total += int(module.weight_bytes + module.scale.nbytes)
         else:
             total += sum(value.nbytes for name, value in module.named_buffers(recurse=False)
                          if name in ("weight", "scale", "packed", "scale_middle"))

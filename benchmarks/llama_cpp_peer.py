@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gguf
 import llama_cpp
@@ -55,7 +56,7 @@ def write_gguf(language: LlamaForCausalLM, path: Path) -> None:
     writer.close()
 
 
-def _stored(name: str, weight: torch.Tensor, config: object) -> tuple[str, torch.Tensor] | None:
+def _stored(name: str, weight: torch.Tensor, config: Any) -> tuple[str, torch.Tensor] | None:
     outside = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
                "lm_head.weight": "output.weight"}
     if name in outside:
@@ -99,6 +100,7 @@ class LlamaCpp:
         self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
 
     def close(self) -> None:
+        """Free what llama.cpp holds."""
         llama_cpp.llama_batch_free(self._batch)
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)

@@ -1,5 +1,7 @@
-"""The published way to the same outputs, from the same weights: every level is resized first and convolved at full
-size, RoIAlign is torchvision's. The baseline of the vision benchmarks."""
+"""The published way to the same outputs, from the same weights: the baseline of the vision benchmarks.
+
+Every level is resized first and convolved at full size, RoIAlign is torchvision's.
+"""
 
 from __future__ import annotations
 

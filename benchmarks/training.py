@@ -2,9 +2,9 @@
 
 python -m benchmarks.training --json benchmarks/results/training.json
 
-Runs `training.train` itself, stage 2 of the embedded model, in one and in two processes, on rendered scenes, on JPEG files
-(640x480, a mixture) and on the same in tar shards. Figures are medians over what the training logs every few steps,
-without the first, in which everything starts.
+Runs `training.train` itself, stage 2 of the embedded model, in one and in two processes, on rendered scenes, on JPEG
+files (640x480, a mixture) and on the same in tar shards. Figures are medians over what the training logs every few
+steps, without the first, in which everything starts.
 """
 
 from __future__ import annotations
@@ -32,18 +32,21 @@ from training.data.tabletop import render_scenes
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("person", "dog", "car", "chair", "bottle", "book", "clock", "cup")
 IMAGES, BOXES = 640, 8  # no epoch ends within a run: real ones are longer
+DATA = ("tabletop", "jpeg", "shards")
 LOGGED = 5  # steps of an entry of the log
 
 
 def main() -> None:
+    """Measure and write what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the results go")
     parser.add_argument("--model", default=str(ROOT / "models" / "tabletop"), help="checkpoint folder")
-    parser.add_argument("--data", nargs="+", default=["tabletop", "jpeg", "shards"], choices=["tabletop", "jpeg", "shards"])
+    parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--batch", type=int, default=12, help="samples a step and process")
     parser.add_argument("--workers", type=int, default=1, help="loading processes of each training process")
-    parser.add_argument("--entries", type=int, default=4, help=f"entries of the log, {LOGGED} steps each, beside the first")
+    parser.add_argument("--entries", type=int, default=4,
+                        help=f"entries of the log, {LOGGED} steps each, beside the first")
     options = parser.parse_args()
     results: dict[str, Any] = {"machine": machine_facts(), "batch": str(options.batch), "workers": str(options.workers)}
     with tempfile.TemporaryDirectory() as scratch:
@@ -72,24 +75,27 @@ def _data(kind: str, folder: Path, model: str) -> dict[str, Any]:
 
 def _write_images(folder: Path) -> None:
     """JPEG files of about the detail, and so the decoding time, of photographs, annotated in COCO's format."""
-    random, images, annotations = np.random.default_rng(0), [], []
+    random, images, annotations = np.random.default_rng(0), list[Any](), list[Any]()
     (folder / "images").mkdir()
     for number in range(IMAGES):
-        coarse = Image.fromarray(random.integers(0, 256, (60, 80, 3), np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
+        coarse = Image.fromarray(random.integers(0, 256, (60, 80, 3), np.uint8))
+        coarse = coarse.resize((640, 480), Image.Resampling.BICUBIC)
         noise = random.normal(0, 6, (480, 640, 3))
         pixels = (np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "images" / f"{number}.jpg", quality=90)
         images.append({"id": number, "file_name": f"{number}.jpg", "width": 640, "height": 480})
         for _ in range(BOXES):
             x, y = random.integers(0, 400), random.integers(0, 300)
-            annotations.append({"id": len(annotations), "image_id": number, "category_id": int(random.integers(len(NAMES))),
+            annotations.append({"id": len(annotations), "image_id": number,
+                                "category_id": int(random.integers(len(NAMES))),
                                 "bbox": [int(x), int(y), 150, 120], "area": 18000, "iscrowd": 0})
     (folder / "instances.json").write_text(json.dumps({
         "images": images, "annotations": annotations,
         "categories": [{"id": place, "name": name} for place, name in enumerate(NAMES)]}))
 
 
-def _measure(kind: str, section: dict[str, Any], processes: int, options: argparse.Namespace, folder: Path) -> dict[str, float]:
+def _measure(kind: str, section: dict[str, Any], processes: int, options: argparse.Namespace,
+             folder: Path) -> dict[str, float]:
     run = folder / f"{kind}-{processes}"
     run.mkdir()
     if (folder / "scenes").is_dir():

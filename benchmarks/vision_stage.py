@@ -12,6 +12,7 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +59,7 @@ class _Timing(NamedTuple):
 
 
 def main() -> None:
+    """Measure and write what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the results go")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
@@ -73,7 +75,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for name in options.models:
             large = name != "tabletop"
-            timing = _Timing(max(3, options.rounds // 10), warm_up=1, settle=False) if large else _Timing(options.rounds)
+            timing = (_Timing(max(3, options.rounds // 10), warm_up=1, settle=False) if large
+                      else _Timing(options.rounds))
             left_out = {"compiled"} if options.no_compile or large and options.light else set()
             if name == "gpt4roi-7b" and options.light:
                 left_out |= {"onnxruntime", "tensorrt"}
@@ -84,8 +87,8 @@ def main() -> None:
     write_results(options.json, results)
 
 
-def _measure(name: str, device: torch.device, counts: list[int], timing: _Timing, left_out: set[str], cache: EngineCache,
-             machine: dict[str, Any]) -> dict[str, Any]:
+def _measure(name: str, device: torch.device, counts: list[int], timing: _Timing, left_out: set[str],
+             cache: EngineCache, machine: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     config = read_config(default_model_folder()) if name == "tabletop" else preset(name)
@@ -103,7 +106,8 @@ def _measure(name: str, device: torch.device, counts: list[int], timing: _Timing
         wrong = {key: error for key, error in errors.items() if not error <= (CLOSE_HALF if half else CLOSE)}
         if wrong:
             raise SystemExit(f"{name}, {count} regions: outputs differ from the published way: {wrong}")
-        times = compare({key: lambda v=variant: v(images, boxes) for key, variant in variants.items()}, **timing._asdict())
+        times = compare({key: partial(variant, images, boxes) for key, variant in variants.items()},
+                        **timing._asdict())
         found[f"{count} regions"] = {
             "seconds": times, "speed_vs_published": {key: times["published"] / value for key, value in times.items()},
             "stages": _stages(network, images, boxes, device, timing), "floor": _floor(network, images, boxes, machine),
@@ -162,7 +166,7 @@ def _stages(network: VisionNetwork, images: np.ndarray, boxes: np.ndarray, devic
         "published regions": lambda: published.regions(network, fused, places),
         "ours pyramid": lambda: network.regions.pyramid(levels), "ours regions": ours_regions},
         **timing._asdict())
-    return {way: {stage: times.get(stage, times.get(f"{way} {stage}"))
+    return {way: {stage: times[stage] if stage in times else times[f"{way} {stage}"]
                   for stage in ("upload", "encoder", "pyramid", "regions")} for way in ("published", "ours")}
 
 

@@ -62,7 +62,10 @@ class RobotClient:
         self.node.create_subscription(Image, "annotated_image", callback, qos_profile_sensor_data)
 
     def on_answer_text(self, callback: Callable[[str], None]) -> None:
-        self.node.create_subscription(String, "answer_text", lambda message: callback(message.data), 10)
+        def hear(message: String) -> None:
+            callback(message.data)
+
+        self.node.create_subscription(String, "answer_text", hear, 10)
 
     def wait_for(self, condition: Callable[[], bool], limit_s: float, what: str) -> None:
         """Handle messages until `condition()`. Raises ClientError naming `what` when `limit_s` seconds have passed."""
@@ -75,7 +78,7 @@ class RobotClient:
 
     def wait_for_node(self, limit_s: float) -> None:
         """Wait until a perception node is there to answer. Raises ClientError, at once where the node can't be."""
-        self.wait_for(lambda: self._failure or self._ask.server_is_ready(), limit_s,
+        self.wait_for(lambda: bool(self._failure) or self._ask.server_is_ready(), limit_s,
                       "no perception node offers the action `ask`")
         if self._failure:
             raise ClientError(f"the perception node could not be configured: {self._failure}")

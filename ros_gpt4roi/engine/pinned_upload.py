@@ -22,7 +22,7 @@ class PinnedUpload:
         """
         staged = self._staging.get(place)
         if staged is None or staged[0].numel() < array.nbytes:
-            staged = torch.empty(array.nbytes, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
+            staged = torch.empty(array.nbytes, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()
             self._staging[place] = staged
         buffer, copied = staged
         # The copy of the previous frame may still read the buffer.

@@ -11,9 +11,18 @@ from .config import ConfigError
 
 
 def architecture(field: str, facts: dict[str, Any], **more: Any) -> PretrainedConfig:
-    """The transformers configuration that a dictionary with `model_type` describes.
+    """Make the transformers configuration that a dictionary with `model_type` describes.
 
-    field: the config's field that holds it, for messages. more: goes over the dictionary. Raises ConfigError.
+    Args:
+        field: The config's field that holds it, for messages.
+        facts: The dictionary.
+        more: Entries that go over the dictionary's.
+
+    Returns:
+        The configuration, with transformers' defaults for what the dictionary leaves out.
+
+    Raises:
+        ConfigError: The dictionary describes no architecture of transformers.
     """
     facts = {**facts, **more}
     kind = facts.pop("model_type", None)

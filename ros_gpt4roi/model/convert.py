@@ -383,9 +383,10 @@ def _random_parts(model: GPT4RoI, seed: int, dtype: torch.dtype) -> list[Part]:
     config, width = model.config, model.projector.out_features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh: dict[str, torch.nn.Module] = {"projector": torch.nn.Linear(model.projector.in_features, width),
-                 "regions": build_region_extractor(config.regions, model.vision.level_channels, width)}
-        focal = build_focal_crop(config, fresh["regions"])
+        projector = torch.nn.Linear(model.projector.in_features, width)
+        regions = build_region_extractor(config.regions, model.vision.level_channels, width)
+        fresh: dict[str, torch.nn.Module] = {"projector": projector, "regions": regions}
+        focal = build_focal_crop(config, regions)
         if focal is not None:
             fresh["focal"] = focal
         if model.numbers is not None:

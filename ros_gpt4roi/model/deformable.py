@@ -7,6 +7,7 @@ TensorRT have as an operator of their own.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -19,7 +20,14 @@ from .layers import BoxPosition
 
 
 class DeformableAttention(nn.Module):
-    """Queries gather values at `points` places a head and level around their box."""
+    """Queries gather values at a few learned places around their box.
+
+    Args:
+        hidden: Width of a query.
+        heads: Attention heads, between which the width is shared out.
+        levels: Feature levels.
+        points: Places that a head looks at on each level.
+    """
 
     keep_in_fp32 = ("offsets",)  # half precision is too coarse for places in an image
 
@@ -47,8 +55,17 @@ class DeformableAttention(nn.Module):
 
     def forward(self, queries: torch.Tensor, boxes: torch.Tensor, levels: list[torch.Tensor],
                 masks: torch.Tensor | None) -> torch.Tensor:
-        """queries: [B, Q, hidden]. boxes: [B, Q, 4] in units of the image. levels: [B, hidden, H_i, W_i] each.
-        masks: [B, Q, P, P] or None. Returns [B, Q, hidden]."""
+        """Gather what each query sees.
+
+        Args:
+            queries: [B, Q, hidden].
+            boxes: The queries' boxes [B, Q, 4], x1 y1 x2 y2 in units of the image.
+            levels: Feature maps [B, hidden, H_i, W_i] each.
+            masks: Weights of what is seen of each box, [B, Q, P, P] in 0..1, or None.
+
+        Returns:
+            [B, Q, hidden].
+        """
         batch, count = queries.shape[:2]
         shape = (batch, count, self.heads, self.levels, self.points)
         # Coordinates need more digits than half precision has, so sampling is done in single precision.
@@ -64,11 +81,11 @@ class DeformableAttention(nn.Module):
         # grid_sample counts from −1 to 1 over the image.
         places = ((centre + offsets * half) * 2 - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
         weights = weights.permute(3, 0, 2, 1, 4).flatten(1, 2).unsqueeze(2)
-        total = None
+        parts = []
         for level, place, weight in zip(levels, places, weights):
             values = self.value(level).unflatten(1, (self.heads, -1)).flatten(0, 1)
-            part = (F.grid_sample(values.float(), place, align_corners=False) * weight).sum(-1)
-            total = part if total is None else total + part
+            parts.append((F.grid_sample(values.float(), place, align_corners=False) * weight).sum(-1))
+        total = functools.reduce(torch.add, parts)
         return self.out(total.to(queries.dtype).unflatten(0, (batch, self.heads)).flatten(1, 2).transpose(1, 2))
 
     def _mask_at(self, masks: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
@@ -91,12 +108,19 @@ class DeformableLayer(nn.Module):
 
     def forward(self, queries: torch.Tensor, boxes: torch.Tensor, levels: list[torch.Tensor],
                 masks: torch.Tensor | None) -> torch.Tensor:
+        """Refine queries [B, Q, hidden]; arguments as `DeformableAttention.forward`'s."""
         queries = self.norm1(queries + self.attention(queries, boxes, levels, masks))
         return self.norm2(queries + self.mlp(queries))
 
 
 class DeformableExtractor(nn.Module):
-    """Queries from the box's position embedding, refined by several layers of deformable attention."""
+    """Queries from the box's position embedding, refined by several layers of deformable attention.
+
+    Args:
+        config: Sizes; `embeddings` queries a region.
+        level_channels: Channels of each feature level, finest first.
+        out_width: D, the language model's width.
+    """
 
     sum_in_fp32 = True  # what is seen of four levels: halves of up to 65504 would not fit in one
     keep_unquantised = ("project",)  # cheap, and the language model reads what it writes
@@ -115,7 +139,7 @@ class DeformableExtractor(nn.Module):
 
     def features(self, levels: list[torch.Tensor], boxes: torch.Tensor,
                  masks: torch.Tensor | None = None) -> torch.Tensor:
-        """The regions' vectors before they are projected to the language model: [B, N, K·hidden]."""
+        """Compute the regions' vectors before they are projected to the language model: [B, N, K·hidden]."""
         regions, count = boxes.shape[1], self.config.embeddings
         levels = [conv(level) for conv, level in zip(self.lateral, levels)]
         queries = (self.position(boxes).unsqueeze(2) + self.queries).flatten(1, 2)
@@ -128,7 +152,7 @@ class DeformableExtractor(nn.Module):
 
     def forward(self, levels: list[torch.Tensor], boxes: torch.Tensor, masks: torch.Tensor | None = None,
                 extra: torch.Tensor | None = None) -> torch.Tensor:
-        """→ [B, N, K, D]. extra: added to `features`."""
+        """Compute the regions' embeddings [B, N, K, D]; `extra` is added to `features`."""
         features = self.features(levels, boxes, masks)
         features = features if extra is None else features + extra
         return self.project(features.unflatten(-1, (self.config.embeddings, self.config.hidden)))

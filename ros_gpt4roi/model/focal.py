@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .config import FocalConfig, ModelConfig, PreprocessConfig
+from .regions import RegionExtractor
 from .roi_align import roi_align_image
 from .vision import VisionEncoder
 
@@ -20,7 +21,10 @@ _NARROWEST = 1 / 16
 class FocalCrop(nn.Module):
     """What a region's enlarged view adds to its vector. Costs one run of the encoder a region.
 
-    feature_width: the extractor's.
+    Args:
+        config: Of the crop.
+        preprocess: Of the model; its image size is the crop's where `config` names none.
+        feature_width: Width of the region extractor's `features`.
     """
 
     def __init__(self, config: FocalConfig, preprocess: PreprocessConfig, feature_width: int):
@@ -32,10 +36,15 @@ class FocalCrop(nn.Module):
         nn.init.zeros_(self.join.bias)
 
     def crop(self, images: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """images: normalised [B, 3, S, S]. boxes: [B, N, 4] in units of the image.
+        """Cut the regions' surroundings out.
 
-        Returns crops [B·N, 3, C, C], square around the boxes' centres and grey outside the image, and the boxes in
-        units of their crops [B·N, 1, 4].
+        Args:
+            images: Normalised [B, 3, S, S].
+            boxes: [B, N, 4], x1 y1 x2 y2 in units of the image.
+
+        Returns:
+            Crops [B·N, 3, C, C], square around the boxes' centres and grey outside the image, and the boxes in units
+            of their crops [B·N, 1, 4].
         """
         boxes = boxes.float()
         centre, extent = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
@@ -46,8 +55,19 @@ class FocalCrop(nn.Module):
         return crops, inner.flatten(0, 1).unsqueeze(1)
 
     def forward(self, images: torch.Tensor, boxes: torch.Tensor, masks: torch.Tensor | None, vision: VisionEncoder,
-                regions: nn.Module) -> torch.Tensor:
-        """images: uint8 [B, S, S, 3] → [B, N, feature_width] to be added to the extractor's `features`."""
+                regions: RegionExtractor) -> torch.Tensor:
+        """Look at every region once more, enlarged.
+
+        Args:
+            images: uint8 RGB [B, S, S, 3].
+            boxes: [B, N, 4], x1 y1 x2 y2 in units of the image.
+            masks: Weights of what is seen of each box, [B, N, P, P] in 0..1, or None.
+            vision: The model's encoder.
+            regions: The model's region extractor.
+
+        Returns:
+            [B, N, feature_width], to be added to the extractor's `features`.
+        """
         crops, inner = self.crop(vision.normalise(images), boxes)
         if masks is not None:
             masks = masks.flatten(0, 1).unsqueeze(1)
@@ -55,6 +75,6 @@ class FocalCrop(nn.Module):
         return self.join(features.unflatten(0, boxes.shape[:2]))
 
 
-def build_focal_crop(config: ModelConfig, regions: nn.Module) -> FocalCrop | None:
-    """The focal crop that the config asks for beside a region extractor; None where it asks for none."""
+def build_focal_crop(config: ModelConfig, regions: RegionExtractor) -> FocalCrop | None:
+    """Make the focal crop that the config asks for beside a region extractor; None where it asks for none."""
     return FocalCrop(config.focal, config.preprocess, regions.feature_width) if config.focal else None

@@ -5,7 +5,7 @@ GPT4RoI: Instruction Tuning Large Language Model on Region-of-Interest, arXiv 23
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,9 @@ from .vision import VisionEncoder
 class VisionOutput(NamedTuple):
     """What the vision stage hands to the language stage.
 
-    image_tokens: [B, T, D]. region_embeddings: [B, N, K, D], K embeddings a region.
+    Attributes:
+        image_tokens: [B, T, D].
+        region_embeddings: [B, N, K, D], K embeddings a region.
     """
 
     image_tokens: torch.Tensor
@@ -33,7 +35,9 @@ class VisionOutput(NamedTuple):
 class GPT4RoI(nn.Module):
     """Encoder, projector, region extractor and language model.
 
-    image_token_id: id of the placeholder that image tokens replace; a prompt has none or all T of them.
+    Args:
+        config: The whole model's.
+        image_token_id: Id of the placeholder that image tokens replace; a prompt has none or all T of them.
     """
 
     def __init__(self, config: ModelConfig, image_token_id: int):
@@ -49,19 +53,26 @@ class GPT4RoI(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """The number format of what is spliced into prompts."""
         return self.projector.weight.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the vision stage lies."""
         return self.projector.weight.device
 
     def encode(self, images: torch.Tensor, boxes: torch.Tensor, masks: torch.Tensor | None = None,
                extra: torch.Tensor | None = None) -> VisionOutput:
-        """The vision stage.
+        """Run the vision stage.
 
-        images: uint8 RGB [B, S, S, 3]. boxes: [B, N, 4] x1 y1 x2 y2 in units of the image.
-        masks: weights of a region's RoI bins [B, N, P, P] in 0..1, or None for whole boxes.
-        extra: added to what the region extractor sees before it is projected, [B, N, feature_width].
+        Args:
+            images: uint8 RGB [B, S, S, 3].
+            boxes: [B, N, 4], x1 y1 x2 y2 in units of the image.
+            masks: Weights of a region's RoI bins [B, N, P, P] in 0..1, or None for whole boxes.
+            extra: Added to what the region extractor sees before it is projected, [B, N, feature_width].
+
+        Returns:
+            Image tokens and region embeddings.
         """
         tokens, levels = self.vision(images)
         if self.focal is not None:
@@ -70,10 +81,16 @@ class GPT4RoI(nn.Module):
         return VisionOutput(self.projector(tokens), self.regions(levels, boxes, masks, extra))
 
     def embed(self, input_ids: torch.Tensor, vision: VisionOutput, region_index: torch.Tensor) -> torch.Tensor:
-        """Token embeddings with image tokens and region embeddings spliced in.
+        """Embed tokens, with image tokens and region embeddings spliced in.
 
-        input_ids: [B, L]. region_index: [B, L], which of the image's N·K region embeddings (flattened) takes the
-        token's place, −1 for none. Returns [B, L, D].
+        Args:
+            input_ids: [B, L].
+            vision: Of the B images.
+            region_index: [B, L], which of the image's N·K region embeddings (flattened) takes the token's place, −1 for
+                none.
+
+        Returns:
+            [B, L, D].
         """
         text = self.language.get_input_embeddings()(input_ids)
         is_image, is_region = input_ids == self.image_token_id, region_index >= 0
@@ -98,8 +115,22 @@ class GPT4RoI(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, region_index: torch.Tensor,
                 attention_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None,
-                masks: torch.Tensor | None = None, **loss_arguments) -> CausalLMOutputWithPast:
-        """Next-token logits [B, L, vocabulary], and the loss where labels [B, L] (−100: not learned) are given."""
+                masks: torch.Tensor | None = None, **loss_arguments: Any) -> CausalLMOutputWithPast:
+        """Compute the logits of every next token, and the loss where labels are given.
+
+        Args:
+            input_ids: [B, L].
+            images: uint8 RGB [B, S, S, 3].
+            boxes: [B, N, 4], x1 y1 x2 y2 in units of the image.
+            region_index: [B, L], as `embed` takes it.
+            attention_mask: [B, L], 0 where padded.
+            labels: [B, L], −100 where nothing is to be learned.
+            masks: As `encode` takes them.
+            loss_arguments: For transformers' loss.
+
+        Returns:
+            Logits [B, L, vocabulary], and the loss.
+        """
         embeddings = self.embed(input_ids, self.encode(images, boxes, masks), region_index)
         return self.language(inputs_embeds=embeddings, attention_mask=attention_mask, labels=labels,
                              use_cache=False, **loss_arguments)

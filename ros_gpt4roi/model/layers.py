@@ -11,7 +11,12 @@ from torch import nn
 
 
 class BoxPosition(nn.Module):
-    """A box's place and size in the image as a vector: [..., 4] in units of the image → [..., width]."""
+    """A box's place and size in the image as a vector.
+
+    Args:
+        hidden: Width of the first of the two layers.
+        width: Width of the vector.
+    """
 
     keep_in_fp32 = ("layers",)  # half precision is too coarse for places in an image
 
@@ -22,4 +27,5 @@ class BoxPosition(nn.Module):
             nn.Linear(hidden, width), nn.ReLU(), nn.LayerNorm(width))
 
     def forward(self, boxes: torch.Tensor) -> torch.Tensor:
-        return self.layers(boxes.to(self.layers[0].weight.dtype))
+        """Embed boxes [..., 4], x1 y1 x2 y2 in units of the image, as vectors [..., width]."""
+        return self.layers(boxes.to(next(self.layers.parameters()).dtype))

@@ -21,10 +21,17 @@ _FILTERS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INT
 
 
 def preprocess_frame(frame: np.ndarray, config: PreprocessConfig) -> np.ndarray:
-    """Resizes a frame to the network's square input.
+    """Resize a frame to the network's square input.
 
-    frame: uint8 RGB [H, W, 3], or an array-like of it. Returns uint8 RGB [S, S, 3], S = config.image_size,
-    C-contiguous. Raises ValueError where the frame is not such an array.
+    Args:
+        frame: uint8 RGB [H, W, 3], or an array-like of it.
+        config: Image size and interpolation.
+
+    Returns:
+        uint8 RGB [S, S, 3], S = config.image_size, C-contiguous.
+
+    Raises:
+        ValueError: The frame is not such an array.
     """
     frame = np.asarray(frame)
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
@@ -40,11 +47,18 @@ def preprocess_frame(frame: np.ndarray, config: PreprocessConfig) -> np.ndarray:
 
 
 def normalise_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Boxes in pixels → in units of the image.
+    """Turn boxes in pixels into boxes in units of the image.
 
-    boxes: [N, 4] x1 y1 x2 y2 in pixels of a width × height frame, origin at the outer corner of the top left pixel.
-    Returns float32 [N, 4], 0..1 inside the image; boxes that reach outside stay so.
-    Raises ValueError where a box is not four finite numbers with x1 < x2 and y1 < y2; the message holds the box.
+    Args:
+        boxes: [N, 4], x1 y1 x2 y2 in pixels, origin at the outer corner of the frame's top left pixel.
+        width: Of the frame, in pixels.
+        height: Of the frame, in pixels.
+
+    Returns:
+        float32 [N, 4], 0..1 inside the image; boxes that reach outside stay so.
+
+    Raises:
+        ValueError: A box is not four finite numbers with x1 < x2 and y1 < y2; the message holds the box.
     """
     boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
     bad = ~(np.isfinite(boxes).all(1) & (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3]))
@@ -55,6 +69,6 @@ def normalise_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def preprocess_hash(config: PreprocessConfig) -> str:
-    """SHA-256 (hex) of everything that decides what a frame becomes; stored in checkpoints and checked on load."""
+    """Hash (SHA-256, hex) what decides what a frame becomes; checkpoints store it, and it is checked on load."""
     facts = json.dumps({"revision": REVISION, **dataclasses.asdict(config)}, sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()

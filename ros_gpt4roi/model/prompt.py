@@ -32,9 +32,11 @@ class PromptError(ValueError):
 class Encoded:
     """A tokenised conversation; the three lists have one entry a token.
 
-    input_ids: token ids. labels: the id where it is learned, −100 elsewhere.
-    region_index: which of the frame's N·K region embeddings takes the token's place, −1 for none.
-    dropped_rounds: how many of the oldest rounds did not fit the context.
+    Attributes:
+        input_ids: Token ids.
+        labels: The id where it is learned, −100 elsewhere.
+        region_index: Which of the frame's N·K region embeddings takes the token's place, −1 for none.
+        dropped_rounds: How many of the oldest rounds did not fit the context.
     """
 
     input_ids: list[int]
@@ -46,8 +48,13 @@ class Encoded:
 class PromptBuilder:
     """Builds prompts for one model.
 
-    tokenizer: a fast transformers tokenizer (offsets are needed) that knows SPECIAL_TOKENS.
-    image_tokens: image tokens a frame.
+    Args:
+        tokenizer: A fast transformers tokenizer (offsets are needed) that knows SPECIAL_TOKENS.
+        config: The model's.
+        image_tokens: Image tokens a frame.
+
+    Raises:
+        PromptError: The tokenizer splits a marker into several tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, image_tokens: int):
@@ -70,7 +77,7 @@ class PromptBuilder:
         return self.template.end
 
     def check_user_text(self, text: str) -> None:
-        """Raises PromptError where a person's text holds a marker that only the program may write."""
+        """Raise PromptError where a person's text holds a marker that only the program may write."""
         found = [t for t in self.special if t and t in text] + [m.group() for m in _REFERENCE.finditer(text)]
         if found:
             raise PromptError(f"the text holds {found[0]!r}, which is reserved: "
@@ -78,16 +85,24 @@ class PromptBuilder:
 
     def encode(self, rounds: Sequence[tuple[str, str | None]], n_regions: int, *, list_regions: bool = False,
                points: Collection[int] = (), reserve: int = 0) -> Encoded:
-        """Tokenises a conversation about one frame.
+        """Tokenise a conversation about one frame.
 
-        rounds: (question, answer) pairs, oldest first; the last answer may be None: the prompt then ends where the
-            model has to write it. n_regions: boxes of the frame; references beyond it are an error.
-        list_regions: introduce all regions in the preamble, so that any of them may be spoken of.
-        points: numbers (from 1) of the regions that are points.
-        reserve: tokens of the context left free for the answer.
         Where it does not fit `prompt.context`, whole oldest rounds are left out; what refers to a region for the first
         time among those left then carries its embedding.
-        Raises PromptError for no rounds, an unknown region or a last round that alone does not fit.
+
+        Args:
+            rounds: (question, answer) pairs, oldest first; the last answer may be None: the prompt then ends where the
+                model has to write it.
+            n_regions: Boxes of the frame; references beyond it are an error.
+            list_regions: Introduce all regions in the preamble, so that any of them may be spoken of.
+            points: Numbers (from 1) of the regions that are points.
+            reserve: Tokens of the context left free for the answer.
+
+        Returns:
+            The tokens, with what is learned and what is spliced in.
+
+        Raises:
+            PromptError: No rounds, an unknown region, or a last round that alone does not fit.
         """
         if not rounds:
             raise PromptError("a conversation without rounds, expected at least one question")
@@ -120,7 +135,7 @@ class PromptBuilder:
     def _render(self, rounds: Sequence[tuple[str, str | None]], n_regions: int, list_regions: bool,
                 points: frozenset[int]) -> tuple[str, list[tuple[int, int]], list[int]]:
         """The text, the character spans to be learned, and the embedding index of every region token in order."""
-        t, mentioned, regions = self.template, set(), []
+        t, mentioned, regions = self.template, set[int](), list[int]()
         system = self.config.system or t.default_system
         text = t.before_system + system + t.after_system if system else ""
         learned = []
@@ -146,10 +161,12 @@ class PromptBuilder:
 
     def _resolve(self, text: str, n_regions: int, points: frozenset[int], regions: list[int],
                  mentioned: set[int] | None) -> str:
-        """mentioned: regions that questions have mentioned so far; None for an answer, where names are only names: what
-        the model writes cannot carry an embedding, so it must not learn to write a region token."""
+        """Put names and tokens in place of a text's references.
 
-        def replace(match: re.Match) -> str:
+        mentioned: regions that questions have mentioned so far; None for an answer, where names are only names: what
+        the model writes cannot carry an embedding, so it must not learn to write a region token.
+        """
+        def replace(match: re.Match[str]) -> str:
             kind, number = match.group(1), int(match.group(2))
             if not 1 <= number <= n_regions:
                 raise PromptError(f"the text refers to {match.group()}, expected a region from 1 to {n_regions}")

@@ -12,11 +12,19 @@ import torch
 
 def interpolation_matrices(boxes: torch.Tensor, height: int, width: int, size: int,
                            samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights of a map's cells in each of `size` bins a side of every box.
+    """Compute the weights of a map's cells in each bin of every box.
 
-    boxes: float32 [..., 4] x1 y1 x2 y2 in units of the image. Returns W_y [..., size, height] and W_x
-    [..., size, width]. A sampling point further than one cell outside has no weight, one between is clamped to the
-    edge, as in torchvision.
+    A sampling point further than one cell outside has no weight, one between is clamped to the edge, as in torchvision.
+
+    Args:
+        boxes: float32 [..., 4], x1 y1 x2 y2 in units of the image.
+        height: Rows of the map.
+        width: Columns of the map.
+        size: Bins a side.
+        samples: Sampling points a bin and axis.
+
+    Returns:
+        W_y [..., size, height] and W_x [..., size, width].
     """
     # Both axes at once, [..., 2, points]: a graph of half the operators.
     lengths = torch.linspace(width, height, 2, device=boxes.device, dtype=boxes.dtype).unsqueeze(-1)
@@ -34,11 +42,17 @@ def interpolation_matrices(boxes: torch.Tensor, height: int, width: int, size: i
 
 def roi_align(features: torch.Tensor, boxes: torch.Tensor, size: int, samples: int,
               masks: torch.Tensor | None = None) -> torch.Tensor:
-    """RoIAlign of one feature level.
+    """Average one feature level over the bins of every box.
 
-    features: [B, C, H, W]. boxes: [B, N, 4] x1 y1 x2 y2 in units of the image (0..1 inside; may reach outside).
-    masks: what every bin is multiplied with, [B, N, size, size], or None.
-    Returns [B·N, C, size, size]: bin (i, j) is row i from the top, column j from the left.
+    Args:
+        features: [B, C, H, W].
+        boxes: [B, N, 4], x1 y1 x2 y2 in units of the image: 0..1 inside, and they may reach outside.
+        size: Bins a side.
+        samples: Sampling points a bin and axis.
+        masks: What every bin is multiplied with, [B, N, size, size], or None.
+
+    Returns:
+        [B·N, C, size, size]: bin (i, j) is row i from the top, column j from the left.
     """
     (batch, channels, height, width), count = features.shape, boxes.shape[1]
     # Coordinates need more digits than half precision has on fine maps.
@@ -56,7 +70,7 @@ def roi_align(features: torch.Tensor, boxes: torch.Tensor, size: int, samples: i
 
 
 def roi_align_image(images: torch.Tensor, boxes: torch.Tensor, size: int, samples: int) -> torch.Tensor:
-    """`roi_align` without masks of what has few channels, such as an image.
+    """Do as `roi_align` without masks, for maps of few channels such as an image.
 
     With those last, every product would be as narrow as they are few. Here they lie beside the rows.
     """

@@ -12,14 +12,23 @@ _CURIOUS = ("A chat between a curious {human} and an artificial intelligence ass
 
 @dataclass(frozen=True)
 class Template:
-    """A conversation is `before_system + system + after_system`, then for every round
+    """The texts around a conversation's parts.
+
+    A conversation is `before_system + system + after_system`, then for every round
     `before_question + question + before_answer + opening + answer + end`.
 
-    opening: a space that the model has to write itself. A prompt must not end in one: tokenizers join it with the word
-        that follows, so a prompt's tokens would not be the beginning of the whole conversation's.
-    end: what the model learns to write when an answer is over. between: stands between two rounds, not learned.
-    close: stands behind the last round, not learned.
-    tokens: markers that the tokenizer must know as one token each.
+    Attributes:
+        before_system: Text before the system message.
+        after_system: Text behind the system message.
+        before_question: Text before a question.
+        before_answer: Text between a question and its answer.
+        end: What the model learns to write when an answer is over.
+        between: Stands between two rounds, not learned.
+        close: Stands behind the last round, not learned.
+        opening: A space that the model has to write itself. A prompt must not end in one: tokenizers join it with the
+            word that follows, so a prompt's tokens would not be the beginning of the whole conversation's.
+        tokens: Markers that the tokenizer must know as one token each.
+        default_system: System message where the model's config has none.
     """
 
     before_system: str
@@ -59,7 +68,7 @@ TEMPLATES = {
 
 
 def template(name: str) -> Template:
-    """The format by name. Raises ConfigError for an unknown one."""
+    """Find a format by its name. Raises ConfigError for an unknown one."""
     try:
         return TEMPLATES[name]
     except KeyError:

@@ -23,9 +23,21 @@ _VIT_TYPES = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model"
 class VisionEncoder(nn.Module):
     """Encoder of any size.
 
-    Attributes: `width` channels of an image token, `token_count` image tokens a frame,
-    `level_channels` channels of each level, finest first.
+    Args:
+        config: The encoder's architecture and which of its maps are used.
+        preprocess: Image size, mean and standard deviation.
+
+    Attributes:
+        width: Channels of an image token.
+        token_count: Image tokens a frame.
+        level_channels: Channels of each level, finest first.
+
+    Raises:
+        ConfigError: The encoder has no such levels, or is made for another image size.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, config: VisionConfig, preprocess: PreprocessConfig):
         super().__init__()
@@ -46,7 +58,7 @@ class VisionEncoder(nn.Module):
     def _check_names(self, names: list[int | str]) -> None:
         if self.is_vit:
             count = self.model.config.num_hidden_layers + 1
-            known = [n for n in names if isinstance(n, int) and -count <= n < count]
+            known: list[int | str] = [n for n in names if isinstance(n, int) and -count <= n < count]
         else:
             known = [n for n in names if n in self.model.stage_names]
         if len(known) != len(names):
@@ -86,7 +98,7 @@ class VisionEncoder(nn.Module):
             patches = state[:, state.shape[1] - side * side:]
             return patches.transpose(1, 2).unflatten(2, (side, side))
 
-        return {name: as_map(states[name]) for name in names}
+        return {name: as_map(states[int(name)]) for name in names}
 
     def _hidden_states(self, pixels: torch.Tensor, side: int) -> tuple[torch.Tensor, ...]:
         if self.model_type != "siglip2_vision_model":
@@ -101,19 +113,30 @@ class VisionEncoder(nn.Module):
                           spatial_shapes=torch.tensor([[side, side]] * batch, device=pixels.device)).hidden_states
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 RGB [B, S, S, 3] → normalised [B, 3, S, S] in the encoder's number format."""
+        """Turn uint8 RGB images [B, S, S, 3] into the encoder's input [B, 3, S, S], in its number format."""
         dtype = next(self.model.parameters()).dtype
         return ((images.to(self.mean.dtype).permute(0, 3, 1, 2) - self.mean) / self.std).to(dtype)
 
     def levels(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """pixels: normalised [B, 3, s, s] of a size the encoder takes → the levels, finest first, each [B, C, h, w]."""
+        """Compute feature levels alone.
+
+        Args:
+            pixels: Normalised [B, 3, s, s], of a size that the encoder takes.
+
+        Returns:
+            The levels, finest first, each [B, C, h, w].
+        """
         maps = self._maps(pixels)
         return [maps[name] for name in self.config.levels]
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """images: uint8 RGB [B, S, S, 3].
+        """Encode images.
 
-        Returns image tokens [B, token_count, width], row by row from the top left, and the levels, each [B, C, h, w].
+        Args:
+            images: uint8 RGB [B, S, S, 3].
+
+        Returns:
+            Image tokens [B, token_count, width], row by row from the top left, and the levels, each [B, C, h, w].
         """
         maps = self._maps(self.normalise(images))
         tokens = maps[self.config.tokens]

@@ -7,8 +7,14 @@ import dataclasses
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ros_gpt4roi.model.config import LanguageConfig, ModelConfig, PreprocessConfig, PromptConfig, RoIAlignConfig, \
-    VisionConfig
+from ros_gpt4roi.model.config import (
+    LanguageConfig,
+    ModelConfig,
+    PreprocessConfig,
+    PromptConfig,
+    RoIAlignConfig,
+    VisionConfig,
+)
 from ros_gpt4roi.model.prompt import SPECIAL_TOKENS
 from ros_gpt4roi.model.templates import template
 from training.from_scratch.tokenizer import train_tokenizer

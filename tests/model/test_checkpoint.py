@@ -10,12 +10,26 @@ import torch
 from model_fixtures import sentencepiece_like, tiny_config
 from safetensors.torch import load_file, save_file
 
-from ros_gpt4roi.model import preprocess
 from ros_gpt4roi.configuration import build
-from ros_gpt4roi.model.checkpoint import (CheckpointError, build_model, load_checkpoint, read_config, save_checkpoint,
-                                          write_config)
-from ros_gpt4roi.model.config import (ConfigError, DeformableConfig, FocalConfig, LanguageConfig, ModelConfig,
-                                      PointConfig, RoIAlignLiteConfig, preset)
+from ros_gpt4roi.model import preprocess
+from ros_gpt4roi.model.checkpoint import (
+    CheckpointError,
+    build_model,
+    load_checkpoint,
+    read_config,
+    save_checkpoint,
+    write_config,
+)
+from ros_gpt4roi.model.config import (
+    ConfigError,
+    DeformableConfig,
+    FocalConfig,
+    LanguageConfig,
+    ModelConfig,
+    PointConfig,
+    RoIAlignLiteConfig,
+    preset,
+)
 from ros_gpt4roi.model.preprocess import preprocess_hash
 
 

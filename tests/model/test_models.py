@@ -10,8 +10,16 @@ from model_fixtures import CLIP, TEXTS, tiny_config
 
 from ros_gpt4roi.engine.export import VisionNetwork
 from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, save_checkpoint
-from ros_gpt4roi.model.config import (ConfigError, DeformableConfig, FocalConfig, LanguageConfig, PreprocessConfig,
-                                      RegionConfig, RoIAlignConfig, VisionConfig)
+from ros_gpt4roi.model.config import (
+    ConfigError,
+    DeformableConfig,
+    FocalConfig,
+    LanguageConfig,
+    PreprocessConfig,
+    RegionConfig,
+    RoIAlignConfig,
+    VisionConfig,
+)
 from ros_gpt4roi.model.gpt4roi import VisionOutput
 from training.from_scratch.tokenizer import train_tokenizer
 

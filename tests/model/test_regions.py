@@ -13,8 +13,15 @@ import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
-from ros_gpt4roi.model.config import ConfigError, DeformableConfig, FocalConfig, PointConfig, RoIAlignConfig, \
-    RoIAlignLiteConfig, preset
+from ros_gpt4roi.model.config import (
+    ConfigError,
+    DeformableConfig,
+    FocalConfig,
+    PointConfig,
+    RoIAlignConfig,
+    RoIAlignLiteConfig,
+    preset,
+)
 from ros_gpt4roi.model.convert import published_key
 from ros_gpt4roi.model.regions import build_region_extractor, resize
 from ros_gpt4roi.model.roi_align import roi_align, roi_align_image

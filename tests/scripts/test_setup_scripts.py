@@ -45,7 +45,7 @@ def test_a_ros_that_python_can_not_import_is_named(root: Path, tmp_path: Path) -
 
 def test_a_sourced_ros_is_used(root: Path, tmp_path: Path) -> None:
     (tmp_path / "rclpy.py").touch()
-    for name, text in (("python3", f'exec "{sys._base_executable}" "$@"'), ("colcon", "exit 0")):
+    for name, text in (("python3", f'exec "{Path(sys.executable).resolve()}" "$@"'), ("colcon", "exit 0")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
     result = _run(root, "--check", ROS_DISTRO="nosuch", AMENT_PREFIX_PATH="/opt/ros/nosuch",

@@ -63,7 +63,7 @@ class TensorRTRunner:
             self._kernel_cache = _KernelCache(kernels) if library.ahead_of_time and kernels is not None else None
             self._context = self._make_context()
             # All calls share scratch memory and the graphs' inputs, whatever streams they come on.
-            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._done = torch.cuda.Event()
         self._upload = PinnedUpload()
         self._graph_regions = sorted(graph_regions)
         self._graphs: dict[tuple[int, int], _Graph] = {}
@@ -173,7 +173,7 @@ class TensorRTRunner:
     def _capture(self, frames: int, regions: int) -> _Graph:
         """A graph keeps its context: the shapes it was captured with are part of the context's state."""
         context, inputs = self._make_context(captured=True), self._empty_inputs(frames, regions)
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             # Once outside: what a context does only for a new shape must not be captured.
