@@ -48,6 +48,7 @@ class Setting:
         more_than: Bound that the value must exceed.
         choices: The only values, where they are few.
         unit: Unit of the value.
+        fixed: Whether a node takes it at its start only, because others on the network must not change it.
     """
 
     description: str = ""
@@ -56,6 +57,7 @@ class Setting:
     more_than: float | None = None
     choices: tuple[Any, ...] = ()
     unit: str = ""
+    fixed: bool = False
 
     def allows(self, value: Any) -> bool:
         """Whether a value of the right type is one of the choices and in the range (each element of a tuple is)."""
@@ -81,7 +83,7 @@ class Setting:
 
 
 def setting(default: Any, description: str, *, at_least: float | None = None, at_most: float | None = None,
-            more_than: float | None = None, choices: Iterable[Any] = (), unit: str = "") -> Any:
+            more_than: float | None = None, choices: Iterable[Any] = (), unit: str = "", fixed: bool = False) -> Any:
     """A dataclass field with its default and all that `Setting` holds.
 
     Args:
@@ -92,8 +94,9 @@ def setting(default: Any, description: str, *, at_least: float | None = None, at
         more_than: Bound that the value must exceed.
         choices: The only values, where they are few.
         unit: Unit of the value.
+        fixed: Whether a node takes it at its start only.
     """
-    metadata = {"setting": Setting(description, at_least, at_most, more_than, tuple(choices), unit)}
+    metadata = {"setting": Setting(description, at_least, at_most, more_than, tuple(choices), unit, fixed)}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=functools.partial(copy.deepcopy, default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from .regular_file import open_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 80_000_000
@@ -103,13 +104,11 @@ def _opened(source: str | Path | bytes, name: str | None = None) -> Iterator[tup
 
 
 def _open_regular(path: str | Path) -> io.BufferedReader:
-    # Without waiting for a writer, where the name belongs to a pipe.
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
-    status = os.fstat(file.fileno())
-    if stat.S_ISREG(status.st_mode) and status.st_size:
+    file = open_regular(path)
+    if os.fstat(file.fileno()).st_size:
         return file
     file.close()
-    raise ValueError("the file is empty" if stat.S_ISREG(status.st_mode) else "no regular file")
+    raise ValueError("the file is empty")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import logging
-import mmap
 import os
 import re
 import shutil
@@ -27,9 +27,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from ..regular_file import open_regular
 from . import EngineError
+from .build_process import Progress, ProgressCallback
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ _LONGEST_HEADER = 1 << 16
 _LEFTOVERS = (".build-*", ".export-*", ".*.partial")
 _LEFTOVER_AGE_S = 24 * 3600.0
 SUFFIX = ".engine"
+_MARKER = ".ros_gpt4roi_engines"
 
 
 class CacheError(EngineError):
@@ -73,7 +76,7 @@ class EngineKey:
 
 @dataclass(frozen=True, eq=False)
 class CachedEngine:
-    """A verified plan, mapped into memory. header: "key", "size", "sha256" and what was noted when it was built."""
+    """A verified plan. header: "key", "size", "sha256" and what was noted when it was built."""
 
     path: Path
     header: dict[str, Any]
@@ -102,20 +105,21 @@ def default_cache_folder() -> Path:
 
 
 class EngineCache:
-    """A folder of engines, mode 0700. Where it cannot be written, a private temporary folder takes its place: engines
-    then last as long as the process."""
+    """A folder of engines, mode 0700.
+
+    Only a folder that carries the cache's marker file is changed. Where another one is named, the cache is made in a
+    folder of its own inside it; where that cannot be written, a private temporary folder takes its place, and engines
+    last as long as the process.
+    """
 
     def __init__(self, folder: Path | None = None):
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self.folder = Path(folder) if folder is not None else default_cache_folder()
         try:
-            _make_private(self.folder)
+            self.folder = _own_folder(default_cache_folder() if folder is None else folder)
             _remove_leftovers(self.folder)
-        except OSError as error:
-            self._temporary = tempfile.TemporaryDirectory(prefix="ros_gpt4roi_engines_")
+        except (OSError, RuntimeError) as error:  # the last where a user has no home
+            self.folder = Path(_process_folder().name)
             _log.warning("engine cache %s cannot be used (%s): engines are kept in %s until this process ends",
-                         self.folder, error, self._temporary.name)
-            self.folder = Path(self._temporary.name)
+                         folder or "", error, self.folder)
 
     def path(self, entry: str) -> Path:
         """Where an engine lies."""
@@ -147,7 +151,9 @@ class EngineCache:
                     out.write(chunk)
                 out.flush()
                 os.fsync(out.fileno())
-            self.report_path(entry).unlink(missing_ok=True)
+            remove(self.report_path(entry))
+            if path.is_dir():
+                remove(path)
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -155,23 +161,35 @@ class EngineCache:
         return verify(path)
 
     @contextlib.contextmanager
-    def lock(self, entry: str, timeout_s: float) -> Iterator[bool]:
+    def lock(self, entry: str, timeout_s: float, progress: ProgressCallback | None = None) -> Iterator[bool]:
         """Only one process at a time works on an entry. Yields whether another one held it first.
 
-        Raises EngineError where it is not free within the limit.
+        Args:
+            entry: Of the cache.
+            timeout_s: Longest wait.
+            progress: Called with who is waited for, and how much of the limit has passed.
+
+        Raises:
+            EngineError: The entry is not free within the limit.
         """
-        deadline, waited = time.monotonic() + timeout_s, False
-        with (self.folder / f".{entry}.lock").open("w", encoding="utf-8") as file:
+        begun, waited = time.monotonic(), False
+        # Neither through a link nor waiting for who reads a pipe: anything may lie there.
+        descriptor = os.open(self.folder / f".{entry}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK,
+                             0o600)
+        with os.fdopen(descriptor, "rb") as file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if not waited:
-                        _log.info("another process works on engine %s, waiting at most %.0f s", entry, timeout_s)
-                    waited = True
-                if time.monotonic() > deadline:
-                    raise EngineError(f"engine {entry}: another process has been at it for more than {timeout_s:.0f} s")
+                    holder, passed = _holder(file), time.monotonic() - begun
+                if not waited:
+                    _log.info("%s works on engine %s, waiting at most %.0f s", holder, entry, timeout_s)
+                waited = True
+                if passed > timeout_s:
+                    raise EngineError(f"engine {entry}: {holder} has been at it for more than {timeout_s:.0f} s")
+                if progress is not None:
+                    progress(Progress(f"waiting for {holder}, which works on engine {entry}", passed / timeout_s))
                 time.sleep(0.1)
             yield waited
 
@@ -188,16 +206,57 @@ class EngineCache:
         return sorted(self.folder.glob("*.onnx"))
 
 
-def _make_private(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+def _own_folder(folder: Path) -> Path:
+    """The folder, made where it is missing; one of its own inside it, where it belongs to somebody else's files."""
+    if not (folder / _MARKER).is_file() and folder.exists():
+        private = stat.S_IMODE(folder.stat().st_mode) == 0o700 and not any(folder.iterdir())
+        if not private:
+            folder = folder / "ros_gpt4roi_engines"
+            if folder.exists() and not (folder / _MARKER).is_file():
+                raise FileExistsError(f"{folder} is there and no engine cache")
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(FileExistsError):  # another process makes it, too
+            _make_marked(folder)
     facts = folder.stat()
     if facts.st_uid != os.geteuid():
         raise PermissionError(f"belongs to user {facts.st_uid}, not to {os.geteuid()}")
+    (folder / _MARKER).touch(mode=0o600)
     if stat.S_IMODE(facts.st_mode) != 0o700:
         folder.chmod(0o700)
     # chmod bits do not tell of read-only mounts and full disks.
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"\0")
+    return folder
+
+
+def _make_marked(folder: Path) -> None:
+    """Makes a folder that carries the marker from its first moment on."""
+    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    (new / _MARKER).touch(mode=0o600)
+    try:
+        new.rename(folder)
+    except OSError as error:
+        shutil.rmtree(new)
+        raise FileExistsError(str(folder)) from error
+
+
+@functools.cache
+def _process_folder() -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder that lasts as long as the process, whoever opens a cache in it."""
+    return tempfile.TemporaryDirectory(prefix="ros_gpt4roi_engines_")
+
+
+def _holder(lock: IO[bytes]) -> str:
+    """Who holds a lock, in words; the kernel names processes of this container only."""
+    facts = os.fstat(lock.fileno())
+    place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    with contextlib.suppress(OSError, IndexError):
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5] == place and int(fields[4]) > 0:
+                return f"process {fields[4]}"
+    return "another process"
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -207,19 +266,19 @@ def _remove_leftovers(folder: Path) -> None:
             with contextlib.suppress(FileNotFoundError):  # another process cleans up, too
                 if time.time() - path.stat().st_mtime > _LEFTOVER_AGE_S:
                     _log.info("removing %s, left behind by a build that was killed", path)
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    remove(path)
 
 
 def verify(path: Path) -> CachedEngine:
     """Reads an engine file and checks it against its own header. Raises CacheError."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             facts = os.fstat(file.fileno())
             if facts.st_uid != os.geteuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise CacheError(f"{path}: foreign, others than this user may have written it")
             if facts.st_size < _PREFIX.size:
                 raise CacheError(f"{path}: truncated, {facts.st_size} bytes")
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            data = memoryview(file.read())  # not mapped: what is verified is what is used
     except FileNotFoundError:
         raise CacheError(f"{path}: not built yet") from None
     except OSError as error:
@@ -230,16 +289,28 @@ def verify(path: Path) -> CachedEngine:
     text = bytes(data[_PREFIX.size:_PREFIX.size + length])
     if hashlib.sha256(text).digest() != digest:
         raise CacheError(f"{path}: tampered or damaged, the header's check sum is wrong")
-    header = json.loads(text)
     plan = data[_PREFIX.size + length:]
-    if len(plan) != header["size"]:
-        raise CacheError(f"{path}: truncated, {len(plan)} bytes of plan, expected {header['size']}")
-    if hashlib.sha256(plan).hexdigest() != header["sha256"]:
+    try:
+        header = json.loads(text)
+        size, checksum, _ = header["size"], header["sha256"], {**header["key"]}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CacheError(f"{path}: foreign, its header is none of this program's ({error!r})") from error
+    if len(plan) != size:
+        raise CacheError(f"{path}: truncated, {len(plan)} bytes of plan, expected {size}")
+    if hashlib.sha256(plan).hexdigest() != checksum:
         raise CacheError(f"{path}: tampered or damaged, the plan's check sum is wrong")
     return CachedEngine(path, header, plan)
 
 
+def remove(path: Path) -> None:
+    """Removes a file, a link or a folder with all that is in it; nothing where there is nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
+    """SHA-256 (hex) of a regular file. Raises OSError."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

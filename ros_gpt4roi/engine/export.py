@@ -32,9 +32,10 @@ from ..model.focal import build_focal_crop
 from ..model.gpt4roi import GPT4RoI
 from ..model.regions import build_region_extractor
 from ..model.vision import VisionEncoder
+from ..regular_file import read_json
 from . import EngineError
 from .build_process import Limits, ProgressCallback, run_job
-from .cache import EngineCache, file_digest
+from .cache import EngineCache, file_digest, remove
 from .graph import INLINE_BYTES, INPUTS, OUTPUTS, SCOPES, FormatRequirements, onnx_files
 
 _log = logging.getLogger(__name__)
@@ -222,18 +223,18 @@ class ExportedGraph:
 def verify_graph(folder: Path, expected: str | None = None) -> tuple[ExportedGraph | None, str]:
     """The graph of a folder, or None and why it must not be used. expected: the network's fingerprint (None: any)."""
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / _RECORD)
         if expected not in (None, record["fingerprint"]):
             return None, "stale, model, code or PyTorch changed"
-        for name, digest in record["files"].items():
-            if file_digest(folder / name) != digest:
-                return None, f"{name} is damaged or tampered with"
+        graph, files = folder / "vision.onnx", dict(record["files"])
+        for path in onnx_files(graph):
+            if file_digest(path) != files[path.name]:
+                return None, f"{path.name} is damaged or tampered with"
     except FileNotFoundError:
         return None, "not exported yet"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return None, f"unreadable ({error!r})"
-    whole = hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()
-    return ExportedGraph(folder / "vision.onnx", whole), ""
+    return ExportedGraph(graph, hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()), ""
 
 
 def provide_onnx(network: VisionNetwork, entry: str, cache: EngineCache, limits: Limits, build: bool = True,
@@ -253,7 +254,7 @@ def provide_onnx(network: VisionNetwork, entry: str, cache: EngineCache, limits:
     """
     expected = fingerprint(network)
     folder = cache.graph_folder(entry)
-    with cache.lock(f"{entry}.onnx", limits.timeout_s):
+    with cache.lock(f"{entry}.onnx", limits.timeout_s, progress):
         found, reason = verify_graph(folder, expected)
         if found is not None:
             return found
@@ -269,7 +270,7 @@ def provide_onnx(network: VisionNetwork, entry: str, cache: EngineCache, limits:
             run_job({"kind": "export", "network": str(source), "onnx": str(graph)}, limits, progress)
             files = {path.name: file_digest(path) for path in onnx_files(graph)}
             (target / _RECORD).write_text(json.dumps({"fingerprint": expected, "files": files}), encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
             os.replace(target, folder)
         found, reason = verify_graph(folder, expected)
         if found is None:
@@ -277,7 +278,8 @@ def provide_onnx(network: VisionNetwork, entry: str, cache: EngineCache, limits:
         return found
 
 
-def adopt_graph(folder: Path, network: VisionNetwork, entry: str, cache: EngineCache) -> None:
+def adopt_graph(folder: Path, network: VisionNetwork, entry: str, cache: EngineCache,
+                progress: ProgressCallback | None = None) -> None:
     """Puts the graph that a model folder brings into the cache, unless what is there fits or the graph does not.
 
     Raises nothing: what could not be taken is exported where it is needed, and the log says why.
@@ -287,13 +289,14 @@ def adopt_graph(folder: Path, network: VisionNetwork, entry: str, cache: EngineC
         network: of that model.
         entry: the model's name in the cache, of `cache.model_entry`.
         cache: where the graph goes.
+        progress: called while another process works on the entry.
     """
     brought, own = folder / GRAPH_FOLDER, cache.graph_folder(entry)
     if not brought.is_dir():
         return
     expected = fingerprint(network)
     try:
-        with cache.lock(f"{entry}.onnx", _ADOPTION_LIMIT_S):
+        with cache.lock(f"{entry}.onnx", _ADOPTION_LIMIT_S, progress):
             if verify_graph(own, expected)[0] is not None:
                 return
             found, reason = verify_graph(brought, expected)
@@ -301,9 +304,9 @@ def adopt_graph(folder: Path, network: VisionNetwork, entry: str, cache: EngineC
                 raise EngineError(reason)
             with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".export-") as scratch:
                 copy = shutil.copytree(brought, Path(scratch, "graph"))
-                shutil.rmtree(own, ignore_errors=True)
+                remove(own)
                 os.replace(copy, own)
-    except (EngineError, OSError) as error:
+    except Exception as error:  # whatever is wrong with it or with the disk: there is the model itself
         _log.warning("%s is not used: %s", brought, error)
     else:
         _log.info("%s: taken into %s", brought, own)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ..model.gpt4roi import VisionOutput
+from ..regular_file import read_json
 from . import EngineError
 from .graph import OUTPUTS
 from .precision.calibration import StoredFrame
@@ -69,7 +70,7 @@ class GateReport:
 def read_report(path: Path) -> GateReport | None:
     """The report at a path, None where there is none that this program wrote."""
     try:
-        return GateReport(**json.loads(path.read_text(encoding="utf-8")))
+        return GateReport(**read_json(path))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -12,6 +12,7 @@ import yaml
 
 from ..configuration import Configuration, setting
 from ..paths import find
+from ..regular_file import read_regular
 from . import EngineError
 from .cache import EngineCache
 from .precision.calibration import default_frames_folder
@@ -79,7 +80,7 @@ def read_profile(path: Path) -> EngineProfile:
         EngineError: names the file and the field.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(read_regular(path)) or {}
     except (OSError, yaml.YAMLError) as error:
         raise EngineError(f"{path}: {error}, expected an engine profile") from error
     known = {f.name for f in dataclasses.fields(EngineProfile)} - {"name"}
@@ -135,7 +136,7 @@ class EngineOptions(Configuration):
                          choices=("auto", "never"))
     profile: str = setting("auto", "Name or path of a build profile; auto chooses by the GPU.")
     precision: str = setting("", "First precision to try, instead of the profile's.", choices=("", *PRECISIONS))
-    cache: str = setting("", "Folder of engines; empty: ~/.cache/ros_gpt4roi/engines.")
+    cache: str = setting("", "Folder of engines; empty: ~/.cache/ros_gpt4roi/engines.", fixed=True)
     frames: str = setting("", "Folder of frames to calibrate and check engines with; empty: the package's own.")
 
     def open_cache(self) -> EngineCache:

@@ -76,7 +76,7 @@ def _descriptor(item: Field, read_only: bool) -> ParameterDescriptor:
     known = item.setting
     descriptor = ParameterDescriptor(
         description=f"{known.description} [{known.unit}]" if known.unit else known.description,
-        additional_constraints=known.range, read_only=read_only,
+        additional_constraints=known.range, read_only=read_only or known.fixed,
         dynamic_typing=isinstance(item.default, tuple))  # an empty list says nothing of the type of its elements
     low = known.at_least if known.more_than is None else known.more_than
     if item.type in _LIMITS and (low is not None or known.at_most is not None):

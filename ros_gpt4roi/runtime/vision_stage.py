@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ..configuration import Configuration, setting
-from ..engine import EngineError
 from ..engine.build_process import ProgressCallback
 from ..engine.cache import model_entry
 from ..engine.export import VisionNetwork, adopt_graph
@@ -83,15 +82,12 @@ class VisionStage:
         Raises:
             EngineError: the backend asked for does not work here; "auto" raises nothing and ends with PyTorch.
         """
-        entry = model_entry(model_folder)
-        if options.backend != "torch":
-            adopt_graph(model_folder, VisionNetwork.of(loaded.model), entry, options.engine.open_cache())
         wanted = _preference(loaded.model.device) if options.backend == "auto" else [options.backend]
         left_out = []
         for backend in wanted:
             try:
-                runner = _open(backend, loaded, entry, options.engine, progress, write_texts)
-            except (EngineError, OSError, RuntimeError) as error:  # the last is PyTorch's, of a GPU without memory left
+                runner = _open(backend, loaded, options.engine, model_folder, progress, write_texts)
+            except Exception as error:  # whatever fails leads to the next; PyTorch runs the model as it is
                 if options.backend != "auto":
                     raise
                 left_out.append(f"{backend}: {error}")
@@ -127,13 +123,15 @@ class VisionStage:
                             regions[:, :boxes.shape[1]].to(self._device, self._dtype))
 
 
-def _open(backend: str, loaded: LoadedModel, entry: str, options: EngineOptions, progress: ProgressCallback | None,
-          write_texts: TextWriter | None) -> Runner:
+def _open(backend: str, loaded: LoadedModel, options: EngineOptions, model_folder: Path,
+          progress: ProgressCallback | None, write_texts: TextWriter | None) -> Runner:
+    if backend == "torch":
+        return TorchRunner(loaded.model)
+    entry = model_entry(model_folder)
+    adopt_graph(model_folder, VisionNetwork.of(loaded.model), entry, options.open_cache(), progress)
     if backend == "tensorrt":
         return open_tensorrt(loaded, entry, options, progress, write_texts)
-    if backend == "onnxruntime":
-        return open_onnxruntime(loaded, entry, options, progress)
-    return TorchRunner(loaded.model)
+    return open_onnxruntime(loaded, entry, options, progress)
 
 
 def _preference(device: torch.device) -> list[str]:

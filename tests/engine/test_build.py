@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,6 +133,28 @@ def test_stale_and_damaged_graphs_are_named(
     graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
     with pytest.raises(EngineError, match="vision.onnx is damaged"):
         provide_onnx(network, "tiny", cache, LIMITS, build=False)
+
+
+@pytest.mark.parametrize("files", [3, [], {}, {"../../x": "0"}, None, "text", {"vision.onnx": 0}])
+def test_a_record_that_is_none_is_no_graph(network: VisionNetwork, cache: EngineCache, files: object,
+                                           remembered: Callable[[str], None]) -> None:
+    remembered("tiny")
+    record = cache.graph_folder("tiny") / "record.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "files": files}))
+    with pytest.raises(EngineError, match="(unreadable|damaged).*and building is switched off"):
+        provide_onnx(network, "tiny", cache, LIMITS, build=False)
+
+
+@pytest.mark.parametrize("name", ["record.json", "vision.onnx"])
+def test_a_graph_is_read_from_regular_files_only(network: VisionNetwork, cache: EngineCache, name: str,
+                                                 remembered: Callable[[str], None]) -> None:
+    remembered("tiny")
+    path = cache.graph_folder("tiny") / name
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        path.unlink()
+        make(path)
+        with pytest.raises(EngineError, match="no regular file"):
+            provide_onnx(network, "tiny", cache, LIMITS, build=False)
 
 
 def test_build_stops_at_its_memory_limit(tmp_path: Path, network: VisionNetwork) -> None:

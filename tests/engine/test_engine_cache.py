@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ros_gpt4roi.engine import EngineError
+from ros_gpt4roi.engine.build_process import Progress
 from ros_gpt4roi.engine.cache import CacheError, EngineCache, EngineKey, verify
+from ros_gpt4roi.engine.gate import read_report
 
 KEY = EngineKey(onnx="a" * 64, library="tensorrt", version="10.3.0", gpu="Orin", capability="8.7", driver="540.4",
                 shapes="frames 1..1..2", precision="fp16")
@@ -30,10 +34,49 @@ def test_stored_plan_comes_back_whole(cache: EngineCache, stored: Path) -> None:
     assert list(cache.folder.glob(".*partial")) == []
 
 
-def test_folder_is_private_even_where_it_was_not(tmp_path: Path) -> None:
-    (tmp_path / "open").mkdir(mode=0o755)
-    cache = EngineCache(tmp_path / "open")
+def test_folder_is_private_even_where_it_was_not(cache: EngineCache) -> None:
+    cache.folder.chmod(0o755)
+    assert EngineCache(cache.folder).folder == cache.folder
     assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("names", [(), (".build-old", ".slot.x.partial")])
+def test_a_folder_of_others_is_neither_changed_nor_cleaned(tmp_path: Path, names: tuple[str, ...]) -> None:
+    others = tmp_path / "open"
+    others.mkdir(mode=0o755)
+    for name in names:
+        (others / name).write_text("not ours")
+        os.utime(others / name, (1e9, 1e9))
+    cache = EngineCache(others)
+    assert stat.S_IMODE(others.stat().st_mode) == 0o755
+    assert cache.folder.parent == others and {path.name for path in others.iterdir()} == {cache.folder.name, *names}
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+    assert EngineCache(others).folder == cache.folder == EngineCache(cache.folder).folder
+
+
+def test_a_folder_that_only_has_the_name_of_a_cache_is_left_alone(tmp_path: Path) -> None:
+    own = EngineCache(tmp_path.parent).folder
+    (own / ".ros_gpt4roi_engines").unlink()
+    own.chmod(0o755)
+    try:
+        assert own not in EngineCache(tmp_path.parent).folder.parents
+        assert stat.S_IMODE(own.stat().st_mode) == 0o755 and not list(own.iterdir())
+    finally:
+        own.rmdir()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"),
+                                  lambda path: path.write_bytes(os.urandom(5000))])
+def test_garbage_in_place_of_an_engine_and_its_report_is_refused_and_replaced(
+        cache: EngineCache, stored: Path, tmp_path: Path, make: Callable[[Path], object]) -> None:
+    for path in (stored, report := cache.report_path("entry")):
+        path.unlink(missing_ok=True)
+        make(path)
+    with pytest.raises(CacheError):
+        cache.load("entry", KEY)
+    assert read_report(report) is None
+    cache.store("entry", KEY, tmp_path / "plan", {})
+    assert bytes(cache.load("entry", KEY).plan) == PLAN
 
 
 @pytest.mark.parametrize(("field", "value"), [
@@ -111,6 +154,12 @@ def test_unwritable_folder_is_replaced_by_a_private_one(tmp_path: Path, caplog: 
     cache.store("entry", KEY, tmp_path / "plan", {})
     assert bytes(cache.load("entry", KEY).plan) == PLAN
     assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+    # It lasts as long as the process: who opened a cache has long let go of it when its files are read.
+    folder = cache.folder
+    del cache
+    gc.collect()
+    assert EngineCache(tmp_path / "file" / "engines").folder == folder
+    assert (folder / "entry.engine").exists()
 
 
 def test_what_a_killed_build_left_behind_is_removed_once_old(cache: EngineCache) -> None:
@@ -128,6 +177,7 @@ def test_what_a_killed_build_left_behind_is_removed_once_old(cache: EngineCache)
 def test_second_one_waits_for_the_lock_and_is_told(cache: EngineCache, caplog: pytest.LogCaptureFixture) -> None:
     held, waiting, release = threading.Event(), threading.Event(), threading.Event()
     waited: list[bool] = []
+    told: list[Progress] = []
 
     def hold() -> None:
         with cache.lock("entry", 5) as before:
@@ -136,7 +186,7 @@ def test_second_one_waits_for_the_lock_and_is_told(cache: EngineCache, caplog: p
             release.wait(20)
 
     def follow() -> None:
-        with cache.lock("entry", 20) as before:
+        with cache.lock("entry", 20, told.append) as before:
             waited.append(before)
 
     def note(record: logging.LogRecord) -> bool:
@@ -146,7 +196,7 @@ def test_second_one_waits_for_the_lock_and_is_told(cache: EngineCache, caplog: p
     threads = [threading.Thread(target=hold), threading.Thread(target=follow)]
     threads[0].start()
     assert held.wait(20)
-    with pytest.raises(EngineError, match="another process"), cache.lock("entry", 0.0):
+    with pytest.raises(EngineError, match=f"process {os.getpid()} has been at it"), cache.lock("entry", 0.0):
         pass
     logger = logging.getLogger(EngineCache.__module__)
     caplog.set_level(logging.INFO, logger.name)
@@ -160,4 +210,6 @@ def test_second_one_waits_for_the_lock_and_is_told(cache: EngineCache, caplog: p
     for thread in threads:
         thread.join(20)
     assert waited == [False, True]
-    assert "another process works on engine entry, waiting at most 20 s" in caplog.text
+    assert f"process {os.getpid()} works on engine entry, waiting at most 20 s" in caplog.text
+    assert told[0].step == f"waiting for process {os.getpid()}, which works on engine entry"
+    assert 0 <= told[0].fraction <= 1

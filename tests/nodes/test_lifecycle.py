@@ -26,6 +26,7 @@ from sensor_msgs.msg import CompressedImage  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from vision_msgs.msg import Detection2D, Detection2DArray  # noqa: E402
 
+from ros_gpt4roi.engine.cache import EngineCache, model_entry  # noqa: E402
 from ros_gpt4roi.nodes.conversions import box_to_message  # noqa: E402
 from ros_gpt4roi.nodes.images import rgb_to_compressed  # noqa: E402
 
@@ -106,9 +107,16 @@ class CompressedCamera:
 
 
 @pytest.fixture(scope="module")
-def node(peer: Peer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The node's folder of engines; it is taken at the start."""
+    return tmp_path_factory.mktemp("engines") / "cache"
+
+
+@pytest.fixture(scope="module")
+def node(peer: Peer, engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     process = Process("perception", tmp_path_factory.mktemp("log") / "managed.log", model="no/such/model",
                       autostart=False, transport="compressed", pipeline__vision__backend="torch",
+                      pipeline__vision__engine__cache=engines,
                       pipeline__description_tokens=8,
                       pipeline__answer_tokens=400, scheduler__answer_timeout_s=3600.0,
                       scheduler__description_timeout_s=3600.0)
@@ -165,35 +173,45 @@ def test_a_model_that_can_not_be_loaded_is_told_and_another_one_taken(
     assert managed.change(Transition.TRANSITION_CONFIGURE)
 
 
-def test_diagnostics_come_while_a_model_is_being_loaded(peer: Peer, managed: Managed, tiny_model: Path,
-                                                        tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model, folder)
-    config = folder / "config.json"
-    text = config.read_text()
-    config.unlink()
-    os.mkfifo(config)  # loading waits here until somebody writes
-    managed.set_model(folder)
+def test_diagnostics_come_while_configuring_waits_for_another_process(
+        peer: Peer, managed: Managed, tiny_model: Path, engines: Path) -> None:
+    cache = EngineCache(engines)
+    managed.set(model=str(tiny_model), pipeline__vision__backend="auto", pipeline__vision__engine__build="never")
     reports = peer.collect(DiagnosticArray, "/diagnostics", 10)
     client = peer.node.create_client(ChangeState, "/perception/change_state")
     peer.wait_for(client.service_is_ready, "the node's services")
-    configured = client.call_async(ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
+    try:
+        with cache.lock(f"{model_entry(tiny_model)}.onnx", 10):
+            request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+            configured = client.call_async(request)
 
-    def loading() -> bool:
-        messages = [report.status[0].message for report in reports]
-        return sum(message == f"loading {folder}" for message in messages) >= 3
-    peer.wait_for(loading, "three reports of the loading")
-    assert not configured.done()
-    config.write_text(text)
-    assert peer.result_of(configured, "the end of configuring").success
-    reports.clear()
-    peer.wait_for(lambda: reports, "diagnostics")
-    assert reports[-1].status[0].message == "inactive"
+            def waiting() -> bool:
+                messages = [report.status[0].message for report in reports]
+                return sum(message.startswith(f"waiting for process {os.getpid()}, which works on engine")
+                           for message in messages) >= 3
+            peer.wait_for(waiting, "three reports of the waiting")
+            assert not configured.done()
+        assert peer.result_of(configured, "the end of configuring").success
+        reports.clear()
+        peer.wait_for(lambda: reports, "diagnostics")
+        assert reports[-1].status[0].message == "inactive"
+    finally:
+        managed.unconfigure()
+        managed.set(pipeline__vision__backend="torch", pipeline__vision__engine__build="auto")
+
+
+def test_the_folder_that_is_written_to_can_not_be_changed_from_outside(
+        peer: Peer, managed: Managed, tmp_path: Path) -> None:
+    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=str(tmp_path))
+    for parameter in ("pipeline.vision.engine.cache",):
+        response = peer.call(SetParameters, "/perception/set_parameters", SetParameters.Request(
+            parameters=[ParameterMessage(name=parameter, value=value)]))
+        assert not response.results[0].successful and "read-only" in response.results[0].reason
 
 
 @pytest.mark.slow
-def test_an_engine_is_built_in_configure_with_progress_or_refused(peer: Peer, managed: Managed, tiny_model: Path,
-                                                                  tmp_path: Path) -> None:
+def test_an_engine_is_built_in_configure_with_progress_or_refused(peer: Peer, managed: Managed,
+                                                                  tiny_model: Path) -> None:
     reports = peer.collect(DiagnosticArray, "/diagnostics", 10)
 
     def last_status() -> DiagnosticStatus:
@@ -201,8 +219,7 @@ def test_an_engine_is_built_in_configure_with_progress_or_refused(peer: Peer, ma
         peer.wait_for(lambda: reports, "diagnostics")
         return reports[-1].status[0]
 
-    managed.set(model=str(tiny_model), pipeline__vision__backend="onnxruntime",
-                pipeline__vision__engine__cache=str(tmp_path), pipeline__vision__engine__build="never")
+    managed.set(model=str(tiny_model), pipeline__vision__backend="onnxruntime", pipeline__vision__engine__build="never")
     try:
         assert not managed.change(Transition.TRANSITION_CONFIGURE)
         status = last_status()
@@ -222,8 +239,7 @@ def test_an_engine_is_built_in_configure_with_progress_or_refused(peer: Peer, ma
         assert described[0].descriptions[0].text
     finally:
         managed.unconfigure()
-        managed.set(pipeline__vision__backend="torch", pipeline__vision__engine__build="auto",
-                    pipeline__vision__engine__cache="")
+        managed.set(pipeline__vision__backend="torch", pipeline__vision__engine__build="auto")
 
 
 @pytest.mark.parametrize("transition, label", [

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import json
 import logging
+import os
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +13,7 @@ import pytest
 import torch
 
 from ros_gpt4roi.engine import EngineError
+from ros_gpt4roi.engine.cache import model_entry
 from ros_gpt4roi.engine.profiles import EngineOptions
 from ros_gpt4roi.model.checkpoint import LoadedModel
 from ros_gpt4roi.runtime.vision_stage import VisionOptions, VisionStage
@@ -81,6 +87,55 @@ def test_auto_falls_back_to_torch_and_says_why(
     assert stage.backend == "torch"
     assert "onnxruntime: " in stage.reason and "building is switched off" in stage.reason
     assert any("building is switched off" in r.message for r in caplog.records if r.levelno == logging.WARNING)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder that holds a few kilobytes: of a file system of its own, or where that needs other rights, of files."""
+    folder, limits = tmp_path / "small", resource.getrlimit(resource.RLIMIT_FSIZE)
+    folder.mkdir(mode=0o700)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=700", "tmpfs", folder]).returncode == 0
+    if not mounted:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    yield folder
+    if mounted:
+        subprocess.run(["umount", folder], check=True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_auto_falls_back_where_the_disk_is_full(loaded: LoadedModel, small_disk: Path) -> None:
+    options = VisionOptions("auto", EngineOptions(cache=str(small_disk)))
+    stage = VisionStage.open(loaded, options, Path("tiny"))
+    assert stage.backend == "torch" and "onnxruntime: " in stage.reason
+    assert stage.encode(*inputs(1, 3)).image_tokens.abs().sum() > 0
+
+
+@pytest.mark.parametrize("make", [
+    os.mkfifo, Path.mkdir, lambda path: path.write_bytes(os.urandom(99)), lambda path: path.symlink_to("/dev/zero"),
+    lambda path: path.write_text(json.dumps({"fingerprint": "", "files": 3}))])
+def test_auto_goes_on_beside_garbage_in_the_cache(
+        loaded: LoadedModel, tmp_path: Path, make: Callable[[Path], object]) -> None:
+    options = VisionOptions("auto", EngineOptions(build="never", cache=str(tmp_path / "cache")))
+    cache, entry = options.engine.open_cache(), model_entry(Path("tiny"))
+    cache.graph_folder(entry).mkdir()
+    for path in (cache.graph_folder(entry) / "record.json", cache.folder / f".{entry}.onnx.lock"):
+        make(path)
+    assert VisionStage.open(loaded, options, Path("tiny")).backend == "torch"
+
+
+@pytest.mark.slow
+def test_auto_exports_again_beside_garbage_and_without_a_home(
+        loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # below a file: that refuses root, too
+    options = VisionOptions("auto")
+    for _ in range(2):
+        stage = VisionStage.open(loaded, options, Path("tiny"))
+        assert stage.backend == "onnxruntime"
+        assert stage.encode(*inputs(1, 3)).image_tokens.abs().sum() > 0
+        for path in options.engine.open_cache().folder.rglob("*"):
+            if path.is_file():
+                path.write_bytes(os.urandom(99))
 
 
 def test_backend_asked_for_by_name_does_not_fall_back(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ Recorded frames are a folder of images and a frames.json, boxes in pixels of the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from ...image_file import read_image
 from ...model.config import PreprocessConfig
 from ...model.preprocess import normalise_boxes, preprocess_frame
 from ...paths import find
+from ...regular_file import read_json
 from .. import EngineError
 from ..graph import INPUTS, FormatRequirements, is_within
 
@@ -64,7 +64,7 @@ def load_frames(folder: Path, config: PreprocessConfig) -> list[StoredFrame]:
     """
     listing = folder / FRAMES_FILE
     try:
-        entries = json.loads(listing.read_text(encoding="utf-8"))["frames"]
+        entries = read_json(listing)["frames"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(f"{listing}: {error!r}, expected {{\"frames\": [{{\"image\": …, \"boxes\": …}}]}}") from error
     frames = [_frame(folder, entry, config) for entry in entries]

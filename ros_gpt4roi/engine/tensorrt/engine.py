@@ -79,7 +79,7 @@ def provide_engine(request: EngineRequest, precision: str, cache: EngineCache, b
     """
     graph = provide_onnx(request.network, request.entry, cache, request.limits, build, progress)
     key, entry = request.key(graph.digest, precision), request.engine_entry(precision)
-    with cache.lock(entry, request.limits.timeout_s):
+    with cache.lock(entry, request.limits.timeout_s, progress):
         try:
             return cache.load(entry, key), key
         except CacheError as reason:
@@ -165,7 +165,7 @@ def first_accepted(loaded: LoadedModel, request: EngineRequest, precisions: list
             engine, key = provide_engine(request, precision, cache, build, progress)
             runner = start(engine)
             report = _report(loaded, request, engine, key, cache, runner, precision, write_texts)
-        except (EngineError, OSError, RuntimeError) as error:  # the last is PyTorch's, of a GPU without memory left
+        except Exception as error:  # whatever fails leads to the next
             _log.warning("%s engine: %s", precision, error)
             reasons.append(f"{precision}: {error}")
             continue

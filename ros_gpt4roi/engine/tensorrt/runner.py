@@ -207,7 +207,7 @@ class _KernelCache:
     def attach(self, config: Any) -> None:
         if self._cache is None:
             self._cache = config.create_runtime_cache()
-            if self._path.exists() and not self._cache.deserialize(self._path.read_bytes()):
+            if self._path.is_file() and not self._cache.deserialize(self._path.read_bytes()):
                 _log.info("%s: kernels of another card or version, they are compiled anew", self._path)
         config.set_runtime_cache(self._cache)
 
