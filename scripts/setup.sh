@@ -198,7 +198,7 @@ make_venv() {
 requirement_sets() {
     if [ "$ros" = pip ]; then echo ros; fi
     echo runtime
-    if $dev; then printf '%s\n' training dev test_data; fi
+    if $dev; then printf '%s\n' training dev docs test_data; fi
 }
 
 pip_install() {

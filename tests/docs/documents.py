@@ -51,8 +51,9 @@ class Block:
 
 
 def pages(root: Path = ROOT) -> list[Path]:
-    """README.md and the pages of docs/."""
-    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    """README.md, what stands beside it, and the pages of docs/."""
+    beside = [root / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+    return [*beside, *sorted((root / "docs").glob("*.md"))]
 
 
 @lru_cache
