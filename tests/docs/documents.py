@@ -88,8 +88,9 @@ def codes(page: Path) -> Iterator[str]:
 
 
 def named_paths(page: Path) -> set[str]:
-    """Paths of the repository that a page names in code."""
-    return {path for code in codes(page) for path in _PATH.findall(code)}
+    """Paths of the repository that a page names in code, or before a shell block."""
+    marks = (block.mark for block in shell_blocks(page))
+    return {path for text in (*codes(page), *marks) for path in _PATH.findall(text)}
 
 
 def links(page: Path) -> Iterator[str]:
