@@ -31,6 +31,7 @@ setup(
         "console_scripts": [
             f"perception = {NAME}.executables:perception",
             f"sim_camera = {NAME}.executables:sim_camera",
+            f"describe = {NAME}.executables:describe",
             f"build_engine = {NAME}.executables:build_engine",
         ],
     },

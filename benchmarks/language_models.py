@@ -13,7 +13,7 @@ from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, read_config
 from ros_gpt4roi.model.config import LanguageConfig
 from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
 from ros_gpt4roi.model.prompt import IMAGE_END, IMAGE_PATCH, IMAGE_START
-from ros_gpt4roi.paths import default_model_folder
+from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.language_stage import DecodingConfig
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.quantise import FLOAT_FORMATS, quantise_language
@@ -29,7 +29,7 @@ def random_model() -> LoadedModel:
 
     Speed does not depend on what the weights are.
     """
-    config = read_config(default_model_folder())
+    config = read_config(find_model("tabletop"))
     tokenizer = train_tokenizer(_WORDS, 512, config.prompt.template)
     config = dataclasses.replace(
         config, vision=dataclasses.replace(config.vision, tokens="stage3"),

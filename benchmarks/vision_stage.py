@@ -37,7 +37,7 @@ from ros_gpt4roi.engine.tensorrt.library import choose_library, this_gpu
 from ros_gpt4roi.engine.tensorrt.runner import TensorRTRunner
 from ros_gpt4roi.model.checkpoint import read_config
 from ros_gpt4roi.model.config import preset
-from ros_gpt4roi.paths import default_model_folder
+from ros_gpt4roi.paths import find_model
 
 # Each by the width of its language model, which the projections write.
 MODELS = {"tabletop": 256, "gpt4roi-7b": 4096, "gpt4roi-7b-lite": 4096}
@@ -91,7 +91,7 @@ def _measure(name: str, device: torch.device, counts: list[int], timing: _Timing
              cache: EngineCache, machine: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    config = read_config(default_model_folder()) if name == "tabletop" else preset(name)
+    config = read_config(find_model("tabletop")) if name == "tabletop" else preset(name)
     network = VisionNetwork.build(config, MODELS[name]).to(device, dtype)
     variants, notes = _variants(network, name, device, left_out, cache)
     size = network.config.preprocess.image_size

@@ -24,6 +24,11 @@ def build_engine() -> int:
     return _run_tool("ros_gpt4roi.engine.build_engine")
 
 
+def describe() -> int:
+    """Run the tool that describes a picture file. Returns the exit status."""
+    return _run_tool("ros_gpt4roi.describe")
+
+
 def _run_node(module: str) -> int:
     _exit_on_signals(0)  # as later, when the node has handlers of its own: it was told to end, and did
     return int(importlib.import_module(module).main())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .configuration import ConfigError
+
 PACKAGE = "ros_gpt4roi"
 
 
@@ -34,6 +36,20 @@ def find(relative: str) -> Path:
     raise FileNotFoundError(f"{relative} of {PACKAGE} not found; looked at {looked}")
 
 
-def default_model_folder() -> Path:
-    """Folder of the embedded tabletop model. Raises FileNotFoundError where the package was built without it."""
-    return find("models/tabletop/config.json").parent
+def find_model(name: str) -> Path:
+    """Find a model's checkpoint folder.
+
+    Args:
+        name: A folder, or the name of a model that is installed with the package or kept in the source checkout.
+
+    Raises:
+        ConfigError: neither is there; the message names every place looked at.
+    """
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder
+    try:
+        return find(f"models/{name}/config.json").parent
+    except FileNotFoundError as error:
+        raise ConfigError(f"model is {name!r}; expected a folder or an installed model, but {folder} is no folder and "
+                          f"{error}") from error

@@ -7,8 +7,9 @@ import logging
 import sys
 from pathlib import Path
 
+from ..configuration import ConfigError
 from ..model.checkpoint import CheckpointError, load_checkpoint
-from ..paths import default_model_folder
+from ..paths import find_model
 from . import EngineError
 from .build_process import Progress
 from .cache import CacheError, EngineCache, model_entry, verify
@@ -28,8 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.list or options.check:
             return _show(engine_options.open_cache(), verify_all=options.check)
-        return _build(Path(options.model) if options.model else default_model_folder(), engine_options)
-    except (EngineError, CheckpointError, FileNotFoundError) as error:
+        return _build(find_model(options.model), engine_options)
+    except (ConfigError, EngineError, CheckpointError, FileNotFoundError) as error:
         print(f"build_engine: {error}", file=sys.stderr)
         return 1
 
@@ -37,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     defaults = EngineOptions()
     parser = argparse.ArgumentParser(prog="build_engine", description=__doc__)
-    parser.add_argument("--model", default="", help="model folder (default: the one that comes with the package)")
+    parser.add_argument("--model", default="tabletop",
+                        help="checkpoint folder, or name of an installed model (default: %(default)s)")
     parser.add_argument("--profile", default=defaults.profile,
                         help="name of a profile in engines/, a .yaml file, or auto: by GPU (default: %(default)s)")
     parser.add_argument("--precision", default=defaults.precision, choices=PRECISIONS, help="instead of the profile's")

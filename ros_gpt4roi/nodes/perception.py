@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
@@ -23,15 +22,15 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
-from ros_gpt4roi.configuration import ConfigError, Configuration, setting
+from ros_gpt4roi.annotate import annotate
+from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.engine.build_process import Progress
-from ros_gpt4roi.paths import find
+from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
 from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
 from ros_gpt4roi.runtime.types import FrameDescriptions, Status
 
-from .annotate import annotate
 from .conversions import descriptions_to_message
 from .diagnostics import Problems, diagnostic_array
 from .frame_source import DetectionParameters, FrameSource, ImageParameters, SyncParameters
@@ -68,21 +67,6 @@ class PerceptionParameters(Configuration):
     qos: QosParameters = QosParameters()
     pipeline: PipelineConfig = PipelineConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
-
-
-def find_model(name: str) -> Path:
-    """The folder of a model: a path, or the name of one installed with the package or kept in the source checkout.
-
-    Raises ConfigError.
-    """
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        return folder
-    try:
-        return find(f"models/{name}/config.json").parent
-    except FileNotFoundError as error:
-        raise ConfigError(f"parameter model is {name!r}; expected a folder or an installed model, but {folder} is "
-                             f"no folder and {error}") from error
 
 
 def _reports_errors(transition: Callable[[Perception, LifecycleState], TransitionCallbackReturn]) -> Callable:

@@ -23,7 +23,7 @@ from .forward import FixedForward, Forward
 from .kv_cache import PrefixCache, Prompt, SlotCache
 from .language_backend import choose_body, choose_head
 from .language_model import Choice
-from .request import Sampling, Sequence
+from .request import Sampling, Sequence, TokenChoice
 from .types import Status
 
 # No more prompts join a step once these have this many tokens to compute: all of a step's tokens meet in one attention.
@@ -54,7 +54,7 @@ class Generator:
         config = language.config
         self._embedding = language.get_input_embeddings()
         weight = self._embedding.weight
-        self._device = weight.device
+        self.device = weight.device
         self.stop_ids, self.context, self.draft_tokens = stop_ids, context, draft_tokens
         self.max_rows, self.priority_rows = max_rows, priority_rows
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -62,17 +62,16 @@ class Generator:
         dtype, width = weight.dtype, weight.shape[1]
 
         def make_cache(slots: int) -> SlotCache:
-            return SlotCache(config.num_hidden_layers, heads, head_size, slots, dtype, self._device)
+            return SlotCache(config.num_hidden_layers, heads, head_size, slots, dtype, self.device)
 
         self.cache = make_cache(max_rows * (context + draft_tokens))
-        fixed = self._device.type == "cuda" if fixed_shapes is None else fixed_shapes
+        fixed = self.device.type == "cuda" if fixed_shapes is None else fixed_shapes
         onnxruntime = onnxruntime and not fixed
-        body = choose_body(language.base_model, make_cache, width, dtype, self._device, context, onnxruntime)
-        self._reads_all = body.reads_all
-        suppressed = torch.tensor(list(suppress_tokens), dtype=torch.long, device=self._device)
-        self._head = choose_head(language.get_output_embeddings(), suppressed, dtype, onnxruntime)
-        self._forward = FixedForward(body, self.cache, self._device, dtype, width, compiler) if fixed \
-            else Forward(body, self.cache, self._device)
+        self.body = choose_body(language.base_model, make_cache, width, dtype, self.device, context, onnxruntime)
+        suppressed = torch.tensor(list(suppress_tokens), dtype=torch.long, device=self.device)
+        self.head = choose_head(language.get_output_embeddings(), suppressed, dtype, onnxruntime)
+        self._forward = FixedForward(self.body, self.cache, self.device, dtype, width, compiler) if fixed \
+            else Forward(self.body, self.cache, self.device)
         self.prefixes = PrefixCache(cache_bytes)
         self._rows: list[Sequence] = []
         self._waiting: deque[Sequence] = deque()
@@ -203,10 +202,10 @@ class Generator:
             for row, count in zip(going, counts):
                 begin, end = end, end + count
                 row.slots = np.concatenate([row.slots, new[begin:end]])
-            suffixes.insert(0, self._embedding(torch.tensor(ids, device=self._device)))
+            suffixes.insert(0, self._embedding(torch.tensor(ids, device=self.device)))
         hidden = self._forward(suffixes[0] if len(suffixes) == 1 else torch.cat(suffixes), *self._layout(counts))
         wanted = [*range(len(ids)), *(np.cumsum(counts)[len(going):] - 1).tolist()]
-        return self._head(hidden, wanted), counts
+        return self.head(hidden, wanted), counts
 
     def _layout(self, counts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions, slots and attention mask of the last counts[i] tokens of every row."""
@@ -272,7 +271,11 @@ class Generator:
         if rejected:
             self.cache.release(row.slots[-rejected:])
             row.slots = row.slots[:-rejected]
-        for token, probability in zip(tokens[:taken], probabilities):
+        for place, (token, probability) in enumerate(zip(tokens[:taken], probabilities)):
+            if row.top_k:
+                found = logits[place].softmax(-1).topk(min(row.top_k, logits.shape[-1]))
+                row.choices.append(TokenChoice(token, probability,
+                                               list(zip(found.indices.tolist(), found.values.tolist()))))
             if not self._append(row, token, probability):
                 break
             row.pending = token
@@ -305,7 +308,7 @@ class Generator:
                 self._keep(row, row.cache_key)
             self.cache.release(row.slots)
             self._rows.remove(row)
-        if not self._rows and self._reads_all:
+        if not self._rows and self.body.reads_all:
             self.cache.shrink()
 
     def _keep(self, row: Sequence, name: Hashable) -> None:

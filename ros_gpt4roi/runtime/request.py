@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -50,6 +50,20 @@ class Sampling(Configuration):
     seed: int = setting(0, "Seed of the choices.", at_least=0)
 
 
+class TokenChoice(NamedTuple):
+    """A token that was taken, and what it was taken from.
+
+    Attributes:
+        token: Its id.
+        probability: Its probability under the model, 0 to 1.
+        likeliest: The ids of the likeliest tokens at its place and their probabilities, the likeliest first.
+    """
+
+    token: int
+    probability: float
+    likeliest: list[tuple[int, float]]
+
+
 @dataclass(eq=False)
 class Sequence:
     """One text that is generated: a row of the generator's batch.
@@ -69,6 +83,8 @@ class Sequence:
         status: None while it goes on. OK: complete, or cut (see `cut`); else why it ended early.
         error: The reason, where status is not OK.
         cut: Whether the limit of tokens ended the text.
+        top_k: So many of the likeliest tokens at each place are kept in `choices`; 0 keeps nothing.
+        choices: Every token taken, the one that ended the text among them, where `top_k` is above 0.
         slots: Where its tokens lie in the cache; int64. The generator's own, as the following ones.
         suffix: Embeddings [n, D] of the prompt's tokens that are still to be fed.
         pending: The token that was chosen last and is fed next.
@@ -89,6 +105,8 @@ class Sequence:
     status: Status | None = field(default=None, init=False)
     error: str = field(default="", init=False)
     cut: bool = field(default=False, init=False)
+    top_k: int = field(default=0, init=False)
+    choices: list[TokenChoice] = field(default_factory=list, init=False)
     slots: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64), init=False)
     suffix: torch.Tensor | None = field(default=None, init=False)
     pending: int = field(default=-1, init=False)

@@ -10,11 +10,11 @@ import torch
 from benchmarks.extractors import Candidate, Scenes, accuracy, candidates, train
 from ros_gpt4roi.model.checkpoint import read_config
 from ros_gpt4roi.model.config import PreprocessConfig, RoIAlignConfig
-from ros_gpt4roi.paths import default_model_folder
+from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 
 CONFIG = dataclasses.replace(
-    read_config(default_model_folder()), preprocess=PreprocessConfig(image_size=64),
+    read_config(find_model("tabletop")), preprocess=PreprocessConfig(image_size=64),
     regions=RoIAlignConfig(channels=16, scales=None, fusion_rounds=1, groups=4, roi_size=3, hidden=32,
                            position_hidden=8))
 

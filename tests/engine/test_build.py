@@ -20,7 +20,7 @@ from ros_gpt4roi.engine.profiles import EngineProfile, find_profile
 from ros_gpt4roi.engine.tensorrt.engine import EngineRequest, provide_engine
 from ros_gpt4roi.engine.tensorrt.library import Gpu, choose_library, load_library
 from ros_gpt4roi.model.checkpoint import read_config
-from ros_gpt4roi.paths import default_model_folder
+from ros_gpt4roi.paths import find_model
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -79,7 +79,7 @@ def test_tabletop_engine_is_built_ahead_of_time_for_every_card_of_the_profile(ca
     profile = dataclasses.replace(find_profile("rtx", None), reserve_mib=0)
     assert profile.compute_capabilities
     torch.manual_seed(0)
-    network = VisionNetwork.build(read_config(default_model_folder()), width=256)
+    network = VisionNetwork.build(read_config(find_model("tabletop")), width=256)
     request = EngineRequest(network, "tabletop", profile, load_library("tensorrt_rtx"), None, default_frames_folder())
     engine, _ = provide_engine(request, "fp16", cache)
     weights = sum(p.numel() * 2 for p in network.parameters())

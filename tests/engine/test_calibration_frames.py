@@ -12,9 +12,9 @@ from PIL import Image
 from ros_gpt4roi.engine import EngineError
 from ros_gpt4roi.engine.precision.calibration import default_frames_folder, load_frames
 from ros_gpt4roi.model.checkpoint import read_config
-from ros_gpt4roi.paths import default_model_folder
+from ros_gpt4roi.paths import find_model
 
-PREPROCESS = read_config(default_model_folder()).preprocess
+PREPROCESS = read_config(find_model("tabletop")).preprocess
 
 
 def frames_folder(folder, image="0.png", boxes=((1, 1, 20, 20),)):

@@ -15,7 +15,7 @@ from ros_gpt4roi_interfaces.msg import Region as RegionMessage  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose  # noqa: E402
 
-from ros_gpt4roi.nodes.annotate import annotate, region_colour  # noqa: E402
+from ros_gpt4roi.annotate import annotate, region_colour  # noqa: E402
 from ros_gpt4roi.nodes.conversions import (DetectionsError, answer_as_text, answer_to_message,  # noqa: E402
                                            box_to_message, descriptions_to_message, detections_from_cdr,
                                            region_to_message, regions_from_detections, regions_from_messages,

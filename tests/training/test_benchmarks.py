@@ -12,7 +12,7 @@ import training_fixtures as fixtures
 
 from ros_gpt4roi.model.checkpoint import build_model, read_config, save_checkpoint
 from ros_gpt4roi.model.config import LanguageConfig
-from ros_gpt4roi.paths import default_model_folder
+from ros_gpt4roi.paths import find_model
 from training.data.record import RecordError, references
 from training.evaluate import main
 from training.evaluation.benchmark import Benchmark, run
@@ -220,7 +220,7 @@ def test_a_benchmark_without_items_is_an_error(suite):
 @pytest.mark.slow
 def test_every_kind_of_benchmark_runs_on_the_tabletop(tmp_path):
     """A model that has learned nothing goes through the command, from rendered scenes to the page."""
-    config = read_config(default_model_folder())
+    config = read_config(find_model("tabletop"))
     tokenizer = train_tokenizer(iter(["What is the red mug?", "The region is left of it, yes."]), 300,
                                 config.prompt.template)
     language = {**config.language.model, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from ros_gpt4roi.model.checkpoint import load_checkpoint, read_config
 from ros_gpt4roi.model.config import LanguageConfig
-from ros_gpt4roi.paths import default_model_folder
+from ros_gpt4roi.paths import find_model
 from training.data.mixture import SOURCES
 from training.data.record import Round
 from training.data.sample import Sample
@@ -42,7 +42,7 @@ def test_the_stages_name_existing_sources_and_options(name, tmp_path):
 
 
 def test_the_embedded_model_is_what_its_recipe_describes():
-    model = read_config(default_model_folder())
+    model = read_config(find_model("tabletop"))
     described = read_recipe(CONFIGS / "tabletop.yaml").model
     language = {**described.language.model, **{name: model.language.model[name] for name in (
         "vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")}}
@@ -53,7 +53,7 @@ def test_the_embedded_model_is_what_its_recipe_describes():
 @pytest.mark.parametrize("name", ["stage1", "stage2", "stage2_lora", "tabletop"])
 def test_the_last_stage_is_trained_on_prompts_as_the_robot_writes_them(name):
     recipe = read_recipe(CONFIGS / f"{name}.yaml")
-    model = load_checkpoint(default_model_folder())
+    model = load_checkpoint(find_model("tabletop"))
     collator = recipe.stages[-1].objective.collator(model.prompts)
     sample = Sample(np.zeros((4, 4, 3), np.uint8), np.tile(np.float32([0, 0, 1, 1]), (3, 1)),
                     (Round("What is <region2>?", "A mug."),))

@@ -15,7 +15,7 @@ import training_fixtures as fixtures
 from ros_gpt4roi.model.checkpoint import read_config
 from ros_gpt4roi.model.config import ModelConfig
 from ros_gpt4roi.model.prompt import PromptBuilder, PromptError
-from ros_gpt4roi.paths import default_model_folder
+from ros_gpt4roi.paths import find_model
 from training.data import open_dataset
 from training.data.coco import Coco
 from training.data.index import Index, open_index
@@ -170,8 +170,8 @@ def test_workers_map_the_index_instead_of_copying_it(tmp_path):
 
 def test_the_trainer_gets_network_inputs_and_another_epoch_other_texts(tmp_path):
     values = {"kind": "mixture", **fixtures.section(tmp_path)}
-    dataset = open_dataset(values, tmp_path, 1, read_config(default_model_folder()).preprocess)
-    size = read_config(default_model_folder()).preprocess.image_size
+    dataset = open_dataset(values, tmp_path, 1, read_config(find_model("tabletop")).preprocess)
+    size = read_config(find_model("tabletop")).preprocess.image_size
     samples = [dataset[i] for i in range(len(dataset))]
     for sample in samples:
         assert sample.image.shape == (size, size, 3) and sample.image.dtype == np.uint8
@@ -187,7 +187,7 @@ def test_a_conversation_cut_at_the_contexts_end_keeps_an_embedding_for_every_reg
     mixture = open_mixture(fixtures.section(tmp_path), seed=1)
     records = [mixture[p] for p in range(len(mixture))]
     texts = [text for record in records for turn in record.rounds for text in (turn.question, turn.answer)]
-    config = read_config(default_model_folder())
+    config = read_config(find_model("tabletop"))
     tokenizer = train_tokenizer(iter(texts), 400, config.prompt.template)
     whole = PromptBuilder(tokenizer, with_context(config, 4096), image_tokens=4)
     cut = 0

@@ -15,7 +15,7 @@ import training_fixtures as fixtures
 from torch.utils.data import DataLoader
 
 from ros_gpt4roi.model.checkpoint import read_config
-from ros_gpt4roi.paths import default_model_folder
+from ros_gpt4roi.paths import find_model
 from training.data import open_dataset
 from training.data.mixture import open_mixture
 from training.data.record import RecordError
@@ -31,7 +31,7 @@ def shards(tmp_path_factory):
 
 def open_shards(files, limit: int = 0) -> ShardDataset:
     values = {"kind": "shards", "index": str(files[0].parent / "index.json"), "malformed_limit": limit}
-    return open_dataset(values, Path(), 0, read_config(default_model_folder()).preprocess)
+    return open_dataset(values, Path(), 0, read_config(find_model("tabletop")).preprocess)
 
 
 def told(record) -> str:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, load_checkpoint, read_config, save_checkpoint
 from ros_gpt4roi.model.preprocess import preprocess_frame
-from ros_gpt4roi.paths import default_model_folder
+from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.sim.tabletop.conversations import SCORED_TASKS
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import HELD_OUT
@@ -28,7 +28,7 @@ from training.from_scratch.start import with_vocabulary
 from training.from_scratch.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-PREPROCESS = read_config(default_model_folder()).preprocess
+PREPROCESS = read_config(find_model("tabletop")).preprocess
 SCENES = 6
 
 
@@ -51,7 +51,7 @@ def renderer():
 def loaded(folder) -> LoadedModel:
     """A model of random weights, large enough that it says something else to every question."""
     torch.manual_seed(0)
-    config = read_config(default_model_folder())
+    config = read_config(find_model("tabletop"))
     dataset = TabletopDataset(folder)
     texts = [re.sub("<(region[0-9]+)>", r"\1", text) for epoch in range(20) for i in range(SCENES)
              for turn in _at(dataset, epoch, i).rounds for text in (turn.question, turn.answer)]

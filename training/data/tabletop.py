@@ -33,7 +33,7 @@ from tqdm import tqdm
 from ros_gpt4roi.model.checkpoint import CheckpointError, read_config
 from ros_gpt4roi.model.config import PreprocessConfig
 from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame, preprocess_hash
-from ros_gpt4roi.paths import default_model_folder
+from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.sim.tabletop.conversations import conversation, permuted, recall_rounds, short_rounds
 from ros_gpt4roi.sim.tabletop.renderer import RendererError, TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene, SceneObject
@@ -318,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     render.add_argument("--split", choices=tuple(SPLITS), required=True)
     render.add_argument("--seed", type=int, required=True)
     render.add_argument("--out", type=Path, required=True, metavar="DIR")
-    render.add_argument("--model", type=Path, default=default_model_folder(), metavar="DIR",
+    render.add_argument("--model", type=Path, default=find_model("tabletop"), metavar="DIR",
                         help="checkpoint folder of the model that they are for (default: the embedded one)")
     render.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
     render.add_argument("--size", type=_size, default=(320, 240), metavar="WxH", help="camera frame (default 320x240)")

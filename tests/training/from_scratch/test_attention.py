@@ -14,7 +14,7 @@ from model_fixtures import TEXTS  # noqa: E402
 
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, read_config  # noqa: E402
 from ros_gpt4roi.model.prompt import IGNORED  # noqa: E402
-from ros_gpt4roi.paths import default_model_folder  # noqa: E402
+from ros_gpt4roi.paths import find_model  # noqa: E402
 from training.from_scratch.attention import HEADS, NO_TARGET, AttentionTargets, attention_loss  # noqa: E402
 from training.from_scratch.losses import answer_loss  # noqa: E402
 from training.from_scratch.start import with_vocabulary  # noqa: E402
@@ -30,7 +30,7 @@ def loaded() -> LoadedModel:
 
 
 def untrained(tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
-    return build_model(with_vocabulary(read_config(default_model_folder()), tokenizer), tokenizer)
+    return build_model(with_vocabulary(read_config(find_model("tabletop")), tokenizer), tokenizer)
 
 
 def encode(loaded: LoadedModel, *rounds: tuple[str, str]):

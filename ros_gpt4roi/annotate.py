@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from ros_gpt4roi.runtime.types import Region
+from .runtime.types import Region
 
 # Distinct on dark and light grounds, and in print (RGB).
 _PALETTE = ((230, 75, 53), (0, 122, 194), (0, 150, 110), (225, 150, 0), (130, 80, 180), (200, 60, 140), (110, 110, 0),

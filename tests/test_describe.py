@@ -1,0 +1,104 @@
+"""The command that describes a picture file, with the embedded model and without ROS."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ros_gpt4roi.describe import main
+from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A rendered table as a PNG, and the true boxes of two things on it."""
+    scene = TabletopRenderer(width=320, height=240).render("test", 0, 0)
+    path = tmp_path_factory.mktemp("describe") / "table.png"
+    assert cv2.imwrite(str(path), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))
+    return path, [",".join(map(str, item.box)) for item in scene.objects[:2]]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_regions_are_described_and_questions_answered_as_one_conversation(picture, capsys) -> None:
+    path, boxes = picture
+    status, out, _ = run(capsys, path, "--json", "--ask", "What is region 2?", "--ask", "Why?", "--boxes", *boxes)
+    report = json.loads(out)
+    assert status == 0
+    assert [entry["id"] for entry in report["descriptions"]] == ["1", "2"]
+    assert all(entry["text"].startswith(("A ", "An ")) and 0 < entry["confidence"] <= 1
+               for entry in report["descriptions"])
+    first, second = report["answers"]
+    assert first["status"] == "OK" and first["region_ids"] == ["2"]
+    assert second["status"] == "OK" and second["text"]
+    assert report["size"] == [320, 240] and set(report["seconds"]) == {"preprocess", "vision", "language"}
+
+
+def test_an_explanation_shows_what_was_spliced_in_and_every_token(picture, capsys) -> None:
+    path, boxes = picture
+    status, out, _ = run(capsys, path, "--explain", "--json", "--boxes", *boxes)
+    entry = json.loads(out)["descriptions"][0]
+    assert status == 0
+    assert "⟪49 image tokens⟫" in entry["prompt"] and entry["prompt"].count("⟪embedding of region") == 2
+    written = "".join(token["text"] for token in entry["tokens"])
+    assert written.startswith(entry["text"]) and written.endswith("<|end|>")
+    for token in entry["tokens"]:  # greedy: what was taken is the likeliest
+        text, probability = token["alternatives"][0]
+        assert text == token["text"] and probability == pytest.approx(token["probability"], abs=1e-4)
+        assert [p for _, p in token["alternatives"]] == sorted((p for _, p in token["alternatives"]), reverse=True)
+    status, out, _ = run(capsys, path, "--explain", "--boxes", *boxes)
+    assert status == 0 and "vision stage: " in out and "language model: int8" in out and "prompt: " in out
+
+
+@pytest.mark.parametrize("part", ["image", "regions"])
+def test_a_blanked_part_reaches_the_model_as_zeros(picture, capsys, part: str) -> None:
+    path, boxes = picture
+    status, out, _ = run(capsys, path, "--json", "--explain", "--blank", part, "--boxes", *boxes)
+    report = json.loads(out)
+    assert status == 0 and f"{part} blanked" in report["components"]["vision stage"]
+    assert ("norm 0⟫" in report["descriptions"][0]["prompt"]) == (part == "regions")
+
+
+def test_without_boxes_the_whole_picture_is_one_region(picture, capsys) -> None:
+    status, out, _ = run(capsys, picture[0], "--json")
+    [entry] = json.loads(out)["descriptions"]
+    assert status == 0 and entry["box"] == [0, 0, 320, 240]
+
+
+def test_the_annotated_picture_is_saved(picture, capsys, tmp_path: Path) -> None:
+    path, boxes = picture
+    saved = tmp_path / "annotated.png"
+    assert run(capsys, path, "--save", saved, "--boxes", *boxes)[0] == 0
+    drawn = cv2.imread(str(saved))
+    assert drawn.shape == (240, 320, 3) and np.any(drawn != cv2.imread(str(path)))
+    status, _, err = run(capsys, path, "--save", tmp_path / "annotated.xyz", "--boxes", *boxes)
+    assert status == 2 and "annotated.xyz" in err
+
+
+def test_a_question_that_cannot_be_answered_says_why(picture, capsys) -> None:
+    status, out, _ = run(capsys, picture[0], "--ask", "What is region 9?")
+    assert status == 1 and "UNKNOWN_REGION" in out and "'9'" in out
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["/nowhere.png"], "/nowhere.png"), (["{picture}", "--boxes", "1,2,3"], "'1,2,3'"),
+    (["{picture}", "--model", "nothing"], "'nothing'"),
+    (["{picture}", "--detections", "/nowhere.yaml"], "/nowhere.yaml")])
+def test_input_that_cannot_be_used_is_named(picture, capsys, arguments: list[str], expected: str) -> None:
+    status, _, err = run(capsys, *(item.format(picture=picture[0]) for item in arguments))
+    assert status == 2 and expected in err
+
+
+def test_it_runs_without_ros(root: Path) -> None:
+    """No module of ROS is imported on the way."""
+    code = "import sys, ros_gpt4roi.describe; sys.exit(any(name.split('.')[0] == 'rclpy' for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

@@ -1,0 +1,77 @@
+"""Regions from a command line and from files."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ros_gpt4roi.region_files import RegionFileError, name_regions, parse_box, read_detections
+
+# As `ros2 topic echo --once /detections` prints it.
+ECHOED = """header:
+  stamp: {sec: 12, nanosec: 5}
+  frame_id: camera
+detections:
+- header: {stamp: {sec: 12, nanosec: 5}, frame_id: camera}
+  results:
+  - hypothesis: {class_id: cup, score: 0.25}
+  - hypothesis: {class_id: mug, score: 0.75}
+  bbox:
+    center: {position: {x: 100.0, y: 50.0}, theta: 0.0}
+    size_x: 20.0
+    size_y: 10.0
+  id: '7'
+- results: []
+  bbox:
+    center: {position: {x: 10.0, y: 10.0}, theta: 0.0}
+    size_x: 4.0
+    size_y: 4.0
+  id: ''
+---
+"""
+
+
+def test_boxes_and_points_are_read() -> None:
+    assert parse_box("1,2.5,30,40").box == (1, 2.5, 30, 40)
+    point = parse_box("12,34")
+    assert point.box == (12, 34, 12, 34) and point.is_point
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "a,b,c,d", "", "1,2,3,4,5"])
+def test_what_is_no_box_is_named(text: str) -> None:
+    with pytest.raises(RegionFileError, match="expected x1,y1,x2,y2"):
+        parse_box(text)
+
+
+def test_a_list_of_boxes_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps([{"box": [1, 2, 3, 4], "id": 5, "label": "cup", "score": 0.5}, {"box": [0, 0, 9, 9]}]))
+    first, second = read_detections(path)
+    assert (first.id, first.box, first.label, first.score) == ("5", (1, 2, 3, 4), "cup", 0.5)
+    assert (second.id, second.box) == ("", (0, 0, 9, 9))
+
+
+def test_an_echoed_message_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "detections.yaml"
+    path.write_text(ECHOED)
+    first, second = read_detections(path)
+    assert (first.id, first.box, first.label, first.score) == ("7", (90, 45, 110, 55), "mug", 0.75)
+    assert (second.id, second.box, second.label) == ("", (8, 8, 12, 12), "")
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("[{\"box\": [1, 2, 3]}]", "entry 1.*3 numbers"), ("[{\"bbox\": [1, 2, 3, 4]}]", "entry 1.*'box'"),
+    ("[7]", "entry 1"), ("{\"boxes\": []}", "expected a list"), ("\"text\"", "expected a list"),
+    ("{\"detections\": [{\"bbox\": 3}]}", "entry 1"), ("[", "expected JSON or YAML"), ("", "expected JSON or YAML")])
+def test_a_file_that_cannot_be_used_is_named_with_the_entry(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text(text)
+    with pytest.raises(RegionFileError, match=f"boxes.json.*{expected}"):
+        read_detections(path)
+
+
+def test_regions_without_an_id_get_the_next_free_number() -> None:
+    regions = [parse_box("0,0,1,1") for _ in range(3)]
+    regions[0] = type(regions[0])("2", regions[0].box)
+    assert [region.id for region in name_regions(regions)] == ["2", "3", "4"]
