@@ -54,9 +54,13 @@ def read_curves(recipe: Recipe, run: Path) -> dict[str, list[dict[str, float]]]:
 
 def model_card(recipe: Recipe, parameters: dict[str, int], curves: dict[str, list[dict[str, float]]]) -> str:
     """The model card, Markdown: what it is, how it was made, where its scores are."""
-    start = "nothing, all weights random" if isinstance(recipe.model, ModelConfig) else f"`{recipe.model}`"
+    from_nothing = isinstance(recipe.model, ModelConfig)
+    start = "nothing, all weights random" if from_nothing else f"`{recipe.model}`"
+    # Weights and data of others bring their own terms.
+    ours = from_nothing and recipe.train.get("kind") == "tabletop"
+    licence = "Apache-2.0" if ours else "those of the model it was trained from and of its data"
     lines = ["# Model card: a GPT4RoI model", "",
-             "Made by `python -m training.train` and `python -m training.deploy` of ros_gpt4roi. Licence: Apache-2.0.",
+             f"Made by `python -m training.train` and `python -m training.deploy` of ros_gpt4roi. Licence: {licence}.",
              "",
              "| part | parameters |", "|---|---|",
              *(f"| {part} | {count / 1e6:.2f} M |" for part, count in parameters.items()), "",
@@ -64,13 +68,13 @@ def model_card(recipe: Recipe, parameters: dict[str, int], curves: dict[str, lis
              "| stage | learns | steps | batch | first loss | last loss | last validation loss |",
              "|---|---|---|---|---|---|---|"]
     for stage in recipe.stages:
-        train = [e for e in curves[stage.name] if "loss" in e]
+        train = [e for e in curves[stage.name] if "loss" in e]  # none where a stage ends before anything is logged
         held = [e["eval_loss"] for e in curves[stage.name] if "eval_loss" in e]
         learns = [*stage.trainable, *["language by LoRA"] * bool(stage.lora)]
         lines.append(
-            f"| {stage.name} ({stage.objective.kind}) | {', '.join(learns)} | {train[-1]['step']} | "
-            f"{stage.arguments.get('per_device_train_batch_size', 8)} | {train[0]['loss']} | {train[-1]['loss']} | "
-            f"{held[-1] if held else ''} |")
+            f"| {stage.name} ({stage.objective.kind}) | {', '.join(learns)} | {train[-1]['step'] if train else ''} | "
+            f"{stage.arguments.get('per_device_train_batch_size', 8)} | {train[0]['loss'] if train else ''} | "
+            f"{train[-1]['loss'] if train else ''} | {held[-1] if held else ''} |")
     lines += ["", f"The recipe is `{RECIPE_FILE}`, every logged value is in `{CURVE_FILE}`, scores (if measured) are "
               "in `scores.json`, written by `python -m training.evaluate`."]
     return "\n".join(lines) + "\n"

@@ -23,7 +23,7 @@ from ros_gpt4roi.runtime import quantise
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.types import Frame, Region
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
-from training.deploy import deploy, main
+from training.deploy import deploy, main, model_card
 from training.recipe import RecipeError, read_recipe
 from training.train import train
 
@@ -219,6 +219,16 @@ def test_deploy_writes_a_folder_that_loads_in_half_precision(finished, tmp_path)
         torch.testing.assert_close(value, expected[key].half().to(value.dtype), rtol=0, atol=0)
     assert set(json.loads((tmp_path / "model" / "curve.json").read_text())) == {s["name"] for s in STAGES}
     assert "stage" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_model_card_says_whose_licences_hold_also_of_a_stage_that_logged_nothing(root):
+    cards = []
+    for name in ("tabletop", "stage2_lora"):
+        recipe = read_recipe(root / "training" / "configs" / f"{name}.yaml")
+        cards.append(model_card(recipe, {"language": 1_000_000}, {stage.name: [] for stage in recipe.stages}))
+    assert "Licence: Apache-2.0." in cards[0]
+    assert "Licence: those of the model it was trained from and of its data." in cards[1]
+    assert "| stage2 (conversation) | regions, projector, language by LoRA |  | 2 |  |  |  |" in cards[1]
 
 
 @pytest.mark.slow
