@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from isolation import claim_domain, variables  # noqa: E402
 
+import ros_gpt4roi  # noqa: E402, F401  (before any other library: it keeps them from phoning home)
+
 # Set before any test imports rclpy, and inherited by the processes that tests start.
 _domain, _domain_claim = claim_domain()
 _ros_home = Path(tempfile.mkdtemp(prefix="ros_gpt4roi_tests_"))
