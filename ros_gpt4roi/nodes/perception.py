@@ -89,7 +89,7 @@ class Perception(LifecycleNode):
         self._state = "unconfigured"
         self._failure = ""  # why the last configuration failed
         self._progress = ""  # what configuring is at
-        self._vision = ""  # which backend runs the vision stage, and why
+        self._placement: dict[str, str] = {}  # what runs where, and why
         self.problems = Problems(self.get_logger().warning)
         if unknown := declare(self, PerceptionParameters()):
             self.problems.report("unknown parameter", "; ".join(unknown))
@@ -124,17 +124,20 @@ class Perception(LifecycleNode):
 
     @_reports_errors
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._failure = self._vision = ""
+        self._failure, self._placement = "", {}
         try:
             self._settings = parameters = read(self, PerceptionParameters)
             folder = find_model(parameters.model)
             with self._reporting(f"loading {folder}"):
                 use_all_threads()  # also for an engine that runs on the CPU
                 pipeline = Pipeline.open(folder, parameters.pipeline, self._on_progress)
-                self._vision = f"{pipeline.vision.backend}: {pipeline.vision.reason}"
+                self._placement = pipeline.placement()
+                self.get_logger().info("; ".join(f"{what} {where}" for what, where in self._placement.items()))
+                if pipeline.device.advice:
+                    self.problems.report("GPU not used", f"{pipeline.device.reason}; {pipeline.device.advice}")
                 self._progress = "warming up"
                 pipeline.warm_up()
-                if parameters.pipeline.device == "cpu":
+                if pipeline.device.name == "cpu":
                     self._progress = "measuring how many threads help"
                     threads = fit_threads(lambda: pipeline.rehearse(_USUAL_REGIONS))
                     self.get_logger().info(f"PyTorch works with {threads} threads")
@@ -272,7 +275,7 @@ class Perception(LifecycleNode):
             values |= {f"stage {stage} [ms]": seconds * 1000 for stage, seconds in self._stage_seconds.items()}
         values |= self.problems.values()
         total = self.problems.total()
-        values |= {"vision stage": self._vision} if self._vision else {}
+        values |= self._placement
         level, text = DiagnosticStatus.OK, self._progress or self._state
         if self._failure:
             level, text = DiagnosticStatus.ERROR, self._failure

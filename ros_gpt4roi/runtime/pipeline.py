@@ -18,6 +18,7 @@ from ..model.gpt4roi import VisionOutput
 from ..model.preprocess import preprocess_frame
 from ..model.prompt import PromptError
 from ..model.region_shapes import RegionInputs, box_region, point_region, region_inputs
+from .device import Device, choose_device
 from .language_stage import DecodingConfig, LanguageStage
 from .quantise import FORMATS, load_model
 from .region_text import RegionText, UnknownRegionError
@@ -34,7 +35,7 @@ _FRAMES_KEPT = 8  # vision outputs of recent frames; a conversation over an olde
 class PipelineConfig(Configuration):
     """How a model is run."""
 
-    device: str = setting("cpu", "PyTorch's name of the device, such as cpu or cuda.")
+    device: str = setting("auto", "Device; auto: cuda where it works, else cpu; or PyTorch's name of one.")
     vision: VisionOptions = VisionOptions()
     language_format: str = setting("int8", "Number format of the language model.", choices=FORMATS)
     describe: str = setting("", "Question that describes a region, {region} stands for it; empty: the model's own.")
@@ -62,6 +63,7 @@ class Pipeline:
     Attributes:
         config: How the model is run.
         model_config: The model's own configuration.
+        device: Where it runs, and why.
         vision: The vision stage.
         language: The language stage.
         reuse: The descriptions that may be kept.
@@ -78,6 +80,7 @@ class Pipeline:
             vision: The vision stage to use; None runs it with PyTorch.
         """
         self.config, self.model_config = config, loaded.config
+        self.device = Device(str(loaded.model.device), "the model's")
         self.vision = vision or VisionStage(loaded.model)
         self.language = LanguageStage(loaded, config.decoding)
         self.reuse = DescriptionReuse(config.reuse_distance, config.reuse_age_s)
@@ -99,13 +102,21 @@ class Pipeline:
         Raises:
             CheckpointError: The checkpoint is incomplete or damaged.
             EngineError: The vision backend asked for does not work here.
-            ValueError: The configuration makes no sense.
+            ConfigError: The configuration makes no sense, or the device asked for does not work here.
         """
-        loaded = load_model(model_folder, config.language_format, config.device)
+        device = choose_device(config.device)
+        loaded = load_model(model_folder, config.language_format, device.name)
         pipeline = cls(loaded, config)
+        pipeline.device = device
         pipeline.vision = VisionStage.open(loaded, config.vision, Path(model_folder), progress,
                                            pipeline.describe_output)
         return pipeline
+
+    def placement(self) -> dict[str, str]:
+        """What runs where, and why: device, vision stage and language model, in words for people."""
+        return {"device": f"{self.device.name}: {self.device.reason}",
+                "vision stage": f"{self.vision.backend}: {self.vision.precision}, {self.vision.reason}",
+                "language model": self.config.language_format}
 
     # --- one request from start to end ---------------------------------------------------------------------------
 

@@ -57,7 +57,8 @@ class TorchRunner:
 class VisionStage:
     """Runs the vision part of a model. Not thread-safe: one worker owns it.
 
-    backend: which one runs ("tensorrt", "onnxruntime", "torch"). reason: why it was taken, in words for people.
+    backend: which one runs ("tensorrt", "onnxruntime", "torch"). precision: its number format, such as "fp16".
+    reason: why it was taken, in words for people.
     """
 
     def __init__(self, model: GPT4RoI, backend: str = "torch", runner: Runner | None = None,
@@ -65,7 +66,7 @@ class VisionStage:
         """The PyTorch backend; `open` takes others."""
         self._device, self._dtype = model.device, model.dtype
         self._runner = runner or TorchRunner(model)
-        self.backend, self.reason = backend, reason
+        self.backend, self.precision, self.reason = backend, self._runner.precision, reason
 
     @classmethod
     def open(cls, loaded: LoadedModel, options: VisionOptions, model_folder: Path,

@@ -228,7 +228,7 @@ def test_an_engine_is_built_in_configure_with_progress_or_refused(peer: Peer, ma
         reports.clear()
         assert managed.change(Transition.TRANSITION_CONFIGURE)
         assert any(report.status[0].message.startswith("exporting to ONNX, ") for report in reports)
-        assert {pair.key: pair.value for pair in last_status().values}["vision stage"] == "onnxruntime: asked for"
+        assert {pair.key: pair.value for pair in last_status().values}["vision stage"] == "onnxruntime: fp32, asked for"
         # A node that must not build finds what this one has built.
         managed.unconfigure()
         managed.set(pipeline__vision__engine__build="never")

@@ -422,6 +422,16 @@ def test_the_annotated_image_shows_the_regions(peer: Peer, camera: Camera,
     assert any(message.header == image.header for message in descriptions)
 
 
+def test_it_is_told_what_runs_where_and_why(peer: Peer, node: Process, diagnostics: list[DiagnosticArray]) -> None:
+    def placed() -> dict[str, str]:
+        values = {pair.key: pair.value for pair in diagnostics[-1].status[0].values} if diagnostics else {}
+        return values if "device" in values else {}
+    values = peer.wait_for(placed, "where things run, in /diagnostics")
+    assert values["device"].split(":")[0] in ("cpu", "cuda") and " auto: " in values["device"]
+    assert (values["vision stage"], values["language model"]) == ("torch: float32, asked for", "int8")
+    assert "; vision stage torch: float32, asked for; language model int8" in node.output()
+
+
 def test_a_parameter_is_not_changed_under_a_running_model(peer: Peer, node: Process) -> None:
     value = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=5)
     response = peer.call(SetParameters, "/perception/set_parameters", SetParameters.Request(

@@ -1,0 +1,100 @@
+"""Which device a model runs on, and what to do where there is a GPU that PyTorch can not use."""
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..configuration import ConfigError
+
+_NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI vendor, and the class that graphics processors are of
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that was chosen.
+
+    Attributes:
+        name: PyTorch's name of it.
+        reason: Why it was taken.
+        advice: Where there is a GPU that is not used: the command that mends it; else empty.
+    """
+
+    name: str
+    reason: str
+    advice: str = ""
+
+
+def choose_device(wanted: str, root: Path = Path("/")) -> Device:
+    """The device to use, after something was computed on it.
+
+    Args:
+        wanted: "auto" for CUDA where it works and else the CPU, or PyTorch's name of a device.
+        root: Where the system's files are looked for.
+
+    Raises:
+        ConfigError: a device was asked for by name that is none or does not work here.
+    """
+    if wanted == "auto":
+        problem = _problem("cuda")
+        if not problem:
+            return Device("cuda", f"auto: {torch.cuda.get_device_name()}")
+        gpu = find_gpu(root)
+        if not gpu:
+            return Device("cpu", "auto: no GPU here that CUDA could use")
+        return Device("cpu", f"auto: {gpu} is here, but {problem}", _mend(root))
+    problem = _problem(wanted)
+    if problem:
+        advice = f"; {_mend(root)}" if wanted.startswith("cuda") and find_gpu(root) else ""
+        raise ConfigError(f"device is {wanted!r}, expected auto, cpu or one that works here: {problem}{advice}")
+    if wanted == "cpu" and not _problem("cuda"):
+        return Device(wanted, "asked for", f"{torch.cuda.get_device_name()} is not used; set pipeline.device to auto")
+    return Device(wanted, "asked for")
+
+
+def find_gpu(root: Path = Path("/")) -> str:
+    """The name of an NVIDIA GPU of this machine, whether or not a driver serves it; empty where there is none."""
+    for path in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
+        for line in _read(path).splitlines():
+            if line.startswith("Model:"):
+                return line.removeprefix("Model:").strip()
+    if _is_jetson(root):
+        return _read(root / "proc/device-tree/model").strip("\0\n") or "a Jetson's GPU"
+    for folder in root.glob("sys/bus/pci/devices/*"):
+        if _read(folder / "vendor").strip() == _NVIDIA and _read(folder / "class").startswith(_DISPLAY):
+            return "an NVIDIA GPU"
+    return ""
+
+
+def _is_jetson(root: Path) -> bool:
+    return (root / "etc/nv_tegra_release").exists()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _problem(device: str) -> str:
+    """Why nothing can be computed on a device; empty where it can."""
+    if device.startswith("cuda") and torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} is built without CUDA"
+    try:
+        torch.ones(1, device=device).add(1).item()
+    except (RuntimeError, AssertionError) as error:  # of a missing driver, an old one, a GPU too old for PyTorch, no memory
+        return str(error).strip().splitlines()[0]
+    return ""
+
+
+def _mend(root: Path) -> str:
+    """What to do about a GPU that PyTorch can not use."""
+    if torch.version.cuda is None:
+        index = " --index-url https://pypi.jetson-ai-lab.io/jp6/cu126" if _is_jetson(root) else ""
+        return f"install PyTorch with CUDA: {sys.executable} -m pip install --force-reinstall torch torchvision{index}"
+    if not any(root.glob("dev/nvidia[0-9]*")) and not _is_jetson(root):
+        return "no driver serves it here: start a container with `--gpus all`, or install NVIDIA's driver"
+    return "see what `nvidia-smi` says of the driver"
