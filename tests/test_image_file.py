@@ -135,9 +135,9 @@ def damaged(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", [
-    "absent", "folder", "pipe", "device", "link to nothing", "empty", "text", "cut", "only the signature", "broken chunk",
-    "chunk of bad name", "broken pixels", "no pixels", "no size", "postscript", "cut TIFF", "cut JPEG", "cut WebP",
-    "cut GIF", "cut BMP", "ppm of words",
+    "absent", "folder", "pipe", "device", "link to nothing", "empty", "text", "cut", "only the signature",
+    "broken chunk", "chunk of bad name", "broken pixels", "no pixels", "no size", "postscript", "cut TIFF", "cut JPEG",
+    "cut WebP", "cut GIF", "cut BMP", "ppm of words",
 ])
 def test_whatever_is_wrong_is_one_error_that_names_the_file(tmp_path, kind):
     path = damaged(tmp_path, kind)

@@ -13,15 +13,22 @@ from .data.sample import Sample
 
 
 def stack_images(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-    """The images and boxes of a batch.
+    """The images and regions of a batch.
 
     Returns:
-        images: uint8 [B, S, S, 3]. boxes: float32 [B, N, 4], padded to the largest N with empty boxes.
+        images: uint8 [B, S, S, 3]. boxes: float32 [B, N, 4], padded to the largest N with empty boxes. masks: float32
+        [B, N, P, P], ones where a region is a whole box; left out where all are.
     """
     boxes = torch.zeros(len(samples), max(1, max(len(s.boxes) for s in samples)), 4)
     for row, sample in zip(boxes, samples):
         row[:len(sample.boxes)] = torch.from_numpy(sample.boxes)
-    return {"images": torch.from_numpy(np.stack([s.image for s in samples])), "boxes": boxes}
+    batch = {"images": torch.from_numpy(np.stack([s.image for s in samples])), "boxes": boxes}
+    known = [(row, torch.from_numpy(s.masks)) for row, s in enumerate(samples) if s.masks is not None]
+    if known:
+        batch["masks"] = torch.ones(*boxes.shape[:2], *known[0][1].shape[1:])
+        for row, masks in known:
+            batch["masks"][row, :len(masks)] = masks
+    return batch
 
 
 def pad_tokens(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

@@ -1,8 +1,10 @@
-"""Runs a detector over a folder of images:  python -m training.detect IMAGES --detector NAME --weights PATH --out FILE
+"""Runs a detector over a folder of images.
 
-writes what training/data/detections.py reads. The detector comes from a local path: a state dict of one of torchvision's
-Faster R-CNNs, or a folder of any of transformers' object detectors, such as RT-DETR. Finished images are kept in
-FILE.partial; the same command goes on where it was interrupted.
+    python -m training.detect IMAGES --detector NAME --weights PATH --out FILE
+
+writes what training/data/detections.py reads. The detector comes from a local path: a state dict of one of
+torchvision's Faster R-CNNs, or a folder of any of transformers' object detectors, such as RT-DETR. Finished images are
+kept in FILE.partial; the same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -156,8 +158,8 @@ def find_images(folder: Path) -> list[str]:
     return names
 
 
-def detect(detector: Detector, folder: Path, out: Path, settings: dict[str, Any], score: float, max_boxes: int, batch: int,
-           malformed_limit: int) -> int:
+def detect(detector: Detector, folder: Path, out: Path, settings: dict[str, Any], score: float, max_boxes: int,
+           batch: int, malformed_limit: int) -> int:
     """Run a detector over a folder of images; goes on where an interrupted run stopped.
 
     Args:
@@ -208,7 +210,8 @@ def detect(detector: Detector, folder: Path, out: Path, settings: dict[str, Any]
     return len(results)
 
 
-def _result(name: str, image: np.ndarray, found: Found, place: np.ndarray, score: float, max_boxes: int) -> dict[str, Any]:
+def _result(name: str, image: np.ndarray, found: Found, place: np.ndarray, score: float,
+            max_boxes: int) -> dict[str, Any]:
     labels = place[found.labels]
     order = np.argsort(-found.scores, kind="stable")
     good = (found.scores >= score) & (labels >= 0) & np.isfinite(found.boxes).all(1)

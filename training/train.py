@@ -67,7 +67,8 @@ def train(recipe: Recipe, out: Path) -> Path:
             logger.info("stage %s is done: %s", stage.name, result)
             continue
         set_seed(recipe.seed)
-        samples, validation = (open_dataset({**section, **stage.data}, out, recipe.seed, config.preprocess)
+        samples, validation = (open_dataset({**section, **stage.data}, out, recipe.seed, config.preprocess,
+                                            config.regions.roi_size)
                                for section in (recipe.train, recipe.validation))
         # From the file also where the model is still there: an uninterrupted run then does what a resumed one does.
         loaded = load_checkpoint(previous) if previous else start_model(recipe, out)

@@ -72,25 +72,35 @@ def mask_region(mask: np.ndarray) -> RegionShape:
     return RegionShape((left, top, right, bottom), weights[top:bottom, left:right])
 
 
-def polygon_region(corners: np.ndarray) -> RegionShape:
-    """The inside of a polygon; may reach outside the frame.
+def polygon_region(*polygons: np.ndarray) -> RegionShape:
+    """Make a region of the inside of a polygon, or of several together; may reach outside the frame.
 
-    corners: [M, 2] x y, M at least 3. Raises ShapeError for fewer, for other arrays and where they enclose nothing.
+    Args:
+        *polygons: Corners [M, 2], x y, M at least 3.
+
+    Returns:
+        Their tight box and the part of it that they cover.
+
+    Raises:
+        ShapeError: There are none, they are other arrays, or they enclose nothing.
     """
-    corners = np.asarray(corners, dtype=np.float64)
-    if corners.ndim != 2 or corners.shape[1:] != (2,) or len(corners) < 3 or not np.isfinite(corners).all():
-        raise ShapeError(f"polygon is {corners.tolist()}, expected at least 3 corners of finite x y")
-    low, high = corners.min(0), corners.max(0)
-    if not (low < high).all():
-        raise ShapeError(f"polygon {corners.tolist()} encloses nothing")
+    parts = [np.asarray(corners, dtype=np.float64) for corners in polygons]
+    for corners in parts:
+        if corners.ndim != 2 or corners.shape[1:] != (2,) or len(corners) < 3 or not np.isfinite(corners).all():
+            raise ShapeError(f"polygon is {corners.tolist()}, expected at least 3 corners of finite x y")
+    everything = np.concatenate([np.zeros((0, 2)), *parts])
+    if not parts or not (everything.min(0) < everything.max(0)).all():
+        raise ShapeError(f"polygon {everything.tolist()} encloses nothing")
+    low, high = everything.min(0), everything.max(0)
     # Drawn enlarged, so that thin and small polygons keep their form; its grid covers exactly the box.
     side = _POLYGON_GRID
-    grid = (corners - low) / (high - low) * side
     canvas = np.zeros((side, side), np.uint8)
-    # cv2 counts from the centres of pixels.
-    cv2.fillPoly(canvas, [np.round((grid - 0.5) * (1 << _SHIFT)).astype(np.int32)], 255, shift=_SHIFT)
+    for corners in parts:
+        grid = (corners - low) / (high - low) * side
+        # cv2 counts from the centres of pixels.
+        cv2.fillPoly(canvas, [np.round((grid - 0.5) * (1 << _SHIFT)).astype(np.int32)], 255, shift=_SHIFT)
     if not canvas.any():
-        raise ShapeError(f"polygon {corners.tolist()} encloses nothing")
+        raise ShapeError(f"polygon {everything.tolist()} encloses nothing")
     return RegionShape((*low.tolist(), *high.tolist()), canvas.astype(np.float32) / 255)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -46,3 +47,16 @@ def test_padding_changes_nothing_though_the_tokenizer_has_no_token_for_it(loaded
         for row, alone in enumerate((short, long)):
             logits = loaded.model(**collate([alone])).logits[0]
             torch.testing.assert_close(together[row, :len(logits)], logits, rtol=1e-4, atol=1e-5)
+
+
+def test_masks_are_what_the_network_sees_of_a_region(loaded):
+    collate = ConversationCollator(loaded.prompts)
+    boxes = sample(loaded, 3, 2, Round("What is <region1>?", "A mug."))
+    bins = loaded.config.regions.roi_size
+    masks = np.ones((2, bins, bins), np.float32)
+    halved = dataclasses.replace(boxes, masks=masks * (np.arange(bins) < bins // 2))
+    with torch.no_grad():
+        whole, ones, half = (loaded.model(**collate([s])).logits
+                             for s in (boxes, dataclasses.replace(boxes, masks=masks), halved))
+    torch.testing.assert_close(whole, ones)
+    assert not torch.allclose(whole, half, atol=1e-4)

@@ -27,7 +27,9 @@ HEADLESS_PICTURES = {
     "bomb": _png(30_000, (b"IDAT", zlib.compress(b"\0" * 99))),
     "huge": _png(2_000_000_000, (b"IDAT", b"")), "cut header": b"II*\0\xff\xff\xff\x7f",
 }
-BROKEN_PICTURES = HEADLESS_PICTURES | {"no pixels": _png(80), "broken pixels": _png(80, (b"IDAT", b"no deflate stream"))}
+BROKEN_PICTURES = HEADLESS_PICTURES | {
+    "no pixels": _png(80), "broken pixels": _png(80, (b"IDAT", b"no deflate stream")),
+}
 
 
 def image(path: Path, width: int = 100, height: int = 80) -> Path:

@@ -55,7 +55,8 @@ def check_section(section: Mapping[str, Any]) -> Any:
     return parse_options(kinds[kind], values, kind)
 
 
-def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int, preprocess: PreprocessConfig) -> Dataset:
+def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int, preprocess: PreprocessConfig,
+                 roi_size: int = 14) -> Dataset:
     """The data set of a recipe's ``train`` or ``validation`` section.
 
     Args:
@@ -63,6 +64,7 @@ def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int, prep
         folder: The run's, where rendered scenes go.
         seed: Of everything drawn.
         preprocess: Of the model that is trained.
+        roi_size: Bins a side of its region extractor, for regions with masks.
 
     Returns:
         A data set of training.data.sample.Sample.
@@ -75,11 +77,12 @@ def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int, prep
     if kind == "mixture":
         from training.data.mixture import MixtureDataset, open_mixture
 
-        return MixtureDataset(open_mixture({k: v for k, v in section.items() if k != "kind"}, seed), preprocess)
+        mixture = open_mixture({name: value for name, value in section.items() if name != "kind"}, seed)
+        return MixtureDataset(mixture, preprocess, roi_size)
     if kind == "shards":
         from training.data.shards import ShardDataset
 
-        return ShardDataset(options.index, seed, preprocess, options.malformed_limit)
+        return ShardDataset(options.index, seed, preprocess, roi_size, options.malformed_limit)
     from training.data.tabletop import TabletopDataset, TabletopError, render_scenes
 
     try:

@@ -1,5 +1,8 @@
-"""``python -m training.data check``: look at a configuration's data. ``convert``: a detector's pickle to npz.
-``shard``: a recipe's training data as webdataset tar files."""
+"""Command line of the data sets.
+
+``python -m training.data check`` looks at a recipe's data, ``convert`` turns a detector's pickle into npz, ``shard``
+writes a recipe's training data as webdataset tar files.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ import logging
 import sys
 from pathlib import Path
 
-from training.data.detections import load_class_names, load_pickle, save_detections
 from training.data.check import check
+from training.data.detections import load_class_names, load_pickle, save_detections
 from training.data.mixture import open_mixture
 from training.data.record import RecordError
 from training.data.shards import write_shards

@@ -56,13 +56,18 @@ def check(mixture: Mixture, samples: int, out: Path) -> tuple[str, int]:
 
 
 def render(record: Record) -> Image.Image:
-    """Draw a record: the image with its numbered boxes, and the conversation under it."""
+    """Draw a record: the image with its numbered boxes and their masks, and the conversation under it."""
     picture = Image.fromarray(np.asarray(record.image))
     scale = _WIDTH / picture.width
     picture = picture.resize((_WIDTH, max(1, round(picture.height * scale))))
     text = _conversation(record)
     page = Image.new("RGB", (_WIDTH, picture.height + _LINE * len(text) + 8), "white")
     page.paste(picture)
+    for number, (box, mask) in enumerate(zip((record.boxes * scale).tolist(), record.masks, strict=False)):
+        if mask is not None:
+            x1, y1, x2, y2 = map(round, box)
+            stencil = Image.fromarray((mask * 128).astype(np.uint8)).resize((max(1, x2 - x1), max(1, y2 - y1)))
+            page.paste(_COLOURS[number % len(_COLOURS)], (x1, y1), stencil)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default()
     for number, box in enumerate(record.boxes * scale, 1):
         colour = _COLOURS[(number - 1) % len(_COLOURS)]

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from training.data import templates
 from training.data.coco_format import corners, locate_image, read_coco, stream
 from training.data.record import Record, RecordError, Round, explain
 from training.data.report import Report
+from training.data.segmentation import segmentation_region
 from training.data.source import BoxFilter, Source, boxes_array, sample
 from training.data.texts import plain
 
 
 @dataclass(frozen=True)
 class CocoOptions:
-    """annotations: an instances_*.json. images: its folders. max_regions: boxes asked about on one visit."""
+    """annotations: an instances_*.json. images: its folders. max_regions: boxes asked about on one visit.
+
+    masks: give each object the mask of its segmentation; its box is then the mask's.
+    """
 
     annotations: Path
     images: tuple[Path, ...]
     max_regions: int = 100
+    masks: bool = False
     boxes: BoxFilter = field(default_factory=BoxFilter)
 
 
 class Coco(Source):
-    """Entry: image, boxes, and each box's category by its place in the list of names."""
+    """Entry: image, boxes, each box's category by its place in the list of names, and its segmentation or null."""
 
     kind = "coco"
     options_type = CocoOptions
@@ -38,6 +44,7 @@ class Coco(Source):
         """Category names, from the file itself: there are always as many as there are labels."""
         return self.report.metadata["names"]
 
+    @override
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         options = self.options
         names = categories(options.annotations)
@@ -52,7 +59,7 @@ class Coco(Source):
             if not located:
                 continue
             path, size = located
-            boxes, labels = [], []
+            boxes, labels, segmentations = [], [], []
             for annotation in annotations:
                 box = usable(annotation, size, options.boxes, report, f"coco {image['id']}")
                 if box is None:
@@ -61,13 +68,25 @@ class Coco(Source):
                     report.fail(f"coco {image['id']}: annotation {annotation['id']} is of category "
                                 f"{annotation['category_id']}, which the file does not list")
                     continue
+                segmentation = annotation.get("segmentation") if options.masks else None
+                if segmentation:
+                    try:
+                        segmentation_region(segmentation, size)
+                    except ValueError as error:
+                        report.fail(f"coco {image['id']}: annotation {annotation['id']}: {error}")
+                        continue
+                elif options.masks:
+                    report.note("object without a segmentation, given as a whole box")
+                segmentations.append(segmentation or None)
                 boxes.append(box)
                 labels.append(label[annotation["category_id"]])
             if boxes:
-                yield {"id": image["id"], "image": path, "size": size, "boxes": boxes, "labels": labels}
+                yield {"id": image["id"], "image": path, "size": size, "boxes": boxes, "labels": labels,
+                       "segmentations": segmentations}
             else:
                 report.filter("image without boxes")
 
+    @override
     def records(self, position: int, rng: np.random.Generator) -> list[Record]:
         entry = self.index[position]
         chosen = sample(rng, range(len(entry["boxes"])), self.options.max_regions)
@@ -76,8 +95,16 @@ class Coco(Source):
             Round(f"{task if number == 1 else ''}<box{number}>", self.names[entry["labels"][place]], "category")
             for number, place in enumerate(chosen, 1)
         )
-        boxes = boxes_array([entry["boxes"][place] for place in chosen])
-        return [Record(entry["image"], boxes, rounds, f"coco {entry['id']}")]
+        boxes: list[Sequence[float]] = []
+        masks: list[np.ndarray | None] = []
+        for place in chosen:
+            box, mask, segmentation = entry["boxes"][place], None, entry["segmentations"][place]
+            if segmentation:
+                box, mask, _ = segmentation_region(segmentation, self.size(position))
+            boxes.append(box)
+            masks.append(mask)
+        found = tuple(masks) if self.options.masks else ()
+        return [Record(entry["image"], boxes_array(boxes), rounds, f"coco {entry['id']}", found)]
 
 
 def categories(path: Path) -> dict[Any, str]:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import ijson
 
+from training.data.grouping import GroupedItems
 from training.data.record import RecordError
 from training.data.report import Report
 from training.data.source import find_image, image_size
-from training.data.grouping import GroupedItems
 
 Item = dict[str, Any]
 # What fields hold that are used before anybody looks at them; the others are checked where they are read.
@@ -24,7 +24,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "coco_url": (str,)}
 
 # Kept where they are there.
-_OPTIONAL = ("width", "height", "area")
+_OPTIONAL = ("width", "height", "area", "segmentation")
 
 
 def stream(path: Path, prefix: str) -> Iterator[Any]:

@@ -66,10 +66,11 @@ class Detections:
             raise RecordError("detections: a class name is there twice")
 
     def named(self, class_names: Sequence[str]) -> Detections:
-        """The same with class names. Raises RecordError where there are fewer names than labels."""
+        """Return the same with class names; raises RecordError where there are fewer names than labels."""
         return Detections(self.filenames, self.offsets, self.boxes, self.labels, tuple(class_names))
 
     def rows(self, place: int) -> slice:
+        """Return where the boxes and labels of the image at ``place`` are."""
         return slice(int(self.offsets[place]), int(self.offsets[place + 1]))
 
 

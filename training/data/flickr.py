@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from training.data import templates
 from training.data.coco import usable
@@ -42,9 +43,11 @@ class Flickr(Source):
     kind = "flickr"
     options_type = FlickrOptions
 
+    @override
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         options = self.options
-        for where, path, size, entries, annotations in read_sentences("flickr", options, ("bbox", "tokens_positive"), report):
+        images = read_sentences("flickr", options, ("bbox", "tokens_positive"), report)
+        for where, path, size, entries, annotations in images:
             captions = []
             for image in entries:
                 own = [item for item in annotations if item["image_id"] == image["id"]]
@@ -80,6 +83,7 @@ class Flickr(Source):
             phrases += [phrase for phrase in found if phrase not in phrases]
         return [[list(box), phrases] for box, phrases in phrases_of.items()]
 
+    @override
     def records(self, position: int, rng: np.random.Generator) -> list[Record]:
         entry = self.index[position]
         records = []

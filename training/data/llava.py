@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from training.data import templates
-from training.data.detections import Detections, load_class_names, load_detections
 from training.data.coco_format import stream
+from training.data.detections import Detections, load_class_names, load_detections
+from training.data.grouping import GroupedItems
 from training.data.record import Record, RecordError, Round, explain
 from training.data.report import Report
 from training.data.source import Source, boxes_array, find_image, image_names, image_size, sample
-from training.data.grouping import GroupedItems
 from training.data.texts import plain, readable
 
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
@@ -58,10 +59,12 @@ class Llava(Source):
         """The detector's class names as people write them."""
         return self.report.metadata["names"]
 
+    @override
     def inputs(self) -> list[Path]:
         options = self.options
         return [path for path in (options.annotations, options.detections, options.class_names) if path is not None]
 
+    @override
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         options = self.options
         detections = load_detections(options.detections)
@@ -109,6 +112,7 @@ class Llava(Source):
             chosen = np.flatnonzero((sides > 0).all(1))[:options.fallback_regions]
         return boxes[chosen, :4].round(5).tolist(), labels[chosen].tolist()
 
+    @override
     def records(self, position: int, rng: np.random.Generator) -> list[Record]:
         entry = self.index[position]
         labels = entry["labels"]

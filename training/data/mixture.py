@@ -17,15 +17,14 @@ from torch.utils.data import Dataset
 
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.config import PreprocessConfig
-from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
 from training.data.coco import Coco
 from training.data.flickr import Flickr
 from training.data.llava import Llava
 from training.data.record import REFERENCE, Record, RecordError, Round, check_record
 from training.data.refcoco import RefCoco
 from training.data.report import Malformed
-from training.data.sample import Sample
-from training.data.source import Shared, Source, parse_options
+from training.data.sample import Sample, make_sample
+from training.data.source import Shared, Source, boxes_array, parse_options
 from training.data.vcr import Vcr
 from training.data.visual_genome import VisualGenome
 
@@ -147,8 +146,8 @@ class Mixture:
         pixels = read_image(source.image(visit.image))
         size, indexed = (pixels.shape[1], pixels.shape[0]), source.size(visit.image)
         if size != indexed:
-            raise RecordError(f"{source.image(visit.image)} is {size[0]}x{size[1]} now, but was {indexed[0]}x{indexed[1]} "
-                              f"when {source.index.folder} was made; remove that folder to index again")
+            raise RecordError(f"{source.image(visit.image)} is {size[0]}x{size[1]} now, but was {indexed[0]}x"
+                              f"{indexed[1]} when {source.index.folder} was made; remove that folder to index again")
         records = source.records(visit.image, self._rng(_VISIT, *visit))
         return check_record(dataclasses.replace(pack(records), image=pixels))
 
@@ -170,8 +169,8 @@ class Mixture:
 class MixtureDataset(Dataset):
     """A mixture as training.data.sample.Sample, for transformers' Trainer, which numbers every epoch from 0."""
 
-    def __init__(self, mixture: Mixture, preprocess: PreprocessConfig):
-        self.mixture, self.preprocess, self.epoch = mixture, preprocess, 0
+    def __init__(self, mixture: Mixture, preprocess: PreprocessConfig, roi_size: int):
+        self.mixture, self.preprocess, self.roi_size, self.epoch = mixture, preprocess, roi_size, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose visits `[0 … len)` are."""
@@ -181,10 +180,7 @@ class MixtureDataset(Dataset):
         return len(self.mixture)
 
     def __getitem__(self, index: int) -> Sample:
-        record = self.mixture[self.epoch * len(self) + index]
-        height, width = record.image.shape[:2]
-        boxes = normalise_boxes(record.boxes, width, height)
-        return Sample(preprocess_frame(record.image, self.preprocess), boxes, record.rounds)
+        return make_sample(self.mixture[self.epoch * len(self) + index], self.preprocess, self.roi_size)
 
 
 def pack(records: Sequence[Record]) -> Record:
@@ -192,16 +188,19 @@ def pack(records: Sequence[Record]) -> Record:
     if len(records) == 1:
         return records[0]
     boxes: list[list[float]] = []
+    masks: list[np.ndarray | None] = []
     rounds: list[Round] = []
     for record in records:
         numbers = {}
         for number, box in enumerate(record.boxes.tolist(), 1):
             if box not in boxes:
                 boxes.append(box)
+                masks.append(record.masks[number - 1] if record.masks else None)
             numbers[number] = boxes.index(box) + 1
         rename = _renamer(numbers)
         rounds += [Round(rename(turn.question), rename(turn.answer), turn.task) for turn in record.rounds]
-    return Record(records[0].image, np.asarray(boxes, np.float32).reshape(-1, 4), tuple(rounds), records[0].source)
+    first, known = records[0], any(mask is not None for mask in masks)
+    return Record(first.image, boxes_array(boxes), tuple(rounds), first.source, tuple(masks) if known else ())
 
 
 def _renamer(numbers: Mapping[int, int]) -> Callable[[str], str]:

@@ -48,12 +48,15 @@ class Record:
     boxes: float32 [N, 4], x1 y1 x2 y2 in pixels of that image.
     rounds: the conversation, in order.
     source: data set and id, for error messages.
+    masks: of each box, weights in 0..1 of a grid [h, w] of any size that divides it, or None for all of it; empty where
+        no box has one.
     """
 
     image: str | Path | np.ndarray
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     rounds: tuple[Round, ...] = ()
     source: str = ""
+    masks: tuple[np.ndarray | None, ...] = ()
 
 
 def references(text: str) -> list[int]:
@@ -70,6 +73,8 @@ def check_record(record: Record) -> Record:
         raise RecordError(f"{record.source}: boxes are not finite")
     if (boxes[:, 2:] <= boxes[:, :2]).any():
         raise RecordError(f"{record.source}: a box has no area: {boxes.tolist()}")
+    if record.masks and len(record.masks) != len(boxes):
+        raise RecordError(f"{record.source}: {len(record.masks)} masks for {len(boxes)} boxes")
     if not record.rounds:
         raise RecordError(f"{record.source}: no conversation")
     for turn in record.rounds:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from training.data import templates
 from training.data.coco import usable
@@ -49,6 +50,7 @@ class RefCoco(Source):
     kind = "refcoco"
     options_type = RefCocoOptions
 
+    @override
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         options = self.options
         for where, path, size, entries, annotations in read_sentences(options.dataset, options, ("bbox",), report):
@@ -79,6 +81,7 @@ class RefCoco(Source):
             sentences[image["id"]] = text
         return sentences
 
+    @override
     def records(self, position: int, rng: np.random.Generator) -> list[Record]:
         entry = self.index[position]
         task = TASKS[self.options.dataset]

@@ -24,11 +24,11 @@ from webdataset.utils import pytorch_worker_info
 
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.config import PreprocessConfig
-from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
 from training.data.mixture import Mixture
 from training.data.record import Record, RecordError, Round, check_record
 from training.data.report import Malformed
-from training.data.sample import Sample
+from training.data.sample import Sample, make_sample
+from training.data.segmentation import decode_mask, encode_mask
 from training.data.source import boxes_array
 
 INDEX = "index.json"
@@ -62,7 +62,8 @@ def write_shards(mixture: Mixture, folder: Path, epochs: int, per_shard: int) ->
             except ValueError as error:
                 mixture.skip(visit, error)
                 continue
-            annotation = {"source": record.source, "boxes": record.boxes.tolist(),
+            masks = [None if mask is None else encode_mask(mask) for mask in record.masks]
+            annotation = {"source": record.source, "boxes": record.boxes.tolist(), "masks": masks,
                           "rounds": [[turn.question, turn.answer, turn.task] for turn in record.rounds]}
             writer.write({"__key__": f"{position:09d}", path.suffix[1:].lower(): path.read_bytes(),
                           "json": json.dumps(annotation).encode()})
@@ -93,9 +94,10 @@ def read_sample(sample: dict[str, Any]) -> Record:
         annotation = json.loads(sample["json"])
         (content,) = images
         rounds = tuple(Round(*turn) for turn in annotation["rounds"])
-        record = Record(read_image(content), boxes_array(annotation["boxes"]), rounds, annotation["source"])
-        return check_record(record)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        masks = tuple(None if mask is None else decode_mask(mask) for mask in annotation.get("masks", ()))
+        boxes = boxes_array(annotation["boxes"])
+        return check_record(Record(read_image(content), boxes, rounds, annotation["source"], masks))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise RecordError(f"{name}: {type(error).__name__}: {error}") from error
 
 
@@ -110,13 +112,15 @@ class ShardDataset(IterableDataset):
         index: Path or web address of the index; the shards lie beside it.
         seed: Fixes the order.
         preprocess: Of the model that is trained.
+        roi_size: Bins a side of its region extractor, for masks.
         malformed_limit: Samples that may be malformed, in one process.
 
     Raises:
         RecordError: The index cannot be read; from reading on, a shard is damaged or too many samples are malformed.
     """
 
-    def __init__(self, index: str, seed: int, preprocess: PreprocessConfig, malformed_limit: int = 100):
+    def __init__(self, index: str, seed: int, preprocess: PreprocessConfig, roi_size: int,
+                 malformed_limit: int = 100):
         try:
             with webdataset.gopen(str(index)) as file:
                 self.shards = [(str(name), int(count)) for name, count in json.load(file)["shards"]]
@@ -125,7 +129,7 @@ class ShardDataset(IterableDataset):
         if not sum(count for _, count in self.shards):
             raise RecordError(f"{index}: no samples")
         self.base = "".join(str(index).rpartition("/")[:2])
-        self.seed, self.preprocess = seed, preprocess
+        self.seed, self.preprocess, self.roi_size = seed, preprocess, roi_size
         self.malformed = Malformed(malformed_limit)
         self._skipped: set[tuple[str, int]] = set()
 
@@ -166,7 +170,8 @@ class ShardDataset(IterableDataset):
                                          webdataset.tarfile_to_samples())
         found = low
         try:
-            for found, sample in enumerate(itertools.islice(stream, low, high), low + 1):
+            for sample in itertools.islice(stream, low, high):
+                found += 1
                 yield sample
         except (OSError, ValueError, EOFError, tarfile.TarError) as error:
             raise RecordError(f"{self.base}{name}: damaged behind {found} samples: {error}") from error
@@ -177,6 +182,4 @@ class ShardDataset(IterableDataset):
         rank, processes, worker, workers = pytorch_worker_info()
         for epoch in itertools.count():
             for record in self.records(epoch, rank * workers + worker, processes * workers):
-                height, width = record.image.shape[:2]
-                boxes = normalise_boxes(record.boxes, width, height)
-                yield Sample(preprocess_frame(record.image, self.preprocess), boxes, record.rounds)
+                yield make_sample(record, self.preprocess, self.roi_size)

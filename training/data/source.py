@@ -92,6 +92,7 @@ class Source(ABC):
 
     @property
     def report(self) -> Report:
+        """Return what indexing the annotation files read, left out and changed."""
         return self.index.report
 
     def inputs(self) -> list[Path]:
@@ -199,7 +200,7 @@ def image_size(path: str, declared: tuple[int, int] | None, report: Report) -> t
     if declared is not None and declared != size:
         message = f"{path} is {width}x{height}, but its boxes were made for {declared[0]}x{declared[1]}"
         if declared == stored:
-            message += f": EXIF orientation {orientation} turns it; remove the tag if boxes belong to the unturned image"
+            message += f": EXIF orientation {orientation} turns it; remove the tag if they are of the unturned image"
         raise ValueError(message)
     if orientation > 1:
         confirmed = declared is not None and stored != size

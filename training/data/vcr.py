@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from training.data import templates
+from training.data.coco_format import declared_size
+from training.data.grouping import GroupedItems
 from training.data.record import Record, RecordError, Round, explain
 from training.data.report import Report
 from training.data.source import Source, boxes_array, find_image, image_size
-from training.data.coco_format import declared_size
-from training.data.grouping import GroupedItems
 from training.data.texts import plain, readable, sentence
 
 FORMS = ("all", "single", "multi", "answer", "rationale")
@@ -55,6 +56,7 @@ class Vcr(Source):
     kind = "vcr"
     options_type = VcrOptions
 
+    @override
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         with GroupedItems() as grouped:
             for image, question in self._questions(report):
@@ -129,6 +131,7 @@ class Vcr(Source):
         entry = self.index[position]
         return [choice_of(entry, item, self.options.form) for item in entry["items"]]
 
+    @override
     def records(self, position: int, rng: np.random.Generator) -> list[Record]:
         if self.options.form in ("answer", "rationale"):
             return [choice.record for choice in self.choices(position)]

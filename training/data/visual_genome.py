@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from training.data import templates
 from training.data.coco import usable
@@ -34,6 +35,7 @@ class VisualGenome(Source):
     kind = "visual_genome"
     options_type = VisualGenomeOptions
 
+    @override
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         for image, annotations in self._groups(report):
             where = f"visual genome {image['id']}"
@@ -73,6 +75,7 @@ class VisualGenome(Source):
         else:
             raise RecordError(f"{path}: neither region_descriptions.json nor a COCO-style file")
 
+    @override
     def records(self, position: int, rng: np.random.Generator) -> list[Record]:
         entry = self.index[position]
         boxes: list[list[float]] = []
