@@ -119,4 +119,4 @@ class Counterfactual(_Augmented):
         task = self.samples.attribute_names[asked]
         values = [ATTRIBUTES[task][value] for value in attributes[:, asked]]
         rounds = [Round(question, answer, task) for question, answer in attribute_of_each(task, values, rng)]
-        return CounterfactualSample(sample.image, sample.boxes, rounds, sample.attributes, attributes)
+        return CounterfactualSample(**{**vars(sample), "rounds": rounds, "counterfactual": attributes})

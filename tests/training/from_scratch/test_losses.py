@@ -31,7 +31,7 @@ def batch_of(loaded: LoadedModel, counterfactual: np.ndarray | None) -> dict[str
     boxes = np.array([[0.1, 0.2, 0.5, 0.6], [0.4, 0.4, 0.9, 0.8]], np.float32)
     rounds = [Round("What kind of object is <region2>?", "A mug.", "kind")]
     sample = Sample(image, boxes, rounds, SEEN) if counterfactual is None else \
-        CounterfactualSample(image, boxes, rounds, SEEN, counterfactual)
+        CounterfactualSample(image, boxes, rounds, SEEN, counterfactual=counterfactual)
     # A picture of one region beside it: its second row is padding.
     beside = Sample(image, boxes[:1], [Round("What colour is <region1>?", "Red.", "colour")], SEEN[:1])
     return SupervisedConversationCollator(loaded.prompts)([sample, beside])
