@@ -168,7 +168,9 @@ def test_named_parameters_are_declared() -> None:
 
 
 def set_parameters(words: list[str]) -> list[str]:
-    """Parameters that a command sets: `-p name:=value`, `ros2 param set NODE name value`."""
+    """Parameters of ours that a command sets: `-p name:=value`, `ros2 param set NODE name value`."""
+    if words[:2] == ["ros2", "run"] and words[2] != "ros_gpt4roi":
+        return []
     given = [word.partition(":=")[0] for before, word in zip(words, words[1:], strict=False)
              if before == "-p" and "--ros-args" in words]
     return given + (words[4:5] if words[:3] == ["ros2", "param", "set"] else [])
