@@ -27,6 +27,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from .regular_file import read_regular
+
 T = TypeVar("T")
 
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
@@ -202,7 +204,7 @@ def build(kind: Callable[..., T], values: Any) -> T:
 def read_yaml(kind: Callable[..., T], path: str | Path) -> T:
     """`build` from a YAML or JSON file; an empty file is an empty mapping. Errors name the file, too."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_regular(path))
         return build(kind, {} if values is None else values)
     except (OSError, UnicodeError, yaml.YAMLError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error

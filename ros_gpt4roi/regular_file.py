@@ -5,6 +5,7 @@ Opening a pipe waits for whoever writes to it, and a device may never end.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -42,6 +43,16 @@ def read_regular(path: str | Path, most: int = JSON_BYTES) -> bytes:
         if len(content := file.read(most + 1)) > most:
             raise OSError(errno.EFBIG, f"larger than {most} bytes", str(path))
         return content
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, hex.
+
+    Raises:
+        OSError: As of `open_regular`.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: str | Path) -> Any:

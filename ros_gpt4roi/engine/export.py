@@ -32,10 +32,10 @@ from ..model.focal import build_focal_crop
 from ..model.gpt4roi import GPT4RoI
 from ..model.regions import build_region_extractor
 from ..model.vision import VisionEncoder
-from ..regular_file import read_json
+from ..regular_file import file_digest, read_json
 from . import EngineError
 from .build_process import Limits, ProgressCallback, run_job
-from .cache import EngineCache, file_digest, remove
+from .cache import EngineCache, remove
 from .graph import INLINE_BYTES, INPUTS, OUTPUTS, SCOPES, FormatRequirements, onnx_files
 
 _log = logging.getLogger(__name__)
@@ -156,8 +156,10 @@ def export_onnx(network: VisionNetwork, path: Path) -> None:
 
 
 def _convert_bytes_first(graph: Any) -> None:
-    """Makes the conversion to float the only reader of the bytes: TensorRT gives them to no other layer, not even to
-    one that asks only for their shape."""
+    """Makes the conversion to float the only reader of the bytes.
+
+    TensorRT gives them to no other layer, not even to one that asks only for their shape.
+    """
     images = next(value for value in graph.inputs if value.name == INPUTS[0])
     convert = next(node for node in images.consumers() if node.op_type == "Cast")
     graph.remove(convert)
@@ -181,8 +183,10 @@ def _requirements(network: nn.Module) -> FormatRequirements:
 
 
 def sources(network: nn.Module) -> list[Path]:
-    """The files of this package that decide what graph a network becomes: those of its classes and of the export, and
-    what they import of model/."""
+    """The files of this package that decide what graph a network becomes.
+
+    Those of its classes and of the export, and what they import of model/.
+    """
     model = ModelConfig.__module__.rpartition(".")[0] + "."
     names, found = {type(part).__module__ for part in network.modules()}, {}
     names = {name for name in names if name.startswith(model)} | {__name__, FormatRequirements.__module__}

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..configuration import build, leaves
+from ..regular_file import read_json
 from .config import ConfigError, DeformableConfig, ModelConfig, RoIAlignConfig
 from .gpt4roi import GPT4RoI
 from .preprocess import preprocess_hash
@@ -140,7 +141,8 @@ def read_config(folder: str | Path) -> ModelConfig:
 
 def _read_facts(path: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        check_regular(path.parent)
+        facts = read_json(path)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}, expected a checkpoint folder with {CONFIG_FILE}") from error
     except ValueError as error:
@@ -172,8 +174,21 @@ def _from_version_1(model: dict[str, Any]) -> dict[str, Any]:
     return upgraded
 
 
+def check_regular(folder: str | Path) -> None:
+    """Refuse a folder with a pipe, device or socket in it: who opens such a file may wait for ever.
+
+    Raises:
+        CheckpointError: It has one, or a link to one.
+    """
+    if (folder := Path(folder)).is_dir():
+        for path in folder.iterdir():
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise CheckpointError(f"{path}: no regular file")
+
+
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder, from its own files only. Raises CheckpointError."""
+    check_regular(folder)
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -227,9 +242,9 @@ def read_weights(model: GPT4RoI, files: list[Path], device: str | torch.device,
                         problems.append(f"{key}: {list(value.shape)}, expected {list(expected[key].shape)}")
                         continue
                     found.add(key)
-                    if dtype is not None and value.is_floating_point():
-                        value = value.to(dtype)
-                    _assign(model, key, value.to(device))
+                    kept = dtype if dtype is not None and value.is_floating_point() else value.dtype
+                    # A copy: what is read is mapped, and would follow whatever happens to the file.
+                    _assign(model, key, value.to(device, kept, copy=True))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from error
     missing = [key for key in expected if key not in found and key not in optional]

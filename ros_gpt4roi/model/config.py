@@ -26,7 +26,8 @@ class PreprocessConfig(Configuration):
     """How a camera frame becomes the network's input (see `preprocess.py`)."""
 
     # Resized without keeping the aspect ratio, a normalised box means the same place before and after.
-    image_size: int = setting(224, "Side of the square input that frames are resized to.", at_least=1, unit="pixels")
+    image_size: int = setting(224, "Side of the square input that frames are resized to.",
+                              at_least=1, at_most=8192, unit="pixels")
     interpolation: str = setting("area", "OpenCV's name of the resampling filter.", choices=("area", "linear", "cubic"))
     mean: tuple[float, float, float] = setting(CLIP_MEAN, "Mean of each RGB channel, of values in 0..1.")
     std: tuple[float, float, float] = setting(CLIP_STD, "Standard deviation of each RGB channel.")
@@ -43,7 +44,7 @@ class VisionConfig(Configuration):
                            "the embedding, negative ones count from the end) or stage names of a backbone.")
     tokens: int | str = setting(-2, "The level that the image tokens come from, named likewise.")
     token_grid: int | None = setting(None, "Image tokens are averaged to this many a side, for a shorter prompt; null: "
-                                           "as many as the level has.", at_least=1)
+                                           "as many as the level has.", at_least=1, at_most=1024)
     interpolate_positions: bool = setting(False, "Resize a ViT's position embeddings where the input size is not the "
                                                  "one that it was made for.")
 
@@ -53,10 +54,13 @@ class RegionConfig(Configuration):
     """What every region extractor has: feature levels and a box in, one or several embeddings out."""
 
     kind: str = setting(dataclasses.MISSING, "Which region extractor.")
-    roi_size: int = setting(14, "Bins a side, of RoIAlign and of the grid in which masks are weighed.", at_least=1)
-    hidden: int = setting(1024, "Width of the embedding before it is projected to the language model.", at_least=1)
-    position_hidden: int = setting(256, "Width of the MLP that the box's place goes through.", at_least=1)
-    embeddings: int = setting(1, "Embeddings a region; the published model has 1.", at_least=1)
+    roi_size: int = setting(14, "Bins a side, of RoIAlign and of the grid in which masks are weighed.",
+                            at_least=1, at_most=256)
+    hidden: int = setting(1024, "Width of the embedding before it is projected to the language model.",
+                          at_least=1, at_most=65536)
+    position_hidden: int = setting(256, "Width of the MLP that the box's place goes through.",
+                                   at_least=1, at_most=65536)
+    embeddings: int = setting(1, "Embeddings a region; the published model has 1.", at_least=1, at_most=256)
 
     def converted(self, kind: type[Regions], **changes: Any) -> Regions:
         """A region extractor of another kind, with this one's values wherever both have the field.
@@ -75,12 +79,12 @@ class RoIAlignConfig(RegionConfig):
     """Feature pyramid and RoIAlign, as published."""
 
     kind: str = setting("roi_align", "Feature pyramid and RoIAlign.", choices=("roi_align",))
-    channels: int = setting(1024, "Width of the pyramid.", at_least=4)
+    channels: int = setting(1024, "Width of the pyramid.", at_least=4, at_most=65536)
     scales: tuple[float, ...] | None = setting((8, 4, 2, 1), "Factor by which each level is resized before fusion; "
-                                                             "null: as it comes.", more_than=0)
-    fusion_rounds: int = setting(5, "Rounds of cross-level 3×3 convolution.", at_least=0)
-    groups: int = setting(64, "Groups of the rounds' GroupNorm.", at_least=1)
-    samples: int = setting(2, "Sampling points a bin and axis.", at_least=1)
+                                                             "null: as it comes.", more_than=0, at_most=64)
+    fusion_rounds: int = setting(5, "Rounds of cross-level 3×3 convolution.", at_least=0, at_most=64)
+    groups: int = setting(64, "Groups of the rounds' GroupNorm.", at_least=1, at_most=65536)
+    samples: int = setting(2, "Sampling points a bin and axis.", at_least=1, at_most=64)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,9 +97,9 @@ class RoIAlignLiteConfig(RoIAlignConfig):
     """The same at a tenth of the cost: a quarter of the channels, no map finer than 64×64 for the published encoder."""
 
     kind: str = setting("roi_align_lite", "The same, smaller.", choices=("roi_align_lite",))
-    channels: int = setting(256, "Width of the pyramid.", at_least=4)
-    scales: tuple[float, ...] | None = setting((4, 2, 1, 1), "As of roi_align.", more_than=0)
-    groups: int = setting(32, "As of roi_align.", at_least=1)
+    channels: int = setting(256, "Width of the pyramid.", at_least=4, at_most=65536)
+    scales: tuple[float, ...] | None = setting((4, 2, 1, 1), "As of roi_align.", more_than=0, at_most=64)
+    groups: int = setting(32, "As of roi_align.", at_least=1, at_most=65536)
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,9 @@ class DeformableConfig(RegionConfig):
     """Multi-scale deformable attention."""
 
     kind: str = setting("deformable", "Multi-scale deformable attention.", choices=("deformable",))
-    layers: int = setting(3, "Layers of attention.", at_least=1)
-    heads: int = setting(8, "Heads of the attention.", at_least=1)
-    points: int = setting(4, "Points a head and level.", at_least=1)
+    layers: int = setting(3, "Layers of attention.", at_least=1, at_most=64)
+    heads: int = setting(8, "Heads of the attention.", at_least=1, at_most=1024)
+    points: int = setting(4, "Points a head and level.", at_least=1, at_most=1024)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,7 +122,8 @@ class FocalConfig(Configuration):
     """The focal crop (see `focal.py`)."""
 
     scale: float = setting(2.0, "Side of the crop, in sides of the region.", at_least=1)
-    size: int = setting(0, "Side of the crop as the encoder sees it; 0: that of the image.", at_least=0, unit="pixels")
+    size: int = setting(0, "Side of the crop as the encoder sees it; 0: that of the image.",
+                        at_least=0, at_most=8192, unit="pixels")
 
 
 @dataclass(frozen=True)
@@ -148,8 +153,8 @@ class PromptConfig(Configuration):
     describe: str = setting("Describe {region}.", "Question that asks for a description of {region}.")
     number_regions: bool = setting(False, "Add a learned vector of its number to a listed region's embedding, so that "
                                           "a small language model need not infer from the order which name is whose.")
-    max_regions: int = setting(32, "Most regions that a prompt lists.", at_least=1)
-    context: int = setting(2048, "Longest prompt and answer together, in tokens.", at_least=1)
+    max_regions: int = setting(32, "Most regions that a prompt lists.", at_least=1, at_most=4096)
+    context: int = setting(2048, "Longest prompt and answer together, in tokens.", at_least=1, at_most=1048576)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ import torch
 from accelerate import init_empty_weights
 from transformers import PreTrainedTokenizerBase
 
+from .. import regular_file
+from .architecture import without_code
 from .checkpoint import CONFIG_FILE, VERSION, CheckpointError, build_model, load_tokenizer, tied_keys, write_config
 from .config import ConfigError, LanguageConfig, ModelConfig, preset
 from .focal import build_focal_crop
@@ -240,7 +242,7 @@ def _raise(problems: list[str], source: WeightSource) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's object; empty where there is no file. Raises CheckpointError."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = regular_file.read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -268,8 +270,8 @@ def _with_encoder(config: ModelConfig, folder: Path) -> ModelConfig:
 
 def _described(folder: Path) -> dict[str, Any]:
     """A folder's config.json without what speaks of its file and not of the model."""
-    drop = ("architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "quantization_config")
-    return {key: value for key, value in read_json(folder / CONFIG_FILE).items() if key not in drop}
+    drop = ("architectures", "transformers_version", "torch_dtype", "dtype")
+    return {key: value for key, value in without_code(read_json(folder / CONFIG_FILE)).items() if key not in drop}
 
 
 def _part(key: str, value: torch.Tensor, source: WeightSource, theirs: str, dtype: torch.dtype, problems: list[str],

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from .weights_io import DTYPE_NAMES, SUMS_FILE, WeightSource, file_digest
+from ..regular_file import file_digest, read_json
+from .weights_io import DTYPE_NAMES, SUMS_FILE, WeightSource
 
 PROGRESS_FILE = "conversion.json"
 
@@ -99,7 +100,7 @@ def _fingerprint(parts: Sequence[Part], sources: Sequence[WeightSource], shard_b
 def _finished(output: Path, plan: str) -> dict[str, str]:
     """Shards that an interrupted run of the same plan has written and that are whole: name → SHA-256."""
     try:
-        record = json.loads((output / PROGRESS_FILE).read_text(encoding="utf-8"))
+        record = read_json(output / PROGRESS_FILE)
         shards = dict(record["shards"]) if record["plan"] == plan else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

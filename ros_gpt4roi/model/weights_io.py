@@ -5,7 +5,6 @@ Nothing here holds more than the tensor at hand (of a .bin shard of the old form
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -16,10 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..regular_file import file_digest, open_regular, read_regular
+
 SUMS_FILE = "SHA256SUMS"
 # Patterns of weights' names in a folder; the last is LLaVA's, of a projector alone.
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin", "mm_projector.bin")
-_CHUNK = 1 << 24
+_LONGEST_HEADER = 100_000_000  # as the format says
 # Names of number formats in a safetensors header.
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
                torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
@@ -86,7 +87,7 @@ class WeightSource:
         sums = self.folder / SUMS_FILE
         if not sums.is_file():
             return
-        lines = [line.split(maxsplit=1) for line in sums.read_text("utf-8").splitlines() if line.strip()]
+        lines = [line.split(maxsplit=1) for line in read_regular(sums).decode("utf-8").splitlines() if line.strip()]
         expected = {line[-1].lstrip("*"): line[0] for line in lines}
         for file in self.files:
             digest = file_digest(file) if file.name in expected else None
@@ -97,6 +98,7 @@ class WeightSource:
 def load_bin(file: Path) -> dict[str, torch.Tensor]:
     """A .bin shard's tensors; only tensors are unpickled, never code. Raises WeightFileError."""
     try:
+        open_regular(file).close()
         try:
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:
@@ -112,10 +114,10 @@ def load_bin(file: Path) -> dict[str, torch.Tensor]:
 def _safetensors_entries(file: Path) -> dict[str, Entry]:
     """Reads only the header, so it works on a file of any size."""
     try:
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
             length = struct.unpack("<Q", stream.read(8))[0]
             size = os.fstat(stream.fileno()).st_size
-            if 8 + length > size:
+            if 8 + length > size or length > _LONGEST_HEADER:
                 raise ValueError(f"header of {length} bytes in a file of {size}")
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
@@ -133,12 +135,3 @@ def _safetensors_entries(file: Path) -> dict[str, Entry]:
             return entries
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise WeightFileError(f"{file}: truncated or not a safetensors file ({error})") from error
-
-
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file, hex."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -139,7 +139,8 @@ def _read_vision(folder: Path, device: str) -> dict[str, torch.Tensor]:
             for name in archive.keys():
                 if not name.startswith("language."):
                     value = archive.get_tensor(name)
-                    tensors[name] = value.float() if value.is_floating_point() else value
+                    # Copies: what is read is mapped, and would follow whatever happens to the file.
+                    tensors[name] = value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
     return tensors
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import pytest
 import torch
@@ -117,6 +118,23 @@ def test_edited_preprocessing_is_refused(folder):
      "vision.encoder describes no clip_vision_model model"),
     (lambda facts: facts["model"]["language"]["model"].update(model_type="x"), "language.model describes no x model"),
     (lambda facts: facts["model"]["vision"].update(levels=[-9, -1]), "vision.levels or vision.tokens name {-9}"),
+    (lambda facts: facts["model"]["vision"]["encoder"].update(num_hidden_layers=10 ** 8),
+     "num_hidden_layers is 100000000"),
+    (lambda facts: facts["model"]["vision"].update(encoder={"model_type": "resnet", "depths": [1, 10 ** 8]}),
+     "vision.encoder.depths is 100000000, expected at most 1024"),
+    (lambda facts: facts["model"]["vision"].update(encoder={"model_type": "resnet", "depths": [1000] * 4}),
+     "expected at most 1024 in all"),
+    (lambda facts: facts["model"]["language"]["model"].update(hidden_size=10 ** 12), "hidden_size is 1000000000000"),
+    (lambda facts: facts["model"]["language"]["model"].update(rope_parameters={"a": [0] * 5000}), "has 5000 entries"),
+    (lambda facts: facts["model"]["regions"].update(fusion_rounds=10 ** 8), "fusion_rounds"),
+    (lambda facts: facts["model"]["preprocess"].update(image_size=10 ** 8), "image_size"),
+    (lambda facts: facts["model"]["language"]["model"].update(_attn_implementation="kernels-community/flash-attn"),
+     "language.model._attn_implementation is 'kernels-community/flash-attn'"),
+    (lambda facts: facts["model"]["language"]["model"].update(attn_implementation="eager"), "attn_implementation"),
+    (lambda facts: facts["model"]["language"]["model"].update(auto_map={"AutoConfig": "x--y.Z"}), "must not choose"),
+    (lambda facts: facts["model"]["vision"]["encoder"].update(text_config={"quantization_config": {}}),
+     "text_config.quantization_config is {}"),
+    (lambda facts: facts["model"]["vision"].update(encoder={"model_type": "timm_backbone"}), "timm_backbone model"),
     (lambda facts: facts["model"].update(regions=3), "regions is 3, expected a mapping"),
 ])
 def test_bad_configs_are_refused(folder, change, text):
@@ -150,6 +168,30 @@ def test_truncated_weights_are_refused(folder, length):
     (folder / "model.safetensors").write_bytes(data[:length])
     with pytest.raises(CheckpointError, match="model.safetensors: truncated or not a safetensors file"):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_pipes_and_devices_are_refused(folder, name, make):
+    (folder / name).unlink()
+    make(folder / name)
+    with pytest.raises(CheckpointError, match=f"{name}: no regular file"):
+        load_checkpoint(folder)
+
+
+def test_a_huge_config_is_not_read(folder):
+    with (folder / "config.json").open("ab") as file:
+        file.truncate(1 << 40)  # a hole: no disk is used
+    with pytest.raises(CheckpointError, match="larger than"):
+        load_checkpoint(folder)
+
+
+def test_what_happens_to_the_file_afterwards_does_not_reach_the_model(folder):
+    loaded = load_checkpoint(folder)
+    before = {key: value.clone() for key, value in loaded.model.state_dict().items()}
+    with (folder / "model.safetensors").open("r+b") as file:  # in place: a new file would leave the old one's pages
+        file.write(b"\xff" * (folder / "model.safetensors").stat().st_size)
+    assert all(torch.equal(value, before[key]) for key, value in loaded.model.state_dict().items())
 
 
 def test_all_weights_that_do_not_fit_are_listed(folder):

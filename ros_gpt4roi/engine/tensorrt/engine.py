@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...model.checkpoint import LoadedModel
+from ...regular_file import file_digest
 from .. import EngineError
 from ..build_process import Limits, ProgressCallback, run_job
-from ..cache import CachedEngine, CacheError, EngineCache, EngineKey, file_digest, plain
+from ..cache import CachedEngine, CacheError, EngineCache, EngineKey, plain
 from ..export import ExportedGraph, VisionNetwork, provide_onnx
 from ..gate import Encode, GateReport, TextWriter, check, limit_for, pytorch_reference, read_report
 from ..precision.calibration import FORMATS, FRAMES_FILE, load_frames
