@@ -105,7 +105,7 @@ class Station:
     """A perception node in its own process, and the camera and the listener that talk to it."""
 
     def __init__(self, model: Path, parameters: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", "ros_gpt4roi.nodes.perception", "--ros-args", "-p", f"model:={model}"]
+        command = [sys.executable, "-P", "-m", "ros_gpt4roi.nodes.perception", "--ros-args", "-p", f"model:={model}"]
         for name, value in parameters.items():
             command += ["-p", f"{name}:={value}"]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

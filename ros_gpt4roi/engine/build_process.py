@@ -78,8 +78,10 @@ def run_job(job: dict[str, Any], limits: Limits, progress: ProgressCallback | No
         EngineError: with the child's error, or with the limit it met.
     """
     begun = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
-        [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    # No code from the folder that the node happens to be started in, which an empty or relative element stands for.
+    path = [str(Path(__file__).resolve().parents[2]),
+            *filter(os.path.isabs, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         child = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE,
                                  stdout=subprocess.PIPE, stderr=errors, env=environment)

@@ -169,6 +169,19 @@ def test_build_stops_at_its_memory_limit(tmp_path: Path, network: VisionNetwork)
     assert not (tmp_path / "vision.onnx").exists()
 
 
+@pytest.mark.parametrize("path", ["", ":", "/nowhere::.", "."])
+def test_the_child_runs_no_code_of_the_current_folder(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    for module in ("contextlib", "onnx", "sitecustomize"):
+        (tmp_path / f"{module}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", path)
+    job = {"kind": "build", "onnx": str(tmp_path / "none.onnx"), "precision": "fp16", "converted": "", "plan": ""}
+    with pytest.raises(EngineError, match="none.onnx"):
+        run_job(job, LIMITS)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_error_of_the_child_reaches_the_parent(tmp_path: Path) -> None:
     job = {"kind": "build", "onnx": str(tmp_path / "none.onnx"), "precision": "fp16", "converted": "", "plan": ""}
     with pytest.raises(EngineError, match="none.onnx"):
