@@ -52,7 +52,7 @@ class ConversationCollator:
     def encode(self, sample: Sample) -> Encoded:
         """The tokens of a sample's conversation."""
         rounds = [(r.question, r.answer) for r in sample.rounds]
-        return self.prompts.encode(rounds, len(sample.boxes), list_regions=self.list_regions)
+        return self.prompts.encode(rounds, len(sample.boxes), list_regions=self.list_regions, points=sample.points)
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """The batch, as `GPT4RoI.forward` takes it: images, boxes, ids, mask, labels and region_index."""

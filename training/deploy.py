@@ -96,8 +96,7 @@ def export_vision(model_folder: Path) -> None:
 def read_inputs(recipe: Recipe, run: Path, loaded: LoadedModel) -> dict[str, torch.Tensor]:
     """What the language model's layers are given in validation conversations of the last stage (runtime/awq.py)."""
     section = {**recipe.validation, **recipe.stages[-1].data}
-    samples = open_dataset(section, run, recipe.seed, loaded.config.preprocess,
-                           loaded.config.regions.roi_size)
+    samples = open_dataset(section, run, recipe.seed, loaded.config)
     batches = DataLoader(samples, collate_fn=ConversationCollator(loaded.prompts))
 
     def read() -> None:

@@ -52,7 +52,7 @@ def start_model(recipe: Recipe, out: Path) -> LoadedModel:
     """The model before its first stage: the checkpoint that the recipe names, or what it describes, untrained."""
     if isinstance(recipe.model, ModelConfig):
         # The words of all stages, whichever texts the first one has.
-        return random_model(recipe.model, open_dataset(recipe.train, out, recipe.seed, recipe.model.preprocess))
+        return random_model(recipe.model, open_dataset(recipe.train, out, recipe.seed, recipe.model))
     return load_checkpoint(recipe.model)
 
 
@@ -67,8 +67,7 @@ def train(recipe: Recipe, out: Path) -> Path:
             logger.info("stage %s is done: %s", stage.name, result)
             continue
         set_seed(recipe.seed)
-        samples, validation = (open_dataset({**section, **stage.data}, out, recipe.seed, config.preprocess,
-                                            config.regions.roi_size)
+        samples, validation = (open_dataset({**section, **stage.data}, out, recipe.seed, config)
                                for section in (recipe.train, recipe.validation))
         # From the file also where the model is still there: an uninterrupted run then does what a resumed one does.
         loaded = load_checkpoint(previous) if previous else start_model(recipe, out)

@@ -34,6 +34,7 @@ def test_the_stages_name_existing_sources_and_options(name, tmp_path):
             kind = SOURCES[values["type"]]
             options = {key: value for key, value in values.items() if key not in ("type", "ratio")}
             parse_options(kind.options_type, options, name)
+    assert 0 < recipe.train["points"] < 1 and "points" not in recipe.validation, "clicks are trained, too"
     (stage,) = recipe.stages
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, **{**DEFAULTS, **stage.arguments})
     # Adapters take a larger step than weights.

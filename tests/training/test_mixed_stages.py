@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
 from model_fixtures import tiny_config  # noqa: E402
 
 from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, save_checkpoint  # noqa: E402
-from ros_gpt4roi.model.config import PreprocessConfig  # noqa: E402
+from ros_gpt4roi.model.config import ModelConfig  # noqa: E402
 from training.data import open_dataset  # noqa: E402
 from training.from_scratch.tokenizer import train_tokenizer  # noqa: E402
 
@@ -26,7 +26,7 @@ from training.from_scratch.tokenizer import train_tokenizer  # noqa: E402
 @pytest.mark.slow
 def test_both_stages_train_on_every_data_set(tmp_path):
     section = {"kind": "mixture", **json.loads(json.dumps(fixtures.section(tmp_path / "data"), default=str))}
-    samples = open_dataset(section, tmp_path, 0, PreprocessConfig())
+    samples = open_dataset(section, tmp_path, 0, ModelConfig())
     texts = [text for i in range(len(samples)) for turn in samples[i].rounds for text in (turn.question, turn.answer)]
     tokenizer = train_tokenizer(texts, 420, "compact")
     config = tiny_config(len(tokenizer), tokenizer.pad_token_id)

@@ -170,7 +170,7 @@ def test_workers_map_the_index_instead_of_copying_it(tmp_path):
 
 def test_the_trainer_gets_network_inputs_and_another_epoch_other_texts(tmp_path):
     values = {"kind": "mixture", **fixtures.section(tmp_path)}
-    dataset = open_dataset(values, tmp_path, 1, read_config(find_model("tabletop")).preprocess)
+    dataset = open_dataset(values, tmp_path, 1, read_config(find_model("tabletop")))
     size = read_config(find_model("tabletop")).preprocess.image_size
     samples = [dataset[i] for i in range(len(dataset))]
     for sample in samples:

@@ -9,7 +9,7 @@ import pytest
 import training_fixtures as fixtures
 from pycocotools import mask as coco_mask
 
-from ros_gpt4roi.model.config import PreprocessConfig
+from ros_gpt4roi.model.config import ModelConfig, RoIAlignConfig
 from training.collate import stack_images
 from training.data import open_dataset
 from training.data.check import render
@@ -20,6 +20,7 @@ from training.data.segmentation import decode_mask, encode_mask, segmentation_re
 from training.data.shards import write_shards
 
 SIZE = (100, 80)
+CONFIG = ModelConfig(regions=RoIAlignConfig(roi_size=7))
 TRIANGLE = [[10, 10, 40, 10, 10, 50]]
 
 
@@ -103,8 +104,8 @@ def test_masks_reach_the_network_directly_and_through_shards(tmp_path):
     mixture = open_mixture(values, 0)
     write_shards(mixture, tmp_path / "tar", epochs=1, per_shard=9)
     index = {"kind": "shards", "index": str(tmp_path / "tar" / "index.json")}
-    direct = open_dataset({"kind": "mixture", **values}, tmp_path, 0, PreprocessConfig(), 7)
-    stream = iter(open_dataset(index, tmp_path, 0, PreprocessConfig(), 7))
+    direct = open_dataset({"kind": "mixture", **values}, tmp_path, 0, CONFIG)
+    stream = iter(open_dataset(index, tmp_path, 0, CONFIG))
     samples = [direct[0], direct[1]]
     for sample in (next(stream), next(stream)):
         twin = next(s for s in samples if s.rounds == sample.rounds)

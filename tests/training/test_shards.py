@@ -31,7 +31,7 @@ def shards(tmp_path_factory):
 
 def open_shards(files, limit: int = 0) -> ShardDataset:
     values = {"kind": "shards", "index": str(files[0].parent / "index.json"), "malformed_limit": limit}
-    return open_dataset(values, Path(), 0, read_config(find_model("tabletop")).preprocess)
+    return open_dataset(values, Path(), 0, read_config(find_model("tabletop")))
 
 
 def told(record) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from ros_gpt4roi.model.config import PreprocessConfig
+from ros_gpt4roi.model.config import ModelConfig
 from training.data.record import RecordError as DataError
 
 __all__ = ["DataError", "check_section", "open_dataset"]
@@ -55,16 +55,14 @@ def check_section(section: Mapping[str, Any]) -> Any:
     return parse_options(kinds[kind], values, kind)
 
 
-def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int, preprocess: PreprocessConfig,
-                 roi_size: int = 14) -> Dataset:
+def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int, config: ModelConfig) -> Dataset:
     """The data set of a recipe's ``train`` or ``validation`` section.
 
     Args:
         section: See `check_section`. Shards are a stream without an end, for stages with max_steps.
         folder: The run's, where rendered scenes go.
         seed: Of everything drawn.
-        preprocess: Of the model that is trained.
-        roi_size: Bins a side of its region extractor, for regions with masks.
+        config: Of the model that is trained.
 
     Returns:
         A data set of training.data.sample.Sample.
@@ -78,16 +76,16 @@ def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int, prep
         from training.data.mixture import MixtureDataset, open_mixture
 
         mixture = open_mixture({name: value for name, value in section.items() if name != "kind"}, seed)
-        return MixtureDataset(mixture, preprocess, roi_size)
+        return MixtureDataset(mixture, config)
     if kind == "shards":
         from training.data.shards import ShardDataset
 
-        return ShardDataset(options.index, seed, preprocess, roi_size, options.malformed_limit)
+        return ShardDataset(options.index, seed, config, options.malformed_limit)
     from training.data.tabletop import TabletopDataset, TabletopError, render_scenes
 
     try:
         scenes = Path(folder) / "scenes" / f"{options.split}-{options.seed}"
-        render_scenes(scenes, options.split, options.scenes, options.seed, preprocess=preprocess)
+        render_scenes(scenes, options.split, options.scenes, options.seed, preprocess=config.preprocess)
         return TabletopDataset(scenes, seed, options.texts, options.scenes)
     except (TabletopError, ValueError) as error:
         raise DataError(f"tabletop: {error}") from error

@@ -56,7 +56,7 @@ def check(mixture: Mixture, samples: int, out: Path) -> tuple[str, int]:
 
 
 def render(record: Record) -> Image.Image:
-    """Draw a record: the image with its numbered boxes and their masks, and the conversation under it."""
+    """Draw a record: the image with its numbered boxes, their masks and points, and the conversation under it."""
     picture = Image.fromarray(np.asarray(record.image))
     scale = _WIDTH / picture.width
     picture = picture.resize((_WIDTH, max(1, round(picture.height * scale))))
@@ -71,6 +71,9 @@ def render(record: Record) -> Image.Image:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default()
     for number, box in enumerate(record.boxes * scale, 1):
         colour = _COLOURS[(number - 1) % len(_COLOURS)]
+        if number in record.points:
+            x, y = np.multiply(record.points[number], scale)
+            draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour)
         draw.rectangle(box.tolist(), outline=colour, width=2)
         label = draw.textbbox((box[0] + 2, box[1] + 1), str(number), font=font)
         draw.rectangle(label, fill=colour)

@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ros_gpt4roi.image_file import read_image
-from ros_gpt4roi.model.config import PreprocessConfig
+from ros_gpt4roi.model.config import ModelConfig
 from training.data.coco import Coco
 from training.data.flickr import Flickr
 from training.data.llava import Llava
@@ -31,8 +31,8 @@ from training.data.visual_genome import VisualGenome
 SOURCES: dict[str, type[Source]] = {
     source.kind: source for source in (Coco, RefCoco, Flickr, VisualGenome, Vcr, Llava)
 }
-# Keeps the random streams of orders and of visits apart.
-_ORDER, _VISIT = 0, 1
+# Keeps the random streams of orders, of visits and of their points apart.
+_ORDER, _VISIT, _POINTS = 0, 1, 2
 
 
 class Visit(NamedTuple):
@@ -71,14 +71,16 @@ class Mixture:
         parts: The data sets, each with its share.
         seed: Fixes orders and texts.
         malformed_limit: Images that may be unusable, in one process.
+        points: Share of the regions that become points.
 
     Raises:
         RecordError: There is nothing in it; from reading on, more images than the limit are unusable.
     """
 
-    def __init__(self, parts: Sequence[Part], seed: int, malformed_limit: int):
+    def __init__(self, parts: Sequence[Part], seed: int, malformed_limit: int, points: float = 0.0):
         self.parts = tuple(parts)
         self.seed = seed
+        self.points = points
         self.malformed = Malformed(malformed_limit)
         self._skipped: set[tuple[int, int]] = set()
         self._bounds = np.cumsum([0, *(part.visits for part in self.parts)])
@@ -149,7 +151,8 @@ class Mixture:
             raise RecordError(f"{source.image(visit.image)} is {size[0]}x{size[1]} now, but was {indexed[0]}x"
                               f"{indexed[1]} when {source.index.folder} was made; remove that folder to index again")
         records = source.records(visit.image, self._rng(_VISIT, *visit))
-        return check_record(dataclasses.replace(pack(records), image=pixels))
+        record = dataclasses.replace(pack(records), image=pixels)
+        return check_record(draw_points(record, self.points, self._rng(_POINTS, *visit)))
 
     def skip(self, visit: Visit, error: ValueError) -> None:
         """Count the image of a visit that cannot be made, once however often it is visited.
@@ -169,8 +172,8 @@ class Mixture:
 class MixtureDataset(Dataset):
     """A mixture as training.data.sample.Sample, for transformers' Trainer, which numbers every epoch from 0."""
 
-    def __init__(self, mixture: Mixture, preprocess: PreprocessConfig, roi_size: int):
-        self.mixture, self.preprocess, self.roi_size, self.epoch = mixture, preprocess, roi_size, 0
+    def __init__(self, mixture: Mixture, config: ModelConfig):
+        self.mixture, self.config, self.epoch = mixture, config, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose visits `[0 … len)` are."""
@@ -180,7 +183,7 @@ class MixtureDataset(Dataset):
         return len(self.mixture)
 
     def __getitem__(self, index: int) -> Sample:
-        return make_sample(self.mixture[self.epoch * len(self) + index], self.preprocess, self.roi_size)
+        return make_sample(self.mixture[self.epoch * len(self) + index], self.config)
 
 
 def pack(records: Sequence[Record]) -> Record:
@@ -203,6 +206,29 @@ def pack(records: Sequence[Record]) -> Record:
     return Record(first.image, boxes_array(boxes), tuple(rounds), first.source, tuple(masks) if known else ())
 
 
+def draw_points(record: Record, share: float, rng: np.random.Generator) -> Record:
+    """Replace a random share of a record's regions by a point inside them.
+
+    Args:
+        record: The record.
+        share: Of the regions, 0 to 1.
+        rng: Draws the regions and the points: in the mask, else in the middle half of the box, where people click.
+
+    Returns:
+        The record with its points.
+    """
+    points = {}
+    for place in np.flatnonzero(rng.random(len(record.boxes)) < share).tolist():
+        low, high = record.boxes[place].reshape(2, 2).astype(float)
+        inside = 0.25 + 0.5 * rng.random(2)
+        mask = record.masks[place] if record.masks else None
+        if mask is not None:
+            cells = np.argwhere(mask >= mask.max() / 2)
+            inside = ((cells[rng.integers(len(cells))] + rng.random(2)) / mask.shape)[::-1]
+        points[place + 1] = tuple((low + inside * (high - low)).clip(low, high).tolist())
+    return dataclasses.replace(record, points=points)
+
+
 def _renamer(numbers: Mapping[int, int]) -> Callable[[str], str]:
     return lambda text: REFERENCE.sub(lambda match: f"<{match.group(1)}{numbers[int(match.group(2))]}>", text)
 
@@ -211,8 +237,8 @@ def open_mixture(section: Mapping[str, Any], seed: int) -> Mixture:
     """Make a mixture of a YAML section.
 
     Args:
-        section: ``cache`` (folder for indexes), ``malformed_limit`` and ``sources``, a list of mappings with ``type``
-            (a key of `SOURCES`), ``ratio`` and the options of that type.
+        section: The options of `Shared`, and ``sources``, a list of mappings with ``type`` (a key of `SOURCES`),
+            ``ratio`` and the options of that type.
         seed: Fixes orders and texts.
 
     Returns:
@@ -240,4 +266,4 @@ def open_mixture(section: Mapping[str, Any], seed: int) -> Mixture:
             lines = "\n  ".join((f"read {opened.report.read}", *opened.report.lines()))
             raise RecordError(f"{where} ({kind}): nothing in {files} can be used:\n  {lines}")
         parts.append(Part(opened, ratio))
-    return Mixture(parts, seed, shared.malformed_limit)
+    return Mixture(parts, seed, shared.malformed_limit, shared.points)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,7 @@ class Record:
     source: data set and id, for error messages.
     masks: of each box, weights in 0..1 of a grid [h, w] of any size that divides it, or None for all of it; empty where
         no box has one.
+    points: of regions that are pointed at instead of framed, by their 1-based place: x y in pixels, inside the box.
     """
 
     image: str | Path | np.ndarray
@@ -57,6 +59,7 @@ class Record:
     rounds: tuple[Round, ...] = ()
     source: str = ""
     masks: tuple[np.ndarray | None, ...] = ()
+    points: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
 
 def references(text: str) -> list[int]:
@@ -75,6 +78,10 @@ def check_record(record: Record) -> Record:
         raise RecordError(f"{record.source}: a box has no area: {boxes.tolist()}")
     if record.masks and len(record.masks) != len(boxes):
         raise RecordError(f"{record.source}: {len(record.masks)} masks for {len(boxes)} boxes")
+    for number, point in record.points.items():
+        box = boxes[number - 1] if 1 <= number <= len(boxes) else None
+        if box is None or not ((box[:2] <= point) & (point <= box[2:])).all():
+            raise RecordError(f"{record.source}: point {point} of region {number} is not inside its box")
     if not record.rounds:
         raise RecordError(f"{record.source}: no conversation")
     for turn in record.rounds:

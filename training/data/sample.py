@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ros_gpt4roi.model.config import PreprocessConfig
-from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
-from ros_gpt4roi.model.region_shapes import area_sample
+from ros_gpt4roi.model.config import ModelConfig
+from ros_gpt4roi.model.preprocess import preprocess_frame
+from ros_gpt4roi.model.region_shapes import RegionShape, point_region, region_inputs
 from training.data.record import Record, Round
 
 
@@ -24,6 +24,7 @@ class Sample:
         attributes: int64 [N, A], the class of each region in each attribute, −100 where it has none; None where the
             data set does not know attributes.
         masks: float32 [N, P, P] in 0..1, weights of a region's bins; None where every region is a whole box.
+        points: Regions, by their 1-based place, that are points.
     """
 
     image: np.ndarray
@@ -31,23 +32,24 @@ class Sample:
     rounds: Sequence[Round]
     attributes: np.ndarray | None = None
     masks: np.ndarray | None = None
+    points: frozenset[int] = frozenset()
 
 
-def make_sample(record: Record, preprocess: PreprocessConfig, roi_size: int) -> Sample:
+def make_sample(record: Record, config: ModelConfig) -> Sample:
     """Make a decoded record ready for the network.
 
     Args:
         record: Its image uint8 RGB [H, W, 3].
-        preprocess: Of the model that is trained.
-        roi_size: Bins a side of its region extractor, P.
+        config: Of the model that is trained.
 
     Returns:
         The sample.
     """
     height, width = record.image.shape[:2]
-    masks = None
-    if any(mask is not None for mask in record.masks):
-        masks = np.stack([np.ones((roi_size, roi_size), np.float32) if mask is None else area_sample(mask, roi_size)
-                          for mask in record.masks])
-    boxes = normalise_boxes(record.boxes, width, height)
-    return Sample(preprocess_frame(record.image, preprocess), boxes, record.rounds, masks=masks)
+    masks = record.masks or (None,) * len(record.boxes)
+    regions = [RegionShape(tuple(box), mask) for box, mask in zip(record.boxes.tolist(), masks, strict=True)]
+    for number, (x, y) in record.points.items():
+        regions[number - 1] = point_region(x, y, width, height, config.points)
+    inputs = region_inputs(regions, width, height, config.regions)
+    return Sample(preprocess_frame(record.image, config.preprocess), inputs.boxes, record.rounds,
+                  masks=inputs.masks, points=inputs.points)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from webdataset.utils import pytorch_worker_info
 
 from ros_gpt4roi.image_file import read_image
-from ros_gpt4roi.model.config import PreprocessConfig
+from ros_gpt4roi.model.config import ModelConfig
 from training.data.mixture import Mixture
 from training.data.record import Record, RecordError, Round, check_record
 from training.data.report import Malformed
@@ -64,7 +64,8 @@ def write_shards(mixture: Mixture, folder: Path, epochs: int, per_shard: int) ->
                 continue
             masks = [None if mask is None else encode_mask(mask) for mask in record.masks]
             annotation = {"source": record.source, "boxes": record.boxes.tolist(), "masks": masks,
-                          "rounds": [[turn.question, turn.answer, turn.task] for turn in record.rounds]}
+                          "rounds": [[turn.question, turn.answer, turn.task] for turn in record.rounds],
+                          "points": list(record.points.items())}
             writer.write({"__key__": f"{position:09d}", path.suffix[1:].lower(): path.read_bytes(),
                           "json": json.dumps(annotation).encode()})
             written += 1
@@ -96,7 +97,8 @@ def read_sample(sample: dict[str, Any]) -> Record:
         rounds = tuple(Round(*turn) for turn in annotation["rounds"])
         masks = tuple(None if mask is None else decode_mask(mask) for mask in annotation.get("masks", ()))
         boxes = boxes_array(annotation["boxes"])
-        return check_record(Record(read_image(content), boxes, rounds, annotation["source"], masks))
+        points = {int(number): (float(x), float(y)) for number, (x, y) in annotation.get("points", ())}
+        return check_record(Record(read_image(content), boxes, rounds, annotation["source"], masks, points))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise RecordError(f"{name}: {type(error).__name__}: {error}") from error
 
@@ -111,16 +113,14 @@ class ShardDataset(IterableDataset):
     Args:
         index: Path or web address of the index; the shards lie beside it.
         seed: Fixes the order.
-        preprocess: Of the model that is trained.
-        roi_size: Bins a side of its region extractor, for masks.
+        config: Of the model that is trained.
         malformed_limit: Samples that may be malformed, in one process.
 
     Raises:
         RecordError: The index cannot be read; from reading on, a shard is damaged or too many samples are malformed.
     """
 
-    def __init__(self, index: str, seed: int, preprocess: PreprocessConfig, roi_size: int,
-                 malformed_limit: int = 100):
+    def __init__(self, index: str, seed: int, config: ModelConfig, malformed_limit: int = 100):
         try:
             with webdataset.gopen(str(index)) as file:
                 self.shards = [(str(name), int(count)) for name, count in json.load(file)["shards"]]
@@ -129,7 +129,7 @@ class ShardDataset(IterableDataset):
         if not sum(count for _, count in self.shards):
             raise RecordError(f"{index}: no samples")
         self.base = "".join(str(index).rpartition("/")[:2])
-        self.seed, self.preprocess, self.roi_size = seed, preprocess, roi_size
+        self.seed, self.config = seed, config
         self.malformed = Malformed(malformed_limit)
         self._skipped: set[tuple[str, int]] = set()
 
@@ -182,4 +182,4 @@ class ShardDataset(IterableDataset):
         rank, processes, worker, workers = pytorch_worker_info()
         for epoch in itertools.count():
             for record in self.records(epoch, rank * workers + worker, processes * workers):
-                yield make_sample(record, self.preprocess, self.roi_size)
+                yield make_sample(record, self.config)

@@ -24,13 +24,23 @@ _COCO_2014 = re.compile(r"^COCO_(?:train|val|test)\d{4}_(?=\d{12}\.jpg$)")
 
 @dataclass(frozen=True)
 class Shared:
-    """Options of the whole data section. ``malformed_limit`` holds for each source by itself."""
+    """Options of the whole data section.
+
+    Attributes:
+        cache: Folder for indexes.
+        malformed_limit: Items that may be malformed, of each source by itself.
+        points: Share of the regions that become a point drawn inside them, 0 to 1, so that a model also learns what it
+            means to be pointed at something.
+    """
 
     cache: Path
     malformed_limit: int = 100
+    points: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", Path(self.cache))
+        if not 0 <= self.points <= 1:
+            raise RecordError(f"points is {self.points}, expected a share from 0 to 1")
 
 
 @dataclass(frozen=True)
