@@ -17,6 +17,11 @@ _INNER_K_TILES = 8  # of the tile-packed CUDA layout
 _COMPUTE = torch.bfloat16  # what the weight-only kernels take and give
 
 
+@cache
+def _cpu_multiplies_bfloat16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 class Int8Linear(nn.Module):
     """int8 weights, one scale an output; activations as they come (weight-only)."""
 
@@ -36,10 +41,12 @@ class Int8Linear(nn.Module):
         return {name: value for name, value in self.named_buffers()}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        flat = x.reshape(-1, x.shape[-1]).to(_COMPUTE)
-        if flat.device.type == "cpu" and len(flat) <= _INT8_TOKENS:
-            out = torch.ops.aten._weight_int8pack_mm(flat.contiguous(), self.weight, self.scale)
+        flat, on_cpu = x.reshape(-1, x.shape[-1]), x.device.type == "cpu"
+        if on_cpu and len(flat) <= _INT8_TOKENS:
+            out = torch.ops.aten._weight_int8pack_mm(flat.to(_COMPUTE).contiguous(), self.weight, self.scale)
         else:
+            # Without instructions for bfloat16 a CPU takes several times as long in it as in float32.
+            flat = flat if on_cpu and not _cpu_multiplies_bfloat16() else flat.to(_COMPUTE)
             out = torch.nn.functional.linear(flat, self.weight.to(flat.dtype)) * self.scale
         out = out if self.bias is None else out + self.bias
         return out.to(x.dtype).reshape(*x.shape[:-1], -1)
