@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from .quantise import int4_group
+from .language_format import int4_group
 from .quantised_linear import round_to_int4
 
 _STRENGTHS = torch.linspace(0, 1, 11).tolist()  # powers of the typical input; 0 leaves a layer as it is

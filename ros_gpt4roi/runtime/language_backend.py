@@ -43,7 +43,7 @@ def choose_body(body: nn.Module, make_cache: Callable[[int], SlotCache], width: 
     if not onnxruntime or device.type != "cpu" or weights_of(body) > _SMALL_BODY:
         return lean
     try:
-        from .onnx_body import OnnxBody  # neither onnx nor onnxruntime is needed where this is not used
+        from .onnx_language_model import OnnxBody  # neither onnx nor onnxruntime is needed where this is not used
 
         few = OnnxBody(body, context, lean)
         if (off := error(few)) > (_AGREE[dtype] if few.exact else _AGREE_INT8):
@@ -91,7 +91,7 @@ def choose_head(layer: nn.Module, never: torch.Tensor, dtype: torch.dtype, onnxr
     if not onnxruntime or never.device.type != "cpu" or dtype != torch.float32 or weights_of(layer) > SMALL_HEAD:
         return own
     try:
-        from .onnx_head import OnnxHead  # neither onnx nor onnxruntime is needed where this is not used
+        from .onnx_language_model import OnnxHead  # neither onnx nor onnxruntime is needed where this is not used
 
         return OnnxHead(layer, never, own)
     except (ImportError, ValueError) as problem:

@@ -20,7 +20,7 @@ from ..model.prompt import PromptError
 from ..model.region_shapes import RegionInputs, box_region, point_region, region_inputs
 from .device import Device, choose_device
 from .language_stage import DecodingConfig, LanguageStage
-from .quantise import FORMATS, load_model
+from .language_format import FORMATS, load_model
 from .region_text import RegionText, UnknownRegionError
 from .request import Conversation, DescriptionRequest, EncodedFrame, Question, Refused, Sequence
 from .reuse import DescriptionReuse

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ros_gpt4roi.runtime.awq import record_inputs, scale_for_int4
-from ros_gpt4roi.runtime.quantise import quantise_language
+from ros_gpt4roi.runtime.language_format import quantise_language
 
 
 def make_language(**differing) -> LlamaForCausalLM:

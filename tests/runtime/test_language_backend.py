@@ -10,7 +10,7 @@ from torch import nn
 
 from ros_gpt4roi.runtime.language_backend import choose_head
 from ros_gpt4roi.runtime.language_model import Choice, Head, TorchHead
-from ros_gpt4roi.runtime.onnx_head import OnnxHead
+from ros_gpt4roi.runtime.onnx_language_model import OnnxHead
 from ros_gpt4roi.runtime.quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear
 
 WIDTH, VOCABULARY = 48, 90

@@ -19,7 +19,7 @@ from test_resume import DAMAGES
 
 from ros_gpt4roi.engine.profiles import EngineOptions
 from ros_gpt4roi.model.checkpoint import CheckpointError, load_checkpoint
-from ros_gpt4roi.runtime import quantise
+from ros_gpt4roi.runtime import language_format
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.types import Frame, Region
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
@@ -235,7 +235,7 @@ def test_a_model_card_says_whose_licences_hold_also_of_a_stage_that_logged_nothi
 def test_int4_is_stored_after_scaling_by_the_recipes_own_conversations(finished, tmp_path):
     deploy(finished / "recipe.yaml", finished, tmp_path / "model", ["int8", "int4"])
     norm = "model.layers.0.post_attention_layernorm.weight"
-    plain, scaled = (quantise.load_model(tmp_path / "model", form).model.language.state_dict()[norm]
+    plain, scaled = (language_format.load_model(tmp_path / "model", form).model.language.state_dict()[norm]
                      for form in ("int8", "int4"))
     assert not torch.allclose(plain, scaled, rtol=1e-2)
 
@@ -251,7 +251,7 @@ def test_what_is_deployed_besides_is_what_the_robot_runs(finished, tmp_path, cap
     engine = EngineOptions(build="never", cache=str(tmp_path / "cache"))
     config = PipelineConfig(language_format="int8", vision=VisionOptions("onnxruntime", engine), description_tokens=4)
     # Without the stored formats this would convert, and refuse to export.
-    monkeypatch.setattr(quantise, "quantise_language", None)
+    monkeypatch.setattr(language_format, "quantise_language", None)
     pipeline = Pipeline.open(there, config)
     frame = Frame(np.zeros((64, 64, 3), np.uint8), (Region("1", (5.0, 5.0, 40.0, 40.0)),), 0, "")
     assert len(pipeline.describe(frame).descriptions) == 1 and pipeline.vision.backend == "onnxruntime"

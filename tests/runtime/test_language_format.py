@@ -15,7 +15,7 @@ from torch import nn
 from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_model, load_checkpoint, save_checkpoint
 from ros_gpt4roi.runtime import quantised_linear
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
-from ros_gpt4roi.runtime.quantise import FORMATS, load_model, quantise_language, quantised_file, save_quantised
+from ros_gpt4roi.runtime.language_format import FORMATS, load_model, quantise_language, quantised_file, save_quantised
 from ros_gpt4roi.runtime.quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear
 from ros_gpt4roi.runtime.types import Frame, Status
 from ros_gpt4roi.runtime.vision_stage import VisionOptions

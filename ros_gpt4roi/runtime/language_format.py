@@ -1,6 +1,6 @@
 """Number formats of the language model: converting, saving, loading.
 
-    python -m ros_gpt4roi.runtime.quantise MODEL_FOLDER FORMAT
+    python -m ros_gpt4roi.runtime.language_format MODEL_FOLDER FORMAT
 
 writes `language-FORMAT.safetensors` into the folder; loading then never has the float weights in memory.
 """
@@ -50,7 +50,7 @@ def load_model(folder: str | Path, number_format: str, device: str = "cpu") -> L
     if number_format in FLOAT_FORMATS:
         loaded.model.language.to(FLOAT_FORMATS[number_format])
     else:
-        logger.info("%s has no %s language model: it is converted now", folder, number_format)
+        logger.info("%s has no stored %s language model: it is converted now", folder, number_format)
         quantise_language(loaded.model.language, number_format, device)
     loaded.model.to(device)
     return loaded
