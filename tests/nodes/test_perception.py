@@ -222,6 +222,23 @@ def test_one_frame_an_hour_ahead_costs_no_other(peer: Peer, camera: Camera, ask:
     assert ask()[1].header == header, "the newest frame is the one that came last"
 
 
+@pytest.mark.slow
+def test_a_conversation_of_200_questions_keeps_answering_in_full(peer: Peer, camera: Camera, ask: Asker,
+                                                                 descriptions: list[RegionDescriptionArray],
+                                                                 diagnostics: list[DiagnosticArray]) -> None:
+    header = camera.send(BOXES)
+    described(peer, descriptions, header)
+    _, first = ask()
+    for number in range(1, 200):
+        status, answer = ask(f"and region {1 + number % 2}?", conversation_id=first.conversation_id)
+        assert status == GoalStatus.STATUS_SUCCEEDED and answer.status == Answer.OK
+        assert answer.error in ("", f"the answer was cut after {ANSWER_TOKENS} tokens"), number
+        assert answer.header == header
+    values = {pair.key: pair.value for pair in peer.wait_for(
+        lambda: next((m for m in diagnostics[-1:] if "rounds_dropped" in str(m)), None), "statistics").status[0].values}
+    assert float(values["rounds_dropped"]) > 0
+
+
 @pytest.mark.parametrize("changes, words", [
     ({"encoding": "32FC7"}, ["'32FC7'"]), ({"step": 7}, ["step 7"]), ({"height": HEIGHT + 3}, ["data has"]),
     ({"width": 0}, ["0x"]),

@@ -126,6 +126,41 @@ def test_a_conversation_outlives_the_vision_output(make_pipeline: Callable, make
     assert pipeline.counters["frames_encoded"] == 14
 
 
+def test_an_answer_about_one_region_that_names_none_carries_it(make_pipeline: Callable, make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(), make_frame(["cup", "left", "7"])
+
+    def region_ids(text: str) -> tuple[str, ...]:
+        answer = pipeline.ask(Conversation("c", frame), Question(text))
+        assert answer.status is Status.OK and answer.text and "region" not in answer.text
+        return answer.region_ids
+
+    assert region_ids("What is region cup?") == ("cup",)
+    assert region_ids("Is region 7 a cup?") == ("7",)
+    assert region_ids("Is region 7 left of region cup?") == ()
+    assert region_ids("What is there?") == ()
+
+
+def test_a_copy_of_a_frame_is_encoded_anew_and_the_frame_itself_once(make_pipeline: Callable,
+                                                                     make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(), make_frame(2)
+    assert pipeline.encode(frame) is pipeline.encode(frame)
+    assert pipeline.encode(dataclasses.replace(frame)) is not pipeline.encode(frame)
+    assert pipeline.counters["frames_encoded"] == 2
+
+
+def test_a_question_that_leaves_room_for_a_part_of_the_answer_gets_that_part(loaded: LoadedModel, make_pipeline: Callable,
+                                                                             make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(answer_tokens=10_000, draft_tokens=0), make_frame(2)
+    pipeline.language.generator.stop_ids = frozenset()
+    conversation = Conversation("c", frame, rounds=[("What is <region1>?", "z q")])
+    question = Question("What is region 2?")
+    answer = pipeline.ask(conversation, question)
+    sequence = question.sequences[0]
+    assert answer.status is Status.OK and "cut" in answer.error
+    assert len(sequence.prompt) + len(sequence.generated) == loaded.prompts.config.context
+    assert pipeline.statistics()["rounds_dropped"] == 1 and len(conversation.rounds) == 1
+
+
 def test_text_streams_in_pieces_that_make_the_answer(make_pipeline: Callable, make_frame: Callable) -> None:
     pieces: list[str] = []
     answer = make_pipeline(answer_tokens=24).ask(Conversation("c", make_frame(2)),

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ros_gpt4roi.runtime.pipeline import Pipeline
+from ros_gpt4roi.runtime.region_text import RegionText
 from ros_gpt4roi.runtime.request import Conversation, DescriptionRequest, Question
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
 from ros_gpt4roi.runtime.types import Frame, FrameDescriptions, Status
@@ -194,6 +195,83 @@ def test_a_conversation_keeps_its_frame_and_its_rounds(run: Callable, make_frame
     alone, pipeline = Conversation("c", frame), make_pipeline()
     assert pipeline.ask(alone, Question("What is region track-7?", "a")).text == first.text
     assert pipeline.ask(alone, Question("And region cup?", "b")).text == second.text
+
+
+@pytest.mark.slow
+def test_a_conversation_of_200_questions_keeps_answering_in_full(run: Callable, make_frame: Callable) -> None:
+    running, frame = run(pipeline={"answer_tokens": 40}), make_frame(3)
+    answers = [running.ask("What is region 1?", frame).result(LIMIT_S)]
+    for number in range(1, 200):
+        answers.append(running.ask(f"And region {1 + number % 3}?", None,
+                                   conversation_id=answers[0].conversation_id).result(LIMIT_S))
+    assert {answer.status for answer in answers} == {Status.OK}
+    # What ends at a limit ends at its own, not at the context's.
+    assert {answer.error for answer in answers} <= {"", "the answer was cut after 40 tokens"}
+    statistics = running.scheduler.statistics()
+    assert 100 < statistics["rounds_dropped"] < 200
+    assert statistics["answers_ok"] == 200
+
+
+def test_an_error_of_one_request_ends_that_request_alone(run: Callable, make_frame: Callable,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    running, frame = run(pipeline={"answer_tokens": 60}), make_frame(3)
+    opened = running.ask("What is region 1?", frame).result(LIMIT_S)
+    to_model = RegionText.to_model
+
+    def fail_by_name(text: RegionText, words: str) -> str:
+        if "fail" in words:
+            raise KeyError("bın-1")
+        return to_model(text, words)
+
+    monkeypatch.setattr(RegionText, "to_model", fail_by_name)
+    running.hold()
+    live = running.ask("What is region 1?", frame)
+    running.wait_until_held()
+    follow_up = running.ask("And region 2?", None, conversation_id=opened.conversation_id)
+    failing = running.ask("fail", frame)
+    running.release()
+    failed = failing.result(LIMIT_S)
+    assert failed.status is Status.FAILED and "KeyError" in failed.error and "bın-1" in failed.error
+    assert live.result(LIMIT_S).status is follow_up.result(LIMIT_S).status is Status.OK
+    assert "worker_restarts" not in running.scheduler.statistics()
+
+
+@pytest.mark.parametrize("where", ["embed", "text"])
+def test_an_error_in_one_text_ends_that_text_alone(where: str, run: Callable, make_frame: Callable,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    running, frame = run(pipeline={"answer_tokens": 20}), make_frame(3)
+    language, bad = running.pipeline.language, []
+    prepare = language.sequence
+
+    def sequence(rounds: list, *how, **more):
+        made = prepare(rounds, *how, **more)
+        if "bad" in rounds[-1][0]:
+            def fail(*_: object, **__: object) -> None:
+                raise RuntimeError("broken")
+            bad.append(made)
+            if where == "embed":
+                made.embed = fail
+            else:
+                made.stream.push = fail
+        return made
+
+    monkeypatch.setattr(language, "sequence", sequence)
+    running.hold()
+    live = running.ask("What is region 1?", frame)
+    running.wait_until_held()
+    failing, other = running.ask("bad", frame), running.ask("What is region 2?", frame)
+    running.release()
+    assert failing.result(LIMIT_S).status is Status.FAILED and "broken" in failing.result().error and bad
+    assert live.result(LIMIT_S).status is other.result(LIMIT_S).status is Status.OK
+    assert "worker_restarts" not in running.scheduler.statistics()
+
+
+def test_a_closed_conversation_leaves_nothing_in_the_cache(run: Callable, make_frame: Callable) -> None:
+    running, sizes = run(conversations=2), []
+    for number in range(30):
+        running.ask("What is region 1?", make_frame(2, seed=number % 2)).result(LIMIT_S)
+        sizes.append(running.scheduler.statistics()["cache_bytes"])
+    assert max(sizes[10:]) <= max(sizes[:10]), "the cache grew with conversations that are closed"
 
 
 def test_two_questions_of_one_conversation_are_served_in_turn(run: Callable, make_frame: Callable,
