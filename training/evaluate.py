@@ -20,7 +20,7 @@ from .evaluation.errors import EvaluationError
 #: Command → (module, what it measures).
 COMMANDS: dict[str, tuple[str, str]] = {
     "tabletop": ("training.evaluation.tabletop", "questions about rendered scenes that the model has not seen"),
-    "benchmarks": ("training.evaluation.benchmarks", "the benchmarks of a YAML file, with a report of the worst cases"),
+    "benchmarks": ("training.evaluation.public", "the benchmarks of a YAML file, with a report of the worst cases"),
 }
 
 

@@ -15,7 +15,7 @@ from ros_gpt4roi.model.config import LanguageConfig
 from ros_gpt4roi.paths import find_model
 from training.data.record import RecordError, references
 from training.evaluate import main
-from training.evaluation.benchmark import Benchmark, run
+from training.evaluation.base import Benchmark, run
 from training.evaluation.errors import EvaluationError
 from training.evaluation.registry import BENCHMARKS, open_benchmark
 from training.evaluation.report import load_published, write_report

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, load_checkpoint, read_config, save_checkpoint
 from ros_gpt4roi.model.preprocess import preprocess_frame
 from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.sim.tabletop.conversations import SCORED_TASKS
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import HELD_OUT
@@ -22,7 +23,7 @@ from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 from training import evaluate
 from training.data.record import Record, check_record
 from training.data.tabletop import TabletopDataset, TabletopError, main, render_scenes
-from training.evaluation.generate import answer, common_prefix
+from training.evaluation.model import answers
 from training.evaluation.tabletop import PER_REGION, QUESTIONS, examine, summary
 from training.from_scratch.start import with_vocabulary
 from training.from_scratch.tokenizer import train_tokenizer
@@ -195,19 +196,22 @@ def test_batched_answers_equal_those_given_one_by_one(folder):
     rounds.append([(sample.rounds[0].question, sample.rounds[0].answer), ("Why?", None)])
     rounds.append([(embedded.config.prompt.describe.replace("{region}", "<region1>"), None)])
     prompts = [embedded.prompts.encode(r, len(sample.boxes), list_regions=True) for r in rounds]
-    assert common_prefix(prompts) > embedded.prompts.image_tokens
+    pipeline = Pipeline(embedded, PipelineConfig())
+    boxes = sample.boxes * sample.image.shape[0]
     with torch.inference_mode():
         vision = embedded.model.encode(torch.from_numpy(sample.image)[None], torch.from_numpy(sample.boxes)[None])
         expected = [one_by_one(embedded, vision, prompt, 40) for prompt in prompts]
     assert len({length for _, length in expected}) > 2
-    assert answer(embedded, vision, prompts, 40) == [text for text, _ in expected]
-    assert answer(embedded, vision, prompts[:1], 40) == [expected[0][0]]
+    assert answers(pipeline, sample.image, boxes, rounds, max_new_tokens=40) == [text for text, _ in expected]
+    assert pipeline.statistics()["prefilled_tokens"] < len(prompts) * embedded.prompts.image_tokens, "shared beginning"
+    assert answers(pipeline, sample.image, boxes, rounds[:1], max_new_tokens=40) == [expected[0][0]]
 
 
 def test_every_region_and_every_task_is_asked(renderer, loaded):
     scene = renderer.render("test", 11, 0)
-    asked = examine(loaded, scene, np.random.default_rng(0))
-    again = examine(loaded, scene, np.random.default_rng(0), zero_regions=True)
+    pipeline = Pipeline(loaded, PipelineConfig())
+    asked = examine(pipeline, scene, np.random.default_rng(0))
+    again = examine(pipeline, scene, np.random.default_rng(0), zero_regions=True)
     assert [a.turn for a in asked] == [a.turn for a in again], "the control must be asked the same questions"
     assert [a.said for a in asked] != [a.said for a in again], "the answers must depend on the region embeddings"
     figures = summary(asked)
@@ -219,11 +223,12 @@ def test_every_region_and_every_task_is_asked(renderer, loaded):
 
 
 @pytest.mark.slow
-def test_command_writes_figures_and_answers(tmp_path, loaded, capsys):
+@pytest.mark.parametrize("how, run_as", [((), ("int8", "onnxruntime")), (("--reference",), ("fp32", "torch"))])
+def test_command_writes_figures_and_answers(tmp_path, loaded, capsys, how, run_as):
     save_checkpoint(loaded.model, loaded.tokenizer, tmp_path / "model")
     figures, answers = tmp_path / "figures.json", tmp_path / "answers.jsonl"
     status = evaluate.main(["tabletop", "--model", str(tmp_path / "model"), "--scenes", "2", "--seed", "3",
-                            "--device", "cpu", "--json", str(figures), "--answers", str(answers)])
+                            "--device", "cpu", "--json", str(figures), "--answers", str(answers), *how])
     assert status == 0
     facts = json.loads(figures.read_text(encoding="utf-8"))
     lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
@@ -233,6 +238,7 @@ def test_command_writes_figures_and_answers(tmp_path, loaded, capsys):
         assert facts["counts"][task] == len(right)
         assert facts[task] == pytest.approx(sum(right) / len(right), abs=1e-4)
     assert facts["seed"] == 3 and facts["scenes"] == 2 and len(facts["model"]["sha256"]) == 64
+    assert (facts["model"]["language_format"], facts["model"]["vision_backend"]) == run_as
     assert "relations" in capsys.readouterr().out
 
 

@@ -21,7 +21,7 @@ from training.data.record import Record, Round
 from training.data.refcoco import RefCoco, RefCocoOptions
 from training.data.source import Shared, boxes_array
 from training.data.visual_genome import VisualGenome, VisualGenomeOptions
-from training.evaluation.benchmark import Benchmark, Item
+from training.evaluation.base import Benchmark, Item
 
 QUESTION = "Describe <region1> in detail."
 _WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:[-./&][^\W_]+)*|[()]")

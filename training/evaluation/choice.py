@@ -14,7 +14,7 @@ from training.data.record import Record, RecordError, Round, explain
 from training.data.source import Shared, boxes_array, find_image
 from training.data.texts import plain
 from training.data.vcr import Choice, Vcr, VcrOptions
-from training.evaluation.benchmark import Benchmark, Item
+from training.evaluation.base import Benchmark, Item
 
 _BRACKETED = re.compile(r"\(([A-D])\)")
 _LEADING = re.compile(r"^\W*([A-D])(?:[).:,]|\s*$)")

@@ -12,7 +12,7 @@ from training.data import templates
 from training.data.coco import Coco, CocoOptions
 from training.data.record import Record, Round
 from training.data.source import Shared, boxes_array
-from training.evaluation.benchmark import Benchmark, Item
+from training.evaluation.base import Benchmark, Item
 from training.evaluation.semantic import clean
 
 

@@ -12,7 +12,7 @@ from training.data.templates import region_list
 from training.data.record import Record, Round
 from training.data.refcoco import RefCoco, RefCocoOptions
 from training.data.source import Shared, boxes_array
-from training.evaluation.benchmark import Benchmark, Item
+from training.evaluation.base import Benchmark, Item
 
 QUESTION = "{regions} are marked in the image. Which of them is this: {expression}? Answer with its name only."
 _REGION = re.compile(r"\bregion\s*(\d+)|^\W*(\d+)\W*$", re.IGNORECASE)

@@ -15,7 +15,7 @@ from training.data.templates import with_article
 from training.data.record import Record, RecordError, Round, explain
 from training.data.source import Shared, boxes_array, find_image
 from training.data.texts import plain
-from training.evaluation.benchmark import Benchmark, Item
+from training.evaluation.base import Benchmark, Item
 
 SAMPLINGS = ("random", "popular", "adversarial")
 PER_IMAGE = 3

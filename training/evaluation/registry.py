@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.evaluation import tabletop_suite as tabletop
-from training.evaluation.benchmark import Benchmark
+from training.evaluation.base import Benchmark
 from training.evaluation.captioning import RefCocogCaptioning, VisualGenomeCaptioning
 from training.evaluation.choice import VcrChoice, Visual7W
 from training.evaluation.detection import CocoClassification

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from ros_gpt4roi.image_file import read_image
 from training.data.record import references
-from training.evaluation.benchmark import Result, Scored
+from training.evaluation.base import Result, Scored
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 COLOURS = ("#d7263d", "#1b998b", "#2e294e", "#f46036", "#6a4c93", "#3a86ff", "#8a5a00", "#4f772d")

@@ -20,7 +20,7 @@ from training.data.record import Record, RecordError, Round
 from training.data.report import Report
 from training.data.source import BoxFilter, boxes_array, find_image, image_size
 from training.data.texts import readable
-from training.evaluation.benchmark import Benchmark, Item
+from training.evaluation.base import Benchmark, Item
 
 QUESTION = "What is the category of <region1>? Answer with one word or phrase."
 # Texts → unit vectors float32 [N, D].

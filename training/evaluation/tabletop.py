@@ -2,13 +2,13 @@
 
 Every region is asked its kind, colour, size, material and both descriptions; of every other task each scene gets
 QUESTIONS questions, where it allows so many. All are asked for themselves, without the questions before them (but "why"
-with the question it refers to, answered truly). Answers are greedy and scored by ros_gpt4roi.sim.tabletop.scoring.
+with the question it refers to, answered truly). Answers are greedy, by the
+pipeline that the perception node runs, and scored by ros_gpt4roi.sim.tabletop.scoring.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
-from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
+from ros_gpt4roi.model.preprocess import normalise_boxes
+from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.sim.tabletop.conversations import SCORED_TASKS, ask, permuted
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import HELD_OUT, Scene
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, TextRound, chance_level, meaning, score
 
 from .errors import EvaluationError
-from .generate import answer
+from .model import add_arguments as add_model_arguments
+from .model import answers, describe_pipeline, open_pipeline
 
 #: Questions of each task a scene, for the tasks that are not asked of every region.
 QUESTIONS = 4
@@ -72,28 +72,23 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[TextRound, .
     return found
 
 
-def examine(loaded: LoadedModel, scene: Scene, rng: np.random.Generator, zero_regions: bool = False) -> list[Asked]:
+def examine(pipeline: Pipeline, scene: Scene, rng: np.random.Generator, zero_regions: bool = False) -> list[Asked]:
     """Puts all questions about one scene to the model and scores the answers. ``zero_regions``: hide the regions."""
-    preprocess = loaded.config.preprocess
     scene = permuted(scene, rng)
-    image = torch.from_numpy(preprocess_frame(scene.image, preprocess))[None].to(loaded.model.device)
-    boxes = normalise_boxes(scene.boxes(), scene.width, scene.height)
-    with torch.inference_mode():
-        vision = loaded.model.encode(image, torch.from_numpy(boxes)[None].to(loaded.model.device))
-        if zero_regions:
-            vision = vision._replace(region_embeddings=torch.zeros_like(vision.region_embeddings))
     asked = questions(scene, rng)
-    prompts = [loaded.prompts.encode([*((t.question, t.answer) for t in turns[:-1]), (turns[-1].question, None)],
-                                     len(scene.objects), list_regions=True) for turns in asked]
-    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) * preprocess.image_size
+    said = answers(pipeline, scene.image, scene.boxes(), [
+        [*((t.question, t.answer) for t in turns[:-1]), (turns[-1].question, None)] for turns in asked],
+        zero_regions=zero_regions)
+    boxes = normalise_boxes(scene.boxes(), scene.width, scene.height)
+    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) * pipeline.model_config.preprocess.image_size
     results = []
-    for turns, said in zip(asked, answer(loaded, vision, prompts)):
+    for turns, text in zip(asked, said):
         turn = turns[-1]
         about: dict[str, Any] = {}
         if turn.task in PER_REGION:
             obj = scene.objects[turn.regions[0] - 1]
             about = {"held_out": (obj.kind, obj.colour) in HELD_OUT, "side": float(sides[turn.regions[0] - 1])}
-        results.append(Asked(turn, said, score(turn.expected, said), scene.index, **about))
+        results.append(Asked(turn, text, score(turn.expected, text), scene.index, **about))
     return results
 
 
@@ -179,14 +174,13 @@ def table(figures: dict[str, Any]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m training.evaluate tabletop`."""
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
+    add_model_arguments(parser)
     parser.add_argument("--scenes", type=int, default=300, metavar="N", help="scenes (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S",
                         help="of scenes and questions; no seed meets training or validation (default %(default)s)")
     parser.add_argument("--zero-regions", action="store_true", help="hide the region embeddings, as a control")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     parser.add_argument("--answers", type=Path, metavar="FILE", help="write every question and answer here, JSON lines")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -196,14 +190,14 @@ def run(options: argparse.Namespace) -> int:
     for path in (options.json, options.answers):
         if path is not None and not os.access(path.parent, os.W_OK):
             raise EvaluationError(f"{path}: the folder {path.parent} does not exist or cannot be written")
-    loaded = load_checkpoint(options.model, options.device)
+    pipeline = open_pipeline(options)
     asked: list[Asked] = []
     with TabletopRenderer() as renderer:
         for index in tqdm(range(options.scenes), unit=" scenes", desc="asking"):
             rng = np.random.default_rng(np.random.SeedSequence([options.seed, index]))
             scene = renderer.render("test", options.seed, index)
             if scene.objects:
-                asked += examine(loaded, scene, rng, options.zero_regions)
+                asked += examine(pipeline, scene, rng, options.zero_regions)
     figures = summary(asked)
     print(table(figures))
     if options.answers is not None:
@@ -213,7 +207,7 @@ def run(options: argparse.Namespace) -> int:
         facts = {
             "command": "python -m training.evaluate " + " ".join(sys.argv[1:]), "scenes": options.scenes,
             "split": "test", "seed": options.seed, "zero_regions": options.zero_regions,
-            "model": {"folder": str(options.model), "sha256": model_hash(options.model)},
+            "model": describe_pipeline(options.model, pipeline),
             "versions": {name: version(name) for name in _PACKAGES}, **figures}
         options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -222,11 +216,3 @@ def run(options: argparse.Namespace) -> int:
 def _answer_line(a: Asked) -> dict[str, Any]:
     return {"scene": a.scene, "task": a.turn.task, "form": a.turn.form, "question": a.turn.question,
             "expected": a.turn.answer, "said": a.said, "right": a.right}
-
-
-def model_hash(folder: Path) -> str:
-    """SHA-256 over the config and weights of a checkpoint folder, hex."""
-    digest = hashlib.sha256()
-    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

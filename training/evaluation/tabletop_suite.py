@@ -15,7 +15,7 @@ from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import KINDS, Scene
 from ros_gpt4roi.sim.tabletop.scoring import TextRound, meaning, score
 from training.data.record import Record, Round
-from training.evaluation.benchmark import Benchmark, Item
+from training.evaluation.base import Benchmark, Item
 from training.evaluation.captioning import caption_scores
 from training.evaluation.detection import class_scores, named
 from training.evaluation.grounding import region_said

@@ -1,0 +1,96 @@
+"""The model that is evaluated: by default as the perception node runs it, with the node's own defaults."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ros_gpt4roi.model.prompt import PromptError
+from ros_gpt4roi.runtime.language_stage import Rounds
+from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
+from ros_gpt4roi.runtime.request import Refused
+from ros_gpt4roi.runtime.threads import fit_threads
+from ros_gpt4roi.runtime.types import Frame, Region
+from ros_gpt4roi.runtime.vision_stage import VisionOptions
+
+from .errors import EvaluationError
+
+_REHEARSED_REGIONS = 8  # of a frame by which the number of threads is measured, as the node does
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model is evaluated, and how it is run."""
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
+    parser.add_argument("--reference", action="store_true",
+                        help="run it in float32 and PyTorch alone, not in the number format and on the backends that a "
+                             "robot uses")
+    parser.add_argument("--device", help="such as cpu or cuda (default: the GPU, where there is one)")
+
+
+def open_pipeline(options: argparse.Namespace) -> Pipeline:
+    """Open the model for the options of `add_arguments`.
+
+    Raises:
+        CheckpointError: The folder holds no whole checkpoint.
+    """
+    config = PipelineConfig(device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if options.reference:
+        config = dataclasses.replace(config, language_format="fp32", vision=VisionOptions(backend="torch"),
+                                     decoding=dataclasses.replace(config.decoding, onnxruntime=False))
+    pipeline = Pipeline.open(options.model, config)
+    if config.device == "cpu":
+        fit_threads(lambda: pipeline.rehearse(_REHEARSED_REGIONS))
+        pipeline.reset()
+    return pipeline
+
+
+def describe_pipeline(folder: Path, pipeline: Pipeline) -> dict[str, Any]:
+    """Return what the figures depend on: the model's hash, number format, backend and device."""
+    config = pipeline.config
+    return {"folder": str(folder), "sha256": model_hash(folder), "language_format": config.language_format,
+            "vision_backend": pipeline.vision.backend, "device": config.device}
+
+
+def answers(pipeline: Pipeline, image: np.ndarray, boxes: np.ndarray, conversations: Sequence[Rounds], *,
+            max_new_tokens: int | None = None, list_regions: bool = True, zero_regions: bool = False) -> list[str]:
+    """Answer conversations about one image greedily, all of them together.
+
+    Args:
+        pipeline: The model.
+        image: uint8 RGB [H, W, 3].
+        boxes: x1 y1 x2 y2 in pixels of the image, [N, 4].
+        conversations: Each with its last answer open, regions as `<regionK>`.
+        max_new_tokens: Most tokens of an answer; None: as many as the node allows.
+        list_regions: Whether all regions are introduced before the first question, as the node does.
+        zero_regions: Hide the regions: their embeddings become zeros.
+
+    Returns:
+        The answers in the model's words, regions as ``region3``.
+
+    Raises:
+        EvaluationError: The image, a box or a conversation is no good.
+    """
+    regions = tuple(Region(str(number), tuple(box)) for number, box in enumerate(np.asarray(boxes).tolist(), start=1))
+    try:
+        vision = pipeline.encode(Frame(image, regions, 0, "")).vision
+        if zero_regions:
+            vision = vision._replace(region_embeddings=torch.zeros_like(vision.region_embeddings))
+        return pipeline.language.answers(conversations, vision, max_new_tokens or pipeline.config.answer_tokens,
+                                         list_regions=list_regions)
+    except (Refused, PromptError) as error:
+        raise EvaluationError(str(error)) from error
+
+
+def model_hash(folder: Path) -> str:
+    """Return the SHA-256 over the config and weights of a checkpoint folder, hex."""
+    digest = hashlib.sha256()
+    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
