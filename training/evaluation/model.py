@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.model.prompt import PromptError
 from ros_gpt4roi.runtime.language_stage import Rounds
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", action="store_true",
                         help="run it in float32 and PyTorch alone, not in the number format and on the backends that a "
                              "robot uses")
-    parser.add_argument("--device", help="such as cpu or cuda (default: the GPU, where there is one)")
+    parser.add_argument("--device", default="auto", help="such as cpu or cuda (default: the GPU, where there is one)")
 
 
 def open_pipeline(options: argparse.Namespace) -> Pipeline:
@@ -39,13 +40,17 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
 
     Raises:
         CheckpointError: The folder holds no whole checkpoint.
+        EvaluationError: The device does not work here.
     """
-    config = PipelineConfig(device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    config = PipelineConfig(device=options.device)
     if options.reference:
         config = dataclasses.replace(config, language_format="fp32", vision=VisionOptions(backend="torch"),
                                      decoding=dataclasses.replace(config.decoding, onnxruntime=False))
-    pipeline = Pipeline.open(options.model, config)
-    if config.device == "cpu":
+    try:
+        pipeline = Pipeline.open(options.model, config)
+    except ConfigError as error:
+        raise EvaluationError(str(error)) from error
+    if pipeline.device.name == "cpu":
         fit_threads(lambda: pipeline.rehearse(_REHEARSED_REGIONS))
         pipeline.reset()
     return pipeline
@@ -53,9 +58,8 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
 
 def describe_pipeline(folder: Path, pipeline: Pipeline) -> dict[str, Any]:
     """Return what the figures depend on: the model's hash, number format, backend and device."""
-    config = pipeline.config
-    return {"folder": str(folder), "sha256": model_hash(folder), "language_format": config.language_format,
-            "vision_backend": pipeline.vision.backend, "device": config.device}
+    return {"folder": str(folder), "sha256": model_hash(folder), "language_format": pipeline.config.language_format,
+            "vision_backend": pipeline.vision.backend, "device": pipeline.device.name}
 
 
 def answers(pipeline: Pipeline, image: np.ndarray, boxes: np.ndarray, conversations: Sequence[Rounds], *,
