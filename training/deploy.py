@@ -1,4 +1,6 @@
-"""Makes the folder a robot loads from a finished run:  python -m training.deploy RECIPE.yaml --run FOLDER --out MODEL
+"""Make the folder a robot loads from a finished run.
+
+    python -m training.deploy RECIPE.yaml --run FOLDER --out MODEL
 
 MODEL gets the last stage's weights in half precision, config and tokenizer, the recipe, the training curve of every
 stage and a model card; with `--quantise int8` also the language model in that format, which the node then loads instead

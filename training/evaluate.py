@@ -1,4 +1,6 @@
-"""Measures trained models:  python -m training.evaluate WHAT …
+"""Measure trained models.
+
+    python -m training.evaluate WHAT …
 
 WHAT is one of COMMANDS, each a module of training.evaluation with `add_arguments(parser)` and `run(options)`, which
 returns the exit status and raises EvaluationError where it cannot be done.

@@ -1,5 +1,7 @@
 """ONNX export and engines of the vision stage: build, cache, gate, run. Knows the model, no ROS.
 
+Its parts:
+
     export.py         the part of a model that becomes an engine, and its float32 ONNX graph
     precision/        that graph in float16 and bfloat16, in int8 and fp8 by calibration
     tensorrt/         graph → plan → runner, with either of TensorRT's libraries

@@ -25,8 +25,10 @@ _NUMPY = {torch.uint8: np.uint8, torch.float32: np.float32, torch.float16: np.fl
 
 
 class OnnxRuntimeRunner:
-    """An ONNX graph in ONNX Runtime, on the CPU or through its CUDA provider. Memory of torch tensors is bound, so that
-    nothing is copied that need not be."""
+    """An ONNX graph in ONNX Runtime, on the CPU or through its CUDA provider.
+
+    Memory of torch tensors is bound, so that nothing is copied that need not be.
+    """
 
     def __init__(self, path: Path, device: torch.device, output_shapes: Sequence[Sequence[int]], precision: str,
                  threads: int | None = None):

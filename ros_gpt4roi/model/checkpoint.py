@@ -42,6 +42,7 @@ class LoadedModel(NamedTuple):
 
     @property
     def config(self) -> ModelConfig:
+        """The model's."""
         return self.model.config
 
 

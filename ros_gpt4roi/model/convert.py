@@ -1,5 +1,7 @@
-"""Weights of others → our checkpoint: the published GPT4RoI (whole, or as a delta to a Llama), or a pretrained encoder
-and a pretrained language model that are to be trained into one.
+"""Weights of others → our checkpoint.
+
+They are the published GPT4RoI (whole, or as a delta to a Llama), or a pretrained encoder and a pretrained language
+model that are to be trained into one.
 
 Published layout: `model.spi_module.*`, `model.mm_projector.*` and the language model's own keys; the encoder is not
 part of it. The conversion streams tensor by tensor into numbered shards, keeps a record of the finished ones and takes

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+import numpy as np
+
 from training.data.record import Record
 
 # Texts for records: the question is a record's last round, earlier rounds are history with their answers.
@@ -40,6 +42,10 @@ class Result:
     cases: list[Scored] = field(default_factory=list)
 
 
+# (metrics, a score of every item)
+Scores = tuple[dict[str, float | None], np.ndarray]
+
+
 class Benchmark(ABC):
     """A data set with a way to score. ``protocol`` says in a sentence what is asked of what, and how it is counted."""
 
@@ -51,8 +57,8 @@ class Benchmark(ABC):
         """The questions, in a fixed order."""
 
     @abstractmethod
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
-        """(metrics, a score of every item). ``items`` may be only the first of them all."""
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
+        """Score texts. ``items`` may be only the first of them all."""
 
 
 def run(benchmark: Benchmark, answer: Answer, limit: int | None = None, batch: int = 16) -> Result:

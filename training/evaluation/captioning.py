@@ -16,12 +16,13 @@ import numpy as np
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
+from typing_extensions import override
 
 from training.data.record import Record, Round
 from training.data.refcoco import RefCoco, RefCocoOptions
 from training.data.source import Shared, boxes_array
 from training.data.visual_genome import VisualGenome, VisualGenomeOptions
-from training.evaluation.base import Benchmark, Item
+from training.evaluation.base import Benchmark, Item, Scores
 
 QUESTION = "Describe <region1> in detail."
 _WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:[-./&][^\W_]+)*|[()]")
@@ -83,12 +84,14 @@ class _Captioning(Benchmark):
     def regions(self) -> Iterator[tuple[str, list[float], list[str]]]:
         """(image, box, its captions) of every region."""
 
+    @override
     def items(self) -> Iterator[Item]:
         for image, box, captions in self.regions():
             turn = Round(self.question, captions[0], "description")
             yield Item(Record(image, boxes_array([box]), (turn,), f"{self.name} {image}"), tuple(captions))
 
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         references = [item.references for item in items]
         metrics: dict[str, float | None] = {"METEOR": None, "SPICE": None}
         scores, each = caption_scores(references, texts)
@@ -110,6 +113,7 @@ class VisualGenomeCaptioning(_Captioning):
         super().__init__(question, java, spice)
         self.source = VisualGenome(VisualGenomeOptions(annotations, images), Shared(cache))
 
+    @override
     def regions(self) -> Iterator[tuple[str, list[float], list[str]]]:
         for place in range(len(self.source)):
             entry = self.source.index[place]
@@ -130,6 +134,7 @@ class RefCocogCaptioning(_Captioning):
         # Short expressions are references too.
         self.source = RefCoco(RefCocoOptions(annotations, images, "refcocog", min_words=1), Shared(cache))
 
+    @override
     def regions(self) -> Iterator[tuple[str, list[float], list[str]]]:
         for place in range(len(self.source)):
             entry = self.source.index[place]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import override
 
 from training.data import templates
 from training.data.coco_format import stream
@@ -14,7 +15,7 @@ from training.data.record import Record, RecordError, Round, explain
 from training.data.source import Shared, boxes_array, find_image
 from training.data.texts import plain
 from training.data.vcr import Choice, Vcr, VcrOptions
-from training.evaluation.base import Benchmark, Item
+from training.evaluation.base import Benchmark, Item, Scores
 
 _BRACKETED = re.compile(r"\(([A-D])\)")
 _LEADING = re.compile(r"^\W*([A-D])(?:[).:,]|\s*$)")
@@ -57,6 +58,7 @@ class VcrChoice(Benchmark):
         )
         self._choices: list[Choice] = []
 
+    @override
     def items(self) -> Iterator[Item]:
         self._choices = []
         for place in range(len(self.answers)):
@@ -65,7 +67,8 @@ class VcrChoice(Benchmark):
                     self._choices.append(choice)
                     yield Item(choice.record, (choice.record.rounds[-1].answer,))
 
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         right = np.asarray([chosen(text, choice.options) == choice.label for text, choice in zip(texts, self._choices)])
         # A limit may cut a pair; its answer then has no rationale to be counted with.
         answers, rationales = right[0::2], right[1::2]
@@ -85,6 +88,7 @@ class Visual7W(Benchmark):
         self.annotations, self.images, self.split = Path(annotations), images, split
         self._labels: list[int] = []
 
+    @override
     def items(self) -> Iterator[Item]:
         self._labels = []
         try:
@@ -108,8 +112,8 @@ class Visual7W(Benchmark):
             order = np.random.default_rng(pair["qa_id"]).permutation(len(candidates))
             label = order.tolist().index(0)
             listing = templates.options_text([f"<region{number}>" for number in range(1, 5)])
-            text = _POINT.format(
-                regions=templates.region_list(range(1, 5)), question=plain(pair["question"], "question"), options=listing)
+            text = _POINT.format(regions=templates.region_list(range(1, 5)),
+                                 question=plain(pair["question"], "question"), options=listing)
             array = boxes_array([boxes[candidates[place]] for place in order])
             path = find_image(self.images, image["filename"])
         except (KeyError, TypeError, ValueError) as error:
@@ -118,7 +122,8 @@ class Visual7W(Benchmark):
         self._labels.append(label)
         return Item(Record(path, array, (Round(text, answer, "pointing"),), where), (answer,))
 
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         options = [f"region {number}" for number in range(1, 5)]
         right = np.asarray([chosen(text, options) == label for text, label in zip(texts, self._labels)])
         return {"accuracy": _per_cent(right)}, right.astype(float)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import override
 
 from training.data import templates
 from training.data.coco import Coco, CocoOptions
 from training.data.record import Record, Round
 from training.data.source import Shared, boxes_array
-from training.evaluation.base import Benchmark, Item
+from training.evaluation.base import Benchmark, Item, Scores
 from training.evaluation.semantic import clean
 
 
@@ -55,6 +56,7 @@ class CocoClassification(Benchmark):
     def __init__(self, annotations: Path, images: tuple[Path, ...], cache: Path):
         self.source = Coco(CocoOptions(annotations, images), Shared(cache))
 
+    @override
     def items(self) -> Iterator[Item]:
         names = self.source.names
         question = templates.CATEGORY_TASK.format(names=", ".join(names)) + "<box1>"
@@ -64,6 +66,7 @@ class CocoClassification(Benchmark):
                 turn = Round(question, names[label], "category")
                 yield Item(Record(entry["image"], boxes_array([box]), (turn,), f"coco {entry['id']}"), (names[label],))
 
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         said = [named(text, self.source.names) for text in texts]
         return class_scores([item.references[0] for item in items], said)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import override
 
-from training.data.templates import region_list
 from training.data.record import Record, Round
 from training.data.refcoco import RefCoco, RefCocoOptions
 from training.data.source import Shared, boxes_array
-from training.evaluation.base import Benchmark, Item
+from training.data.templates import region_list
+from training.evaluation.base import Benchmark, Item, Scores
 
 QUESTION = "{regions} are marked in the image. Which of them is this: {expression}? Answer with its name only."
 _REGION = re.compile(r"\bregion\s*(\d+)|^\W*(\d+)\W*$", re.IGNORECASE)
@@ -39,8 +40,8 @@ def grounding_scores(items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[
     right = []
     for item, text in zip(items, texts, strict=True):
         number, boxes = region_said(text), item.record.boxes
-        known = number is not None and 1 <= number <= len(boxes)
-        right.append(known and iou(boxes[number - 1], boxes[int(item.references[0]) - 1]) >= 0.5)
+        right.append(number is not None and 1 <= number <= len(boxes)
+                     and iou(boxes[number - 1], boxes[int(item.references[0]) - 1]) >= 0.5)
     scores = np.asarray(right, float)
     unnamed = [region_said(text) is None for text in texts]
     return {"accuracy": 100 * float(scores.mean()), "no region named": 100 * float(np.mean(unnamed))}, scores
@@ -55,6 +56,7 @@ class RefCocoGrounding(Benchmark):
                          "right where the named one has IoU ≥ 0.5 with the truth, per cent")
         self.source = RefCoco(RefCocoOptions(annotations, images, dataset, min_words=1), Shared(cache))
 
+    @override
     def items(self) -> Iterator[Item]:
         for place in range(len(self.source)):
             entry = self.source.index[place]
@@ -68,5 +70,6 @@ class RefCocoGrounding(Benchmark):
                 record = Record(entry["image"], boxes_array(boxes), (turn,), f"{self.name} {entry['image']}")
                 yield Item(record, (str(number),))
 
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         return grounding_scores(items, texts)

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import override
 
 from training.data.coco import Coco, CocoOptions
-from training.data.templates import with_article
 from training.data.record import Record, RecordError, Round, explain
 from training.data.source import Shared, boxes_array, find_image
+from training.data.templates import with_article
 from training.data.texts import plain
-from training.evaluation.base import Benchmark, Item
+from training.evaluation.base import Benchmark, Item, Scores
 
 SAMPLINGS = ("random", "popular", "adversarial")
 PER_IMAGE = 3
@@ -52,7 +53,8 @@ def yes_no_scores(truth: Sequence[bool], said: Sequence[bool | None]) -> tuple[d
 
 
 class _YesNo(Benchmark):
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         truth = [item.references[0] == "yes" for item in items]
         return yes_no_scores(truth, [yes_or_no(text) for text in texts])
 
@@ -66,6 +68,7 @@ class Pope(_YesNo):
     def __init__(self, annotations: Path, images: tuple[Path, ...]):
         self.annotations, self.images = Path(annotations), images
 
+    @override
     def items(self) -> Iterator[Item]:
         with self.annotations.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -98,6 +101,7 @@ class CocoPresence(_YesNo):
         self.source = Coco(CocoOptions(annotations, images), Shared(cache))
         self.sampling, self.seed = sampling, seed
 
+    @override
     def items(self) -> Iterator[Item]:
         names = self.source.names
         shown = [sorted(set(self.source.index[place]["labels"])) for place in range(len(self.source))]
@@ -113,7 +117,7 @@ class CocoPresence(_YesNo):
             elif self.sampling == "popular":
                 absent.sort(key=lambda label: -often[label])
             else:
-                absent.sort(key=lambda label, here=labels: -together[here, label].sum())
+                absent.sort(key=(-together[labels].sum(0)).__getitem__)
             present = rng.permutation(labels).tolist()
             count = min(PER_IMAGE, len(present), len(absent))
             path = str(self.source.image(place))

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from training.data.record import Record, RecordError
-from training.evaluation.base import Answer, run as run_benchmark
+from training.evaluation.base import Answer
+from training.evaluation.base import run as run_benchmark
 from training.evaluation.errors import EvaluationError
 from training.evaluation.model import add_arguments as add_model_arguments
 from training.evaluation.model import answers, describe_pipeline, open_pipeline
@@ -90,7 +91,8 @@ def run(options: argparse.Namespace) -> int:
         except (RecordError, ValueError) as error:
             raise EvaluationError(f"{values.get('type')}: {error}") from error
     facts = {
-        "command": "python -m training.evaluate " + " ".join(sys.argv[1:]), **describe_pipeline(options.model, pipeline), "limit": options.limit,
+        "command": "python -m training.evaluate " + " ".join(sys.argv[1:]),
+        **describe_pipeline(options.model, pipeline), "limit": options.limit,
         "versions": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
     }
     print(write_report(results, options.out, facts, options.worst))

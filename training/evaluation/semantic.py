@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
+from typing_extensions import override
 
 from training.data.coco import categories, usable
 from training.data.coco_format import declared_size, read_coco
@@ -20,7 +21,7 @@ from training.data.record import Record, RecordError, Round
 from training.data.report import Report
 from training.data.source import BoxFilter, boxes_array, find_image, image_size
 from training.data.texts import readable
-from training.evaluation.base import Benchmark, Item
+from training.evaluation.base import Benchmark, Item, Scores
 
 QUESTION = "What is the category of <region1>? Answer with one word or phrase."
 # Texts → unit vectors float32 [N, D].
@@ -90,6 +91,7 @@ class Naming(Benchmark):
         self.annotations, self.images, self.question = Path(annotations), images, question
         self._embed = sentence_embedder(encoder) if encoder else None
 
+    @override
     def items(self) -> Iterator[Item]:
         for path, box, category in self._objects():
             turn = Round(self.question, category, "naming")
@@ -120,7 +122,8 @@ class Naming(Benchmark):
                 if box is not None:
                     yield path, box, readable(names[annotation["category_id"]])
 
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         return semantic_scores([item.references[0] for item in items], texts, self._embed)
 
 

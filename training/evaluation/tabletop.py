@@ -59,7 +59,9 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[TextRound, .
     found: list[tuple[TextRound, ...]] = []
     for i in sorted(everyone):
         for task in PER_REGION:
-            found.append(ask(scene, task, rng, regions_only=True, described=everyone - {i}))
+            turns = ask(scene, task, rng, regions_only=True, described=everyone - {i})
+            assert turns is not None  # every object can be asked about by itself
+            found.append(turns)
     for task in SCORED_TASKS:
         if task not in PER_REGION:
             texts: set[str] = set()

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from typing_extensions import override
 
 from ros_gpt4roi.sim.tabletop.conversations import ask, permuted
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import KINDS, Scene
 from ros_gpt4roi.sim.tabletop.scoring import TextRound, meaning, score
 from training.data.record import Record, Round
-from training.evaluation.base import Benchmark, Item
+from training.evaluation.base import Benchmark, Item, Scores
 from training.evaluation.captioning import caption_scores
 from training.evaluation.detection import class_scores, named
 from training.evaluation.grounding import region_said
@@ -35,6 +36,7 @@ class _Tabletop(Benchmark):
         self.scenes, self.seed = scenes, seed
         self.turns: list[TextRound] = []
 
+    @override
     def items(self) -> Iterator[Item]:
         self.turns = []
         with TabletopRenderer() as renderer:
@@ -76,7 +78,8 @@ class TabletopCaptioning(_Tabletop):
     task = "describe"
     protocol = "tabletop test scenes, every region described, the true description as reference; × 100"
 
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         metrics, each = caption_scores([item.references for item in items], texts)
         return {**metrics, "right": 100 * float(self.right(texts).mean())}, each / 10
 
@@ -88,7 +91,8 @@ class TabletopClassification(_Tabletop):
     task = "kind"
     protocol = "tabletop test scenes, the kind of every region; right where the answer names exactly it, per cent"
 
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         said = [named(text, tuple(KINDS)) for text in texts]
         return class_scores([turn.expected.values[0] for turn, _ in zip(self.turns, texts)], said)
 
@@ -100,7 +104,8 @@ class TabletopNaming(_Tabletop):
     task = "short"
     protocol = "tabletop test scenes, a short description of every region; IoU of words with the true one, × 100"
 
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         return semantic_scores([item.references[0] for item in items], texts, None)
 
 
@@ -112,7 +117,8 @@ class TabletopYesNo(_Tabletop):
     every_region = False
     protocol = "tabletop test scenes, yes/no questions about what is and is not there or so; per cent, as POPE counts"
 
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         words = [set(meaning(text)) & {"yes", "no"} for text in texts]
         said = [("yes" in found) if len(found) == 1 else None for found in words]
         return yes_no_scores(["yes" in turn.expected.values for turn, _ in zip(self.turns, texts)], said)
@@ -126,7 +132,8 @@ class TabletopGrounding(_Tabletop):
     every_region = False
     protocol = "tabletop test scenes, which region is meant; right by the tabletop's rule, per cent"
 
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         right = self.right(texts)
         unnamed = [region_said(text) is None for text in texts]
         return {"accuracy": 100 * float(right.mean()), "no region named": 100 * float(np.mean(unnamed))}, right
@@ -141,11 +148,13 @@ class TabletopReasoning(_Tabletop):
     protocol = ("tabletop test scenes; Q→A: a question that has a reason; QA→R: why, given the right answer; Q→AR: "
                 "both right by the tabletop's rule, per cent")
 
+    @override
     def put(self, scene: Scene, turns: Sequence[TextRound], index: int) -> Iterator[Item]:
         for end in (len(turns) - 1, len(turns)):
             yield from super().put(scene, turns[:end], index)
 
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> tuple[dict[str, float | None], Sequence[float]]:
+    @override
+    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         right = self.right(texts)
         answers, reasons = right[0::2], right[1::2]
         both = answers[:len(reasons)] * reasons

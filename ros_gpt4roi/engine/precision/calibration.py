@@ -1,8 +1,8 @@
-"""Calibration on recorded frames, and explicit quantisation: QuantizeLinear and DequantizeLinear pairs (Q/DQ) around
-the products with constant weights.
+"""Calibration on recorded frames, and explicit quantisation.
 
-Activations get one scale a tensor, measured on the frames; weights one scale an output channel. Zero points are zero,
-as TensorRT asks for. The first product (it reads pixels) stays as it is, and so do those of modules that ask for it
+QuantizeLinear and DequantizeLinear pairs (Q/DQ) stand around the products with constant weights. Activations get one
+scale a tensor, measured on the frames; weights one scale an output channel. Zero points are zero, as TensorRT asks
+for. The first product (it reads pixels) stays as it is, and so do those of modules that ask for it
 (`FormatRequirements`).
 
 Recorded frames are a folder of images and a frames.json, boxes in pixels of their image; the gate runs on them too:

@@ -144,8 +144,10 @@ def _float_values(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _without_data(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose large weights are declared as inputs: shape inference needs only their type, and a message of more
-    than 2 GB can neither be copied nor sent to it."""
+    """Copy a model, with large weights declared as inputs.
+
+    Shape inference needs only their type, and a message of more than 2 GB can neither be copied nor sent to it.
+    """
     graph = model.graph
     small = [w for w in graph.initializer if len(w.raw_data) <= 1024]
     large = [helper.make_tensor_value_info(w.name, w.data_type, list(w.dims))

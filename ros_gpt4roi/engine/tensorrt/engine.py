@@ -181,8 +181,10 @@ def first_accepted(loaded: LoadedModel, request: EngineRequest, precisions: list
 
 def _report(loaded: LoadedModel, request: EngineRequest, engine: CachedEngine, key: EngineKey, cache: EngineCache,
             runner: Encode, precision: str, write_texts: TextWriter | None) -> GateReport:
-    """The gate's verdict, remembered for this very file: a refused engine stays where it is, so that it is not built
-    anew at every start."""
+    """Return the gate's verdict, remembered for this very file.
+
+    A refused engine stays where it is, so that it is not built anew at every start.
+    """
     path = cache.report_path(request.engine_entry(precision))
     report = read_report(path)
     if report is not None and (report.engine, report.key) == (engine.sha256, key.digest):

@@ -24,8 +24,10 @@ _log = logging.getLogger(__name__)
 
 
 class TensorRTRunner:
-    """A plan with its execution contexts. Inputs and outputs are torch tensors bound by address; work is queued on the
-    caller's stream, behind that of the call before, and not waited for.
+    """A plan with its execution contexts.
+
+    Inputs and outputs are torch tensors bound by address; work is queued on the caller's stream, behind that of the
+    call before, and not waited for.
 
     For the profile's usual numbers of regions a CUDA graph is captured when it is first met, or by `prepare`. Its
     outputs are copied out, on the device, because the next frame overwrites them. An engine that cannot be captured

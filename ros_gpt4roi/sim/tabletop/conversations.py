@@ -108,8 +108,10 @@ def _recall_nearest(sampler: QuestionSampler, i: int) -> TextRound | None:
 
 def _recall_phrase(sampler: QuestionSampler, i: int) -> TextRound | None:
     phrase = sampler.phrase(i)
-    return phrase and TextRound(f"{phrase}?", f"{sampler.number(i)}.", "which_region", "recall",
-                                Expected("region", (f"region{i + 1}",), sampler.count), (i + 1,), i)
+    if phrase is None:
+        return None
+    return TextRound(f"{phrase}?", f"{sampler.number(i)}.", "which_region", "recall",
+                     Expected("region", (f"region{i + 1}",), sampler.count), (i + 1,), i)
 
 
 def _recall_region(sampler: QuestionSampler, i: int) -> TextRound:

@@ -7,6 +7,7 @@ question is drawn so that the scene allows both, and then a fair coin decides wh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -162,6 +163,7 @@ def closest(sampler: QuestionSampler) -> TextRound | None:
         winner = sampler.relations.nearest(i, [a, b] if of_two else None)
         if winner is None:
             continue
+        about: tuple[int, ...]
         if of_two:
             question = sampler.pick(("Which is closer to {0}: {1} or {2}?", "Is {1} or {2} closer to {0}?"))
             options, about = 2, (i, a, b)
@@ -252,9 +254,9 @@ def comparing(sampler: QuestionSampler) -> TextRound | None:
                              "comparing", "larger", Expected("region", (f"region{winner + 1}",), 2), regions_of(i, j),
                              reason=f"Because {evidence}.")
         return None
-    j = sampler.pick(sampler.partners(i)) if sampler.count > 1 else None
-    if j is None:
+    if sampler.count < 2:
         return None
+    j = sampler.pick(sampler.partners(i))
     question = sampler.pick(("What do {} and {} have in common?", "In what are {} and {} alike?"))
     shared = [getattr(sampler.objects[i], name) for name in ORDER if sampler.agree(i, j, (name,))]
     if sampler.agree(i, j, ("kind",)):
@@ -323,7 +325,7 @@ def which_stands(sampler: QuestionSampler) -> TextRound | None:
         else:
             found = sampler.relations.all_in(relation, i)
             answer = sampler.relations.nearest(i, found) if found else None
-            if answer is None:
+            if not found or answer is None:
                 continue
             question = sampler.pick(("What is the nearest thing {} {}?", "Which region is next {} {}?"))
             options = len(found)
@@ -346,7 +348,7 @@ def which_missing(sampler: QuestionSampler) -> TextRound | None:
 
 #: The forms of question of each task; one is drawn at random, the next where the scene does not allow it.
 TASKS: dict[str, tuple[Callable[[QuestionSampler], TextRound | None], ...]] = {
-    **{name: ((lambda sampler, name=name: attribute(sampler, name)),) for name in ATTRIBUTES},
+    **{name: (partial(attribute, task=name),) for name in ATTRIBUTES},
     "short": (short,),
     "describe": (describe,),
     "relations": (pair_relation, pair_relation, extreme, closest, between),

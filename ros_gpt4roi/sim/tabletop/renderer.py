@@ -180,6 +180,7 @@ class TabletopRenderer:
             self._apply(self._spec)
             self._shown = (split, seed, index)
         spec = self._spec
+        assert spec is not None
         position, rotation = spec.camera.pose(step)
         self._aim(position, rotation, spec.camera.fovy)
         image, owner = self._draw()
@@ -187,8 +188,7 @@ class TabletopRenderer:
         sensor_rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(step,)))
         image = _through_sensor(image, spec.sensor, sensor_rng)
         objects = self._ground_truth(spec, owner, position, rotation)
-        return Scene(split, seed, index, self.width, self.height, image, owner, objects, tuple(map(float, position)),
-                     step)
+        return Scene(split, seed, index, self.width, self.height, image, owner, objects, _point(position), step)
 
     def _apply(self, spec: SceneSpec) -> None:
         mujoco, model, data = self._mujoco, self._model, self._data
@@ -252,7 +252,7 @@ class TabletopRenderer:
                 continue
             distance = float(np.linalg.norm(item.centre - position))
             found.append(SceneObject(item.kind, item.colour, item.size, item.material, box, visible,
-                                     tuple(map(float, item.centre)), distance, slot))
+                                     _point(item.centre), distance, slot))
         return tuple(found)
 
     def _outline_area(self, slot: int, shape: int, position: np.ndarray, rotation: np.ndarray, focal: float) -> float:
@@ -283,3 +283,8 @@ def _through_sensor(image: np.ndarray, sensor: SensorSpec, rng: np.random.Genera
     image = cv2.LUT(image, np.round(curve).astype(np.uint8)[:, None])
     noise = rng.standard_normal(image.shape, np.float32) * sensor.noise
     return np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
+
+
+def _point(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = map(float, values)
+    return x, y, z

@@ -186,7 +186,7 @@ def _objects(rng: np.random.Generator, split: str, azimuth: float) -> list[Objec
             centre = np.array([*xy, shape.half_width])
             origin = centre - axis * shape.height / 2
         else:
-            yaw = rng.uniform(0, 2 * np.pi)
+            yaw = np.float64(rng.uniform(0, 2 * np.pi))
             if kind == "mug":  # its handle on one side of the first view, not behind it
                 yaw = azimuth + rng.choice([-1, 1]) * np.radians(rng.uniform(35, 110))
             quaternion = _turn(2, yaw)
@@ -229,9 +229,9 @@ def sample_scene_spec(rng: np.random.Generator, split: str) -> SceneSpec:
                         elevation=float(np.radians(rng.uniform(22, 52))), distance=float(rng.uniform(0.50, 0.74)),
                         fovy=float(rng.uniform(43, 49)))
     ambient, lights = _lights(rng, azimuth)
-    surfaces = tuple(random_surface(rng, saturation) for saturation in (0.4, 0.35, 0.45))
+    floor, walls, table_top = (random_surface(rng, saturation) for saturation in (0.4, 0.35, 0.45))
     sensor = SensorSpec(gain=rng.uniform(0.92, 1.16) * (1 + rng.uniform(-0.02, 0.02, 3)),
                         gamma=float(rng.uniform(0.88, 1.1)), blur=float(rng.uniform(0.35, 0.9)),
                         noise=float(rng.uniform(0.5, 5.0)))
     leg_rgb = muted_colour(rng, 0.3) / 255
-    return SceneSpec(tuple(objects), camera, ambient, lights, surfaces, leg_rgb, sensor)
+    return SceneSpec(tuple(objects), camera, ambient, lights, (floor, walls, table_top), leg_rgb, sensor)
