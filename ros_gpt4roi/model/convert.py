@@ -26,6 +26,7 @@ from .. import regular_file
 from .architecture import without_code
 from .checkpoint import CONFIG_FILE, VERSION, CheckpointError, build_model, load_tokenizer, tied_keys, write_config
 from .config import ConfigError, LanguageConfig, ModelConfig, preset
+from .delta import check_delta
 from .focal import build_focal_crop
 from .gpt4roi import GPT4RoI
 from .prompt import SPECIAL_TOKENS, PromptError
@@ -144,6 +145,7 @@ def plan_published(source: str | Path, vision: str | Path, *, base: str | Path |
                                   "of other pretrained parts `assemble` makes a checkpoint to train from")
         llama = None if base is None else WeightSource(base)
         words = load_tokenizer(source if tokenizer is None else tokenizer)
+        check_delta(weights, llama, words, _described)
         problems: list[str] = []
         embedding = weights.entries.get("model.embed_tokens.weight")
         rows = None if embedding is None else embedding.shape[0]

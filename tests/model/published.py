@@ -79,9 +79,20 @@ def tiny_shapes(config: ModelConfig, vocabulary: int) -> tuple[Shapes, Shapes]:
 
 
 def draw(shapes: Shapes, seed: int, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
+    """Random weights; the Llama's normalisations are near 1, as in every whole model."""
     generator = torch.Generator().manual_seed(seed)
-    return {key: (torch.randn(shape, generator=generator) / math.sqrt(shape[-1])).to(dtype)
+    return {key: (torch.randn(shape, generator=generator) / math.sqrt(shape[-1]) + is_norm(key)).to(dtype)
             for key, shape in shapes.items()}
+
+
+def is_norm(key: str) -> bool:
+    """Whether a key is of a normalisation of the Llama."""
+    return key == "model.norm.weight" or (key.startswith("model.layers.") and key.endswith("layernorm.weight"))
+
+
+def as_delta(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same with normalisations near 0, as in every delta."""
+    return {key: (value - 1) / 100 if is_norm(key) else value for key, value in weights.items()}
 
 
 def shards(weights: dict[str, torch.Tensor], count: int) -> list[dict[str, torch.Tensor]]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from model_fixtures import sentencepiece_like, tiny_config
-from published import clip_shapes, draw, llama_shapes, region_shapes, tiny_shapes, write_folder
+from model_fixtures import TEXTS, sentencepiece_like, tiny_config
+from published import as_delta, clip_shapes, draw, is_norm, llama_shapes, region_shapes, tiny_shapes, write_folder
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
@@ -29,6 +29,7 @@ from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.request import Conversation, Question
 from ros_gpt4roi.runtime.types import Frame, Region, Status
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
+from training.from_scratch.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,9 @@ def test_converted_model_describes_and_answers(folders):
 
 
 def test_delta_is_added_to_the_base(folders, words, shapes):
-    folder, config, delta, _ = folders
+    folder, config, published, _ = folders
+    delta = as_delta(published)
+    write_folder(folder / "published", delta, "bin")
     old_rows = len(words) - 5
     width, inner = 32, 48
     base = draw(llama_shapes(old_rows, width, inner, 2, 16), 9)
@@ -113,6 +116,77 @@ def test_delta_is_added_to_the_base(folders, words, shapes):
     for key, value in delta.items():
         if "spi_module" in key or "mm_projector" in key:
             assert torch.equal(state[key], value.float()), key
+
+
+@pytest.fixture
+def delta_and_base(folders, words):
+    """A delta and the base that it was made from, each with config and tokenizer."""
+    folder, config, published, _ = folders
+    facts = {"hidden_size": 32, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
+    inv_freq = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    write_folder(folder / "published", as_delta(published) | inv_freq, "bin", config=facts)
+    write_folder(folder / "base", draw(llama_shapes(len(words) - 5, 32, 48, 2, 16), 9) | inv_freq, config=facts,
+                 tokenizer=sentencepiece_like(added=()))
+    return folder, config
+
+
+def test_a_delta_and_its_own_base_are_converted(delta_and_base):
+    folder, config = delta_and_base
+    assert run_published(folder, config, base=folder / "base").config.language.model["hidden_size"] == 32
+
+
+def other_eps(folder):
+    (folder / "base" / "config.json").write_text(json.dumps({"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}))
+
+
+def other_rotary(folder):
+    key = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    for file in (folder / "base").glob("*.safetensors"):
+        weights = load_file(file)
+        if key in weights:
+            save_file(weights | {key: torch.ones(8)}, file)
+
+
+def other_words(folder):
+    tokenizer = train_tokenizer(TEXTS, 420, "chatml")
+    tokenizer.save_pretrained(folder / "base")
+
+
+def delta_as_base(folder):
+    for file in (folder / "base").glob("*.safetensors"):
+        save_file(as_delta(load_file(file)), file)
+
+
+def gpt4roi_as_base(folder):
+    for file in (folder / "base").glob("*00001*.safetensors"):
+        save_file(load_file(file) | {"model.mm_projector.bias": torch.zeros(32)}, file)
+
+
+def whole_as_delta(folder):
+    for file in (folder / "published").glob("*.bin"):
+        weights = torch.load(file)
+        torch.save({key: value * 100 + 1 if is_norm(key) else value for key, value in weights.items()}, file)
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [
+    (other_eps, "base: another base.*max_position_embeddings 4096, the delta's 2048; rms_norm_eps 1e-05"),
+    (other_rotary, r"base: .*inv_freq is \[8\], the delta's is \[4\]"), (other_words, "base: another base.*other ids"),
+    (delta_as_base, "base: a delta itself"), (gpt4roi_as_base, "base: has a projector"),
+    (whole_as_delta, "published: a whole model and no delta.*expected no --base")])
+def test_what_is_no_delta_of_the_base_is_refused_with_the_reason(delta_and_base, spoil, reason, capsys):
+    folder, config = delta_and_base
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=reason):
+        plan_published(folder / "published", folder / "clip", base=folder / "base", config=config)
+    assert main(["convert", str(folder / "published"), str(folder / "ours"), "--vision", str(folder / "clip"),
+                 "--base", str(folder / "base")]) == 1
+    assert not (folder / "ours").exists() and capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_delta_without_a_base_is_refused(delta_and_base):
+    folder, config = delta_and_base
+    with pytest.raises(CheckpointError, match="published: a delta, .*expected --base"):
+        plan_published(folder / "published", folder / "clip", config=config)
 
 
 def test_special_tokens_come_in_the_published_order(folders):
@@ -312,6 +386,10 @@ def test_full_size_shape_by_shape(tmp_path, words):
         sparse_shard(tmp_path / "delta" / f"model-0000{i + 1}-of-00002.safetensors",
                      {key: published[key] for key in keys[i::2]}, torch.float16)
     sparse_shard(tmp_path / "base" / "model.safetensors", llama_shapes(rows - 5, 4096, 11008, 32), torch.float16)
+    norm = WeightSource(tmp_path / "base").entries["model.norm.weight"]
+    with norm.file.open("r+b") as stream:
+        stream.seek(norm.offset)
+        stream.write(torch.ones(4096, dtype=torch.float16).numpy().tobytes())
     sparse_shard(tmp_path / "clip" / "model.safetensors", clip, torch.float32)
     words.save_pretrained(tmp_path / "delta")
     plan = plan_published(tmp_path / "delta", tmp_path / "clip", base=tmp_path / "base")
