@@ -185,7 +185,12 @@ def build(kind: Callable[..., T], values: Any) -> T:
     Raises:
         ConfigError: no mapping, unknown or missing names, or values that do not suit.
     """
-    parameters = inspect.signature(kind).parameters
+    return kind(**check_arguments(kind, values))
+
+
+def check_arguments(kind: Callable[..., Any], values: Any) -> dict[str, Any]:
+    """What `build` would call `kind` with. Raises ConfigError as it does."""
+    parameters = inspect.signature(kind, eval_str=True).parameters
     known = ", ".join(parameters)
     if not isinstance(values, Mapping):
         raise ConfigError(f"is {values!r}, expected a mapping of {known}")
@@ -195,10 +200,9 @@ def build(kind: Callable[..., T], values: Any) -> T:
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in values:
             raise ConfigError(f"{name} is missing")
-    if not (isinstance(kind, type) and issubclass(kind, Configuration)):
-        annotated = inspect.signature(kind, eval_str=True).parameters
-        values = {name: _convert(value, annotated[name].annotation, name, Setting()) for name, value in values.items()}
-    return kind(**values)
+    if isinstance(kind, type) and issubclass(kind, Configuration):
+        return dict(values)  # it converts and checks them itself
+    return {name: _convert(value, parameters[name].annotation, name, Setting()) for name, value in values.items()}
 
 
 def read_yaml(kind: Callable[..., T], path: str | Path) -> T:
@@ -206,7 +210,7 @@ def read_yaml(kind: Callable[..., T], path: str | Path) -> T:
     try:
         values = yaml.safe_load(read_regular(path))
         return build(kind, {} if values is None else values)
-    except (OSError, UnicodeError, yaml.YAMLError, ConfigError) as error:
+    except (OSError, yaml.YAMLError, RecursionError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 

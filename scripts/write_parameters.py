@@ -14,9 +14,11 @@ PAGE = ROOT / "docs" / "parameters.md"
 sys.path.insert(0, str(ROOT))
 
 from ros_gpt4roi.configuration import markdown_table  # noqa: E402
+from ros_gpt4roi.engine.profiles import EngineProfile  # noqa: E402
 from ros_gpt4roi.model.config import DeformableConfig, FocalConfig, ModelConfig, RoIAlignLiteConfig  # noqa: E402
 from ros_gpt4roi.nodes.perception import PerceptionParameters  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import CameraParameters  # noqa: E402
+from training.recipe import Recipe, Stage  # noqa: E402
 
 TEXT = f"""<!-- Written by scripts/write_parameters.py. -->
 # Parameters
@@ -50,7 +52,20 @@ With `regions.kind: deformable`:
 {markdown_table(DeformableConfig)}
 Where `focal` is a mapping:
 
-{markdown_table(FocalConfig)}"""
+{markdown_table(FocalConfig)}
+## Engine profile
+
+A YAML file, `engines/*.yaml` or one that `pipeline.vision.engine.profile` names.
+
+{markdown_table(EngineProfile)}
+## Training recipe
+
+A YAML file, `training/configs/*.yaml`.
+
+{markdown_table(Recipe)}
+Each of `stages`:
+
+{markdown_table(Stage)}"""
 
 if __name__ == "__main__":
     PAGE.write_text(TEXT, encoding="utf-8")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from ..configuration import Configuration, setting
+from ..configuration import ConfigError, Configuration, read_yaml, setting
 from ..paths import find
-from ..regular_file import read_regular
 from . import EngineError
 from .cache import EngineCache
 from .precision.calibration import default_frames_folder
@@ -23,48 +20,40 @@ _FIRST_CAPABILITY = {"fp8": (8, 9), "int8": (7, 5), "fp16": (7, 0), "bf16": (8, 
 
 
 @dataclass(frozen=True)
-class EngineProfile:
-    """How to build and run the engine of a GPU class.
+class EngineProfile(Configuration):
+    """How to build and run the engine of a GPU class."""
 
-    name: of the file. match: regular expression that fits the GPUs' names. library: "tensorrt", "tensorrt_rtx", or
-        "auto" for the first of them that imports and supports the GPU.
-    precision: the first one to try, of PRECISIONS.
-    usual_frames, max_frames, usual_regions, max_regions: shapes the engine is tuned for, and the largest it takes;
-        the smallest is one frame with one region.
-    graph_regions: numbers of regions for which a CUDA graph is captured; others are padded up to the next of them.
-    compute_capabilities: of tensorrt_rtx only: build ahead of time for these, such as "SM89" (empty: for the GPU of
-        this machine, or where there is none for all that the library knows).
-    workspace_mib: scratch memory a layer may ask for. memory_limit_mib: of the building process.
-    reserve_mib: system memory that has to stay available while building, whoever uses the rest.
-    timeout_s: limit of one build; also how long to wait for another process that builds the same.
-    """
-
-    name: str
-    match: str = ""
-    library: str = "auto"
-    precision: str = "fp16"
-    usual_frames: int = 1
-    max_frames: int = 4
-    usual_regions: int = 8
-    max_regions: int = 64
-    graph_regions: tuple[int, ...] = (1, 4, 8, 16, 32)
-    compute_capabilities: tuple[str, ...] = ()
-    workspace_mib: int = 1024
-    memory_limit_mib: int = 16384
-    reserve_mib: int = 1024
-    timeout_s: float = 1800.0
+    name: str = setting(dataclasses.MISSING, "Name of the profile: that of its file, not a field in it.")
+    match: str = setting("", "Regular expression that fits the GPUs' names.")
+    library: str = setting("auto", "Library; auto takes the first that imports and supports the GPU.",
+                           choices=("auto", "tensorrt", "tensorrt_rtx"))
+    precision: str = setting("fp16", "First precision to try; a refused engine is built again in a safer one.",
+                             choices=PRECISIONS)
+    # The smallest shape is one frame with one region.
+    usual_frames: int = setting(1, "Frames at a time that the engine is tuned for.", at_least=1)
+    max_frames: int = setting(4, "Most frames at a time.", at_least=1)
+    usual_regions: int = setting(8, "Regions a frame that the engine is tuned for.", at_least=1)
+    max_regions: int = setting(64, "Most regions a frame.", at_least=1)
+    graph_regions: tuple[int, ...] = setting(
+        (1, 4, 8, 16, 32), "Numbers of regions for which a CUDA graph is captured; others are padded up to the next of "
+                           "them.", at_least=1)
+    compute_capabilities: tuple[str, ...] = setting(
+        (), "Of tensorrt_rtx only: build ahead of time for these, such as SM89; empty: for the GPU of this machine, or "
+            "where there is none for all that the library knows.")
+    workspace_mib: int = setting(1024, "Scratch memory that a layer may ask for.", at_least=1, unit="MiB")
+    memory_limit_mib: int = setting(16384, "Most memory of the building process.", at_least=1, unit="MiB")
+    reserve_mib: int = setting(1024, "System memory that has to stay available while building.", at_least=0, unit="MiB")
+    timeout_s: float = setting(1800.0, "Limit of one build, and of waiting for another process that builds the same.",
+                               more_than=0, unit="seconds")
 
     def __post_init__(self) -> None:
-        if self.library not in ("auto", "tensorrt", "tensorrt_rtx"):
-            raise EngineError(f"{self.name}: library is {self.library!r}, expected auto, tensorrt or tensorrt_rtx")
-        if self.precision not in PRECISIONS:
-            raise EngineError(f"{self.name}: precision is {self.precision!r}, expected one of {PRECISIONS}")
+        super().__post_init__()
         for of in ("frames", "regions"):
             usual, most = getattr(self, f"usual_{of}"), getattr(self, f"max_{of}")
-            if not 1 <= usual <= most:
-                raise EngineError(f"{self.name}: usual_{of} {usual}, max_{of} {most}, expected 1 ≤ usual ≤ max")
-        if any(not 1 <= n <= self.max_regions for n in self.graph_regions):
-            raise EngineError(f"{self.name}: graph_regions {self.graph_regions}, expected 1..{self.max_regions}")
+            if usual > most:
+                raise ConfigError(f"usual_{of} is {usual}, expected at most max_{of}={most}")
+        if any(count > self.max_regions for count in self.graph_regions):
+            raise ConfigError(f"graph_regions is {self.graph_regions}, expected at most max_regions={self.max_regions}")
 
     @property
     def shapes(self) -> str:
@@ -80,18 +69,9 @@ def read_profile(path: Path) -> EngineProfile:
         EngineError: names the file and the field.
     """
     try:
-        values = yaml.safe_load(read_regular(path)) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise EngineError(f"{path}: {error}, expected an engine profile") from error
-    known = {f.name for f in dataclasses.fields(EngineProfile)} - {"name"}
-    if not isinstance(values, dict) or set(values) - known:
-        found = sorted(set(values) - known) if isinstance(values, dict) else values
-        raise EngineError(f"{path}: unknown field {found}, expected some of {sorted(known)}")
-    try:
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return EngineProfile(path.stem, **fields)
-    except TypeError as error:
-        raise EngineError(f"{path}: a field has the wrong type ({error})") from error
+        return read_yaml(functools.partial(EngineProfile, path.stem), path)
+    except ConfigError as error:
+        raise EngineError(str(error)) from error
 
 
 def find_profile(name: str, gpu_name: str | None = None) -> EngineProfile:

@@ -184,8 +184,8 @@ def test_pope_lines_are_checked(tmp_path):
 
 @pytest.mark.parametrize(("values", "words"), [
     ({"type": "imagenet"}, "expected one of vg_captioning"),
-    ({"type": "pope", "images": "x"}, "missing \\['annotations'\\]"),
-    ({"type": "tabletop_yes_no", "scene": 3}, "unknown \\['scene'\\]"),
+    ({"type": "pope", "images": "x"}, "annotations is missing"),
+    ({"type": "tabletop_yes_no", "scene": 3}, "scene is unknown, did you mean scenes?"),
 ])
 def test_a_wrong_entry_is_explained(values, words):
     with pytest.raises(EvaluationError, match=words):

@@ -11,6 +11,7 @@ import yaml
 from peft import LoraConfig
 from transformers import TrainingArguments
 
+from ros_gpt4roi.configuration import check_arguments
 from ros_gpt4roi.model.checkpoint import load_checkpoint, read_config
 from ros_gpt4roi.model.config import LanguageConfig
 from ros_gpt4roi.paths import find_model
@@ -18,7 +19,7 @@ from training.data.mixture import SOURCES
 from training.data.record import Round
 from training.data.sample import Sample
 from training.data.source import parse_options
-from training.evaluation.registry import BENCHMARKS, check_arguments
+from training.evaluation.registry import BENCHMARKS
 from training.recipe import read_recipe
 from training.trainer import DEFAULTS
 
@@ -82,4 +83,4 @@ def test_the_evaluations_name_existing_benchmarks_and_arguments(name):
     assert config["list_regions"], "as the robot asks"
     for values in config["benchmarks"]:
         arguments = {key: value for key, value in values.items() if key != "type"}
-        check_arguments(BENCHMARKS[values["type"]], arguments, f"{name} ({values['type']})")
+        check_arguments(BENCHMARKS[values["type"]], arguments)

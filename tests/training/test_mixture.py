@@ -111,10 +111,10 @@ def test_an_unreadable_image_is_counted_once_and_replaced_up_to_the_limit(tmp_pa
 @pytest.mark.parametrize(("change", "words"), [
     ({"sources": []}, "sources is missing"),
     ({"sources": [{"type": "imagenet"}]}, "expected one of coco"),
-    ({"sources": [{"type": "coco", "annotations": "x"}]}, "missing option: images"),
-    ({"sources": [{"type": "coco", "annotations": "x", "images": "y", "box": 1}]}, "no such option: box"),
+    ({"sources": [{"type": "coco", "annotations": "x"}]}, "images is missing"),
+    ({"sources": [{"type": "coco", "annotations": "x", "images": "y", "box": 1}]}, "box is unknown"),
     ({"sources": [{"type": "coco", "annotations": "x", "images": "y"}]}, "x does not exist"),
-    ({"limit": 3}, "no such option: limit"),
+    ({"limit": 3}, "limit is unknown"),
 ])
 def test_a_wrong_data_section_is_explained(tmp_path, change, words):
     with pytest.raises(RecordError, match=words):

@@ -265,7 +265,7 @@ def test_what_is_deployed_besides_is_what_the_robot_runs(finished, tmp_path, cap
 @pytest.mark.parametrize("change, message", [
     ({"objective": {"kind": "dream"}}, "objective.kind is 'dream', expected"),
     ({"data": {"texts": "medium"}}, "texts 'medium'"),
-    ({"data": {"text": "recall"}}, "no such option: text"),
+    ({"data": {"text": "recall"}}, "text is unknown"),
     ({"colour": 1}, "colour is unknown"),
     ({"objective": {"kind": "feature_alignment"}}, "attribute_embeddings is missing"),
     ({"objective": {"kind": "oracle_conversation", "counterfactual": 20}},

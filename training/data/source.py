@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ros_gpt4roi.configuration import ConfigError, Configuration, build, setting
 from ros_gpt4roi.image_file import read_header
 from training.data.index import open_index
 from training.data.record import Record, RecordError
@@ -23,33 +24,22 @@ _COCO_2014 = re.compile(r"^COCO_(?:train|val|test)\d{4}_(?=\d{12}\.jpg$)")
 
 
 @dataclass(frozen=True)
-class Shared:
-    """Options of the whole data section.
+class Shared(Configuration):
+    """Options of the whole data section."""
 
-    Attributes:
-        cache: Folder for indexes.
-        malformed_limit: Items that may be malformed, of each source by itself.
-        points: Share of the regions that become a point drawn inside them, 0 to 1, so that a model also learns what it
-            means to be pointed at something.
-    """
-
-    cache: Path
-    malformed_limit: int = 100
-    points: float = 0.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "cache", Path(self.cache))
-        if not 0 <= self.points <= 1:
-            raise RecordError(f"points is {self.points}, expected a share from 0 to 1")
+    cache: Path = setting(dataclasses.MISSING, "Folder for indexes.")
+    malformed_limit: int = setting(100, "Items that may be malformed, of each source by itself.", at_least=0)
+    points: float = setting(0.0, "Share of the regions that become a point drawn inside them, so that a model also "
+                                 "learns what it means to be pointed at something.", at_least=0, at_most=1)
 
 
 @dataclass(frozen=True)
-class BoxFilter:
+class BoxFilter(Configuration):
     """The release's filters. Sides of boxes are measured in the network's input, where they decide what can be seen."""
 
-    input_size: int = 224
-    min_side: float = 2.0
-    min_image_side: int = 32
+    input_size: int = setting(224, "Side of the network's input.", at_least=1, unit="pixels")
+    min_side: float = setting(2.0, "Shortest side of a box, in the network's input.", at_least=0, unit="pixels")
+    min_image_side: int = setting(32, "Shortest side of an image.", at_least=1, unit="pixels")
 
     def box(self, box: Sequence[float], size: tuple[int, int], report: Report) -> list[float] | None:
         """Clip ``box`` (x1 y1 x2 y2, pixels) to an image of ``size`` (width, height); None where it is filtered."""
@@ -130,32 +120,15 @@ class Source(ABC):
 
 
 def parse_options(options_type: type[Options], values: Mapping[str, Any], where: str) -> Options:
-    """Make ``options_type`` from a YAML mapping: paths become Path, nested dataclasses are parsed in turn.
+    """Make ``options_type`` from a YAML mapping (see `configuration.build`).
 
-    Raises RecordError for a name that is no option and for an option that is missing.
+    Raises:
+        RecordError: A name is no option, an option is missing, or a value does not suit it.
     """
-    fields = {field.name: field for field in dataclasses.fields(options_type)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise RecordError(f"{where}: no such option: {', '.join(unknown)}; there are {', '.join(fields)}")
-    required = [
-        name for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
-    missing = [name for name in required if name not in values]
-    if missing:
-        raise RecordError(f"{where}: missing option: {', '.join(missing)}")
-    parsed = {}
-    for name, value in values.items():
-        annotation = str(fields[name].type)
-        if annotation == "BoxFilter":
-            value = parse_options(BoxFilter, value, f"{where}.{name}")
-        elif annotation.startswith("tuple[Path"):
-            value = tuple(Path(item) for item in ([value] if isinstance(value, (str, Path)) else value))
-        elif annotation.startswith("Path") and value is not None:
-            value = Path(value)
-        parsed[name] = value
-    return options_type(**parsed)
+    try:
+        return build(options_type, values)
+    except ConfigError as error:
+        raise RecordError(f"{where}: {error}") from error
 
 
 def image_names(name: str) -> list[str]:

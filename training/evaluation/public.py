@@ -1,8 +1,4 @@
-"""The benchmarks of a YAML file, asked and scored, with a report: ``python -m training.evaluate benchmarks``.
-
-The file: ``benchmarks``, a list of {"type", …} (see registry.py), and ``list_regions``, whether the model was trained
-to have all regions of an image introduced before the first question.
-"""
+"""The benchmarks of a YAML file, asked and scored, with a report: ``python -m training.evaluate benchmarks``."""
 
 from __future__ import annotations
 
@@ -10,12 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import yaml
 from tqdm import tqdm
 
+from ros_gpt4roi.configuration import ConfigError, Configuration, read_yaml, setting
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from training.data.record import Record, RecordError
@@ -28,6 +26,15 @@ from training.evaluation.registry import open_benchmark
 from training.evaluation.report import write_report
 
 _PACKAGES = ("torch", "transformers", "numpy", "pycocoevalcap")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Configuration):
+    """What the YAML file holds."""
+
+    benchmarks: tuple[dict[str, Any], ...] = setting(MISSING, "Each with its `type` and arguments, see registry.py.")
+    list_regions: bool = setting(False, "Introduce all regions of an image before the first question, as the robot "
+                                        "does; the model has to be trained so.")
 
 
 def model_answers(pipeline: Pipeline, list_regions: bool, max_new_tokens: int | None) -> Answer:
@@ -77,14 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Asks, scores, writes the report. Raises EvaluationError, CheckpointError or RendererError."""
     try:
-        config = yaml.safe_load(options.config.read_text(encoding="utf-8"))
-        listed, list_regions = config["benchmarks"], config.get("list_regions", False)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise EvaluationError(f"{options.config}: {type(error).__name__}: {error}, expected benchmarks") from error
+        config = read_yaml(EvaluationConfig, options.config)
+    except ConfigError as error:
+        raise EvaluationError(str(error)) from error
     pipeline = open_pipeline(options)
-    answer = model_answers(pipeline, list_regions, options.max_new_tokens)
+    answer = model_answers(pipeline, config.list_regions, options.max_new_tokens)
     results = []
-    for number, values in enumerate(tqdm(listed, unit=" benchmarks")):
+    for number, values in enumerate(tqdm(config.benchmarks, unit=" benchmarks")):
         try:
             benchmark = open_benchmark(values, f"{options.config}: benchmarks[{number}]")
             results.append(run_benchmark(benchmark, answer, options.limit))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from ros_gpt4roi.configuration import ConfigError, build
 from training.evaluation import tabletop_suite as tabletop
 from training.evaluation.base import Benchmark
 from training.evaluation.captioning import RefCocogCaptioning, VisualGenomeCaptioning
@@ -42,21 +41,7 @@ def open_benchmark(values: Mapping[str, Any], where: str) -> Benchmark:
     kind = arguments.pop("type", None)
     if kind not in BENCHMARKS:
         raise EvaluationError(f"{where}: type is {kind!r}, expected one of {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[kind](**check_arguments(BENCHMARKS[kind], arguments, f"{where} ({kind})"))
-
-
-def check_arguments(benchmark: Callable[..., Benchmark], arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """``arguments`` with paths made Path. Raises EvaluationError for an unknown and for a missing one."""
-    parameters = inspect.signature(benchmark).parameters
-    unknown = sorted(set(arguments) - set(parameters))
-    missing = [name for name, p in parameters.items() if p.default is p.empty and name not in arguments]
-    if unknown or missing:
-        raise EvaluationError(f"{where}: unknown {unknown}, missing {missing}; there are {list(parameters)}")
-    checked = dict(arguments)
-    for name, value in arguments.items():
-        annotation = str(parameters[name].annotation)
-        if annotation.startswith("tuple[Path"):
-            checked[name] = tuple(Path(path) for path in ([value] if isinstance(value, (str, Path)) else value))
-        elif annotation.startswith("Path") and value is not None:
-            checked[name] = Path(value)
-    return checked
+    try:
+        return build(BENCHMARKS[kind], arguments)
+    except ConfigError as error:
+        raise EvaluationError(f"{where} ({kind}): {error}") from error
