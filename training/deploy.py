@@ -47,7 +47,11 @@ def read_curves(recipe: Recipe, run: Path) -> dict[str, list[dict[str, float]]]:
     """What every stage logged: stage name → entries with step, loss, eval_loss, …; numbers rounded to 4 digits."""
     curves = {}
     for stage in recipe.stages:
-        entries = json.loads((run / stage.name / CURVE_FILE).read_text(encoding="utf-8"))
+        path = run / stage.name / CURVE_FILE
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}, expected what a finished stage wrote") from error
         wanted = [{k: v for k, v in e.items() if k in ("step", "loss", "eval_loss") or k.startswith("accuracy")}
                   for e in entries if "loss" in e or "eval_loss" in e]
         curves[stage.name] = [{k: round(v, 4) for k, v in e.items()} for e in wanted]

@@ -221,6 +221,15 @@ def test_deploy_writes_a_folder_that_loads_in_half_precision(finished, tmp_path)
     assert "stage" in (tmp_path / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
+def test_a_cut_curve_is_named(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    curve = run / "see" / "curve.json"
+    curve.write_text(curve.read_text()[:-9])
+    with pytest.raises(CheckpointError, match=f"{curve}: .*expected what a finished stage wrote"):
+        deploy(run / "recipe.yaml", run, tmp_path / "model")
+
+
 def test_a_model_card_says_whose_licences_hold_also_of_a_stage_that_logged_nothing(root):
     cards = []
     for name in ("tabletop", "stage2_lora"):

@@ -113,8 +113,11 @@ def _shards(scenes: int) -> list[tuple[str, int, int]]:
 
 
 def _is_whole(folder: Path, stem: str, count: int) -> bool:
-    truth = folder / (stem + ".jsonl")
-    return (folder / (stem + ".npy")).is_file() and truth.is_file() and truth.read_bytes().count(b"\n") >= count
+    try:
+        images = np.load(folder / (stem + ".npy"), mmap_mode="r")  # which fails for a file that was cut short
+        return len(images) >= count <= (folder / (stem + ".jsonl")).read_bytes().count(b"\n")
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def render_scenes(folder: str | Path, split: str, scenes: int, seed: int, workers: int = 2, width: int = 320,

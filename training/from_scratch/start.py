@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model
 from ros_gpt4roi.model.config import LanguageConfig, ModelConfig
 from ros_gpt4roi.model.layers import BoxPosition
+from training.errors import RecipeError
 
 from .tokenizer import train_tokenizer
 
@@ -26,11 +27,16 @@ def random_model(config: ModelConfig, samples: Dataset) -> LoadedModel:
     Args:
         config: The model; its language model's `vocab_size` is the most tokens that its tokenizer may have.
         samples: Whose conversations the tokenizer is learned from.
+
+    Raises:
+        RecipeError: the config says nothing of the vocabulary.
     """
     texts = (text for i in range(min(TOKENIZER_SAMPLES, len(samples))) for r in samples[i].rounds
              for text in (r.question, r.answer))
     # References become names before the tokenizer ever sees them.
     texts = (text.replace("<region", "region").replace(">", "") for text in texts)
+    if "vocab_size" not in config.language.model:
+        raise RecipeError("language.model.vocab_size is missing, expected the most tokens that the tokenizer may learn")
     tokenizer = train_tokenizer(texts, config.language.model["vocab_size"], config.prompt.template)
     loaded = build_model(with_vocabulary(config, tokenizer), tokenizer)
     # What is spliced in must not be louder than the words around it: a normalised residual stream that is full of it

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from ros_gpt4roi.model.config import ModelConfig
 from ros_gpt4roi.model.layers import BoxPosition
-from training.from_scratch.start import spread_positions
+from training.errors import RecipeError
+from training.from_scratch.start import random_model, spread_positions
+
+
+def test_a_description_without_a_vocabulary_is_named():
+    with pytest.raises(RecipeError, match="vocab_size is missing"):
+        random_model(ModelConfig(), [])
 
 
 def test_positions_differ_as_much_as_what_tells_things_apart():
