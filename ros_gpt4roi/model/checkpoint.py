@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,7 +193,11 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     check_regular(folder)
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
+        if (Path(folder) / "tokenizer.model").is_file() and find_spec("sentencepiece") is None:
+            # transformers' own message names the package of another format.
+            raise CheckpointError(f"{folder}: tokenizer.model is SentencePiece's, which takes its package: pip install "
+                                  "sentencepiece") from error
         raise CheckpointError(f"{folder}: no usable tokenizer ({error})") from error
 
 

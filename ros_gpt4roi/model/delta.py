@@ -55,8 +55,8 @@ def _weights_problem(source: WeightSource, base: WeightSource | None) -> str:
     size = _mean(source)
     if base is None:
         return "" if size is None or size >= _LEAST_OF_WHOLE else (
-            f"{source.folder}: a delta, as its {_NORM} averages {size:.3g} and a whole model's about 1; expected --base, the "
-            "folder of the Llama that it is added to")
+            f"{source.folder}: a delta, as its {_NORM} averages {size:.3g} and a whole model's about 1; expected "
+            "--base, the folder of the Llama that it is added to")
     if size is not None and size >= _LEAST_OF_WHOLE:
         return (f"{source.folder}: a whole model and no delta, as its {_NORM} averages {size:.3g}; expected no --base "
                 f"({base.folder})")

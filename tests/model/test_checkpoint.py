@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 
 import pytest
+import sentencepiece
 import torch
-from model_fixtures import sentencepiece_like, tiny_config
+from model_fixtures import TEXTS, sentencepiece_like, tiny_config
 from safetensors.torch import load_file, save_file
 
 from ros_gpt4roi.configuration import build
@@ -17,6 +19,7 @@ from ros_gpt4roi.model.checkpoint import (
     CheckpointError,
     build_model,
     load_checkpoint,
+    load_tokenizer,
     read_config,
     save_checkpoint,
     write_config,
@@ -206,6 +209,17 @@ def test_all_weights_that_do_not_fit_are_listed(folder):
     for line in ("projector.bias: missing, expected [32]", "projector.weight: [3, 4], expected [32, 16]",
                  "left.over: not part of this model", "language.model.embed_tokens.weight: missing, expected ["):
         assert line in str(caught.value)
+
+
+def test_a_folder_with_only_a_sentencepiece_model_says_what_it_takes(tmp_path, monkeypatch):
+    (tmp_path / "words.txt").write_text("\n".join(TEXTS))
+    sentencepiece.SentencePieceTrainer.train(input=str(tmp_path / "words.txt"), vocab_size=100, model_type="bpe",
+                                             model_prefix=str(tmp_path / "tokenizer"), minloglevel=2)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    assert len(load_tokenizer(tmp_path)) == 100
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)  # as where it is not installed
+    with pytest.raises(CheckpointError, match="tokenizer.model is SentencePiece's.*pip install sentencepiece$"):
+        load_tokenizer(tmp_path)
 
 
 def test_a_missing_shard_shows(folder):
