@@ -2,12 +2,13 @@
 
 Of a layer's inputs a few are much larger than the rest, and rounding errors of the weights they meet weigh most. These
 weights are scaled up, and what makes the inputs is scaled down by the same: in exact arithmetic the model stays what it
-was, but in 4 bits more of it is left. Written here because the kept libraries quantise to layers of their own (torchao's
-tensor subclasses, AutoAWQ's GEMM), not to those of `quantised_linear`.
+was, but in 4 bits more of it is left. Written here because the kept libraries quantise to layers of their own
+(torchao's tensor subclasses, AutoAWQ's GEMM), not to those of `quantised_linear`.
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,8 +23,15 @@ _RECORDED = ("q_proj", "o_proj", "gate_proj", "down_proj")  # the others have th
 
 @torch.inference_mode()
 def record_inputs(language: nn.Module, run: Callable[[], object]) -> dict[str, torch.Tensor]:
-    """Some of the inputs that linear layers get while `run` has the language model read texts such as it is for, by name of
-    the layer: [tokens, in]. Let it read without padding, and a few dozen times."""
+    """Record some of the inputs that linear layers get while a language model reads texts such as it is for.
+
+    Args:
+        language: The language model.
+        run: Lets it read, without padding, and a few dozen times.
+
+    Returns:
+        Of each layer, by name, [tokens, in].
+    """
     found: dict[str, list[torch.Tensor]] = {}
     random = torch.Generator().manual_seed(0)
 
@@ -43,11 +51,11 @@ def record_inputs(language: nn.Module, run: Callable[[], object]) -> dict[str, t
 
 
 @torch.inference_mode()
-def scale_for_int4(language: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
-    """Scales a Llama's layers in place, so that least is lost in int4 of what they make of recorded `inputs`.
+def scale_for_int4(language: Any, inputs: dict[str, torch.Tensor]) -> None:
+    """Scale a Llama's layers in place, so that least is lost in int4 of what they make of recorded `inputs`.
 
-    Raises AttributeError or KeyError, before anything is changed, for a language model that is not built as transformers
-    builds a Llama.
+    Raises:
+        AttributeError, KeyError: The language model is not built as transformers builds a Llama; nothing is changed.
     """
     work = []
     for number, layer in enumerate(language.model.layers):
@@ -57,7 +65,8 @@ def scale_for_int4(language: nn.Module, inputs: dict[str, torch.Tensor]) -> None
                      [layer.input_layernorm.weight]))
         if attention.v_proj.out_features == attention.o_proj.in_features:  # else one value serves several heads
             work.append(([attention.o_proj], inputs[f"{of_attention}.o_proj"], _outputs(attention.v_proj)))
-        work.append(([mlp.gate_proj, mlp.up_proj], inputs[f"{of_mlp}.gate_proj"], [layer.post_attention_layernorm.weight]))
+        work.append(([mlp.gate_proj, mlp.up_proj], inputs[f"{of_mlp}.gate_proj"],
+                     [layer.post_attention_layernorm.weight]))
         work.append(([mlp.down_proj], inputs[f"{of_mlp}.down_proj"], _outputs(mlp.up_proj)))
     for layers, given, makers in work:
         _scale(layers, given, makers)

@@ -85,7 +85,7 @@ def _problem(device: str) -> str:
         return f"PyTorch {torch.__version__} is built without CUDA"
     try:
         torch.ones(1, device=device).add(1).item()
-    except (RuntimeError, AssertionError) as error:  # of a missing driver, an old one, a GPU too old for PyTorch, no memory
+    except (RuntimeError, AssertionError) as error:  # a missing or old driver, a GPU too old for PyTorch, no memory
         return str(error).strip().splitlines()[0]
     return ""
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .language_model import Body
 from .kv_cache import SlotCache
+from .language_model import Body
 
 _TOKENS = (1, 2, 4, 8, 16, 32)  # fixed numbers of tokens; more than the last are a prompt, where shape costs little
 _SLOTS = 512  # fixed numbers of slots are multiples of this
@@ -54,8 +54,8 @@ class _Fixed:
 class FixedForward(Forward):
     """Pads few tokens to one of few shapes, each run from a CUDA graph: a step then costs one launch.
 
-    Padding writes to slot 0 of the cache and attends only to that. compile: PyTorch's compiler for the shapes' work, "" for none,
-    else the name of its backend ("inductor").
+    Padding writes to slot 0 of the cache and attends only to that. compiler: name of the backend of PyTorch's compiler
+    for the shapes' work ("inductor"), "" for none.
     """
 
     def __init__(self, body: Body, cache: SlotCache, device: torch.device, dtype: torch.dtype, width: int,
@@ -68,6 +68,7 @@ class FixedForward(Forward):
 
     def __call__(self, embeddings: torch.Tensor, positions: np.ndarray, slots: np.ndarray,
                  sees: np.ndarray) -> torch.Tensor:
+        """As `Forward`'s."""
         count, extent = sees.shape
         if count > _TOKENS[-1]:
             return super().__call__(embeddings, positions, slots, sees)

@@ -1,4 +1,6 @@
-"""The generator: token ids in, token ids out. Read `Generator.step` first; what follows it is in the order of a token's way.
+"""The generator: token ids in, token ids out.
+
+Read `Generator.step` first; what follows it is in the order of a token's way.
 
 What makes it fast, each by its name:
 - prefix caching: what a prompt has in common with one that is being decoded is shared with it, and with one that was
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +51,7 @@ class Generator:
         onnxruntime: Whether a small model's steps may run in ONNX Runtime on a CPU.
     """
 
-    def __init__(self, language: torch.nn.Module, *, stop_ids: frozenset[int], suppress_tokens: Iterable[int],
+    def __init__(self, language: Any, *, stop_ids: frozenset[int], suppress_tokens: Iterable[int],
                  context: int, max_rows: int, priority_rows: int, draft_tokens: int, cache_bytes: int,
                  fixed_shapes: bool | None = None, compiler: str = "", onnxruntime: bool = True):
         config = language.config

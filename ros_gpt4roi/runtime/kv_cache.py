@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ class SlotCache:
 
     Tokens of all rows run as one sequence, and a mask says which slots each of them sees. So ragged rows need no
     padding, a prefix that rows share is held and read once, prompts and decoded tokens go through one forward, and a
-    rejected draft is taken back by releasing its slots. Slots are counted: free where nobody uses them. Slot 0 takes what
-    padding writes. Stands in for transformers' Cache in a model's forward.
+    rejected draft is taken back by releasing its slots. Slots are counted: free where nobody uses them. Slot 0 takes
+    what padding writes. Stands in for transformers' Cache in a model's forward.
 
     Attributes:
         memory: The pool; another tensor after it has grown or shrunk.
@@ -41,6 +42,7 @@ class SlotCache:
 
     @property
     def bytes(self) -> int:
+        """Size of the pool."""
         return self.memory.numel() * self.memory.element_size()
 
     @property
@@ -76,6 +78,7 @@ class SlotCache:
         self._users[slots] += 1
 
     def release(self, slots: np.ndarray) -> None:
+        """One user less of each of these slots."""
         self._users[slots] -= 1
 
     def clear(self) -> None:
@@ -92,8 +95,8 @@ class SlotCache:
         """Have the next forward write its tokens to `slots` [T] and read the first `extent` slots."""
         self.slots, self._extent = slots, extent
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_,
-               **__) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any,
+               **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Called by the attention layers: keys and values [1, heads, T, head size] in, [1, heads, extent, …] out."""
         held = self.memory[layer]
         # What is not finite would spoil every row, masked or not. Its own token shows it all the same: see Decoder.
@@ -102,6 +105,7 @@ class SlotCache:
         return held[0:1, :, :self._extent], held[1:2, :, :self._extent]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Called by transformers: how many slots the coming forward reads."""
         return self._extent
 
     def fill(self, slots: np.ndarray, kept: torch.Tensor) -> None:
@@ -115,8 +119,11 @@ class SlotCache:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Tokens of a prompt. `vision` names the vision output whose embeddings are spliced in: two prompts share a prefix
-    only where tokens, region indices and the vision output are the same."""
+    """Tokens of a prompt.
+
+    `vision` names the vision output whose embeddings are spliced in: two prompts share a prefix only where tokens,
+    region indices and the vision output are the same.
+    """
 
     ids: np.ndarray  # int64 [L]
     region_index: np.ndarray  # int64 [L], −1 where no region embedding stands
@@ -124,6 +131,7 @@ class Prompt:
 
     @classmethod
     def of(cls, ids: Sequence[int], region_index: Sequence[int], vision: Hashable) -> Prompt:
+        """Make one of lists."""
         return cls(np.asarray(ids, np.int64), np.asarray(region_index, np.int64), vision)
 
     def __len__(self) -> int:

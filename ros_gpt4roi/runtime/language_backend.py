@@ -21,8 +21,9 @@ SMALL_HEAD = 1 << 22  # weights; of more a product is worth all threads of PyTor
 @torch.inference_mode()
 def choose_body(body: nn.Module, make_cache: Callable[[int], SlotCache], width: int, dtype: torch.dtype,
                 device: torch.device, context: int, onnxruntime: bool) -> Body:
-    """The fastest that gives what the model itself does, tried out on random numbers: OnnxBody for a small model on a CPU,
-    if `onnxruntime` may be used; LlamaBody; else the model itself.
+    """Choose the fastest that gives what the model itself does, tried out on random numbers.
+
+    OnnxBody for a small model on a CPU, if `onnxruntime` may be used; LlamaBody; else the model itself.
 
     make_cache: a cache of so many slots. context: most positions.
     """

@@ -21,8 +21,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..model.checkpoint import (CheckpointError, LoadedModel, build_model, load_checkpoint, load_tokenizer, read_config,
-                                weight_files)
+from ..model.checkpoint import (
+    CheckpointError,
+    LoadedModel,
+    build_model,
+    load_checkpoint,
+    load_tokenizer,
+    read_config,
+    weight_files,
+)
 from .quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear
 
 logger = logging.getLogger(__name__)
@@ -31,7 +38,8 @@ _INT4_GROUPS = (64, 32)  # inputs that share a scale; the first that divides the
 _KEPT = torch.bfloat16  # what embeddings and norms are rounded to and stored in
 
 FLOAT_FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_QUANTISED: dict[str, type[nn.Module]] = {"int8": Int8Linear, "int8-dynamic": Int8DynamicLinear, "int4": Int4Linear}
+_QUANTISED: dict[str, type[Int8Linear | Int8DynamicLinear | Int4Linear]] = {
+    "int8": Int8Linear, "int8-dynamic": Int8DynamicLinear, "int4": Int4Linear}
 FORMATS = (*FLOAT_FORMATS, *_QUANTISED)
 
 
@@ -78,13 +86,15 @@ def _computed_in(device: str) -> torch.dtype:
 
 
 def quantised_file(folder: Path, number_format: str) -> Path:
+    """Name the file beside a checkpoint that holds its language model in a format of few bits."""
     return folder / f"language-{number_format}.safetensors"
 
 
 def save_quantised(language: nn.Module, number_format: str, folder: str | Path) -> Path:
     """Write a converted language model beside its checkpoint; the file appears when it is whole."""
     tensors: dict[str, torch.Tensor] = {}
-    layers = {name: m for name, m in language.named_modules() if isinstance(m, tuple(_QUANTISED.values()))}
+    layers = {name: m for name, m in language.named_modules()
+              if isinstance(m, (Int8Linear, Int8DynamicLinear, Int4Linear))}
     for name, layer in layers.items():
         tensors |= {f"{name}.{key}": value for key, value in layer.stored().items()}
     tensors |= {name: value.to(_KEPT) for name, value in language.named_parameters()}
@@ -173,7 +183,7 @@ def int4_group(inputs: int) -> int | None:
 
 def _from_float(layer: nn.Linear, number_format: str) -> nn.Module | None:
     """The converted layer, or None where the format cannot hold it."""
-    convert: Callable[[nn.Linear], nn.Module] = _QUANTISED[number_format].from_float
+    convert: Callable[..., nn.Module] = _QUANTISED[number_format].from_float
     if number_format == "int4":
         group = int4_group(layer.in_features)
         if group is None:
@@ -183,6 +193,7 @@ def _from_float(layer: nn.Linear, number_format: str) -> nn.Module | None:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Convert a checkpoint's language model to few bits, once.")
     parser.add_argument("folder", type=Path, help="checkpoint folder; the result is written into it")
     parser.add_argument("format", choices=list(_QUANTISED))

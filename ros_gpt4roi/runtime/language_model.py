@@ -1,8 +1,11 @@
-"""The language model in PyTorch, over the slot cache: its body as transformers runs it or in fewer operations, and its head."""
+"""The language model in PyTorch, over the slot cache.
+
+Its body runs as transformers runs it, or in fewer operations; then its head.
+"""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,15 +16,20 @@ from .kv_cache import SlotCache
 
 
 class Body(Protocol):
-    """What turns embeddings [T, D] at positions [T], over a cache that is mapped to the tokens' slots, into hidden states [T, D].
+    """What turns embeddings into hidden states, over a cache that is mapped to the tokens' slots.
 
-    sees: bool [T, extent]. reads_all: whether a call reads all slots there is memory for, and not only up to the extent.
+    Attributes:
+        reads_all: Whether a call reads all slots there is memory for, and not only up to the extent.
     """
 
     reads_all: bool
 
     def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, cache: SlotCache,
-                 sees: torch.Tensor) -> torch.Tensor: ...
+                 sees: torch.Tensor) -> torch.Tensor:
+        """Compute hidden states [T, D] of embeddings [T, D] at positions [T].
+
+        sees: bool [T, extent], which slots each token attends to.
+        """
 
 
 class TransformersBody:
@@ -34,6 +42,7 @@ class TransformersBody:
 
     def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, cache: SlotCache,
                  sees: torch.Tensor) -> torch.Tensor:
+        """As `Body`'s."""
         return self._body(inputs_embeds=embeddings.unsqueeze(0), attention_mask=sees[None, None],
                           position_ids=positions.unsqueeze(0), past_key_values=cache,
                           use_cache=True).last_hidden_state[0]
@@ -48,7 +57,7 @@ class LlamaBody:
 
     reads_all = False
 
-    def __init__(self, body: nn.Module):
+    def __init__(self, body: Any):
         self._rotary, self._norm = body.rotary_emb, body.norm
         self._layers = [(layer.input_layernorm, layer.self_attn, layer.self_attn.q_proj, layer.self_attn.k_proj,
                          layer.self_attn.v_proj, layer.self_attn.o_proj, layer.post_attention_layernorm,
@@ -59,6 +68,7 @@ class LlamaBody:
 
     def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, cache: SlotCache,
                  sees: torch.Tensor) -> torch.Tensor:
+        """As `Body`'s."""
         x, half = embeddings, self._size // 2
         cosine, sine = (part.transpose(0, 1) for part in self._rotary(x, positions.unsqueeze(0)))
         mask = torch.zeros(sees.shape, dtype=x.dtype, device=x.device).masked_fill_(~sees, float("-inf"))[None, None]
@@ -76,13 +86,19 @@ class LlamaBody:
             x = x + down(activate(gate(h)) * up(h))
         return self._normalise(x, self._norm)
 
-    def _normalise(self, x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+    def _normalise(self, x: torch.Tensor, norm: Any) -> torch.Tensor:
         return F.rms_norm(x, x.shape[-1:], norm.weight, self._epsilon)
 
 
 class Choice(NamedTuple):
-    """The most likely next token at n places, its probability there, and all logits [n, V] in float32; and of every hidden
-    state whether it is finite, bool [T]. Logits hold until the next call."""
+    """The most likely next token at n places.
+
+    Attributes:
+        tokens: Their ids.
+        probabilities: The tokens' probabilities there.
+        logits: All logits [n, V] in float32; they hold until the next call.
+        finite: Of every hidden state whether it is finite, bool [T].
+    """
 
     tokens: list[int]
     probabilities: list[float]
@@ -101,6 +117,7 @@ class TorchHead:
         self._layer, self._never = layer, never
 
     def __call__(self, hidden: torch.Tensor, wanted: list[int]) -> Choice:
+        """As `Head`."""
         every = len(wanted) == len(hidden)
         logits = self._layer(hidden if every else hidden[wanted]).float().index_fill_(-1, self._never, float("-inf"))
         greedy = logits.argmax(-1)

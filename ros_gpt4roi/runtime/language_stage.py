@@ -1,7 +1,8 @@
 """The language stage: conversations over a frame's vision output, decoded together on one language model."""
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence as Several
+from collections.abc import Callable, Collection, Hashable
+from collections.abc import Sequence as Several
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,8 @@ class DecodingConfig(Sampling):
     onnxruntime: bool = setting(True, "On a CPU, a small model takes its steps in ONNX Runtime where it can.")
 
 
-Rounds = Several[tuple[str, str | None]]  # (question, answer) in the model's words, oldest first; the last answer is open
+# (question, answer) in the model's words, oldest first; the last answer is open
+Rounds = Several[tuple[str, str | None]]
 
 
 class LanguageStage:

@@ -1,7 +1,7 @@
-"""A small Llama run by ONNX Runtime on a CPU: its body over the slot cache, and its head with the choice of the next tokens.
+"""A small Llama run by ONNX Runtime on a CPU: its body over the slot cache, and its head with the choice of tokens.
 
-On a small model most of a step is not arithmetic but calls: here there are two, where PyTorch takes hundreds. The graphs are
-written by hand, of ONNX Runtime's CPU operators, and read and write tensors of PyTorch.
+On a small model most of a step is not arithmetic but calls: here there are two, where PyTorch takes hundreds. The
+graphs are written by hand, of ONNX Runtime's CPU operators, and read and write tensors of PyTorch.
 """
 from __future__ import annotations
 
@@ -39,28 +39,32 @@ class GraphWriter:
         self._nodes: list[NodeProto] = []
         self._weights: list[TensorProto] = []
 
-    def node(self, kind: str, inputs: list[str], outputs: int = 1, names: list[str] | None = None, **attributes):
-        """Adds a node. Returns the name of its output, or of its outputs where there are more."""
+    def node(self, kind: str, inputs: list[str], outputs: int = 1, names: list[str] | None = None,
+             **attributes: Any) -> Any:
+        """Add a node. Returns the name of its output, or of its outputs where there are more."""
         names = names or [f"{kind}_{len(self._nodes)}_{i}" for i in range(outputs)]
         self._nodes.append(helper.make_node(kind, inputs, names, **attributes))
         return names[0] if len(names) == 1 else names
 
     def constant(self, value: torch.Tensor) -> str:
+        """Add a tensor. Returns its name."""
         name = f"constant_{len(self._weights)}"
         self._weights.append(numpy_helper.from_array(value.detach().contiguous().numpy(), name))
         return name
 
-    def linear(self, layers: list[nn.Module], x: str) -> str:
-        """One product for layers that have the same input; the outputs one behind the other.
+    def linear(self, layers: list[Any], x: str) -> str:
+        """Add one product for layers that have the same input; the outputs stand one behind the other.
 
-        Raises ValueError for layers that are neither all float32 nor all int8.
+        Raises:
+            ValueError: The layers are neither all float32 nor all int8.
         """
         if all(type(layer) is nn.Linear and layer.weight.dtype == torch.float32 for layer in layers):
             out = self.node("MatMul", [x, self.constant(torch.cat([layer.weight for layer in layers]).t())])
         elif all(isinstance(layer, (Int8Linear, Int8DynamicLinear)) for layer in layers):
             out = self._int8([layer.stored() for layer in layers], x)
         else:
-            raise ValueError(f"layers of {sorted({type(layer).__name__ for layer in layers})}, expected float32 or int8 ones")
+            kinds = sorted({type(layer).__name__ for layer in layers})
+            raise ValueError(f"layers of {kinds}, expected float32 or int8 ones")
         biases = [layer.bias for layer in layers]
         if all(bias is None for bias in biases):
             return out
@@ -81,12 +85,14 @@ class GraphWriter:
                          domain=CONTRIB, K=inputs, N=rows, bits=8, block_size=block, accuracy_level=_INT8_ACTIVATIONS)
 
     def model(self, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> ModelProto:
+        """Make the model of what was added."""
         graph = helper.make_graph(self._nodes, "steps", inputs, outputs, self._weights)
         operators = [helper.make_opsetid("", _OPERATORS), helper.make_opsetid(CONTRIB, 1)]
         return helper.make_model(graph, ir_version=_FORMAT, opset_imports=operators)
 
 
-def value(name: str, shape: list, kind: int = TensorProto.FLOAT) -> ValueInfoProto:
+def value(name: str, shape: list[int | str], kind: int = TensorProto.FLOAT) -> ValueInfoProto:
+    """Describe an input or output; a name in its shape stands for any size."""
     return helper.make_tensor_value_info(name, kind, shape)
 
 
@@ -98,7 +104,7 @@ class Steps(Generic[Shape]):
 
     def __init__(self, model: ModelProto, threads: Callable[[], int]):
         self._model, self._wanted, self._threads = model.SerializeToString(), threads, 0
-        self.session: onnxruntime.InferenceSession | None = None
+        self.session: Any = None  # onnxruntime.InferenceSession, from the first shape on
         self._shapes: dict[int, Shape] = {}
 
     def shape(self, count: int, prepare: Callable[[int, onnxruntime.InferenceSession], Shape]) -> Shape:
@@ -108,7 +114,8 @@ class Steps(Generic[Shape]):
             self._threads = threads
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
-            options.add_session_config_entry("session.force_spinning_stop", "1")  # between steps PyTorch needs the cores
+            # Between steps PyTorch needs the cores.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
             self.session = onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
             self.forget()
         if count not in self._shapes:
@@ -148,9 +155,10 @@ class OnnxBody:
 
     reads_all = True  # a product's operands lie close together
 
-    def __init__(self, body: nn.Module, context: int, otherwise: Body):
-        if body.rotary_emb.rope_type not in _STATIC_ROTARY:
-            raise ValueError(f"rotary positions of type {body.rotary_emb.rope_type!r}, expected one of {_STATIC_ROTARY}")
+    def __init__(self, body: Any, context: int, otherwise: Body):
+        rotary = body.rotary_emb.rope_type
+        if rotary not in _STATIC_ROTARY:
+            raise ValueError(f"rotary positions of type {rotary!r}, expected one of {_STATIC_ROTARY}")
         writer = _BodyWriter(body, context)
         self._steps, self._otherwise = Steps[_BodyShape](writer.body(), torch.get_num_threads), otherwise
         self._width, self._groups = body.config.hidden_size, writer.groups
@@ -192,7 +200,8 @@ class OnnxBody:
             bind(shape.binding.bind_input, name, getattr(shape, name))
         bind(shape.binding.bind_input, "mask", shape.mask.flatten(0, 1))
         bind(shape.binding.bind_output, "hidden", shape.hidden)
-        for to, prefix, pool in ((shape.binding.bind_input, "", self._over), (shape.binding.bind_output, "new_", shape.new)):
+        for to, prefix, pool in ((shape.binding.bind_input, "", self._over),
+                                 (shape.binding.bind_output, "new_", shape.new)):
             for layer, pair in enumerate(pool.unsqueeze(2)):
                 for part, tensor in zip(("key", "value"), pair):
                     bind(to, f"{prefix}{part}_{layer}", tensor)
@@ -200,14 +209,17 @@ class OnnxBody:
 
 
 class _BodyWriter(GraphWriter):
-    """Writes the graph. The queries of a key head stand one behind the other, as more tokens would: [1, key heads, groups · T,
-    size]; the cache is [1, key heads, slots, size].
+    """Writes the graph.
 
-    Inputs: embeddings [1, T, D], positions [1, T], mask [groups · T, slots + T] of 0 and −inf, parts = [slots, T], and of every
-    layer key_i and value_i. Outputs: hidden [1, T, D], and of every layer new_key_i and new_value_i, [1, key heads, T, size].
+    The queries of a key head stand one behind the other, as more tokens would: [1, key heads, groups · T, size]; the
+    cache is [1, key heads, slots, size].
+
+    Inputs: embeddings [1, T, D], positions [1, T], mask [groups · T, slots + T] of 0 and −inf, parts = [slots, T], and
+    of every layer key_i and value_i. Outputs: hidden [1, T, D], and of every layer new_key_i and new_value_i,
+    [1, key heads, T, size].
     """
 
-    def __init__(self, body: nn.Module, context: int):
+    def __init__(self, body: Any, context: int):
         if body.norm.weight.dtype != torch.float32:
             raise ValueError(f"weights of {body.norm.weight.dtype}, expected float32 or int8")
         if body.config.hidden_act != "silu":
@@ -250,7 +262,7 @@ class _BodyWriter(GraphWriter):
                 outputs.append(value(f"new_{part}_{number}", [1, heads, "T", self._size]))
         return self.model(inputs, outputs)
 
-    def _attend(self, attention: nn.Module, h: str, number: int) -> str:
+    def _attend(self, attention: Any, h: str, number: int) -> str:
         projected = self.linear([attention.q_proj, attention.k_proj, attention.v_proj], h)
         heads = self.node("Transpose", [self.node("Reshape", [projected, self._apart])], perm=[0, 2, 1, 3])
         key, new = f"new_key_{number}", f"new_value_{number}"
@@ -269,12 +281,12 @@ class _BodyWriter(GraphWriter):
         seen = self.node("Reshape", [self.node("Transpose", [seen], perm=[0, 2, 1, 3]), self._flat])
         return self.linear([attention.o_proj], seen)
 
-    def _feed_forward(self, mlp: nn.Module, h: str) -> str:
+    def _feed_forward(self, mlp: Any, h: str) -> str:
         gate, up = self.node("Split", [self.linear([mlp.gate_proj, mlp.up_proj], h)], 2, axis=-1, num_outputs=2)
         gate = self.node("QuickGelu", [gate], domain=CONTRIB, alpha=1.0)  # x · sigmoid(x)
         return self.linear([mlp.down_proj], self.node("Mul", [gate, up]))
 
-    def _normalise(self, norm: nn.Module, x: str, added: str | None, name: str = "") -> tuple[str, str]:
+    def _normalise(self, norm: Any, x: str, added: str | None, name: str = "") -> tuple[str, str]:
         """The sum of x and what is added to it, and that normalised."""
         weight = self.constant(norm.weight)
         if added is None:
@@ -301,10 +313,10 @@ class OnnxHead:
     Raises ValueError for a layer that is neither of float32 nor of int8 weights.
     """
 
-    def __init__(self, layer: nn.Module, never: torch.Tensor, otherwise: Head):
+    def __init__(self, layer: Any, never: torch.Tensor, otherwise: Head):
         writer = GraphWriter()
         logits = writer.linear([layer], "hidden")
-        stored = layer.weight if type(layer) is nn.Linear else layer.stored()["weight"]
+        stored: torch.Tensor = layer.weight if type(layer) is nn.Linear else layer.stored()["weight"]
         self._vocabulary, self._width = stored.shape
         allowed = torch.zeros(self._vocabulary).index_fill_(0, never, float("-inf"))
         last = writer.constant(torch.tensor([-1]))

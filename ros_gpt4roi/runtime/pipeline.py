@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +20,10 @@ from ..model.preprocess import preprocess_frame
 from ..model.prompt import PromptError
 from ..model.region_shapes import RegionInputs, box_region, point_region, region_inputs
 from .device import Device, choose_device
-from .language_stage import DecodingConfig, LanguageStage
 from .language_format import FORMATS, load_model
+from .language_stage import DecodingConfig, LanguageStage, Rounds
 from .region_text import RegionText, UnknownRegionError
-from .request import Conversation, DescriptionRequest, EncodedFrame, Question, Refused, Sequence
+from .request import Conversation, DescriptionRequest, EncodedFrame, Question, Refused, Request, Result, Sequence
 from .reuse import DescriptionReuse
 from .types import Answer, Description, Frame, FrameDescriptions, Region, Status
 from .vision_stage import VisionOptions, VisionStage
@@ -45,7 +46,8 @@ class PipelineConfig(Configuration):
     reuse_distance: float = setting(0.005, "A tracked region keeps its description while the cosine distance between "
                                            "its embedding and the described one is under this; 0: never.",
                                     at_least=0, at_most=2)
-    reuse_age_s: float = setting(5.0, "Longest that a tracked region keeps its description.", at_least=0, unit="seconds")
+    reuse_age_s: float = setting(5.0, "Longest that a tracked region keeps its description.", at_least=0,
+                                 unit="seconds")
     decoding: DecodingConfig = DecodingConfig()
 
     def __post_init__(self) -> None:
@@ -141,7 +143,8 @@ class Pipeline:
         question.conversation = conversation
         return self._run(question, cancelled)
 
-    def _run(self, request, cancelled):
+    def _run(self, request: Request[Result], cancelled: Callable[[], bool]) -> Result:
+        assert isinstance(request, (Question, DescriptionRequest))
         try:
             self.begin(request)
         except Refused as refusal:
@@ -193,6 +196,7 @@ class Pipeline:
     # --- a description -------------------------------------------------------------------------------------------
 
     def _begin_description(self, request: DescriptionRequest) -> None:
+        assert request.frame is not None
         encoded = request.encoded = self.encode(request.frame)
         kept = self.reuse.keep([region.id for region in encoded.shown], encoded.vision.region_embeddings[0],
                                encoded.frame.stamp_ns)
@@ -209,11 +213,13 @@ class Pipeline:
 
     def _descriptions(self, request: DescriptionRequest) -> FrameDescriptions:
         encoded, fresh, descriptions = request.encoded, iter(request.sequences), []
+        assert encoded is not None
         for region, kept, embedding in zip(encoded.shown, request.kept, encoded.vision.region_embeddings[0]):
             if kept is not None:
                 descriptions.append(Description(region, kept.text, kept.confidence, reused=True))
                 continue
             sequence = next(fresh)
+            assert sequence.stream is not None
             if sequence.status is Status.OK:
                 self.reuse.put(region.id, sequence.text, sequence.confidence, tuple(sequence.generated), embedding,
                                encoded.frame.stamp_ns, encoded.text.mentioned(sequence.stream.raw))
@@ -240,6 +246,7 @@ class Pipeline:
 
     def _begin_question(self, question: Question) -> None:
         text, conversation = question.text.strip(), question.conversation
+        assert conversation is not None
         if not text:
             raise Refused(Status.INVALID, "the question is empty")
         if len(question.text) > self.config.question_characters:
@@ -262,8 +269,9 @@ class Pipeline:
         self._add(question.sequences, priority=True)
 
     def _answer(self, question: Question) -> Answer:
-        sequence, conversation, text = question.sequences[0], question.conversation, question.encoded.text
-        raw, error = sequence.stream.raw, question.error
+        sequence, conversation, encoded = question.sequences[0], question.conversation, question.encoded
+        assert conversation is not None and encoded is not None and sequence.stream is not None
+        text, raw, error = encoded.text, sequence.stream.raw, question.error
         if question.status is Status.OK:
             conversation.rounds.append((question.asked, raw.strip()))
             if sequence.cut:
@@ -280,7 +288,7 @@ class Pipeline:
 
     # --- both ----------------------------------------------------------------------------------------------------
 
-    def _sequence(self, rounds, encoded: EncodedFrame, tokens: int, **how) -> Sequence:
+    def _sequence(self, rounds: Rounds, encoded: EncodedFrame, tokens: int, **how: Any) -> Sequence:
         try:
             return self.language.sequence(rounds, encoded.vision, encoded.frame.key, tokens, points=encoded.points,
                                           render=encoded.text.to_user, hold=RegionText.unfinished, **how)

@@ -25,6 +25,10 @@ def _cpu_multiplies_bfloat16() -> bool:
 class Int8Linear(nn.Module):
     """int8 weights, one scale an output; activations as they come (weight-only)."""
 
+    weight: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor | None
+
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None):
         """weight: int8 [out, in]. scale: bfloat16 [out]."""
         super().__init__()
@@ -33,6 +37,7 @@ class Int8Linear(nn.Module):
 
     @classmethod
     def from_float(cls, linear: nn.Linear) -> Int8Linear:
+        """Convert a layer of float weights."""
         weight, scale = _int8(linear)
         return cls(weight, scale.to(_COMPUTE), _bias(linear))
 
@@ -41,6 +46,7 @@ class Int8Linear(nn.Module):
         return {name: value for name, value in self.named_buffers()}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute [..., out] of [..., in]."""
         flat, on_cpu = x.reshape(-1, x.shape[-1]), x.device.type == "cpu"
         if on_cpu and len(flat) <= _INT8_TOKENS:
             out = torch.ops.aten._weight_int8pack_mm(flat.to(_COMPUTE).contiguous(), self.weight, self.scale)
@@ -58,10 +64,14 @@ class Int8DynamicLinear(nn.Module):
     On a CPU with the instructions for it, oneDNN multiplies; it alone then holds the weights, in its own layout.
     """
 
+    weight: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor | None
+
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None):
         """weight: int8 [out, in]. scale: float32 [out]."""
         super().__init__()
-        self._packed = None
+        self._packed: torch.Tensor | None = None
         if weight.device.type == "cpu" and _onednn_is_exact():
             self._packed = torch.ops.onednn.qlinear_prepack(weight, None)
             self._zeros = torch.zeros(len(scale), dtype=torch.long)
@@ -71,6 +81,7 @@ class Int8DynamicLinear(nn.Module):
 
     @classmethod
     def from_float(cls, linear: nn.Linear) -> Int8DynamicLinear:
+        """Convert a layer of float weights."""
         return cls(*_int8(linear), _bias(linear))
 
     def stored(self) -> dict[str, torch.Tensor]:
@@ -85,6 +96,7 @@ class Int8DynamicLinear(nn.Module):
         return (self.weight if self._packed is None else self._packed).numel()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute [..., out] of [..., in]."""
         flat = x.reshape(-1, x.shape[-1]).float()
         largest = flat.abs().amax(1, keepdim=True).clamp_min_(1e-6)
         steps = flat * (127 / largest)
@@ -110,6 +122,11 @@ class Int4Linear(nn.Module):
     value = (nibble − 8) · scale + middle. What runs is packed for the device's kernel.
     """
 
+    nibbles: torch.Tensor | None
+    packed: torch.Tensor
+    scale_middle: torch.Tensor
+    bias: torch.Tensor | None
+
     def __init__(self, nibbles: torch.Tensor, scale_middle: torch.Tensor, bias: torch.Tensor | None = None):
         super().__init__()
         self._out, inputs = nibbles.shape[0], nibbles.shape[1] * 2
@@ -132,6 +149,7 @@ class Int4Linear(nn.Module):
 
     @classmethod
     def from_float(cls, linear: nn.Linear, group: int) -> Int4Linear:
+        """Convert a layer of float weights; so many inputs share a scale."""
         nibbles, scale, middle = _int4(linear.weight.detach().float(), group)
         nibbles = nibbles.flatten(1).to(torch.uint8)
         scale_middle = torch.cat([scale, middle], -1).transpose(0, 1).contiguous()
@@ -155,6 +173,7 @@ class Int4Linear(nn.Module):
         return _read_cpu_layout(self.packed) if self.nibbles is None else _unpack(self.nibbles)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute [..., out] of [..., in]."""
         flat = x.reshape(-1, x.shape[-1]).to(_COMPUTE)
         if flat.device.type == "cuda":
             out = torch.ops.aten._weight_int4pack_mm(flat, self.packed, self.group, self.scale_middle)
@@ -180,8 +199,11 @@ def _int8(linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _int4(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of float32 weights [out, in]: values from 0 to 15 [out, in / group, group], and scale and middle of each group
-    [out, in / group, 1]."""
+    """Round float32 weights [out, in] to 4 bits.
+
+    Returns:
+        Values from 0 to 15 [out, in / group, group], and scale and middle of each group [out, in / group, 1].
+    """
     weight = weight.unflatten(1, (-1, group))
     low, high = weight.amin(-1, keepdim=True), weight.amax(-1, keepdim=True)
     # Rounded to what the kernel will hold before the nibbles are chosen: they make up for it.

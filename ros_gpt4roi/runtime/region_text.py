@@ -41,8 +41,8 @@ class UnknownRegionError(ValueError):
 class RegionText:
     """Translates between ids and places, for one frame.
 
-    Names are matched by their compatibility form without case (NFKC, case-folded): "CUP" and a full-width "２" name "cup"
-    and "2"; a dotless "ı" is no "i".
+    Names are matched by their compatibility form without case (NFKC, case-folded): "CUP" and a full-width "２" name
+    "cup" and "2"; a dotless "ı" is no "i".
 
     Args:
         ids: Of the regions the model was shown, in the order of their places.
@@ -109,7 +109,8 @@ class RegionText:
 
     def _name_at(self, folded: str, place: int) -> tuple[int, slice] | None:
         opening = _OPEN.match(folded, place)
-        for begin in dict.fromkeys((opening.end(), place)):  # a name may itself begin with a bracket
+        # A name may itself begin with a bracket.
+        for begin in dict.fromkeys((opening.end() if opening else place, place)):
             for name in self._names:
                 end = begin + len(name)
                 if folded.startswith(name, begin) and not _goes_on(name[-1], folded[end:end + 1]):
@@ -126,7 +127,7 @@ class RegionText:
 
     def to_user(self, text: str) -> str:
         """The model's text with its places as "region <id>"; a place that is not there stays as the model wrote it."""
-        def name(match: re.Match) -> str:
+        def name(match: re.Match[str]) -> str:
             place = int(match[1])
             return f"region {self.ids[place - 1]}" if 1 <= place <= len(self.ids) else match[0]
 

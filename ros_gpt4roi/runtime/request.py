@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -192,8 +192,8 @@ class EncodedFrame:
 Result = TypeVar("Result", Answer, FrameDescriptions)
 
 
-def _uncancellable() -> Future:
-    future: Future = Future()
+def _uncancellable() -> Future[Any]:
+    future: Future[Any] = Future()
     future.set_running_or_notify_cancel()  # a request is cancelled by its id, so that the worker knows
     return future
 
@@ -248,6 +248,7 @@ class Request(Generic[Result]):
 
     def resolve(self) -> None:
         """Hand the result to whoever waits for it."""
+        assert self.result is not None
         try:
             self.future.set_result(self.result)
         except InvalidStateError:  # a scheduler that stopped has answered for a worker that was stuck

@@ -12,8 +12,16 @@ _MAX_TRACKS = 1024
 
 @dataclass(frozen=True, eq=False)
 class Described:
-    """What was said of a region. embedding: float32, unit length. ids: the text's tokens, a draft for the next.
-    mentions: ids of the regions the text names."""
+    """What was said of a region.
+
+    Attributes:
+        text: The description.
+        confidence: Of the text.
+        ids: The text's tokens, a draft for the next.
+        embedding: The region's, float32, unit length.
+        stamp_ns: Of the frame that was described.
+        mentions: Ids of the regions that the text names.
+    """
 
     text: str
     confidence: float
@@ -41,6 +49,7 @@ class DescriptionReuse:
         self._tracks: OrderedDict[str, Described] = OrderedDict()
 
     def last(self, region_id: str) -> Described | None:
+        """What was said of a region last."""
         return self._tracks.get(region_id)
 
     def keep(self, region_ids: Sequence[str], embeddings: torch.Tensor, stamp_ns: int) -> list[Described | None]:
@@ -68,12 +77,14 @@ class DescriptionReuse:
 
     def put(self, region_id: str, text: str, confidence: float, ids: tuple[int, ...], embedding: torch.Tensor,
             stamp_ns: int, mentions: Sequence[str] = ()) -> None:
+        """Remember a description; of many tracks the one described longest ago is forgotten."""
         self._tracks[region_id] = Described(text, confidence, ids, unit(embedding), stamp_ns, frozenset(mentions))
         self._tracks.move_to_end(region_id)
         if len(self._tracks) > _MAX_TRACKS:
             self._tracks.popitem(last=False)
 
     def clear(self) -> None:
+        """Forget all descriptions."""
         self._tracks.clear()
 
 

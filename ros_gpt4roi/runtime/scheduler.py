@@ -47,8 +47,8 @@ class Scheduler:
         Args:
             pipeline: What serves the requests.
             config: Limits.
-            on_descriptions: Receives the result of every frame of `submit_frame` on the worker's thread, the unsuccessful
-                ones too (see `status`), and must return at once.
+            on_descriptions: Receives the result of every frame of `submit_frame` on the worker's thread, the
+                unsuccessful ones too (see `status`), and must return at once.
         """
         self._pipeline, self.config, self._on_descriptions = pipeline, config, on_descriptions
         self._changed = threading.Condition()
@@ -113,8 +113,8 @@ class Scheduler:
     def submit(self, request: Question | DescriptionRequest) -> None:
         """Hand in a request: the request's future gives the result, also of one that cannot be served.
 
-        A question without a conversation id opens a conversation about its frame; with one, that conversation's frame is
-        meant. A description is of this very frame, and is served before the newest of `submit_frame`.
+        A question without a conversation id opens a conversation about its frame; with one, that conversation's frame
+        is meant. A description is of this very frame, and is served before the newest of `submit_frame`.
         """
         refused: Refused | None = None
         with self._changed:
@@ -218,9 +218,10 @@ class Scheduler:
         """End what was cancelled or has had its time, and give back the caches of closed conversations."""
         now = time.monotonic()
         with self._changed:
-            waiting = [request for request in (*self._questions, *self._frames) if _over(request, now)]
+            queued: list[Question | DescriptionRequest] = [*self._questions, *self._frames]
+            waiting = [request for request in queued if _over(request, now)]
             for request in waiting:
-                (self._questions if isinstance(request, Question) else self._frames).remove(request)
+                self._questions.remove(request) if isinstance(request, Question) else self._frames.remove(request)
             closed, self._closed = self._closed, []
         for request in waiting:
             self._finish(request, request.refusal(*_why(request)))
@@ -260,13 +261,15 @@ class Scheduler:
 
     def _finish(self, request: Question | DescriptionRequest, result: Answer | FrameDescriptions | None = None) -> None:
         """Count a request that is done and hand out its result, or the one given."""
-        request.result = result = result if result is not None else request.result
+        result = result if result is not None else request.result
+        assert result is not None
+        request.result = result
         with self._changed:
-            if isinstance(result, Answer):
+            if isinstance(request, Question):
                 if self._open.get(request.id) is request:
                     del self._open[request.id]
                 self._counts[f"answers_{result.status.name.lower()}"] += 1
-            else:
+            elif isinstance(result, FrameDescriptions):
                 self._counts[f"frames_{result.status.name.lower()}"] += 1
                 self._counts["descriptions"] += len(result.descriptions)
                 self._counts["descriptions_reused"] += sum(d.reused for d in result.descriptions)

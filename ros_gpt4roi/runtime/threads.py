@@ -22,7 +22,7 @@ def use_all_threads() -> None:
 
 
 def fit_threads(work: Callable[[], object]) -> int:
-    """Sets the number of threads of PyTorch, for this process, to the one with which `work` is done soonest. Returns it.
+    """Set the number of threads of PyTorch, for this process, to that with which `work` is done soonest. Returns it.
 
     A small model's operators are done before a second thread is awake, and threads that wait spin on cores that others
     need; a large model takes all there are. Other threads of the process take the number over if they have not computed

@@ -7,7 +7,6 @@ from enum import IntEnum
 
 import numpy as np
 
-
 _frame_keys = itertools.count()
 
 
@@ -38,6 +37,7 @@ class Region:
 
     @property
     def is_point(self) -> bool:
+        """Whether the box has no extent."""
         return self.box[:2] == self.box[2:]
 
 
