@@ -208,3 +208,18 @@ def test_a_message_that_nobody_says_is_found() -> None:
     assert is_said("box (…) is outside the image of …x…", [["box (", ") is outside the image of ", "x"]])
     assert not is_said("image of … is outside the box", said)
     assert not is_said("an image", said)
+
+
+def test_the_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
+                           cwd=ROOT, env=for_children({"NO_MKDOCS_2_WARNING": "1"}), capture_output=True, text=True,
+                           timeout=120)
+    assert built.returncode == 0, built.stderr
+    html = {page: page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.html")}
+    loaded = re.compile(r'<(?:script|img|iframe|source|video)\b[^>]*\bsrc="https?:[^"]*"'
+                        r'|<link\b[^>]*\brel="(?:stylesheet|preconnect|icon|preload)"[^>]*>')
+    outside = [match for text in html.values() for match in loaded.findall(text) if "http" in match]
+    assert len(html) > 10 and not outside
+    # Material fetches Mermaid itself where a page has none.
+    diagrams = [text for text in html.values() if 'class="mermaid"' in text]
+    assert diagrams and all("assets/mermaid.tiny.js" in text for text in diagrams)
