@@ -24,8 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SHELLS = {"bash", "sh", "shell", "console"}
 ROOMS = ("benchmarks", "config", "docs", "engines", "interfaces", "launch", "models", "requirements", "ros_gpt4roi",
          "scripts", "tests", "training")
+INNER_ROOMS = ("engine", "model", "nodes", "runtime", "sim")  # of ros_gpt4roi; pages may leave that out
 _MARK = re.compile(r"<!-- (run|run: slow|(?:tested in|not run): .+?) -->\s*$")
-_PATH = re.compile(rf"(?<![\w/.-])(?:{'|'.join(ROOMS)})/[\w./*-]*[\w/*]")
+_PATH = re.compile(rf"(?<![\w/.-])(?:{'|'.join(ROOMS + INNER_ROOMS)})/[\w./*-]*[\w/*]")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ def named_paths(page: Path) -> set[str]:
     """Paths of the repository that a page names in code, or before a shell block."""
     marks = (block.mark for block in shell_blocks(page))
     return {path for text in (*codes(page), *marks) for path in _PATH.findall(text)}
+
+
+def is_there(path: str) -> bool:
+    """Whether a named path, which may hold a star, exists."""
+    return any(ROOT.glob(path)) or path.startswith(INNER_ROOMS) and any((ROOT / "ros_gpt4roi").glob(path))
 
 
 def links(page: Path) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import documents
 import pytest
-from documents import ROOT, Block, is_said, message_templates, named_paths, pages, shell_blocks
+from documents import ROOT, Block, is_said, is_there, message_templates, named_paths, pages, shell_blocks
 from isolation import for_children
 
 PAGES = pages()
@@ -70,7 +70,7 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_named_files_exist(page: Path) -> None:
-    missing = [path for path in named_paths(page) if not any(ROOT.glob(path))]
+    missing = [path for path in named_paths(page) if not is_there(path)]
     assert not missing
 
 
@@ -78,6 +78,7 @@ def test_a_file_that_does_not_exist_is_found(tmp_path: Path) -> None:
     page = write(tmp_path, "`training/none.py`, `scripts/*.sh`, /opt/scripts/x.sh\n\n<!-- tested in: tests/no.py -->\n"
                            "```bash\nscripts/demo.sh --x\n```\n")
     assert named_paths(page) == {"training/none.py", "scripts/*.sh", "tests/no.py", "scripts/demo.sh"}
+    assert is_there("scripts/*.sh") and is_there("model/vision.py") and not is_there("training/none.py")
 
 
 def programs(block: Block) -> list[tuple[tuple[str, ...], list[str]]]:
