@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report["answers" if isinstance(request, Question) else "descriptions"] += entries
         if not options.json:
             _print(request, entries)
-    described: FrameDescriptions = requests[0].result
+    described = requests[0].result
+    assert isinstance(described, FrameDescriptions)
     report["seconds"] = described.timings
     if not options.json and options.explain:
         print(", ".join(f"{stage} {seconds * 1000:.0f} ms" for stage, seconds in described.timings.items()))
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
     if options.json:
         print(json.dumps(report, ensure_ascii=False, indent=2))
-    return int(any(request.result.status is not Status.OK for request in requests))
+    return int(any(request.result is None or request.result.status is not Status.OK for request in requests))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,9 +140,11 @@ def _run(pipeline: Pipeline, request: DescriptionRequest | Question, alternative
 def _entries(request: DescriptionRequest | Question) -> list[dict[str, Any]]:
     """What came of a request, as JSON: an entry for each text."""
     result = request.result
-    if isinstance(result, Answer):
+    if isinstance(request, Question):
+        assert isinstance(result, Answer)
         return [{"question": request.text, "text": result.text, "status": result.status.name, "error": result.error,
                  "region_ids": list(result.region_ids), "confidence": result.confidence}]
+    assert isinstance(result, FrameDescriptions)
     entries = [{"id": description.region.id, "box": list(description.region.box), "text": description.text,
                 "confidence": description.confidence} for description in result.descriptions]
     entries += [{"id": region.id, "box": list(region.box), "error": "left out: more regions than the model takes"}

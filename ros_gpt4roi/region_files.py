@@ -103,6 +103,7 @@ def _from_message(entry: dict[str, Any]) -> Region:
     box, centre = entry["bbox"], entry["bbox"]["center"]["position"]
     x, y, half_x, half_y = (float(v) for v in (centre["x"], centre["y"], box["size_x"] / 2, box["size_y"] / 2))
     hypotheses = [result["hypothesis"] for result in entry.get("results") or []]
-    best = max(hypotheses, key=lambda hypothesis: hypothesis["score"], default={"class_id": "", "score": 0.0})
+    nothing: dict[str, Any] = {"class_id": "", "score": 0.0}
+    best = max(hypotheses, key=lambda hypothesis: hypothesis["score"], default=nothing)
     return Region(str(entry.get("id", "")), (x - half_x, y - half_y, x + half_x, y + half_y), str(best["class_id"]),
                   float(best["score"]))

@@ -113,9 +113,9 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
 
 @pytest.mark.slow
 def test_a_pipeline_looks_nothing_up_and_leaves_nothing(trace: Path, tmp_path: Path, root: Path) -> None:
-    from ros_gpt4roi.paths import default_model_folder
+    from ros_gpt4roi.paths import find_model
 
-    out, seen, left = traced(trace, tmp_path, RUN, str(root), str(default_model_folder()), str(tmp_path / "engines"))
+    out, seen, left = traced(trace, tmp_path, RUN, str(root), str(find_model("tabletop")), str(tmp_path / "engines"))
     assert out.split() == ["onnxruntime"] and (tmp_path / "engines").is_dir()
     assert not seen and not left
 

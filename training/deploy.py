@@ -31,7 +31,13 @@ from ros_gpt4roi.engine.profiles import find_profile
 from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, load_checkpoint, save_checkpoint
 from ros_gpt4roi.model.config import ModelConfig
 from ros_gpt4roi.runtime.awq import record_inputs, scale_for_int4
-from ros_gpt4roi.runtime.language_format import FLOAT_FORMATS, FORMATS, quantise_language, quantised_file, save_quantised
+from ros_gpt4roi.runtime.language_format import (
+    FLOAT_FORMATS,
+    FORMATS,
+    quantise_language,
+    quantised_file,
+    save_quantised,
+)
 
 from .collate import ConversationCollator
 from .data import DataError, open_dataset

@@ -1,4 +1,6 @@
-"""Trains a model by a recipe:  python -m training.train RECIPE.yaml --out FOLDER
+"""Train a model by a recipe.
+
+    python -m training.train RECIPE.yaml --out FOLDER
 
 Every stage's result lies in FOLDER/<stage>/final. What is done is not done again: an interrupted run goes on from its
 last checkpoint when the same command is given again.
@@ -59,7 +61,7 @@ def start_model(recipe: Recipe, out: Path) -> LoadedModel:
 def train(recipe: Recipe, out: Path) -> Path:
     """Runs the stages of a recipe that are not done yet. Returns the last result's folder."""
     config, untrained = check_start(recipe)
-    result = None
+    result: Path | None = None
     for stage in recipe.stages:
         previous, result = result, out / stage.name / FINAL_FOLDER
         untrained -= stage.learns
@@ -72,6 +74,7 @@ def train(recipe: Recipe, out: Path) -> Path:
         # From the file also where the model is still there: an uninterrupted run then does what a resumed one does.
         loaded = load_checkpoint(previous) if previous else start_model(recipe, out)
         run_stage(stage, loaded, samples, validation, result.parent, recipe.arguments, recipe.seed, sorted(untrained))
+    assert result is not None  # a recipe has a stage
     return result
 
 

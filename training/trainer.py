@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -43,7 +44,7 @@ DEFAULTS: dict[str, Any] = dict(
 class EpochSetter(TrainerCallback):
     """Tells a data set which epoch begins; accelerate does so in one process, but not in several."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Any):
         self._dataset = dataset
 
     @override
@@ -57,6 +58,8 @@ class StageTrainer(Trainer):
     Logged are what an objective reports beside its loss, samples a second (of all processes) and `data_wait`, the share
     of the time in which this process waited for data.
     """
+
+    optimizer: torch.optim.Optimizer | None
 
     def __init__(self, *args, objective: Objective, **kwargs):
         super().__init__(*args, **kwargs)
@@ -235,7 +238,7 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
     # Statistics of normalisation layers in a frozen encoder must not move either.
     for part in frozen:
         part.eval()
-        part.train = lambda mode=True, part=part: part
+        part.train = functools.partial(_as_it_is, part)  # type: ignore[method-assign]
     wrapped = objective.wrap(train, seed)
     trainer = StageTrainer(model=module, args=settings, train_dataset=wrapped, eval_dataset=validation,
                            data_collator=objective.collator(loaded.prompts), objective=objective,
@@ -270,3 +273,7 @@ def whole_model(loaded: LoadedModel, weights: dict[str, torch.Tensor]) -> GPT4Ro
     model.load_state_dict(weights, assign=True)
     model.language.tie_weights()
     return model
+
+
+def _as_it_is(part: nn.Module, mode: bool = True) -> nn.Module:
+    return part

@@ -30,7 +30,8 @@ def test_file_with_a_misspelt_field_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "reason"), [
     ("precision: fp4", "precision"), ("library: cuda", "library"), ("usual_regions: 65", "usual_regions"),
-    ("graph_regions: [100]", "graph_regions"), ("max_frames: many", "max_frames is 'many', expected a whole number"), ("[1, 2]", "expected a mapping")])
+    ("graph_regions: [100]", "graph_regions"), ("max_frames: many", "max_frames is 'many', expected a whole number"),
+    ("[1, 2]", "expected a mapping")])
 def test_impossible_values_are_refused(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(EngineError, match=reason):

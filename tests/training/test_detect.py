@@ -42,7 +42,8 @@ def folder(tmp_path, count=3):
 
 def run(find, tmp_path, settings=None, limit=0):
     names = ("__background__", "dog", "N/A", "owl")
-    return detect(Detector(find, names), tmp_path / "images", tmp_path / "out.npz", settings or SETTINGS, 0.05, 100, 1, limit)
+    return detect(Detector(find, names), tmp_path / "images", tmp_path / "out.npz", settings or SETTINGS, 0.05, 100, 1,
+                  limit)
 
 
 def test_boxes_are_normalised_sorted_and_of_real_classes(tmp_path):

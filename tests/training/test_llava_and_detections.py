@@ -167,8 +167,9 @@ def test_a_pickle_of_anything_but_arrays_is_refused_unexecuted(tmp_path, capsys)
 
 @pytest.mark.parametrize(("name", "content"), [
     ("d.json", b""), ("d.json", b"{}"), ("d.json", b"\xff"), ("d.json", b"[" * 100_000), ("d.json", b"[7]"),
-    ("d.npz", b""), ("d.npz", b"PK\3\4" + b"x" * 50), ("d.npz", b"\x93NUMPY"), ("d.pkl", b"\x80\5"), ("d.pkl", b"no pickle"),
-    ("d.pkl", b"\x80\4\x8a\xff" + b"9" * 300 + b"."), ("names.json", b"{}"), ("names.json", b"{"), ("names.txt", b"\xff"),
+    ("d.npz", b""), ("d.npz", b"PK\3\4" + b"x" * 50), ("d.npz", b"\x93NUMPY"), ("d.pkl", b"\x80\5"),
+    ("d.pkl", b"no pickle"), ("d.pkl", b"\x80\4\x8a\xff" + b"9" * 300 + b"."), ("names.json", b"{}"),
+    ("names.json", b"{"), ("names.txt", b"\xff"),
 ])
 def test_damaged_files_are_named(tmp_path, name, content):
     path = tmp_path / name

@@ -30,9 +30,9 @@ def alone(start, scenes, tmp_path_factory) -> Path:
 
 
 def close(found: Path, expected: Path, atol: float) -> None:
-    found, expected = weights(found), weights(expected)
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=atol, msg=lambda m, key=key: f"{key}: {m}")
+    ours = weights(found)
+    for key, value in weights(expected).items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=atol, msg=f"{key}: {{}}".format)
 
 
 @pytest.mark.slow

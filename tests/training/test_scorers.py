@@ -37,7 +37,7 @@ def test_cider_d_punishes_another_length():
     _, (_, longer) = caption_scores(TRUTH, ["a b c d", "w x y z q q q"])
     # Cut at the reference's counts, times exp(−(7 − 4)² / (2 · 6²)), and a longer vector of one's own.
     ratios = []
-    for n, shared, own in ((1, 4, 4 + 9), (2, 3, 4 + 4), (3, 2, 4 + 1), (4, 1, 4)):
+    for shared, own in ((4, 4 + 9), (3, 4 + 4), (2, 4 + 1), (1, 4)):  # of n = 1 to 4
         ratios.append(shared / np.sqrt(shared) / np.sqrt(own))
     expected = 10 * np.exp(-9 / 72) * np.mean(ratios)
     assert same == pytest.approx(10)

@@ -8,6 +8,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from ros_gpt4roi.paths import find_model
 from training.data import open_dataset
 from training.data.mixture import open_mixture
 from training.data.record import RecordError
-from training.data.shards import ShardDataset, write_shards
+from training.data.shards import write_shards
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def shards(tmp_path_factory):
     return mixture, write_shards(mixture, folder / "tar", epochs=1, per_shard=3)
 
 
-def open_shards(files, limit: int = 0) -> ShardDataset:
+def open_shards(files, limit: int = 0) -> Any:
     values = {"kind": "shards", "index": str(files[0].parent / "index.json"), "malformed_limit": limit}
     return open_dataset(values, Path(), 0, read_config(find_model("tabletop")))
 

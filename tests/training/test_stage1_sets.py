@@ -78,9 +78,11 @@ def test_coco_asks_about_at_most_max_regions_and_chooses_by_the_generator(tmp_pa
     ({"categories": [7]}, "category 7"),
     ({"categories": [{"id": 1}]}, "category .*: has no 'name'"),
     ({"categories": [{"id": {}, "name": "dog"}]}, "category .*unhashable"),
-    ({"categories": [{"id": 1, "name": "dog", "supercategory": "none"}, {"id": 2, "name": "cat", "supercategory": "dog"},
+    ({"categories": [{"id": 1, "name": "dog", "supercategory": "none"},
+                     {"id": 2, "name": "cat", "supercategory": "dog"},
                      {"id": 2, "name": "bird", "supercategory": "dog"}]}, "2 'bird' is there twice"),
-    ({"categories": [{"id": 1, "name": "dog", "supercategory": "pet"}, {"id": 2, "name": "dog", "supercategory": "pet"}]},
+    ({"categories": [{"id": 1, "name": "dog", "supercategory": "pet"},
+                     {"id": 2, "name": "dog", "supercategory": "pet"}]},
      "2 'dog' is there twice"),
 ])
 def test_coco_malformed_files_are_named(tmp_path, changes, words):
@@ -105,7 +107,8 @@ def test_coco_a_root_category_may_be_called_like_a_class(tmp_path, first):
 def test_coco_an_area_is_used_only_where_there_is_one(tmp_path, area):
     annotation = {"id": 1, "image_id": 9, "category_id": 1, "bbox": [10, 10, 30, 40]} | area
     report = fixtures.source(Coco, fixtures.coco(tmp_path, annotations=[annotation]), tmp_path).report
-    assert (report.kept, report.filtered.get("annotation without area", 0)) == ((0, 1) if area == {"area": 0} else (1, 0))
+    without = report.filtered.get("annotation without area", 0)
+    assert (report.kept, without) == ((0, 1) if area == {"area": 0} else (1, 0))
 
 
 def test_coco_normalised_boxes_are_named(tmp_path):

@@ -182,7 +182,7 @@ def test_a_disk_that_takes_no_more_is_an_error_with_the_folder_in_it(tmp_path):
 
 def one_by_one(loaded: LoadedModel, vision, prompt, limit: int) -> tuple[str, int]:
     """The greedy answer without batch, cache or shared beginning; and how many tokens it has."""
-    model, ids = loaded.model, []
+    model, ids = loaded.model, list[int]()
     end = loaded.tokenizer.convert_tokens_to_ids(loaded.prompts.stop_text)
     embeddings = model.embed(torch.tensor([prompt.input_ids]), vision, torch.tensor([prompt.region_index]))
     while len(ids) < limit:

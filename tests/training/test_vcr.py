@@ -93,7 +93,8 @@ def test_malformed_lines_are_named_by_number(tmp_path, change):
 
 
 @pytest.mark.parametrize(("line", "words"), [
-    (b"\xff", "utf-8"), (b"[" * 100_000, "recursion"), (b"7", "int"), (b"{}", "has no 'img_fn'"), (b"", "Expecting value"),
+    (b"\xff", "utf-8"), (b"[" * 100_000, "recursion"), (b"7", "int"), (b"{}", "has no 'img_fn'"),
+    (b"", "Expecting value"),
 ])
 def test_lines_that_are_no_questions_are_named_by_number(tmp_path, line, words):
     values = fixtures.vcr(tmp_path, "all")

@@ -215,7 +215,7 @@ def llava(folder: Path, results: dict[str, Any] | None = None) -> dict[str, Any]
     }
 
 
-def source(kind: type, values: dict[str, Any], folder: Path, limit: int = 0) -> Any:
+def source(kind: Any, values: dict[str, Any], folder: Path, limit: int = 0) -> Any:
     """A loader over fixture files; its index lies under ``folder``."""
     return kind(parse_options(kind.options_type, values, kind.kind), Shared(folder / "cache", limit))
 

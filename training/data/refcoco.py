@@ -86,7 +86,7 @@ class RefCoco(Source):
         entry = self.index[position]
         task = TASKS[self.options.dataset]
         boxes: list[list[float]] = []
-        rounds = []
+        rounds: list[Round] = []
         for box, text in sample(rng, entry["pairs"], self.options.max_regions):
             if box not in boxes:
                 boxes.append(box)

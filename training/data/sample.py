@@ -45,6 +45,7 @@ def make_sample(record: Record, config: ModelConfig) -> Sample:
     Returns:
         The sample.
     """
+    assert isinstance(record.image, np.ndarray)
     height, width = record.image.shape[:2]
     masks = record.masks or (None,) * len(record.boxes)
     regions = [RegionShape(tuple(box), mask) for box, mask in zip(record.boxes.tolist(), masks, strict=True)]

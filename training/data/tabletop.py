@@ -94,6 +94,7 @@ def _render_shard(stem: str, split: str, seed: int, first: int, count: int, prep
     # Kept in memory and written at the end: a full disk kills whoever writes to a mapped file.
     images = np.empty((count, preprocess.image_size, preprocess.image_size, 3), np.uint8)
     lines = []
+    assert _renderer is not None
     for row in range(count):
         scene = _renderer.render(split, seed, first + row)
         images[row] = preprocess_frame(scene.image, preprocess)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from dataclasses import MISSING, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 

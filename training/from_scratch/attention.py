@@ -18,10 +18,10 @@ has a head:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -140,7 +140,7 @@ def _answers(prompt: Encoded) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2]))
 
 
-def attention_loss(language: nn.Module, hidden: Sequence[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+def attention_loss(language: Any, hidden: Sequence[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
     """Cross entropy between the heads' attention and its targets.
 
     Args:

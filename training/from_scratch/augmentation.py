@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -35,7 +36,7 @@ class _Augmented(Dataset, ABC):
 
     _stream = 0  # each subclass draws from numbers of its own
 
-    def __init__(self, samples: Dataset, seed: int, share: float):
+    def __init__(self, samples: Any, seed: int, share: float):
         self.samples, self.seed, self.share, self.epoch = samples, seed, share, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -91,6 +92,7 @@ class RandomChannelPermutation(_Augmented):
 
     def _changed(self, sample: Sample, rng: np.random.Generator) -> Sample:
         order = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))[rng.integers(5)]
+        assert sample.attributes is not None
         attributes = sample.attributes.copy()
         attributes[:, self.colour] = IGNORED
         return dataclasses.replace(sample, image=np.ascontiguousarray(sample.image[..., list(order)]),
@@ -113,6 +115,7 @@ class Counterfactual(_Augmented):
     _stream = 2
 
     def _changed(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        assert sample.attributes is not None
         asked = rng.integers(len(self.samples.classes))
         attributes = rng.integers(self.samples.classes, size=sample.attributes.shape)
         attributes[:, asked] = sample.attributes[:, asked]

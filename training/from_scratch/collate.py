@@ -43,7 +43,7 @@ class AttributeCollator:
             samples = [dataclasses.replace(s, image=cv2.resize(s.image, side, interpolation=cv2.INTER_AREA))
                        for s in samples]
         batch = stack_images(samples)
-        return {**batch, "labels": _pad_attributes([s.attributes for s in samples], batch["boxes"].shape[1])}
+        return {**batch, "labels": _pad_attributes([_known(s) for s in samples], batch["boxes"].shape[1])}
 
 
 class SupervisedConversationCollator(ConversationCollator):
@@ -65,8 +65,14 @@ class SupervisedConversationCollator(ConversationCollator):
         encoded = [self.encode(sample) for sample in samples]
         batch = self.batch(samples, encoded)
         regions = batch["boxes"].shape[1]
-        spoken_of = [s.counterfactual if isinstance(s, CounterfactualSample) else s.attributes for s in samples]
+        spoken_of = [s.counterfactual if isinstance(s, CounterfactualSample) and s.counterfactual is not None
+                     else _known(s) for s in samples]
         targets = zip(*(self.targets(e) for e in encoded))
-        return {**batch, "attributes": _pad_attributes([s.attributes for s in samples], regions),
+        return {**batch, "attributes": _pad_attributes([_known(s) for s in samples], regions),
                 "counterfactual": _pad_attributes(spoken_of, regions),
                 "attention_targets": torch.stack([pad_tokens(rows, NO_TARGET) for rows in targets], dim=1)}
+
+
+def _known(sample: Sample) -> np.ndarray:
+    assert sample.attributes is not None  # the curriculum's data sets know them
+    return sample.attributes

@@ -59,7 +59,7 @@ class AttributeClassifier(nn.Module):
         """
         _, levels = self.model.vision(images)
         vectors = self.model.regions.features(levels, boxes)
-        loss, right = 0.0, []
+        loss, right = vectors.new_zeros(()), []
         known = labels[..., 0] != IGNORED
         for attribute, head in enumerate(self.heads):
             logits, wanted = head(vectors[known]).float(), labels[..., attribute][known]
@@ -132,7 +132,7 @@ class SupervisedConversationLoss(nn.Module):
         return {"loss": supervised_loss(self.model.language, embedded, labels, attention_targets)}
 
 
-def supervised_loss(language: nn.Module, embeddings: torch.Tensor, labels: torch.Tensor,
+def supervised_loss(language: Any, embeddings: torch.Tensor, labels: torch.Tensor,
                     targets: torch.Tensor) -> torch.Tensor:
     """`answer_loss` and `attention_loss` of prompts padded on the right.
 

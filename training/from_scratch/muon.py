@@ -27,7 +27,7 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], lr: float, adamw_lr: float):
-        matrices, others = [], []
+        matrices, others = list[nn.Parameter](), list[nn.Parameter]()
         for name, parameter in named:
             (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
         if not matrices:
@@ -41,7 +41,7 @@ class MuonAdamW(torch.optim.Optimizer):
             part.param_groups = [group]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """One step of both. closure is not supported."""
         for part in self._parts:
             part.step()

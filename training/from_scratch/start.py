@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model
@@ -21,7 +22,7 @@ TOKENIZER_SAMPLES = 3000
 SPLICED_SCALE = 0.05
 
 
-def random_model(config: ModelConfig, samples: Dataset) -> LoadedModel:
+def random_model(config: ModelConfig, samples: Any) -> LoadedModel:
     """A model of random weights.
 
     Args:
@@ -58,6 +59,7 @@ def spread_positions(position: BoxPosition) -> None:
     centre, half = torch.rand(1000, 2), 0.02 + 0.1 * torch.rand(1000, 2)
     features = position(torch.cat([centre - half, centre + half], dim=1))
     norm, gain = position.layers[-1], 1 / features.std(0).mean()
+    assert isinstance(norm, nn.LayerNorm)
     norm.weight.mul_(gain)
     norm.bias.sub_(features.mean(0)).mul_(gain)
 
