@@ -149,3 +149,17 @@ def test_the_header_says_what_the_file_is(checkpoint: Path, tmp_path: Path) -> N
     with safe_open(save_quantised(converted, "int4", tmp_path), framework="pt") as archive:
         header = archive.metadata()
     assert header["version"] == "2" and header["number_format"] == "int4" and "llama" in json.dumps(header)
+
+
+@pytest.mark.parametrize("number_format", ["fp32", "int8"])
+def test_what_happens_to_the_files_afterwards_does_not_reach_the_model(
+        checkpoint: Path, tmp_path: Path, number_format: str) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    if number_format != "fp32":
+        save_quantised(load_model(folder, number_format).model.language, number_format, folder)
+    model = load_model(folder, number_format).model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for path in folder.glob("*.safetensors"):
+        with path.open("r+b") as file:  # in place: a new file would leave the old one's pages
+            file.write(b"\xff" * path.stat().st_size)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
