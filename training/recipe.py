@@ -82,6 +82,8 @@ class Recipe(Configuration):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.stages:
+            raise RecipeError("stages is empty, expected one or more")
         if self.validation.get("kind") == "shards":
             raise RecipeError("validation: shards are a stream without an end, expected tabletop or mixture")
         # Now, and not when hours later the stage begins.

@@ -297,6 +297,11 @@ def test_a_wrong_stage_is_named(start, tmp_path, change, message):
     assert message in str(error.value) and str(path) in str(error.value)
 
 
+def test_a_recipe_without_stages_is_refused(start, tmp_path):
+    with pytest.raises(RecipeError, match="stages is empty"):
+        read_recipe(write_recipe(tmp_path, start, []))
+
+
 @pytest.mark.parametrize("change, message", [
     ({"arguments": {"learning_speed": 1}}, "learning_speed"),
     ({"arguments": {"fsdp": True}}, "fsdp shares a model out among processes"),
