@@ -37,8 +37,8 @@ from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.nodes.conversions import box_to_message
 from ros_gpt4roi.nodes.images import rgb_to_image
 from ros_gpt4roi.nodes.process import use_large_messages
-from ros_gpt4roi.runtime.pipeline import PipelineConfig
 from ros_gpt4roi.runtime.language_format import FORMATS
+from ros_gpt4roi.runtime.pipeline import PipelineConfig
 from ros_gpt4roi.runtime.region_text import RegionText
 from ros_gpt4roi.runtime.types import Frame, Region
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer

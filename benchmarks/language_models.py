@@ -14,9 +14,9 @@ from ros_gpt4roi.model.config import LanguageConfig
 from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame
 from ros_gpt4roi.model.prompt import IMAGE_END, IMAGE_PATCH, IMAGE_START
 from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.runtime.language_format import FLOAT_FORMATS, quantise_language
 from ros_gpt4roi.runtime.language_stage import DecodingConfig
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
-from ros_gpt4roi.runtime.language_format import FLOAT_FORMATS, quantise_language
 from ros_gpt4roi.runtime.request import DescriptionRequest
 from ros_gpt4roi.runtime.types import Frame, Region
 from training.from_scratch.tokenizer import train_tokenizer

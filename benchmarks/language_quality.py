@@ -24,8 +24,8 @@ from benchmarks.common import compare, machine_facts, write_results
 from benchmarks.language_models import describe, in_format, open_pipeline
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.runtime.awq import record_inputs, scale_for_int4
-from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.language_format import FORMATS
+from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.request import Conversation, Question
 from ros_gpt4roi.runtime.threads import fit_threads
 from ros_gpt4roi.runtime.types import Frame, Region, Status

@@ -37,8 +37,8 @@ from benchmarks.language_models import (
 )
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.runtime.language_backend import weights_of
-from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.language_format import FORMATS
+from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.quantised_linear import Int8DynamicLinear
 from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Sequence
 from ros_gpt4roi.runtime.scheduler import Scheduler

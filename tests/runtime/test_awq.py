@@ -43,7 +43,8 @@ def scaled(language: LlamaForCausalLM) -> LlamaForCausalLM:
 def test_the_model_stays_what_it_was(differing: dict) -> None:
     language = make_language(**differing)
     changed = scaled(language)
-    assert not torch.equal(changed.model.layers[0].input_layernorm.weight, language.model.layers[0].input_layernorm.weight)
+    first, first_before = changed.model.layers[0], language.model.layers[0]
+    assert not torch.equal(first.input_layernorm.weight, first_before.input_layernorm.weight)
     assert not torch.equal(changed.model.layers[1].mlp.down_proj.weight, language.model.layers[1].mlp.down_proj.weight)
     torch.testing.assert_close(read(changed, seed=2), read(language, seed=2), rtol=1e-3, atol=1e-3)
 

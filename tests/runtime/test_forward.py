@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from ros_gpt4roi.runtime.forward import FixedForward
 from ros_gpt4roi.runtime.generator import Generator
 from ros_gpt4roi.runtime.kv_cache import Prompt
 from ros_gpt4roi.runtime.language_model import LlamaBody, TransformersBody
@@ -76,6 +77,7 @@ def test_the_shapes_are_few_and_warm_up_prepares_them_all(language: LlamaForCaus
     generator = make(language, fixed_shapes=True)
     texts(generator, language, 2)
     generator.warm_up()
+    assert isinstance(generator._forward, FixedForward)
     prepared = dict(generator._forward._shapes)
     assert len(prepared) == 6 * -(-generator.cache.capacity // 512)
     texts(generator, language, 2, prompts=6)

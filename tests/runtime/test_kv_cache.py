@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ros_gpt4roi.runtime.kv_cache import Prompt, PrefixCache, SlotCache
+from ros_gpt4roi.runtime.kv_cache import PrefixCache, Prompt, SlotCache
 
 LAYERS, HEADS, SIZE = 2, 3, 4
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_the_probability_is_that_among_the_tokens_that_may_be_chosen() -> None:
 
 
 @pytest.mark.parametrize("kind", [Int8Linear, Int8DynamicLinear])
-def test_int8_is_as_close_to_float_as_pytorchs_own(kind: type) -> None:
+def test_int8_is_as_close_to_float_as_pytorchs_own(kind: Any) -> None:
     hidden, wanted = states(8), list(range(8))
     expected = chosen(TorchHead(make_layer(), NEVER), hidden, wanted).logits
     layer = kind.from_float(make_layer())
@@ -91,7 +92,8 @@ def test_a_small_layer_on_a_cpu_chooses_in_onnx_runtime_unless_told_otherwise(
     assert isinstance(choose_head(layer, NEVER, torch.float32, False), TorchHead)
     assert isinstance(choose_head(make_layer().bfloat16(), NEVER, torch.bfloat16, True), TorchHead)
     with caplog.at_level(logging.INFO):
-        assert isinstance(choose_head(Int4Linear.from_float(nn.Linear(64, 64), 32), NEVER, torch.float32, True), TorchHead)
+        int4 = Int4Linear.from_float(nn.Linear(64, 64), 32)
+        assert isinstance(choose_head(int4, NEVER, torch.float32, True), TorchHead)
     assert "the output layer runs in PyTorch" in caplog.text
     monkeypatch.setattr("ros_gpt4roi.runtime.language_backend.SMALL_HEAD", layer.weight.numel() - 1)
     assert isinstance(choose_head(layer, NEVER, torch.float32, True), TorchHead)

@@ -14,8 +14,8 @@ from torch import nn
 
 from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_model, load_checkpoint, save_checkpoint
 from ros_gpt4roi.runtime import quantised_linear
-from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.language_format import FORMATS, load_model, quantise_language, quantised_file, save_quantised
+from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear
 from ros_gpt4roi.runtime.types import Frame, Status
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
@@ -76,7 +76,8 @@ def test_every_format_describes(number_format: str, checkpoint: Path, make_frame
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("number_format", FORMATS)
-def test_every_format_describes_on_a_gpu(number_format: str, checkpoint: Path, make_frame: Callable[..., Frame]) -> None:
+def test_every_format_describes_on_a_gpu(number_format: str, checkpoint: Path,
+                                         make_frame: Callable[..., Frame]) -> None:
     pipeline = Pipeline.open(checkpoint, PipelineConfig(device="cuda", language_format=number_format,
                                                         description_tokens=6, vision=VisionOptions("torch")))
     pipeline.warm_up()

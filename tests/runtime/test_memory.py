@@ -63,7 +63,8 @@ def test_memory_returns_over_500_cycles(make_pipeline: Callable, make_frame: Cal
                 raise torch.OutOfMemoryError("no memory left on the device")
 
             pipeline.language.generator.step = fail
-            assert submit(DescriptionRequest(frame=make_frame(2, seed=number + 1))).result(LIMIT_S).status is Status.FAILED
+            failed = submit(DescriptionRequest(frame=make_frame(2, seed=number + 1))).result(LIMIT_S)
+            assert failed.status is Status.FAILED
 
     before: tuple[int, float, int] | None = None
     for number in range(1, CYCLES + 1):

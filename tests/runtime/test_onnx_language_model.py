@@ -11,9 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ros_gpt4roi.runtime.kv_cache import SlotCache
 from ros_gpt4roi.runtime.language_backend import choose_body
+from ros_gpt4roi.runtime.language_format import quantise_language
 from ros_gpt4roi.runtime.language_model import LlamaBody
 from ros_gpt4roi.runtime.onnx_language_model import OnnxBody
-from ros_gpt4roi.runtime.language_format import quantise_language
 
 LAYERS, HEADS, KEY_HEADS, SIZE, CONTEXT = 2, 4, 2, 16, 64
 WIDTH = HEADS * SIZE

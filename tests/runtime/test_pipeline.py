@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -148,8 +149,8 @@ def test_a_copy_of_a_frame_is_encoded_anew_and_the_frame_itself_once(make_pipeli
     assert pipeline.counters["frames_encoded"] == 2
 
 
-def test_a_question_that_leaves_room_for_a_part_of_the_answer_gets_that_part(loaded: LoadedModel, make_pipeline: Callable,
-                                                                             make_frame: Callable) -> None:
+def test_a_question_that_leaves_room_for_a_part_of_the_answer_gets_that_part(
+        loaded: LoadedModel, make_pipeline: Callable, make_frame: Callable) -> None:
     pipeline, frame = make_pipeline(answer_tokens=10_000, draft_tokens=0), make_frame(2)
     pipeline.language.generator.stop_ids = frozenset()
     conversation = Conversation("c", frame, rounds=[("What is <region1>?", "z q")])
@@ -170,8 +171,8 @@ def test_text_streams_in_pieces_that_make_the_answer(make_pipeline: Callable, ma
 
 def test_a_cancelled_description_stops_within_a_step(make_pipeline: Callable, make_frame: Callable) -> None:
     pipeline = make_pipeline()
-    asked = []
-    result = pipeline.describe(make_frame(4), cancelled=lambda: len(asked) == 3 or asked.append(1))
+    asked = itertools.count()
+    result = pipeline.describe(make_frame(4), cancelled=lambda: next(asked) >= 3)
     assert result.status is Status.CANCELED
     assert pipeline.language.generator.live_rows == 0
     full = [d.text for d in make_pipeline().describe(make_frame(4)).descriptions]

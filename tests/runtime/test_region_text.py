@@ -37,7 +37,8 @@ TRACKS = RegionText(["mug_3", "track-7", "cup 1", "cup 12", "A+B"], left_out=["f
     ("Region\n2 & 3", "<region2> & <region3>"),
     ("İs region 2 straße ﬁne?", "İs <region2> straße ﬁne?"),
     ("Which region has 2 mugs, and which region is twofold?", "Which region has 2 mugs, and which region is twofold?"),
-    ("Is there a region no one can reach, or a region number?", "Is there a region no one can reach, or a region number?"),
+    ("Is there a region no one can reach, or a region number?",
+     "Is there a region no one can reach, or a region number?"),
     ("subregion 2 and x_region 3", "subregion 2 and x_region 3"),
 ])
 def test_numbers_become_places(text: str, expected: str) -> None:
@@ -78,11 +79,12 @@ def test_names_are_matched_by_one_rule(ids: list[str], text: str, expected: str)
 
 
 def test_no_letter_of_a_question_or_a_name_is_more_than_an_unknown_region() -> None:
-    letters = [chr(code) for code in (*range(0x20, 0x3000, 97), 0x131, 0x130, 0xdf, 0x1e9e, 0xfb03, 0x149, 0x17f, 0x212a,
-                                      0x390, 0x1f88, 0x200d, 0xfeff, 0x1f600, 0x10400, 0xd55c, 0xffff)]
+    letters = [chr(code) for code in (*range(0x20, 0x3000, 97), 0x131, 0x130, 0xdf, 0x1e9e, 0xfb03, 0x149, 0x17f,
+                                      0x212a, 0x390, 0x1f88, 0x200d, 0xfeff, 0x1f600, 0x10400, 0xd55c, 0xffff)]
     for letter in letters:
         for ids in (["bin-1"], [f"b{letter}n-1"], [letter]):
-            for text in (f"region b{letter}n-1", f"region {letter}", f"regions 1 and {letter}2", f"{letter}region bin-1"):
+            for text in (f"region b{letter}n-1", f"region {letter}", f"regions 1 and {letter}2",
+                         f"{letter}region bin-1"):
                 try:
                     RegionText(ids).to_model(text)
                 except UnknownRegionError:
