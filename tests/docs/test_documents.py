@@ -19,6 +19,7 @@ BLOCKS = [block for page in PAGES for block in shell_blocks(page)]
 # What a run of a page's blocks finds in its folder; all else that it makes there is its own.
 _LINKED = (*documents.ROOMS, ".venv", "install", "setup.py", "package.xml")
 _OPTION = re.compile(r"^--[\w-]+")
+_COMMANDS = {"build_engine": "ros_gpt4roi.engine.build_engine", "describe": "ros_gpt4roi.describe"}  # of `ros2 run`
 
 
 def write(folder: Path, text: str) -> Path:
@@ -90,7 +91,8 @@ def programs(block: Block) -> list[tuple[tuple[str, ...], list[str]]]:
             if words[place].split(".")[0] in documents.ROOMS:
                 found.append(((sys.executable, "-m", words[place]), words[place + 1:]))
         elif words[:3] == ["ros2", "run", "ros_gpt4roi"]:
-            found.append((("ros2", words[3]), words[4:]))
+            module = _COMMANDS.get(words[3])
+            found.append(((sys.executable, "-m", module) if module else ("ros2", words[3]), words[4:]))
         else:
             for place, word in enumerate(words[:2]):
                 if word.startswith("scripts/"):
@@ -100,7 +102,9 @@ def programs(block: Block) -> list[tuple[tuple[str, ...], list[str]]]:
     return found
 
 
-PROGRAMS = [(block, starter, words) for block in BLOCKS for starter, words in programs(block)]
+INLINE = [Block(page, 0, "", token.content) for page in PAGES for token in documents.tokens(page)
+          if token.type == "code_inline" and token.content.startswith(("python -m ", "ros2 run ros_gpt4roi "))]
+PROGRAMS = [(block, starter, words) for block in (*BLOCKS, *INLINE) for starter, words in programs(block)]
 
 
 def test_named_modules_and_executables_exist() -> None:
