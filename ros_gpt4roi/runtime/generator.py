@@ -20,6 +20,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from .forward import FixedForward, Forward
@@ -31,6 +32,9 @@ from .types import Status
 
 # No more prompts join a step once these have this many tokens to compute: all of a step's tokens meet in one attention.
 _JOINING_TOKENS = 2048
+# As many as the scheduler remembers conversations and the pipeline frames, by default.
+_CACHED_CONTEXTS = 40
+_PART_OF_FREE = 8
 
 
 class Generator:
@@ -45,14 +49,14 @@ class Generator:
         priority_rows: So many of these stay free for sequences with priority, which join at the next step whatever else
             is going on.
         draft_tokens: Most draft tokens tried a step.
-        cache_bytes: Limit of the prefix cache.
+        cache_bytes: Limit of the prefix cache; None: by the model and the memory that is free.
         fixed_shapes: Whether steps run in few fixed shapes (see FixedForward); None: on a GPU.
         compiler: Name of the backend of `torch.compile` for these shapes, "" for none.
         onnxruntime: Whether a small model's steps may run in ONNX Runtime on a CPU.
     """
 
     def __init__(self, language: Any, *, stop_ids: frozenset[int], suppress_tokens: Iterable[int],
-                 context: int, max_rows: int, priority_rows: int, draft_tokens: int, cache_bytes: int,
+                 context: int, max_rows: int, priority_rows: int, draft_tokens: int, cache_bytes: int | None,
                  fixed_shapes: bool | None = None, compiler: str = "", onnxruntime: bool = True):
         config = language.config
         self._embedding = language.get_input_embeddings()
@@ -75,12 +79,20 @@ class Generator:
         self.head = choose_head(language.get_output_embeddings(), suppressed, dtype, onnxruntime)
         self._forward = FixedForward(self.body, self.cache, self.device, dtype, width, compiler) if fixed \
             else Forward(self.body, self.cache, self.device)
-        self.prefixes = PrefixCache(cache_bytes)
+        self.prefixes = PrefixCache(self._usual_cache_bytes() if cache_bytes is None else cache_bytes)
         self._rows: list[Sequence] = []
         self._waiting: deque[Sequence] = deque()
         self._priority: deque[Sequence] = deque()
         self.counters = {"steps": 0, "prefilled_tokens": 0, "reused_tokens": 0, "generated_tokens": 0,
                          "draft_tokens": 0, "accepted_draft_tokens": 0}
+
+    def _usual_cache_bytes(self) -> int:
+        """What so many full contexts take, within a part of the memory that is free."""
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+        else:
+            free = psutil.virtual_memory().available
+        return min(_CACHED_CONTEXTS * self.context * self.cache.bytes // self.cache.capacity, free // _PART_OF_FREE)
 
     @property
     def busy(self) -> bool:

@@ -25,7 +25,8 @@ class DecodingConfig(Sampling):
     description_rows: int = setting(16, "Descriptions that are decoded at the same time.", at_least=1)
     question_rows: int = setting(4, "Answers that are decoded at the same time.", at_least=1)
     draft_tokens: int = setting(8, "Most tokens of an earlier description that are tried at once; 0: none.", at_least=0)
-    cache_mib: int = setting(1024, "Most memory for the caches of frames and conversations.", at_least=0, unit="MiB")
+    cache_mib: int = setting(-1, "Most memory for the caches of frames and conversations; -1: what 40 of them can "
+                                 "fill, and at most an eighth of the memory that is free.", at_least=-1, unit="MiB")
     stop_texts: tuple[str, ...] = setting((), "A text ends before the first of these, beside the model's own.")
     compile: bool = setting(False, "On a GPU, compile the decode step with PyTorch; takes minutes at the start.")
     onnxruntime: bool = setting(True, "On a CPU, a small model takes its steps in ONNX Runtime where it can.")
@@ -56,7 +57,8 @@ class LanguageStage:
                                    context=min(filter(None, limits)),
                                    max_rows=config.description_rows + config.question_rows,
                                    priority_rows=config.question_rows, draft_tokens=config.draft_tokens,
-                                   cache_bytes=config.cache_mib << 20, compiler="inductor" if config.compile else "",
+                                   cache_bytes=None if config.cache_mib < 0 else config.cache_mib << 20,
+                                   compiler="inductor" if config.compile else "",
                                    onnxruntime=config.onnxruntime)
 
     def sequence(self, rounds: Rounds, vision: VisionOutput, vision_key: Hashable, max_new_tokens: int, *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -251,6 +252,16 @@ def test_a_reset_forgets_everything(make: Callable, ask: Callable, reference: Ca
     generator.add([again])
     run(generator)
     assert again.generated == reference([10, 11, 12])
+
+
+def test_the_usual_cache_follows_the_model_and_the_memory(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = make(cache_bytes=None)
+    token = 2 * 2 * 2 * 8 * 4  # layers · keys and values · heads · head size · bytes
+    assert generator.prefixes.max_bytes == 40 * CONTEXT * token
+    assert make(cache_bytes=None, context=CONTEXT // 2).prefixes.max_bytes == 20 * CONTEXT * token
+    memory = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=8000))
+    assert make(cache_bytes=None).prefixes.max_bytes == 1000
 
 
 def test_long_prompts_join_in_turn(make: Callable, ask: Callable, reference: Callable,
