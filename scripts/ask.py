@@ -12,6 +12,8 @@ import sys
 
 from robot_client import STATUS, ClientError, RobotClient
 
+from ros_gpt4roi.printable import printable, show
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,16 +25,16 @@ def main() -> int:
         with RobotClient("ask") as client:
             client.wait_for_node(arguments.limit)
             answer = client.ask(arguments.question, arguments.conversation,
-                                lambda piece: print(piece, end="", flush=True), arguments.limit)
+                                lambda piece: show(piece, end=""), arguments.limit)
     except (ClientError, KeyboardInterrupt) as error:
         print(f"ask.py: {error or 'interrupted'}", file=sys.stderr)
         return 1
     print()
     if answer.status != answer.OK:
-        print(f"ask.py: {STATUS.get(answer.status, answer.status)}: {answer.error}", file=sys.stderr)
+        print(f"ask.py: {STATUS.get(answer.status, answer.status)}: {printable(answer.error)}", file=sys.stderr)
         return 1
     regions = f"regions: {', '.join(answer.region_ids)}; " if answer.region_ids else ""
-    print(f"({regions}to go on: --conversation {answer.conversation_id})")
+    show(f"({regions}to go on: --conversation {answer.conversation_id})")
     return 0
 
 

@@ -25,6 +25,8 @@ from robot_client import STATUS, ClientError, RobotClient
 from ros_gpt4roi_interfaces.msg import Answer, RegionDescription, RegionDescriptionArray
 from sensor_msgs.msg import Image
 
+from ros_gpt4roi.printable import show
+
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "demo_output" / "annotated.png"
 FRAMES = 3
@@ -68,7 +70,7 @@ class Demo:
             print(f"\nFrame {frame.header.stamp.sec}.{frame.header.stamp.nanosec:09d} ({times})")
             for description in frame.descriptions:
                 kept = ", kept" if description.reused else ""
-                print(f"  region {description.region.id:>2}  {description.text}  ({description.confidence:.2f}{kept})")
+                show(f"  region {description.region.id:>2}  {description.text}  ({description.confidence:.2f}{kept})")
         in_all = set.intersection(*({d.region.id for d in frame.descriptions} for frame in frames))
         common = [d for d in frames[-1].descriptions if d.region.id in in_all]
         if len(common) < 2:
@@ -91,7 +93,7 @@ class Demo:
     def ask(self, title: str, question: str, conversation_id: str = "") -> Answer:
         """Ask and print the answer as it grows. Raises DemoError where its status is not OK or it is empty."""
         print(f"\n{title}\n  ? {question}\n  > ", end="", flush=True)
-        answer = self._client.ask(question, conversation_id, lambda piece: print(piece, end="", flush=True),
+        answer = self._client.ask(question, conversation_id, lambda piece: show(piece, end=""),
                                   ANSWER_LIMIT_S)
         print()
         if answer.status != Answer.OK:
@@ -111,7 +113,7 @@ class Demo:
             raise DemoError(f"the answer {answer.text!r} names no region")
         for region in answer.regions:
             box = region.bbox
-            print(f"    region {region.id}: {box.size_x:.0f} x {box.size_y:.0f} pixels around "
+            show(f"    region {region.id}: {box.size_x:.0f} x {box.size_y:.0f} pixels around "
                   f"({box.center.position.x:.0f}, {box.center.position.y:.0f})")
         self.ask("And on, in the same conversation", "Why?", answer.conversation_id)
 
@@ -129,7 +131,7 @@ or, where the ros2 command is installed:
     ros2 topic pub --once /query_text std_msgs/msg/String "{{data: 'How many red things are there?'}}"
 
 Answers:""", flush=True)
-        self._client.on_answer_text(lambda text: print(f"  > {text}", flush=True))
+        self._client.on_answer_text(lambda text: show(f"  > {text}"))
         with suppress(KeyboardInterrupt):
             while True:
                 self._described.clear()

@@ -77,8 +77,9 @@ def box_from_message(message: BoundingBox2D, width: int, height: int,
         across, down = width / resolution[0], height / resolution[1]
         box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
     elif 0 < box[2] <= _NORMALISED_END and 0 < box[3] <= _NORMALISED_END:
-        raise BoxError(f"{shown} ends within the first pixel: it seems to be normalised (0 to 1); expected pixels of the "
-                       f"image of {width}x{height}, or detections.width and detections.height of 1 for normalised boxes")
+        raise BoxError(f"{shown} ends within the first pixel: it seems to be normalised (0 to 1); expected pixels of "
+                       f"the image of {width}x{height}, or detections.width and detections.height of 1 for normalised "
+                       "boxes")
     if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
         raise BoxError(f"{shown} is outside the image of {width}x{height}")
     visible = min(box[2], width) - max(box[0], 0), min(box[3], height) - max(box[1], 0)
@@ -86,8 +87,8 @@ def box_from_message(message: BoundingBox2D, width: int, height: int,
         raise BoxError(f"{shown} is too thin: {visible[0]:g} x {visible[1]:g} pixels of it are inside the image of "
                        f"{width}x{height}; expected at least {_LEAST_VISIBLE:g} each way")
     if max(-box[0], box[2] - width) > _FARTHEST * width or max(-box[1], box[3] - height) > _FARTHEST * height:
-        raise BoxError(f"{shown} reaches too far beyond the image of {width}x{height}; expected at most the image's own "
-                       "size")
+        raise BoxError(f"{shown} reaches too far beyond the image of {width}x{height}; expected at most the image's "
+                       "own size")
     return box
 
 
@@ -180,7 +181,8 @@ def detections_from_cdr(data: bytes, most: int) -> tuple[Detection2DArray, int]:
         if count > most:  # the rest of the sequence is never read
             data = data[:place] + struct.pack(order + "I", most) + data[place + 4:_MOST_BYTES]
         if len(data) > _MOST_BYTES:
-            raise DetectionsError(f"an array of {count} detections has {len(data)} bytes; expected at most {_MOST_BYTES}")
+            raise DetectionsError(f"an array of {count} detections has {len(data)} bytes; expected at most "
+                                  f"{_MOST_BYTES}")
         return deserialize_message(data, Detection2DArray), count
     except DetectionsError:
         raise
@@ -213,8 +215,9 @@ def tell_apart(message: Detection2DArray) -> tuple[str, ...]:
     return tuple(name for name, number in numbers.items() if name and number > 1)
 
 
-def regions_from_detections(message: Detection2DArray, width: int, height: int, resolution: tuple[int, int] | None = None,
-                            ) -> tuple[tuple[Region, ...], tuple[str, ...]]:
+def regions_from_detections(
+        message: Detection2DArray, width: int, height: int,
+        resolution: tuple[int, int] | None = None) -> tuple[tuple[Region, ...], tuple[str, ...]]:
     """Makes regions of a detection array. One bad box costs only itself.
 
     Args:
@@ -248,6 +251,7 @@ def regions_from_messages(messages: Sequence[RegionMessage], present: Sequence[R
 
 
 def region_to_message(region: Region) -> RegionMessage:
+    """A region with its box as centre and size."""
     return RegionMessage(id=region.id, bbox=box_to_message(region.box), label=region.label, score=float(region.score))
 
 

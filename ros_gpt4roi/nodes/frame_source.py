@@ -12,8 +12,14 @@ from vision_msgs.msg import Detection2DArray
 from ros_gpt4roi.configuration import ConfigError, Configuration, setting
 from ros_gpt4roi.runtime.types import Frame
 
-from .conversions import (NANOSECONDS, DetectionsError, detections_from_cdr, regions_from_detections, stamp_ns,
-                          tell_apart)
+from .conversions import (
+    NANOSECONDS,
+    DetectionsError,
+    detections_from_cdr,
+    regions_from_detections,
+    stamp_ns,
+    tell_apart,
+)
 from .diagnostics import Problems
 from .frame_buffer import FrameBuffer, Held
 from .images import MAX_PIXELS, ImageError, MessageImage
@@ -122,8 +128,9 @@ class FrameSource:
             self._problems.report("too many detections", f"an array has {count}; expected at most {most} "
                                                          "(detections.max), which are taken, from the first one on")
         if repeated := tell_apart(message):
-            self._problems.note("detection ids repeat", f"{_listed(repeated)}: told apart as {repeated[0]!r}, "
-                                                        f"'{repeated[0]} 2' and so on; expected a tracker's ids, or none")
+            self._problems.note("detection ids repeat",
+                                f"{_listed(repeated)}: told apart as {repeated[0]!r}, '{repeated[0]} 2' and so on; "
+                                "expected a tracker's ids, or none")
         dropped, stamp = self._buffer.boxes_without_image, stamp_ns(message.header.stamp)
         self._deliver(self._buffer.add_boxes(stamp, message))
         if self._buffer.boxes_without_image > dropped:  # a detector that stamps its boxes anew meets no image, ever

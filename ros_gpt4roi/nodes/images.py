@@ -107,8 +107,8 @@ def check_compressed(message: CompressedImage, max_pixels: int = MAX_PIXELS) -> 
     data = memoryview(message.data)
     size = _png_size(data) or _jpeg_size(data)
     if size is None or 0 in size:
-        raise ImageError(f"compressed image of format {message.format[:60]!r} and {len(data)} bytes can not be decoded: "
-                         "it has no header of a jpeg or png with a size")
+        raise ImageError(f"compressed image of format {message.format[:60]!r} and {len(data)} bytes can not be "
+                         "decoded: it has no header of a jpeg or png with a size")
     _check_pixels(*size, max_pixels)
     scans = bytes(data).count(b"\xff\xda")  # a marker, since the data of a scan has a zero after every 0xff
     if data[0] == 0xFF and scans > _MAX_JPEG_SCANS:

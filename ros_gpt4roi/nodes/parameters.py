@@ -111,9 +111,9 @@ def _check(parameters: list[Parameter], fields: Mapping[str, Field]) -> SetParam
 
 @dataclass(frozen=True)
 class TopicQos(Configuration):
-    """How a topic is subscribed: the sensor-data profile with the depth that a rule of newest-wins needs."""
+    """QoS of a topic: by default the sensor-data profile with the depth that a rule of newest-wins needs."""
 
-    reliability: str = setting("best_effort", "Reliability; must suit the publisher.",
+    reliability: str = setting("best_effort", "Reliability; a reliable subscription needs a reliable publisher.",
                                choices=("best_effort", "reliable"))
     depth: int = setting(1, "Messages that the middleware keeps for the node.", at_least=1, at_most=1000)
 

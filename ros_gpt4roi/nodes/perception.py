@@ -7,50 +7,48 @@ from __future__ import annotations
 
 import functools
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from ros_gpt4roi_interfaces.msg import RegionDescriptionArray
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from ros_gpt4roi.annotate import annotate
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.engine.build_process import Progress
 from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.printable import printable
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
 from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
 from ros_gpt4roi.runtime.types import FrameDescriptions, Status
 
 from .conversions import descriptions_to_message
-from .diagnostics import Problems, diagnostic_array
+from .diagnostics import DiagnosticsPublisher, Problems, Report
 from .frame_source import DetectionParameters, FrameSource, ImageParameters, SyncParameters
 from .images import rgb_to_image
 from .parameters import TopicQos, declare, names, read
 from .process import run_node
 from .questions import Questions
+from .topics import Input, publisher_events
 
 _DESCRIPTIONS_DEPTH = 10
 _STOP_LIMIT_S = 10.0
-_DIAGNOSTICS_PERIOD_S = 1.0
 _USUAL_REGIONS = 8  # of a frame, on which threads are measured
 
 
 @dataclass(frozen=True)
 class QosParameters(Configuration):
-    """How the inputs are subscribed."""
+    """How inputs are subscribed and images published."""
 
     image: TopicQos = TopicQos()
     detections: TopicQos = TopicQos()
+    annotated_image: TopicQos = TopicQos("reliable")
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,6 @@ class Perception(LifecycleNode):
         super().__init__("perception")
         self._state = "unconfigured"
         self._failure = ""  # why the last configuration failed
-        self._progress = ""  # what configuring is at
         self._placement: dict[str, str] = {}  # what runs where, and why
         self.problems = Problems(self.get_logger().warning)
         if unknown := declare(self, PerceptionParameters()):
@@ -98,11 +95,9 @@ class Perception(LifecycleNode):
         self._scheduler: Scheduler | None = None
         self._frames: FrameSource | None = None
         self._questions: Questions | None = None
-        self._inputs: list = []
+        self._inputs: list[Input] = []
         self._stage_seconds: dict[str, float] = {}
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
-        # With use_sim_time and no /clock, or a paused one, ROS time stands still.
-        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._diagnostics = DiagnosticsPublisher(self, "pipeline", self._report)
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
     def autostart(self) -> None:
@@ -118,27 +113,28 @@ class Perception(LifecycleNode):
     def fail(self, transition: str, error: Exception) -> None:
         """Logs why a transition failed, and shows it in the diagnostics until the next `configure`."""
         self._failure = f"{type(error).__name__}: {error}"
-        self.get_logger().error(f"{transition} failed: {self._failure}")
+        self.get_logger().error(f"{transition} failed: {printable(self._failure, 2000)}")
 
     # Lifecycle
 
     @_reports_errors
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Loads and warms the model, and opens the interfaces."""
         self._failure, self._placement = "", {}
         try:
             self._settings = parameters = read(self, PerceptionParameters)
             folder = find_model(parameters.model)
-            with self._reporting(f"loading {folder}"):
+            with self._diagnostics.during(f"loading {folder}"):
                 use_all_threads()  # also for an engine that runs on the CPU
                 pipeline = Pipeline.open(folder, parameters.pipeline, self._on_progress)
                 self._placement = pipeline.placement()
                 self.get_logger().info("; ".join(f"{what} {where}" for what, where in self._placement.items()))
                 if pipeline.device.advice:
                     self.problems.report("GPU not used", f"{pipeline.device.reason}; {pipeline.device.advice}")
-                self._progress = "warming up"
+                self._diagnostics.progress = "warming up"
                 pipeline.warm_up()
                 if pipeline.device.name == "cpu":
-                    self._progress = "measuring how many threads help"
+                    self._diagnostics.progress = "measuring how many threads help"
                     threads = fit_threads(lambda: pipeline.rehearse(_USUAL_REGIONS))
                     self.get_logger().info(f"PyTorch works with {threads} threads")
                     pipeline.reset()
@@ -147,41 +143,46 @@ class Perception(LifecycleNode):
             self.fail("configure", error)
             return TransitionCallbackReturn.FAILURE
         self._descriptions = self.create_publisher(RegionDescriptionArray, "region_descriptions", _DESCRIPTIONS_DEPTH)
-        self._annotated = self.create_publisher(Image, "annotated_image", parameters.qos.image.profile())
+        profile = parameters.qos.annotated_image.profile()
+        self._annotated = self.create_publisher(Image, "annotated_image", profile, event_callbacks=publisher_events(
+            self, "annotated_image", profile, self.problems))
         self._frames = FrameSource(parameters.sync, parameters.image, parameters.detections, self.problems,
                                    scheduler.submit_frame)
         self._questions = Questions(self, self._frames, scheduler, self.problems, lambda: self._state == "active")
         self._scheduler = scheduler
         self._state = "inactive"
-        self.get_logger().info(f"model {folder.name} is ready")
+        self.get_logger().info(f"model {printable(folder.name)} is ready")
         return TransitionCallbackReturn.SUCCESS
 
     @_reports_errors
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begins to listen and to work."""
         self._scheduler.start()
         qos, compressed = self._settings.qos, self._settings.transport == "compressed"
         self._inputs = [
-            self.create_subscription(CompressedImage if compressed else Image,
-                                     "image/compressed" if compressed else "image",
-                                     self._frames.on_image, qos.image.profile()),
-            self.create_subscription(Detection2DArray, "detections", self._frames.on_detections,
-                                     qos.detections.profile(), raw=True)]
+            Input(self, CompressedImage if compressed else Image, "image/compressed" if compressed else "image",
+                  self._frames.on_image, qos.image.profile(), self.problems),
+            Input(self, Detection2DArray, "detections", self._frames.on_detections, qos.detections.profile(),
+                  self.problems, raw=True)]
         self._state = "active"
         return super().on_activate(state)
 
     @_reports_errors
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stops listening, and answers what is open."""
         self._state = "inactive"
         self._stop_work()
         return super().on_deactivate(state)
 
     @_reports_errors
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Gives back what `on_configure` took."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
     @_reports_errors
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stops listening, and answers what is open, for good."""
         # The interfaces stay: goals that this cancels have their results still to be sent by the executor.
         self._state = "finalized"
         self._stop_work()
@@ -189,13 +190,14 @@ class Perception(LifecycleNode):
 
     @_reports_errors
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Cleans up after a transition that failed."""
         self._release()
         return TransitionCallbackReturn.SUCCESS  # back to unconfigured: can be configured again
 
     def _stop_work(self) -> None:
         """Listens no longer, and answers what is open CANCELED."""
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
+        for source in self._inputs:
+            source.destroy()
         self._inputs = []
         if self._scheduler is not None:
             self._scheduler.stop(_STOP_LIMIT_S)
@@ -240,53 +242,35 @@ class Perception(LifecycleNode):
 
     # Diagnostics
 
-    @contextmanager
-    def _reporting(self, step: str) -> Iterator[None]:
-        """Publishes diagnostics, and logs each new step, while configuring holds the executor and no timer runs."""
-        self._progress, done = step, threading.Event()
-
-        def report() -> None:
-            logged = ""
-            while not done.is_set():
-                if (progress := self._progress) != logged:
-                    logged = progress
-                    self.get_logger().info(progress)
-                self._publish_diagnostics()
-                done.wait(_DIAGNOSTICS_PERIOD_S)
-
-        thread = threading.Thread(target=report, name="configuring")
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()  # only then does the executor's timer report again
-            self._progress = ""
-
     def _on_progress(self, progress: Progress) -> None:
         """Of an engine that is being built."""
-        self._progress = f"{progress.step}, {progress.fraction:.0%}"
+        self._diagnostics.progress = f"{progress.step}, {progress.fraction:.0%}"
 
-    def _publish_diagnostics(self) -> None:
+    def _report(self) -> Report:
         values: dict[str, object] = {"state": self._state, "model": self.get_parameter("model").value}
         if self._scheduler is not None:
             values |= self._frames.statistics()
             values |= self._scheduler.statistics()
             values |= {f"stage {stage} [ms]": seconds * 1000 for stage, seconds in self._stage_seconds.items()}
-        values |= self.problems.values()
-        total = self.problems.total()
         values |= self._placement
-        level, text = DiagnosticStatus.OK, self._progress or self._state
+        total = self.problems.total()
+        values |= self.problems.values()
+        level, text = DiagnosticStatus.OK, self._diagnostics.progress or self._state
         if self._failure:
             level, text = DiagnosticStatus.ERROR, self._failure
-        elif self._state == "active" and not values["images received"]:
-            level, text = DiagnosticStatus.WARN, "active, but no image has arrived yet"
-        elif total > self._reported:
-            level, text = DiagnosticStatus.WARN, f"{total - self._reported} problems since the last report"
+        elif warnings := self._warnings(total):
+            level, text = DiagnosticStatus.WARN, "; ".join([self._state, *warnings])
         self._reported = total
-        header = Header(stamp=self.get_clock().now().to_msg())
-        self._diagnostics.publish(diagnostic_array(header, f"{self.get_name()}: pipeline", level, text,
-                                                   str(values["model"]), values))
+        return Report(level, text, str(values["model"]), values)
+
+    def _warnings(self, total: int) -> list[str]:
+        own = (self.get_name(), self.get_namespace())
+        found = [stale for source in self._inputs if (stale := source.stale())]
+        if (same := self.get_node_names_and_namespaces().count(own)) > 1:
+            found.append(f"{same} nodes are called {self.get_fully_qualified_name()}: a request reaches any of them")
+        if total > self._reported:
+            found.append(f"{total - self._reported} problems since the last report")
+        return found
 
 
 def main(args: Sequence[str] | None = None) -> int:

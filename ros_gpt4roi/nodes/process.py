@@ -4,6 +4,7 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import logging
 import os
 import signal
 import threading
@@ -19,11 +20,15 @@ from rclpy.node import Node
 from rclpy.service import Service
 from rclpy.signals import SignalHandlerOptions
 
+from ros_gpt4roi.printable import PrintableHandler, printable
+
 from .diagnostics import Problems
 from .shared_memory import remove_abandoned_segments
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SIGNAL_POLL_S = 0.2  # Python sees a signal only between two waits of the middleware
+_TRANSPORT_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE",
+                        "FASTDDS_BUILTIN_TRANSPORTS")
 _BROKEN_S = 10.0  # an executor in which nothing succeeds for so long has no way on
 
 
@@ -32,20 +37,23 @@ class NodeFailure(Exception):
 
 
 def use_large_messages() -> None:
-    """Gives Fast DDS shared memory that holds images, unless the environment already names a profile.
+    """Gives Fast DDS shared memory that holds images, unless the environment already says which transports to use.
 
-    Call it before rclpy.init. Without it, a best-effort image over 0.5 MiB is mostly lost between processes.
+    Call it before rclpy.init. Without it, a best-effort image over 0.5 MiB is mostly lost between processes. The
+    profile would override FASTDDS_BUILTIN_TRANSPORTS, which is set where shared memory can't work, as between
+    containers.
     """
-    os.environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(Path(__file__).with_name("fastdds.xml")))
+    if not any(os.environ.get(name) for name in _TRANSPORT_VARIABLES):
+        os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(Path(__file__).with_name("fastdds.xml"))
 
 
 def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
     """Spins a node until SIGINT or SIGTERM; returns the process's exit status.
 
-    A callback that raises is logged, and counted among the node's `problems`, where it has them; a service then responds
-    with its response type's defaults, which say that nothing was done. `NodeFailure`, and errors of `make_node`, end the
-    node with status 1. The node's `close()`, where it has one, runs before the node is destroyed. Call it in the main
-    thread.
+    A callback that raises is logged, and counted among the node's `problems`, where it has them; a service then
+    responds with its response type's defaults, which say that nothing was done. `NodeFailure`, and errors of
+    `make_node`, end the node with status 1. The node's `close()`, where it has one, runs before the node is destroyed.
+    Call it in the main thread.
     """
     use_large_messages()
     remove_abandoned_segments()
@@ -53,8 +61,11 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
         # rclpy's own handlers would shut the context down at once, under the threads that still publish.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # rcl's: arguments or a parameter file that it can't read
-        get_logger("start").fatal(str(error))
+        get_logger("start").fatal(printable(str(error), 2000))
         return 1
+    own = logging.getLogger("ros_gpt4roi")
+    own.setLevel(logging.INFO)
+    own.addHandler(PrintableHandler(_log))
     ending, spinning = threading.Event(), threading.Event()
 
     def interrupt(number: int, frame: object) -> None:
@@ -79,7 +90,8 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
     except KeyboardInterrupt:
         pass
     except Exception as error:
-        get_logger(node.get_name() if node is not None else "start").fatal(f"{type(error).__name__}: {error}")
+        logger = get_logger(node.get_name() if node is not None else "start")
+        logger.fatal(printable(f"{type(error).__name__}: {error}", 2000))
         return 1
     finally:
         if node is not None:
@@ -88,6 +100,17 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
         rclpy.try_shutdown()
         gc.freeze()  # collecting what a model consists of, at the interpreter's end, takes seconds
     return 0
+
+
+def _log(level: int, text: str) -> None:
+    """Writes a record of the package's own, of the parts that know no ROS, to the ROS log."""
+    logger = get_logger("ros_gpt4roi")
+    if level >= logging.ERROR:
+        logger.error(text)
+    elif level >= logging.WARNING:
+        logger.warning(text)
+    else:
+        logger.info(text)
 
 
 def _spin(executor: SingleThreadedExecutor, ending: threading.Event, problems: Problems) -> None:

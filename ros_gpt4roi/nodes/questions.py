@@ -29,8 +29,9 @@ from .diagnostics import Problems
 from .frame_source import FrameSource
 
 _RESULT_KEPT_S = 60  # for a client that asks for its result late; a goal's memory is freed after it
-_ANSWER_DEPTH = 10
-_SERVICE_HISTORY = 200
+# The middleware drops what a history (10 by default) doesn't hold, and nobody would ever know.
+_HISTORY = 200  # of answers and of each service
+_TEXT_HISTORY = 1000  # of questions on a topic, whose senders wait for nothing
 _SHOWN_REFUSALS = 3
 
 
@@ -55,19 +56,18 @@ class Questions:
         self._scheduler = scheduler
         self._problems = problems
         self._is_active = is_active
-        self._answers = node.create_publisher(AnswerMessage, "answers", _ANSWER_DEPTH)
-        self._answer_texts = node.create_publisher(String, "answer_text", _ANSWER_DEPTH)
+        self._answers = node.create_publisher(AnswerMessage, "answers", _HISTORY)
+        self._answer_texts = node.create_publisher(String, "answer_text", _HISTORY)
         # Reentrant, since a coroutine holds its group while it awaits the worker.
         group = ReentrantCallbackGroup()
-        # The middleware drops what a service's history (10 by default) doesn't hold, and nobody would ever know.
-        history = QoSProfile(depth=_SERVICE_HISTORY)
+        history = QoSProfile(depth=_HISTORY)
         self._action = ActionServer(node, Ask, "ask", self._on_goal, cancel_callback=self._on_cancel,
                                     callback_group=group, result_timeout=_RESULT_KEPT_S,
                                     goal_service_qos_profile=history, result_service_qos_profile=history,
                                     cancel_service_qos_profile=history)
         self._service = node.create_service(DescribeRegions, "describe_regions", self._on_describe,
                                             callback_group=group)
-        self._texts = node.create_subscription(String, "query_text", self._on_text, _ANSWER_DEPTH)
+        self._texts = node.create_subscription(String, "query_text", self._on_text, _TEXT_HISTORY)
 
     def destroy(self) -> None:
         self._action.destroy()

@@ -349,20 +349,28 @@ class Pipeline:
     # --- before, after and beside --------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """Run everything once at full size, so that the first request is as fast as the next. Leaves no trace."""
+        """Run everything once at full size, so that the first request is as fast as the next. Leaves no trace.
+
+        Raises:
+            ValueError: The model fails, as one does whose weights are not finite.
+        """
         frame = self.rehearse(self.model_config.prompt.max_regions)
-        self.ask(Conversation("", frame), Question("What is region 1?"))
+        _must_work(self.ask(Conversation("", frame), Question("What is region 1?")))
         self.language.generator.warm_up()
         self.reset()
 
     def rehearse(self, regions: int) -> Frame:
-        """Describe so many regions of a grey frame, which is returned. Forgets all that was computed before."""
+        """Describe so many regions of a grey frame, which is returned. Forgets all that was computed before.
+
+        Raises:
+            ValueError: The model fails.
+        """
         size = self.model_config.preprocess.image_size
         edges = np.linspace(0, size - 8, regions)
         frame = Frame(np.full((size, size, 3), 127, np.uint8),
                       tuple(Region(str(i + 1), (x, x, x + 8.0, x + 8.0)) for i, x in enumerate(edges.tolist())), 0, "")
         self.reset()
-        self.describe(frame)
+        _must_work(self.describe(frame))
         return frame
 
     def reset(self) -> None:
@@ -379,3 +387,8 @@ class Pipeline:
                    "cache_bytes": generator.prefixes.bytes, "cache_evictions": generator.prefixes.evictions,
                    "reuse_rate": self.reuse.kept / max(1, self.reuse.looked_up)}
         return {name: float(value) for name, value in numbers.items()}
+
+
+def _must_work(result: Answer | FrameDescriptions) -> None:
+    if result.status is Status.FAILED:
+        raise ValueError(f"the model fails at its first requests: {result.error}")

@@ -33,6 +33,8 @@ _UNKNOWN = re.compile(rf"{_HEAD.pattern}(?:[“‘\"']([^\"'“”‘’]+)[”�
                       rf"|({'|'.join(word for word in _NUMBERS if word != 'one')})\b)")
 _LISTED = re.compile(rf"(?<![{_LATIN}<])regions {_ID_LIKE.pattern}(?:(?:{_SEPARATOR.pattern}){_ID_LIKE.pattern})+")
 
+_LONGEST_SHOWN = 100  # characters of an unknown name
+
 
 class UnknownRegionError(ValueError):
     """A text speaks of a region that is not there; the message names it and those that are."""
@@ -122,6 +124,7 @@ class RegionText:
         if name in map(_name, self._left_out):
             return (f"region {name!r} was left out: the frame has more regions than the {len(self.ids)} that the model "
                     "takes, those with the highest score")
+        name = name if len(name) <= _LONGEST_SHOWN else name[:_LONGEST_SHOWN] + "…"
         shown = ", ".join(self.ids[:20]) + (", …" if len(self.ids) > 20 else "")
         return f"unknown region {name!r}, expected one of this frame's: {shown or 'it has none'}"
 

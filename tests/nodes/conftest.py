@@ -40,8 +40,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from ros_gpt4roi.model.checkpoint import build_model, save_checkpoint
-    from ros_gpt4roi.model.config import (LanguageConfig, ModelConfig, PreprocessConfig, PromptConfig, RoIAlignConfig,
-                                          VisionConfig)
+    from ros_gpt4roi.model.config import (
+        LanguageConfig,
+        ModelConfig,
+        PreprocessConfig,
+        PromptConfig,
+        RoIAlignConfig,
+        VisionConfig,
+    )
     from training.from_scratch.tokenizer import train_tokenizer
 
     texts = ["what is region 1? it is a small red mug to the left of the large blue bowl"] * 4

@@ -37,6 +37,10 @@ class Process:
             self._process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.poll() is None
 

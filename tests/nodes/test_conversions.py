@@ -16,12 +16,19 @@ from std_msgs.msg import Header  # noqa: E402
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose  # noqa: E402
 
 from ros_gpt4roi.annotate import annotate, region_colour  # noqa: E402
-from ros_gpt4roi.nodes.conversions import (DetectionsError, answer_as_text, answer_to_message,  # noqa: E402
-                                           box_to_message, descriptions_to_message, detections_from_cdr,
-                                           region_to_message, regions_from_detections, regions_from_messages,
-                                           tell_apart)
-from ros_gpt4roi.runtime.types import (Answer, Description, Frame, FrameDescriptions, Region,  # noqa: E402
-                                       Status)
+from ros_gpt4roi.nodes.conversions import (  # noqa: E402
+    DetectionsError,
+    answer_as_text,
+    answer_to_message,
+    box_to_message,
+    descriptions_to_message,
+    detections_from_cdr,
+    region_to_message,
+    regions_from_detections,
+    regions_from_messages,
+    tell_apart,
+)
+from ros_gpt4roi.runtime.types import Answer, Description, Frame, FrameDescriptions, Region, Status  # noqa: E402
 
 WIDTH, HEIGHT = 640, 480
 NAN, INFINITE = math.nan, math.inf
@@ -139,7 +146,8 @@ def test_no_more_detections_are_read_than_are_wanted() -> None:
         assert count == 30 and read.header == header and list(read.detections) == list(array.detections[:7])
 
 
-@pytest.mark.parametrize("spoil", [lambda data: data[:11], lambda data: data[:-9], lambda data: b"", lambda data: b"\xff" * 99,
+@pytest.mark.parametrize("spoil", [lambda data: data[:11], lambda data: data[:-9], lambda data: b"",
+                                   lambda data: b"\xff" * 99,
                                    lambda data: data[:12] + b"\xff\xff\xff\x7f" + data[16:]])
 def test_data_that_is_no_detection_array_is_refused(spoil: Callable[[bytes], bytes]) -> None:
     data = serialize_message(Detection2DArray(detections=[detection((1, 1, 9, 9))]))

@@ -52,6 +52,18 @@ def test_what_is_refused_may_be_of_any_length() -> None:
     assert len(lines[0]) < 500 and len(problems.values()["query INVALID, last"]) < 500
 
 
+def test_what_comes_from_outside_forges_no_line_and_moves_no_cursor() -> None:
+    lines: list[str] = []
+    problems = Problems(lines.append)
+    hostile = "box\n[ERROR] [1.0] [perception]: all is lost\x1b[2J\u202egnp.exe\u2028\r\x9b"
+    problems.report("box refused", hostile)
+    message = diagnostic_array(Header(), "node: part", DiagnosticStatus.OK, hostile, hostile, {"last": hostile})
+    (status,) = message.status
+    for text in (*lines, *problems.values().values(), status.message, status.hardware_id, status.values[0].value):
+        assert text.isprintable() and len(text.splitlines()) == 1
+    assert "\\n[ERROR]" in lines[0] and "\\x1b[2J\\u202e" in lines[0]
+
+
 def test_values_are_written_as_text() -> None:
     message = diagnostic_array(Header(frame_id="f"), "node: part", DiagnosticStatus.WARN, "why", "model",
                                {"count": 3, "stage [ms]": 12.34567891, "state": "active"})

@@ -11,8 +11,17 @@ from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from ros_gpt4roi.nodes import images  # noqa: E402
-from ros_gpt4roi.nodes.images import (ENCODINGS, ImageError, MessageImage, check_compressed,  # noqa: E402
-                                      check_image, compressed_to_rgb, image_to_rgb, rgb_to_compressed, rgb_to_image)
+from ros_gpt4roi.nodes.images import (  # noqa: E402
+    ENCODINGS,
+    ImageError,
+    MessageImage,
+    check_compressed,
+    check_image,
+    compressed_to_rgb,
+    image_to_rgb,
+    rgb_to_compressed,
+    rgb_to_image,
+)
 
 HEIGHT, WIDTH = 24, 32
 
@@ -188,7 +197,8 @@ def compressed(data: bytes, name: str = "jpeg") -> CompressedImage:
 
 
 @pytest.mark.parametrize("flags", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 1)])
-@pytest.mark.parametrize("before", [b"", b"\xff\xff", b"\xff\xfe\x00\x09comment", b"\xff\xe1\x00\x08\xff\xc0\x00\x11\x08\x00"])
+@pytest.mark.parametrize("before", [b"", b"\xff\xff", b"\xff\xfe\x00\x09comment",
+                                    b"\xff\xe1\x00\x08\xff\xc0\x00\x11\x08\x00"])
 def test_the_size_is_read_from_the_header(rgb: np.ndarray, flags: tuple, before: bytes) -> None:
     data = jpeg(rgb, *flags)
     picture = compressed(data[:2] + before + data[2:])
@@ -223,9 +233,11 @@ def test_a_jpeg_of_endless_scans_is_refused(rgb: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("data", [
-    b"\xff\xd8\xff\xda\x00\x08", b"\xff\xd8\xff\xc0\x00\x11\x08\x00", b"\xff\xd8" + b"\xff" * 100, b"\xff\xd8\xff\xe0\x00\x00" * 99,
+    b"\xff\xd8\xff\xda\x00\x08", b"\xff\xd8\xff\xc0\x00\x11\x08\x00", b"\xff\xd8" + b"\xff" * 100,
+    b"\xff\xd8\xff\xe0\x00\x00" * 99,
     b"\xff\xd8\xff\xd0\xff\xc0\x00\x11\x08\x00\x08\x00\x08", b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x00\x00\x08\x03",
-    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDX" + b"\x01" * 13, b"BM" + bytes(60),
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDX" + b"\x01" * 13,
+    b"BM" + bytes(60),
 ])
 def test_a_header_that_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(ImageError, match="no header of a jpeg or png"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+import rclpy  # noqa: E402
 from camera import claim_size  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
@@ -156,7 +157,15 @@ def missing(folder: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("spoil", [cut, other_version, without_config, missing])
+def not_finite(folder: Path) -> str:
+    from safetensors.torch import load_file, save_file
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "lm_head" in name)
+    save_file({**weights, name: weights[name] * float("nan")}, folder / "model.safetensors", {"format": "pt"})
+    return "not finite"
+
+
+@pytest.mark.parametrize("spoil", [cut, other_version, without_config, missing, not_finite])
 def test_a_model_that_can_not_be_loaded_is_told_and_another_one_taken(
         peer: Peer, managed: Managed, tiny_model: Path, tmp_path: Path, spoil: Callable[[Path], str]) -> None:
     folder = tmp_path / "model"
@@ -243,7 +252,8 @@ def test_an_engine_is_built_in_configure_with_progress_or_refused(peer: Peer, ma
 
 
 @pytest.mark.parametrize("transition, label", [
-    (Transition.TRANSITION_ACTIVATE, ""), (Transition.TRANSITION_CLEANUP, ""), (Transition.TRANSITION_ACTIVE_SHUTDOWN, ""),
+    (Transition.TRANSITION_ACTIVATE, ""), (Transition.TRANSITION_CLEANUP, ""),
+    (Transition.TRANSITION_ACTIVE_SHUTDOWN, ""),
     (Transition.TRANSITION_CALLBACK_SUCCESS, ""), (99, ""), (0, "no such transition"), (0, "activate"),
 ])
 def test_a_transition_that_is_not_possible_is_refused_and_the_node_lives(managed: Managed, transition: int,
@@ -312,6 +322,33 @@ def test_deactivation_answers_what_is_open(peer: Peer, managed: Managed, tiny_mo
     assert answer.error
     assert managed.ask().status == Answer.UNKNOWN_REGION, "the frames are kept, and have no region 1"
     client.destroy()
+
+
+def test_sources_that_stop_and_a_second_node_of_its_name_are_told(peer: Peer, managed: Managed,
+                                                                  tiny_model: Path) -> None:
+    managed.set_model(tiny_model)
+    assert managed.change(Transition.TRANSITION_CONFIGURE) and managed.change(Transition.TRANSITION_ACTIVATE)
+    reports = peer.collect(DiagnosticArray, "/diagnostics", 10)
+
+    def told(*words: str) -> bool:
+        status = reports[-1].status[0] if reports else DiagnosticStatus(level=DiagnosticStatus.OK)
+        return status.level == DiagnosticStatus.WARN and all(word in status.message for word in words)
+
+    peer.wait_for(lambda: told("active", "/image/compressed: nothing has arrived yet", "/detections: nothing"),
+                  "a warning of inputs that never came")
+    camera, described = CompressedCamera(peer), peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+    camera.send_until(described, "descriptions")
+
+    def well() -> bool:
+        camera.send()
+        peer.executor.spin_once(timeout_sec=0.2)
+        return bool(reports) and reports[-1].status[0].level == DiagnosticStatus.OK
+    peer.wait_for(well, "a report without warnings")
+    peer.wait_for(lambda: told("/image/compressed: nothing has come for", "/detections: nothing has come for"),
+                  "a warning of inputs that have stopped")
+    namesake = rclpy.create_node("perception")
+    peer.wait_for(lambda: told("2 nodes are called /perception"), "a warning of the second node")
+    namesake.destroy_node()
 
 
 def test_compressed_images_and_a_broken_one(peer: Peer, managed: Managed, tiny_model: Path) -> None:

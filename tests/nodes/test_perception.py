@@ -21,7 +21,7 @@ from lifecycle_msgs.srv import GetState  # noqa: E402
 from rcl_interfaces.msg import Parameter as ParameterMessage  # noqa: E402
 from rcl_interfaces.msg import ParameterType, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
-from rclpy.qos import QoSProfile  # noqa: E402
+from rclpy.qos import QoSProfile, qos_profile_sensor_data  # noqa: E402
 from ros_gpt4roi_interfaces.action import Ask  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer, Query, Region, RegionDescriptionArray  # noqa: E402
 from ros_gpt4roi_interfaces.srv import DescribeRegions  # noqa: E402
@@ -74,7 +74,7 @@ def camera(peer: Peer, descriptions: list[RegionDescriptionArray]) -> Camera:
 
 
 @pytest.fixture(scope="module")
-def ask(peer: Peer, node: Process) -> "Asker":
+def ask(peer: Peer, node: Process) -> Asker:
     return Asker(peer)
 
 
@@ -187,6 +187,21 @@ def test_of_endless_detections_the_first_are_taken(peer: Peer, camera: Camera,
     reported(peer, diagnostics, "region over the limit", "region '500'")
 
 
+def test_names_from_outside_forge_no_line_of_the_log(peer: Peer, node: Process, camera: Camera, ask: Asker,
+                                                     descriptions: list[RegionDescriptionArray],
+                                                     diagnostics: list[DiagnosticArray]) -> None:
+    name = "cup\n[ERROR] [1.0] [perception]: forged\x1b[2J"
+    message = described(peer, descriptions, camera.send((BOXES[0], (500, 0, 510, 10)), ids=[name, f"{name}2"]))
+    assert [d.region.id for d in message.descriptions] == [name]
+    reported(peer, diagnostics, "box refused", "forged\\x1b[2J2")
+    assert ask(f"what is region {name}? xyzzy")[1].status == Answer.OK
+    assert "forged" in ask("what is region 77? xyzzy")[1].error
+    reported(peer, diagnostics, "query UNKNOWN_REGION", "forged\\x1b[2J")
+    output = node.output()
+    assert "\x1b" not in output and not any(line.startswith("[ERROR] [1.0]") for line in output.splitlines())
+    assert "xyzzy" not in output, "what people ask is nobody's business"
+
+
 def test_boxes_of_other_stamps_than_the_images_are_told(peer: Peer, camera: Camera,
                                                         descriptions: list[RegionDescriptionArray],
                                                         diagnostics: list[DiagnosticArray]) -> None:
@@ -194,7 +209,7 @@ def test_boxes_of_other_stamps_than_the_images_are_told(peer: Peer, camera: Came
     described(peer, descriptions, header)
     seconds = itertools.count(5)
 
-    def told() -> bool:  # one by one, since the node keeps the newest only; until the first has waited for sync.buffer_s
+    def told() -> bool:  # one by one, since the node keeps the newest only; until the first has waited long enough
         camera.detect(Header(stamp=Time(sec=next(seconds))), BOXES)
         values = {pair.key: pair.value for pair in diagnostics[-1].status[0].values} if diagnostics else {}
         text = values.get("boxes without image, last", "")
@@ -425,9 +440,10 @@ def test_a_bad_request_is_told_why(peer: Peer, camera: Camera, request_: Describ
         assert word in response.error
 
 
-def test_the_annotated_image_shows_the_regions(peer: Peer, camera: Camera,
+@pytest.mark.parametrize("qos", [qos_profile_sensor_data, QoSProfile(depth=1)], ids=["best effort", "reliable"])
+def test_the_annotated_image_shows_the_regions(peer: Peer, camera: Camera, qos: QoSProfile,
                                                descriptions: list[RegionDescriptionArray]) -> None:
-    images = peer.collect(Image, "annotated_image")
+    images = peer.collect(Image, "annotated_image", qos)
 
     def annotated() -> Image | None:
         # The node draws only for those who listen, and learns of a listener a little later than it of the node.
