@@ -208,6 +208,7 @@ class Perception(LifecycleNode):
         self._stop_work()  # first: the worker publishes
         if self._scheduler is None:
             return
+        self._questions.drain(_STOP_LIMIT_S)
         self._questions.destroy()
         self.destroy_publisher(self._descriptions)
         self.destroy_publisher(self._annotated)
@@ -249,7 +250,7 @@ class Perception(LifecycleNode):
     def _report(self) -> Report:
         values: dict[str, object] = {"state": self._state, "model": self.get_parameter("model").value}
         if self._scheduler is not None:
-            values |= self._frames.statistics()
+            values |= self._frames.statistics() | self._questions.statistics()
             values |= self._scheduler.statistics()
             values |= {f"stage {stage} [ms]": seconds * 1000 for stage, seconds in self._stage_seconds.items()}
         values |= self._placement

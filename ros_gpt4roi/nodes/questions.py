@@ -1,13 +1,15 @@
 """Questions and requests on their way from messages to the scheduler, and answers on their way back."""
 from __future__ import annotations
 
+import math
+import time
 import uuid
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import replace
 
 import rclpy
-from rclpy.action import ActionServer, CancelResponse
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import Executor
@@ -23,8 +25,7 @@ from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Refused
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Answer, Frame, Status
 
-from .conversions import (answer_as_text, answer_to_message, descriptions_to_message, regions_from_messages,
-                          stamp_ns)
+from .conversions import answer_as_text, answer_to_message, descriptions_to_message, regions_from_messages, stamp_ns
 from .diagnostics import Problems
 from .frame_source import FrameSource
 
@@ -33,6 +34,7 @@ _RESULT_KEPT_S = 60  # for a client that asks for its result late; a goal's memo
 _HISTORY = 200  # of answers and of each service
 _TEXT_HISTORY = 1000  # of questions on a topic, whose senders wait for nothing
 _SHOWN_REFUSALS = 3
+_LINGER_S = 0.5  # after the last result: for clients that ask for theirs just now, and for the middleware to send it
 
 
 async def _finished(future: futures.Future, executor: Executor) -> object:
@@ -56,12 +58,17 @@ class Questions:
         self._scheduler = scheduler
         self._problems = problems
         self._is_active = is_active
+        self._open = 0  # goals and requests without a result
+        self._last_result_s = -math.inf
+        self._goals_received = self._goals_accepted = 0
         self._answers = node.create_publisher(AnswerMessage, "answers", _HISTORY)
         self._answer_texts = node.create_publisher(String, "answer_text", _HISTORY)
         # Reentrant, since a coroutine holds its group while it awaits the worker.
         group = ReentrantCallbackGroup()
         history = QoSProfile(depth=_HISTORY)
         self._action = ActionServer(node, Ask, "ask", self._on_goal, cancel_callback=self._on_cancel,
+                                    goal_callback=self._on_goal_request,
+                                    handle_accepted_callback=self._on_accepted,
                                     callback_group=group, result_timeout=_RESULT_KEPT_S,
                                     goal_service_qos_profile=history, result_service_qos_profile=history,
                                     cancel_service_qos_profile=history)
@@ -70,15 +77,49 @@ class Questions:
         self._texts = node.create_subscription(String, "query_text", self._on_text, _TEXT_HISTORY)
 
     def destroy(self) -> None:
+        """Takes the interfaces back."""
         self._action.destroy()
         self._node.destroy_service(self._service)
         self._node.destroy_subscription(self._texts)
         self._node.destroy_publisher(self._answers)
         self._node.destroy_publisher(self._answer_texts)
 
+    def drain(self, limit_s: float) -> None:
+        """Spins the node's executor until every open goal and request has its result; the scheduler has stopped.
+
+        It may be called from a callback: what is in that callback's group waits, these interfaces do not.
+        """
+        executor, end = self._node.executor, time.monotonic() + limit_s
+        while (executor is not None and (now := time.monotonic()) < end
+               and (self._open or now - self._last_result_s < _LINGER_S)):
+            executor.spin_once(timeout_sec=0.05)
+        if self._open:
+            self._problems.report("request without a result", f"{self._open} at the end, after {limit_s:.0f} s")
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the start."""
+        return {"goals received": self._goals_received,
+                "goals whose acceptance was lost": self._goals_received - self._goals_accepted}
+
     # The ways in
 
+    def _on_goal_request(self, request: Ask.Goal) -> GoalResponse:
+        self._goals_received += 1
+        return GoalResponse.ACCEPT
+
+    def _on_accepted(self, goal: ServerGoalHandle) -> None:
+        # Not called where the acceptance could not be sent: rclpy leaves such a goal alone.
+        self._goals_accepted += 1
+        self._open += 1
+        goal.execute()
+
     async def _on_goal(self, goal: ServerGoalHandle) -> Ask.Result:
+        try:
+            return await self._answer(goal)
+        finally:
+            self._close_one()
+
+    async def _answer(self, goal: ServerGoalHandle) -> Ask.Result:
         text = ""
 
         def on_text(piece: str) -> None:  # on the worker's thread
@@ -110,6 +151,14 @@ class Questions:
 
     async def _on_describe(self, request: DescribeRegions.Request,
                            response: DescribeRegions.Response) -> DescribeRegions.Response:
+        self._open += 1
+        try:
+            return await self._describe(request, response)
+        finally:
+            self._close_one()
+
+    async def _describe(self, request: DescribeRegions.Request,
+                        response: DescribeRegions.Response) -> DescribeRegions.Response:
         try:
             self._check_active()
             frame = self._frame(request.header)
@@ -133,6 +182,10 @@ class Questions:
         return response
 
     # The common way
+
+    def _close_one(self) -> None:
+        self._open -= 1
+        self._last_result_s = time.monotonic()
 
     def _submit(self, query: Query, query_id: str,
                 on_text: Callable[[str], None] | None) -> futures.Future[Answer]:

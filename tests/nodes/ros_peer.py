@@ -47,6 +47,9 @@ class Process:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def send_signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
     def wait(self) -> int:
         """The exit status of a process that ends by itself."""
         return self._process.wait(WAIT_S)

@@ -12,13 +12,12 @@ import yaml
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 pytest.importorskip("launch_ros", reason="launch_ros is not in pip's ROS 2; it comes with a distribution")
+import launch  # noqa: E402
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix  # noqa: E402
 from isolation import for_children  # noqa: E402
 from launch.launch_description_sources import python_launch_file_utilities as launch_files  # noqa: E402
 from ros_gpt4roi_interfaces.msg import RegionDescriptionArray  # noqa: E402
 from ros_peer import WAIT_S, Peer  # noqa: E402
-
-import launch  # noqa: E402
 
 # What `ros2 launch` does with a launch file; SIGINT ends it.
 LAUNCH = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from rcl_interfaces.msg import Parameter as ParameterMessage  # noqa: E402
 from rcl_interfaces.msg import ParameterType, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
+from rclpy.qos import QoSProfile  # noqa: E402
 from ros_gpt4roi_interfaces.action import Ask  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer, Query, RegionDescriptionArray  # noqa: E402
 from ros_gpt4roi_interfaces.srv import DescribeRegions  # noqa: E402
@@ -349,6 +351,58 @@ def test_sources_that_stop_and_a_second_node_of_its_name_are_told(peer: Peer, ma
     namesake = rclpy.create_node("perception")
     peer.wait_for(lambda: told("2 nodes are called /perception"), "a warning of the second node")
     namesake.destroy_node()
+
+
+class Crowd:
+    """Goals that are all being worked on."""
+
+    def __init__(self, peer: Peer, camera: CompressedCamera, count: int) -> None:
+        self._peer = peer
+        history = QoSProfile(depth=100)
+        self._client = peer.action(Ask, "ask", goal_service_qos_profile=history, result_service_qos_profile=history)
+        self._results: list = []
+        sent = [self._client.send_goal_async(Ask.Goal(query=Query(text="what is region 7?"))) for _ in range(count)]
+        peer.wait_for(lambda: all(future.done() for future in sent), f"{count} acceptances")
+        self._results = [future.result().get_result_async() for future in sent]
+
+    def statuses(self) -> list[int]:
+        """How they ended, once all have."""
+        self._peer.wait_for(lambda: all(future.done() for future in self._results), "all results")
+        self._client.destroy()
+        return [future.result().result.answer.status for future in self._results]
+
+
+def active_with_a_frame(peer: Peer, managed: Managed, tiny_model: Path) -> CompressedCamera:
+    managed.set_model(tiny_model)
+    assert managed.change(Transition.TRANSITION_CONFIGURE) and managed.change(Transition.TRANSITION_ACTIVATE)
+    camera, described = CompressedCamera(peer), peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+    camera.send_until(described, "descriptions")
+    return camera
+
+
+def test_open_goals_end_before_the_server_goes(peer: Peer, managed: Managed, tiny_model: Path) -> None:
+    crowd = Crowd(peer, active_with_a_frame(peer, managed, tiny_model), 16)
+    managed.unconfigure()  # deactivates, and cleans up at once
+    statuses = crowd.statuses()
+    assert set(statuses) <= {Answer.CANCELED, Answer.OK} and Answer.CANCELED in statuses
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_open_goals_end_before_the_process_does(peer: Peer, node: Process, managed: Managed, tiny_model: Path,
+                                                tmp_path: Path, number: signal.Signals) -> None:
+    managed.unconfigure()
+    process = Process("perception", tmp_path / "ending.log", model=tiny_model, transport="compressed",
+                      pipeline__vision__backend="torch", pipeline__answer_tokens=400,
+                      scheduler__answer_timeout_s=3600.0)
+    described = peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+    camera = CompressedCamera(peer)
+    camera.send_until(described, "descriptions")
+    crowd = Crowd(peer, camera, 16)
+    peer.watch(node)
+    process.send_signal(number)
+    statuses = crowd.statuses()
+    assert process.wait() == 0 and "Traceback" not in process.output()
+    assert set(statuses) <= {Answer.CANCELED, Answer.OK} and Answer.CANCELED in statuses
 
 
 def test_compressed_images_and_a_broken_one(peer: Peer, managed: Managed, tiny_model: Path) -> None:
