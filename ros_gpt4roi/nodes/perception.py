@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ from .topics import Input, publisher_events
 
 _DESCRIPTIONS_DEPTH = 10
 _STOP_LIMIT_S = 10.0
+_PATIENCE_S = 5.0  # beyond the time that a frame's descriptions may take
 _USUAL_REGIONS = 8  # of a frame, on which threads are measured
 
 
@@ -97,6 +99,7 @@ class Perception(LifecycleNode):
         self._questions: Questions | None = None
         self._inputs: list[Input] = []
         self._stage_seconds: dict[str, float] = {}
+        self._last_result_s = 0.0  # of a frame, on the steady clock
         self._diagnostics = DiagnosticsPublisher(self, "pipeline", self._report)
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
@@ -164,6 +167,7 @@ class Perception(LifecycleNode):
                   self._frames.on_image, qos.image.profile(), self.problems),
             Input(self, Detection2DArray, "detections", self._frames.on_detections, qos.detections.profile(),
                   self.problems, raw=True)]
+        self._last_result_s = time.monotonic()
         self._state = "active"
         return super().on_activate(state)
 
@@ -228,6 +232,7 @@ class Perception(LifecycleNode):
     # Results; on the worker's thread
 
     def _on_descriptions(self, result: FrameDescriptions) -> None:
+        self._last_result_s = time.monotonic()
         if result.status == Status.CANCELED:  # deactivated or closed in the middle of it
             return
         if result.status != Status.OK:
@@ -267,6 +272,11 @@ class Perception(LifecycleNode):
     def _warnings(self, total: int) -> list[str]:
         own = (self.get_name(), self.get_namespace())
         found = [stale for source in self._inputs if (stale := source.stale())]
+        if self._state == "active" and not found:
+            silent_s = time.monotonic() - self._last_result_s
+            if silent_s > self._settings.scheduler.description_timeout_s + _PATIENCE_S:
+                found.append(f"images and detections arrive, but no frame was described for {silent_s:.0f} s: either "
+                             "none has the stamp of the other (sync.slop_s), or the worker hangs")
         if (same := self.get_node_names_and_namespaces().count(own)) > 1:
             found.append(f"{same} nodes are called {self.get_fully_qualified_name()}: a request reaches any of them")
         if total > self._reported:

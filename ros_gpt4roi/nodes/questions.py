@@ -92,7 +92,10 @@ class Questions:
         executor, end = self._node.executor, time.monotonic() + limit_s
         while (executor is not None and (now := time.monotonic()) < end
                and (self._open or now - self._last_result_s < _LINGER_S)):
-            executor.spin_once(timeout_sec=0.05)
+            try:
+                executor.spin_once(timeout_sec=0.05)
+            except Exception as error:  # of whatever callback: it must not keep the others from their results
+                self._problems.report("callback failed", f"{type(error).__name__}: {error}")
         if self._open:
             self._problems.report("request without a result", f"{self._open} at the end, after {limit_s:.0f} s")
 

@@ -195,6 +195,7 @@ def _int8(linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights as int8 [out, in], and the scale [out] of each output."""
     weight = linear.weight.detach().float()
     scale = weight.abs().amax(1).clamp_min(1e-8) / 127
+    _check_finite(scale, weight)
     return (weight / scale.unsqueeze(1)).round().to(torch.int8), scale
 
 
@@ -208,8 +209,15 @@ def _int4(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor,
     low, high = weight.amin(-1, keepdim=True), weight.amax(-1, keepdim=True)
     # Rounded to what the kernel will hold before the nibbles are chosen: they make up for it.
     scale = ((high - low).clamp_min(1e-8) / 15).to(_COMPUTE)
+    _check_finite(scale, weight)
     middle = (low + scale.float() * 8).to(_COMPUTE)
     return (((weight - middle.float()) / scale.float()).round() + 8).clamp(0, 15), scale, middle
+
+
+def _check_finite(scale: torch.Tensor, weight: torch.Tensor) -> None:
+    # As integers they would be finite again, and the model would go on in silence.
+    if not torch.isfinite(scale).all():
+        raise ValueError(f"the weights of a linear layer, {list(weight.shape)}, are not finite")
 
 
 def round_to_int4(weight: torch.Tensor, group: int) -> torch.Tensor:

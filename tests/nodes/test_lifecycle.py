@@ -86,8 +86,12 @@ class CompressedCamera:
         self._pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
         self._seconds = 0
 
-    def send(self, spoiled: bool = False, claimed: tuple[int, int] | None = None) -> None:
-        """spoiled: the picture ends before its pixels. claimed: width and height that its header claims."""
+    def send(self, spoiled: bool = False, claimed: tuple[int, int] | None = None, restamped: bool = False) -> None:
+        """Sends an image and its boxes.
+
+        spoiled: the picture ends before its pixels. claimed: width and height that its header claims. restamped: the
+        boxes have a stamp of their own.
+        """
         self._seconds += 1
         header = Header(frame_id="camera")
         header.stamp.sec = self._seconds
@@ -97,6 +101,9 @@ class CompressedCamera:
         if claimed:
             message = claim_size(message, *claimed)
         self._images.publish(message)
+        if restamped:
+            header = Header(frame_id="camera")
+            header.stamp.sec, header.stamp.nanosec = self._seconds, 1
         self._detections.publish(Detection2DArray(header=header, detections=[
             Detection2D(id="7", bbox=box_to_message((2, 2, 20, 20)))]))
 
@@ -351,6 +358,28 @@ def test_sources_that_stop_and_a_second_node_of_its_name_are_told(peer: Peer, ma
     namesake = rclpy.create_node("perception")
     peer.wait_for(lambda: told("2 nodes are called /perception"), "a warning of the second node")
     namesake.destroy_node()
+
+
+def test_images_and_boxes_that_never_meet_are_told(peer: Peer, managed: Managed, tiny_model: Path) -> None:
+    def limit(seconds: float) -> None:
+        managed.set_parameter("scheduler.description_timeout_s", ParameterValue(
+            type=ParameterType.PARAMETER_DOUBLE, double_value=seconds))
+
+    limit(0.5)
+    managed.set_model(tiny_model)
+    try:
+        assert managed.change(Transition.TRANSITION_CONFIGURE) and managed.change(Transition.TRANSITION_ACTIVATE)
+        camera, reports = CompressedCamera(peer), peer.collect(DiagnosticArray, "/diagnostics", 10)
+
+        def told() -> bool:
+            camera.send(restamped=True)
+            peer.executor.spin_once(timeout_sec=0.2)
+            message = reports[-1].status[0].message if reports else ""
+            return "no frame was described for" in message and "sync.slop_s" in message
+        peer.wait_for(told, "the warning")
+    finally:
+        managed.unconfigure()
+        limit(3600.0)
 
 
 class Crowd:

@@ -164,3 +164,13 @@ def test_what_happens_to_the_files_afterwards_does_not_reach_the_model(
         with path.open("r+b") as file:  # in place: a new file would leave the old one's pages
             file.write(b"\xff" * path.stat().st_size)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", LAYERS)
+def test_weights_that_are_not_finite_are_refused(name: str, value: float) -> None:
+    layer = nn.Linear(64, 64)
+    with torch.no_grad():
+        layer.weight[3, 5] = value
+    with pytest.raises(ValueError, match=r"\[64, .* not finite"):
+        LAYERS[name][0](layer)
