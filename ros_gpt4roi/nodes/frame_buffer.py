@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -91,7 +91,7 @@ class FrameBuffer(Generic[Image, Boxes]):
         if self._images and stamp_ns < next(reversed(self._images)) - self._keep_s * _NANOSECONDS:
             self.stamps_set_back += 1
         self.discard(stamp_ns)
-        held = Held(stamp_ns, image, size, self._clock(), self._arrived)
+        held: Held[Image, Boxes] = Held(stamp_ns, image, size, self._clock(), self._arrived)
         self._images[stamp_ns] = held
         self._arrived += 1
         self.bytes += size
@@ -144,7 +144,7 @@ class FrameBuffer(Generic[Image, Boxes]):
             self._waiting.popitem(last=False)
             self.boxes_without_image += 1
 
-    def _nearest(self, stamps: OrderedDict[int, object], stamp_ns: int) -> int | None:
+    def _nearest(self, stamps: Mapping[int, object], stamp_ns: int) -> int | None:
         if stamp_ns in stamps:
             return stamp_ns
         if not self._slop_ns or not stamps:

@@ -4,13 +4,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
+import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from ros_gpt4roi.configuration import ConfigError, Configuration, setting
-from ros_gpt4roi.runtime.types import Frame
+from ros_gpt4roi.runtime.types import Frame, Region
 
 from .conversions import (
     NANOSECONDS,
@@ -173,14 +175,17 @@ class FrameSource:
             return None
         if picture.frame is not None and picture.boxes is held.boxes:
             return picture.frame
-        regions, refusals = (), ()
+        regions: tuple[Region, ...] = ()
+        refusals: tuple[str, ...] = ()
         if held.boxes is not None:
             height, width = picture.image.shape[:2]
             regions, refusals = regions_from_detections(held.boxes, width, height,
                                                          self._detection_parameters.resolution)
         for refusal in refusals:
             self._problems.report("box refused", refusal)
-        picture.frame = Frame(picture.image, regions, held.stamp_ns, picture.header.frame_id, picture.header)
+        # An array-like of the shape: see `Frame`.
+        pixels = cast(np.ndarray, picture.image)
+        picture.frame = Frame(pixels, regions, held.stamp_ns, picture.header.frame_id, picture.header)
         picture.boxes = held.boxes
         return picture.frame
 

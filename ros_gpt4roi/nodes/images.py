@@ -8,6 +8,7 @@ import struct
 import threading
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -44,7 +45,7 @@ _CONVERSIONS = {
 
 
 @lru_cache(maxsize=1)
-def _cv_bridge() -> object | None:
+def _cv_bridge() -> Any:
     """cv_bridge's converter, or None where its compiled part is missing (then it converts nothing)."""
     try:
         import cv_bridge
@@ -162,15 +163,16 @@ class MessageImage:
     def __init__(self, message: Image | CompressedImage, max_pixels: int = MAX_PIXELS,
                  on_error: Callable[[str], None] = lambda error: None) -> None:
         compressed = isinstance(message, CompressedImage)
-        width, height = (check_compressed if compressed else check_image)(message, max_pixels)
+        check: Callable[[Any, int], tuple[int, int]] = check_compressed if compressed else check_image
+        width, height = check(message, max_pixels)
         self.shape = (height, width, 3)
         self.nbytes = len(message.data)
         self.broken = False
         self._message, self._on_error = message, on_error
-        self._read = _decode if compressed else _convert
+        self._read: Callable[[Any], np.ndarray] = _decode if compressed else _convert
         self._lock = threading.Lock()
 
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         try:
             pixels = self._read(self._message)
             if pixels.shape != self.shape:

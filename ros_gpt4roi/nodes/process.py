@@ -1,7 +1,6 @@
 """What every node's process does around its node: transport, start, spin, an orderly end."""
 from __future__ import annotations
 
-import functools
 import gc
 import inspect
 import logging
@@ -12,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -59,7 +59,7 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
     remove_abandoned_segments()
     try:
         # rclpy's own handlers would shut the context down at once, under the threads that still publish.
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # rcl's: arguments or a parameter file that it can't read
         get_logger("start").fatal(printable(str(error), 2000))
         return 1
@@ -129,25 +129,26 @@ def _spin(executor: SingleThreadedExecutor, ending: threading.Event, problems: P
 
 def _guard(service: Service, problems: Problems) -> None:
     """Lets a service respond even where its callback raises, as rclpy's own do: its client would wait for ever."""
-    callback, name = service.callback, service.service_name
+    callback: Callable[[Any, Any], Any] = service.callback
+    name, response_type = service.service_name, cast(Any, service.srv_type).Response
 
-    def failed(error: Exception) -> object:
+    def failed(error: Exception) -> Any:
         problems.report(f"service {name} failed", _shown(error))
-        return service.srv_type.Response()
+        return response_type()
 
-    if inspect.iscoroutinefunction(callback):
-        async def guarded(request: object, response: object) -> object:
-            try:
-                return await callback(request, response)
-            except Exception as error:
-                return failed(error)
-    else:
-        def guarded(request: object, response: object) -> object:
-            try:
-                return callback(request, response)
-            except Exception as error:
-                return failed(error)
-    service.callback = functools.wraps(callback)(guarded)
+    async def guarded_coroutine(request: Any, response: Any) -> Any:
+        try:
+            return await callback(request, response)
+        except Exception as error:
+            return failed(error)
+
+    def guarded(request: Any, response: Any) -> Any:
+        try:
+            return callback(request, response)
+        except Exception as error:
+            return failed(error)
+
+    service.callback = cast(Any, guarded_coroutine if inspect.iscoroutinefunction(callback) else guarded)
 
 
 def _shown(error: Exception) -> str:

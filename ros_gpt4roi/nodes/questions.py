@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import replace
+from typing import TypeVar, cast
 
 import rclpy
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -37,12 +38,17 @@ _SHOWN_REFUSALS = 3
 _LINGER_S = 0.5  # after the last result: for clients that ask for theirs just now, and for the middleware to send it
 
 
-async def _finished(future: futures.Future, executor: Executor) -> object:
+Result = TypeVar("Result")
+
+
+async def _finished(future: futures.Future[Result], executor: Executor | None) -> Result:
     """Awaits the worker's future in a coroutine of the executor."""
+    if executor is None:
+        raise RuntimeError("the node was taken from its executor in the middle of a request")
     bridge = rclpy.task.Future(executor=executor)
     # Runs on the worker's thread: only the executor's own thread may resume the coroutine.
     future.add_done_callback(lambda done: executor.create_task(bridge.set_result, done.result()))
-    return await bridge
+    return cast(Result, await bridge)
 
 
 class Questions:

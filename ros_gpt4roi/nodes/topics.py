@@ -4,9 +4,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+from rclpy.event_handler import PublisherEventCallbacks, QoSMessageLostInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.subscription import Subscription
@@ -39,8 +40,8 @@ class Input:
         options: Further options of `Node.create_subscription`.
     """
 
-    def __init__(self, node: Node, kind: type, topic: str, callback: Callable[[object], None], profile: QoSProfile,
-                 problems: Problems, clock: Callable[[], float] = time.monotonic, **options: object) -> None:
+    def __init__(self, node: Node, kind: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile,
+                 problems: Problems, clock: Callable[[], float] = time.monotonic, **options: Any) -> None:
         self._node, self._callback, self._profile, self._problems = node, callback, profile, problems
         self._clock = clock
         self._arrived_s = clock()
@@ -84,7 +85,7 @@ class Input:
         cause = likely_cause(self.topic, self._profile, self._node.get_publishers_info_by_topic(self.topic))
         self._problems.report("incompatible QoS", f"{self.topic}: {cause}")
 
-    def _on_lost(self, event: object) -> None:
+    def _on_lost(self, event: QoSMessageLostInfo) -> None:
         self._problems.note("messages lost", f"{event.total_count} of {self.topic} in the middleware, by now")
 
 
