@@ -124,18 +124,19 @@ def test_auto_goes_on_beside_garbage_in_the_cache(
 
 
 @pytest.mark.slow
-def test_auto_exports_again_beside_garbage_and_without_a_home(
+def test_auto_exports_without_a_home_and_goes_on_beside_garbage(
         loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # below a file: that refuses root, too
-    options = VisionOptions("auto")
-    for _ in range(2):
-        stage = VisionStage.open(loaded, options, Path("tiny"))
-        assert stage.backend == "onnxruntime"
-        assert stage.encode(*inputs(1, 3)).image_tokens.abs().sum() > 0
-        for path in options.engine.open_cache().folder.rglob("*"):
-            if path.is_file():
-                path.write_bytes(os.urandom(99))
+    stage = VisionStage.open(loaded, VisionOptions("auto"), Path("tiny"))
+    assert stage.backend == "onnxruntime"
+    assert stage.encode(*inputs(1, 3)).image_tokens.abs().sum() > 0
+    never = VisionOptions("auto", EngineOptions(build="never"))
+    assert VisionStage.open(loaded, never, Path("tiny")).backend == "onnxruntime"
+    for path in never.engine.open_cache().folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(os.urandom(99))
+    assert VisionStage.open(loaded, never, Path("tiny")).backend == "torch"
 
 
 def test_backend_asked_for_by_name_does_not_fall_back(loaded: LoadedModel, tmp_path: Path) -> None:
