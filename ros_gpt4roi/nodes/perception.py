@@ -160,6 +160,7 @@ class Perception(LifecycleNode):
     @_reports_errors
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begins to listen and to work."""
+        assert self._scheduler is not None and self._frames is not None and self._settings is not None  # configured
         self._scheduler.start()
         qos, compressed = self._settings.qos, self._settings.transport == "compressed"
         self._inputs = [
@@ -210,7 +211,7 @@ class Perception(LifecycleNode):
         """Gives back what `configure` took. A second call does nothing."""
         self._state = "unconfigured"
         self._stop_work()  # first: the worker publishes
-        if self._scheduler is None:
+        if self._scheduler is None or self._questions is None:
             return
         self._questions.drain(_STOP_LIMIT_S)
         self._questions.destroy()
@@ -254,7 +255,7 @@ class Perception(LifecycleNode):
 
     def _report(self) -> Report:
         values: dict[str, object] = {"state": self._state, "model": self.get_parameter("model").value}
-        if self._scheduler is not None:
+        if self._scheduler is not None and self._frames is not None and self._questions is not None:
             values |= self._frames.statistics() | self._questions.statistics()
             values |= self._scheduler.statistics()
             values |= {f"stage {stage} [ms]": seconds * 1000 for stage, seconds in self._stage_seconds.items()}
@@ -272,7 +273,7 @@ class Perception(LifecycleNode):
     def _warnings(self, total: int) -> list[str]:
         own = (self.get_name(), self.get_namespace())
         found = [stale for source in self._inputs if (stale := source.stale())]
-        if self._state == "active" and not found:
+        if self._state == "active" and self._settings is not None and not found:
             silent_s = time.monotonic() - self._last_result_s
             if silent_s > self._settings.scheduler.description_timeout_s + _PATIENCE_S:
                 found.append(f"images and detections arrive, but no frame was described for {silent_s:.0f} s: either "

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rclpy
@@ -125,7 +126,7 @@ class Peer:
         self.wait_for(client.server_is_ready, f"action {name}")
         return client
 
-    def result_of(self, future: object, what: str) -> object:
+    def result_of(self, future: Any, what: str) -> Any:
         self.wait_for(future.done, what)
         return future.result()
 

@@ -50,7 +50,8 @@ def yuv(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     luma = 16 + (65.738 * r + 129.057 * g + 25.064 * b) / 256
     u = 128 + (-37.945 * r - 74.494 * g + 112.439 * b) / 256
     v = 128 + (112.439 * r - 94.154 * g - 18.285 * b) / 256
-    return tuple(np.clip(np.rint(plane), 0, 255).astype(np.uint8) for plane in (luma, u, v))
+    y_plane, u_plane, v_plane = (np.clip(np.rint(plane), 0, 255).astype(np.uint8) for plane in (luma, u, v))
+    return y_plane, u_plane, v_plane
 
 
 def mosaic(rgb: np.ndarray, pattern: str) -> np.ndarray:

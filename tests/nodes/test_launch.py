@@ -93,7 +93,7 @@ def test_a_deployment_runs_in_its_namespace_and_ends(peer: Peer, launched: Launc
 
 def test_the_launch_file_starts_what_the_deployment_names(launch_file: Path, root: Path) -> None:
     module = launch_files.load_python_launch_file_as_module(str(launch_file))
-    context = launch.LaunchContext()
+    context = launch.LaunchContext()  # type: ignore[attr-defined]  # the folder launch/ has its name
     context.launch_configurations["config"] = str(root / "config" / "tabletop.yaml")
     context.launch_configurations["namespace"] = ""
     assert [node.node_executable for node in module.start_nodes(context)] == ["sim_camera", "perception"]

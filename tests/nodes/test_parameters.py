@@ -21,8 +21,8 @@ from ros_peer import Peer, Process  # noqa: E402
 from ros_gpt4roi.configuration import ConfigError, Configuration, build, leaves, setting  # noqa: E402
 from ros_gpt4roi.nodes.parameters import TopicQos, declare, names, read  # noqa: E402
 from ros_gpt4roi.nodes.perception import PerceptionParameters  # noqa: E402
-from ros_gpt4roi.paths import find_model  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import CameraParameters  # noqa: E402
+from ros_gpt4roi.paths import find_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = sorted((ROOT / "config").glob("*.yaml"))
@@ -101,9 +101,11 @@ def test_an_unknown_name_is_told_with_the_nearest_one(node: Node) -> None:
 
 
 @pytest.mark.parametrize("defaults", [PerceptionParameters(), CameraParameters()], ids=lambda d: type(d).__name__)
-def test_every_parameter_of_the_nodes_can_be_declared_and_read(node: Node, defaults: object) -> None:
+def test_every_parameter_of_the_nodes_can_be_declared_and_read(
+        node: Node, defaults: PerceptionParameters | CameraParameters) -> None:
     declare(node, defaults)
-    assert read(node, type(defaults)) == defaults
+    kind: type[PerceptionParameters | CameraParameters] = type(defaults)
+    assert read(node, kind) == defaults
     for name in names(defaults):
         assert node.describe_parameter(name).description, f"{name} has no description"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,12 +32,12 @@ def start(ros: None, tmp_path: Path) -> Iterator[Callable[..., Process]]:
         process.stop()
 
 
-def frames(peer: Peer, kind: type, topic: str, wanted: int) -> list[tuple[object, Detection2DArray]]:
+def frames(peer: Peer, kind: type, topic: str, wanted: int) -> list[tuple[Any, Detection2DArray]]:
     """At least `wanted` images with the detections of their stamps."""
     images = peer.collect(kind, topic)
     detections = peer.collect(Detection2DArray, "detections")
 
-    def pairs() -> list[tuple[object, Detection2DArray]]:
+    def pairs() -> list[tuple[Any, Detection2DArray]]:
         by_stamp = {stamp_ns(message.header.stamp): message for message in detections}
         found = [(image, by_stamp.get(stamp_ns(image.header.stamp))) for image in images]
         return [pair for pair in found if pair[1] is not None]
