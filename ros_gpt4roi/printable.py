@@ -2,7 +2,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+
+_TRACE_PERIOD_S = 5.0
+_MOST_TRACES = 64  # texts whose last traceback is remembered
 
 
 def printable(text: str, limit: int = 400, keep: str = "") -> str:
@@ -29,6 +33,9 @@ def show(text: str, end: str = "\n") -> None:
 class PrintableHandler(logging.Handler):
     """Passes the records of Python's logging to a logger of another kind, made printable; tracebacks keep their lines.
 
+    The traceback of one text is shown at most every five seconds: an error that comes back with every frame would fill
+    the disk.
+
     Args:
         write: Called with a record's level, one of Python's, and its text.
     """
@@ -36,11 +43,16 @@ class PrintableHandler(logging.Handler):
     def __init__(self, write: Callable[[int, str], None]) -> None:
         super().__init__()
         self._write = write
+        self._traced: dict[str, float] = {}  # text → when its traceback was shown
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
         text = printable(record.getMessage(), 2000)
-        if record.exc_info:
+        now = time.monotonic()
+        if record.exc_info and now - self._traced.get(text, -_TRACE_PERIOD_S) >= _TRACE_PERIOD_S:
+            self._traced[text] = now
+            if len(self._traced) > _MOST_TRACES:
+                del self._traced[next(iter(self._traced))]
             trace = logging.Formatter().formatException(record.exc_info)
             # Indented, so that no line of an exception's text looks like a record of its own.
             text += "".join(f"\n    {printable(line)}" for line in trace.splitlines())

@@ -234,11 +234,15 @@ install_python_packages() {
         elif [ "$ros" = pip ]; then
             pip_install -c "$ROOT/requirements/constraints.txt" -r "$file"
         else
-            # The distribution's compiled packages (cv_bridge, messages) are built against its NumPy and OpenCV.
-            local kept="$STAMPS/requirements.txt"
+            # The distribution's compiled packages (cv_bridge, messages) are built against its NumPy and OpenCV. With
+            # NumPy 1 goes an older ml_dtypes; pip chooses it.
+            local kept="$STAMPS/requirements.txt" version
             cp "$file" "$kept"
-            if "$base_python" -c 'import numpy' 2>/dev/null; then sed -i '/^numpy==/d' "$kept"; fi
             if "$base_python" -c 'import cv2' 2>/dev/null; then sed -i '/^opencv-python-headless==/d' "$kept"; fi
+            if version=$("$base_python" -c 'import numpy; print(numpy.__version__)' 2>/dev/null); then
+                sed -i "s/^numpy==.*/numpy==$version/" "$kept"
+                case $version in 1.*) sed -i 's/^ml_dtypes==.*/ml_dtypes/' "$kept" ;; esac
+            fi
             pip_install -r "$kept"
         fi
         echo "$hash" >"$STAMPS/packages.$name"

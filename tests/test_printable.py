@@ -39,3 +39,12 @@ def test_records_of_python_s_logging_are_made_printable() -> None:
     assert records[0][1].splitlines()[0] == "failed for cup\\n[INFO] forged"
     for line in records[0][1].splitlines()[1:] + records[1][1].splitlines()[1:]:
         assert line.startswith("    ") and line.isprintable()
+
+
+def test_the_traceback_of_one_text_is_not_repeated_at_once() -> None:
+    records: list[str] = []
+    logger = logging.Logger("test")
+    logger.addHandler(PrintableHandler(lambda level, text: records.append(text)))
+    for text in ("a text failed", "a text failed", "another failed"):
+        logger.error(text, exc_info=ValueError("broken"))
+    assert [len(text.splitlines()) > 1 for text in records] == [True, False, True]

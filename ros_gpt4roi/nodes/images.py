@@ -50,7 +50,7 @@ def _cv_bridge() -> Any:
     try:
         import cv_bridge
         from cv_bridge.boost import cv_bridge_boost  # noqa: F401
-    except ImportError:
+    except Exception:  # compiled for another NumPy, it raises whatever NumPy does
         return None
     return cv_bridge.CvBridge()
 
@@ -184,7 +184,8 @@ class MessageImage:
             if first:
                 self._on_error(str(error))
             raise
-        return np.array(pixels, dtype=dtype, copy=copy)
+        # NumPy 1 calls this with a type alone, and knows no `copy=None` of its own.
+        return np.array(pixels, dtype) if copy else np.asarray(pixels, dtype)
 
 
 def image_to_rgb(message: Image) -> np.ndarray:

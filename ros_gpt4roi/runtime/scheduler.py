@@ -57,6 +57,7 @@ class Scheduler:
         # Shared state, under _changed.
         self._questions: deque[Question] = deque()
         self._frames: deque[DescriptionRequest] = deque()  # somebody waits for each of these
+        self._beginning: Question | DescriptionRequest | None = None  # in the pipeline's hands, not yet live
         self._newest: DescriptionRequest | None = None  # nobody does for this one: it is replaced by a newer
         self._open: dict[str, Question] = {}  # by id: those that wait and those that are decoded
         self._conversations: OrderedDict[str, Conversation] = OrderedDict()
@@ -90,6 +91,8 @@ class Scheduler:
         reason = "the scheduler was stopped" if ended else f"the worker did not stop within {timeout_s} s"
         with self._changed:
             requests = [*self._pipeline.live, *self._questions, *self._frames]
+            if self._beginning is not None and self._beginning not in requests:
+                requests.append(self._beginning)
             self._questions.clear()
             self._frames.clear()
             self._counts["frames_dropped"] += self._newest is not None
@@ -198,7 +201,7 @@ class Scheduler:
         while self._running:
             try:
                 self._end_what_is_over()
-                while (request := self._next()) is not None:
+                while self._running and (request := self._next()) is not None:
                     self._begin(request)
                 if not self._pipeline.live:
                     self._sleep()
@@ -251,6 +254,7 @@ class Scheduler:
         return request
 
     def _begin(self, request: Question | DescriptionRequest) -> None:
+        self._beginning = request
         try:
             self._pipeline.begin(request)
         except Refused as refusal:
@@ -258,6 +262,8 @@ class Scheduler:
         except Exception as error:  # the worker's; this request is nowhere else any more
             self._finish(request, request.refusal(Status.FAILED, _failure(error)))
             raise
+        finally:
+            self._beginning = None
 
     def _finish(self, request: Question | DescriptionRequest, result: Answer | FrameDescriptions | None = None) -> None:
         """Count a request that is done and hand out its result, or the one given."""

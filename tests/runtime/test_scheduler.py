@@ -376,6 +376,24 @@ def test_stopping_answers_everything(run: Callable, make_frame: Callable) -> Non
     assert running.ask("What is region 1?", frame).result(LIMIT_S).status is Status.TIMEOUT
 
 
+def test_stopping_answers_what_a_stuck_worker_is_beginning(run: Callable, make_frame: Callable,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    running = run()
+    begun, go_on, begin = threading.Event(), threading.Event(), running.pipeline.begin
+
+    def stuck_begin(request) -> None:
+        begun.set()
+        assert go_on.wait(LIMIT_S)
+        begin(request)
+
+    monkeypatch.setattr(running.pipeline, "begin", stuck_begin)
+    described = running.describe(make_frame())
+    assert begun.wait(LIMIT_S)
+    assert not running.scheduler.stop(0.05)
+    assert described.result(LIMIT_S).status == Status.FAILED
+    go_on.set()
+
+
 def test_describe_once_describes_that_frame_and_says_what_is_wrong_with_it(run: Callable, make_frame: Callable) -> None:
     running, frame = run(), make_frame(3, stamp_ns=5)
     result = running.describe(frame).result(LIMIT_S)
