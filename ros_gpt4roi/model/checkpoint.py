@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..configuration import build, leaves
 from ..regular_file import read_json
+from .architecture import without_code
 from .config import ConfigError, DeformableConfig, ModelConfig, RoIAlignConfig
 from .gpt4roi import GPT4RoI
 from .preprocess import preprocess_hash
@@ -157,12 +158,16 @@ def _read_facts(path: Path) -> dict[str, Any]:
 def _from_version_1(model: dict[str, Any]) -> dict[str, Any]:
     """The sections of a config of version 1, which held the fields of all region extractors, as they are now.
 
-    What had no effect is left out: fields of another extractor, and repeated embeddings where they were off.
+    What had no effect is left out: fields of another extractor, and repeated embeddings where they were off. So are
+    what transformers noted in the configurations of its networks, such as `_name_or_path`.
     """
-    if not all(isinstance(model.get(name, {}), dict) for name in ("regions", "prompt")):
+    if not all(isinstance(model.get(name, {}), dict) for name in ("vision", "regions", "language", "prompt")):
         return model
     regions, prompt = dict(model.get("regions", {})), dict(model.get("prompt", {}))
     upgraded = {**model, "regions": regions, "prompt": prompt}
+    for name, field in (("vision", "encoder"), ("language", "model")):
+        if isinstance(network := model.get(name, {}).get(field), dict):
+            upgraded[name] = {**model[name], field: without_code(network)}
     if "point_size" in regions:
         upgraded["points"] = {"size": regions.pop("point_size")}
     scale, size = regions.pop("focal", 0), regions.pop("focal_size", 0)

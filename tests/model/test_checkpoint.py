@@ -251,6 +251,9 @@ def to_version_1(facts: dict) -> None:
              "focal_size": focal["size"]}
     model["regions"] = {**every, **model["regions"]}
     model["prompt"]["repeat_embeddings"] = False
+    # As transformers noted them.
+    model["vision"]["encoder"].update({"_attn_implementation_autoset": True, "_name_or_path": ""})
+    model["language"]["model"]["_name_or_path"] = ""
     facts["version"] = 1
 
 
