@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
 from model_fixtures import sentencepiece_like, tiny_config  # noqa: E402
 
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model  # noqa: E402
+import training.data.mixture as mixture_module  # noqa: E402
 from training.collate import ConversationCollator  # noqa: E402
 from training.data import DataError, open_dataset  # noqa: E402
 from training.data.check import render  # noqa: E402
@@ -49,6 +51,14 @@ def test_points_lie_in_the_middle_of_their_box_or_in_its_mask():
     assert not draw_points(record, 0.0, np.random.default_rng(0)).points
 
 
+def test_points_of_a_box_that_reaches_beyond_the_picture_lie_in_the_picture(loaded):
+    edge = np.ones((1, 1), np.float32)
+    record = Record(PIXELS, np.float32([[-0.9, -0.9, 0.2, 0.2], [99.5, 79.5, 100.9, 80.9]]), ROUNDS, "test", (edge,) * 2)
+    for seed in range(50):
+        pointed = check_record(draw_points(record, 1.0, np.random.default_rng(seed)))
+        assert make_sample(pointed, loaded.config).points == {1, 2}
+
+
 def test_points_are_functions_of_seed_and_visit(tmp_path):
     one, two, none = (open_mixture(section(tmp_path / name, share), seed=3)
                       for name, share in (("a", 0.5), ("b", 0.5), ("c", 0.0)))
@@ -81,6 +91,26 @@ def test_shards_keep_points(tmp_path, loaded):
     expected = [mixture[i] for i in range(4 * len(mixture))]
     assert found == sorted(str((record.source, record.points)) for record in expected)
     assert any(record.points for record in expected)
+
+
+def test_a_region_that_the_network_cannot_take_costs_only_its_picture(tmp_path, loaded, monkeypatch):
+    mixture = open_mixture(section(tmp_path, 0.0) | {"malformed_limit": 1}, seed=0)
+    draw = mixture_module.draw_points
+
+    def outside(record, share, rng):
+        reaching = dataclasses.replace(record, boxes=record.boxes + np.float32([0, 0, 200, 0]))
+        changed = dataclasses.replace(reaching, points={1: (150.0, float(record.boxes[0, 1]))})
+        return changed if record.source == "coco 9" else draw(record, share, rng)
+
+    monkeypatch.setattr(mixture_module, "draw_points", outside)
+    write_shards(mixture, tmp_path / "tar", epochs=1, per_shard=100)
+    samples = mixture_module.MixtureDataset(mixture, loaded.config)
+    assert [len(samples[i].points) for i in range(len(samples))] == [0] * len(samples)
+    assert mixture.malformed.malformed == 1 and "coco 9: point is (150.0, " in mixture.malformed.errors[0]
+    stream = ShardDataset(str(tmp_path / "tar" / "index.json"), 0, loaded.config, malformed_limit=1)
+    for _, sample in zip(range(3), stream):
+        assert not sample.points
+    assert stream.malformed.malformed == 1
 
 
 def test_check_draws_them():

@@ -115,6 +115,14 @@ def test_boxes_that_cannot_be_the_pictures_are_named(tmp_path, boxes, words):
         fixtures.source(Vcr, values, tmp_path)
 
 
+def test_boxes_are_clipped_to_the_picture(tmp_path):
+    values = fixtures.vcr(tmp_path, "all")
+    boxes = [[-9, 5, 30, 99], [35, -0.5, 60, 70], [62, 30, 103, 80.5]]
+    fixtures.write(tmp_path / "vcr1images" / "m" / "a.json", {"boxes": boxes, "names": fixtures.OBJECTS})
+    record, *_ = fixtures.source(Vcr, values, tmp_path).records(0, np.random.default_rng(0))
+    assert record.boxes.tolist() == [[0, 5, 30, 80], [35, 0, 60, 70], [62, 30, 100, 80]]
+
+
 def test_token_lists_count_from_zero(tmp_path):
     assert untokenise(["Why", "is", [0, 2], "'s", "dog", "here", "?"], 3) == "Why is {1} and {3}'s dog here?"
 

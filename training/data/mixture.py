@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -31,6 +32,7 @@ from training.data.visual_genome import VisualGenome
 SOURCES: dict[str, type[Source]] = {
     source.kind: source for source in (Coco, RefCoco, Flickr, VisualGenome, Vcr, Llava)
 }
+Made = TypeVar("Made")
 # Keeps the random streams of orders, of visits and of their points apart.
 _ORDER, _VISIT, _POINTS = 0, 1, 2
 
@@ -122,12 +124,24 @@ class Mixture:
         return np.random.default_rng(np.random.SeedSequence([self.seed, *key]))
 
     def __getitem__(self, position: int) -> Record:
+        return self.read(position, lambda record: record)
+
+    def read(self, position: int, make: Callable[[Record], Made]) -> Made:
+        """Make something of the record at a position, or of the next one of which it can be made.
+
+        Args:
+            position: In the endless sequence.
+            make: Makes it; ValueError where the record is no good for it.
+
+        Raises:
+            RecordError: There is none, or more images than the limit are unusable.
+        """
         if position < 0:
             raise IndexError(f"position {position}")
         for attempt in range(2 * len(self)):  # so that every image comes up, wherever in its epoch this begins
             visit = self.locate(position + attempt)
             try:
-                return self.visit(visit)
+                return make(self.visit(visit))
             except ValueError as error:
                 self.skip(visit, error)
         raise RecordError("no record of the mixture can be read")
@@ -183,7 +197,7 @@ class MixtureDataset(Dataset):
         return len(self.mixture)
 
     def __getitem__(self, index: int) -> Sample:
-        return make_sample(self.mixture[self.epoch * len(self) + index], self.config)
+        return self.mixture.read(self.epoch * len(self) + index, partial(make_sample, config=self.config))
 
 
 def pack(records: Sequence[Record]) -> Record:
@@ -212,12 +226,14 @@ def draw_points(record: Record, share: float, rng: np.random.Generator) -> Recor
     Args:
         record: The record.
         share: Of the regions, 0 to 1.
-        rng: Draws the regions and the points: in the mask, else in the middle half of the box, where people click.
+        rng: Draws the regions and the points: in the mask, else in the middle half of the box, where people click; in
+            the image, where a box reaches beyond it.
 
     Returns:
         The record with its points.
     """
-    points = {}
+    assert isinstance(record.image, np.ndarray)
+    points, size = {}, record.image.shape[1::-1]
     for place in np.flatnonzero(rng.random(len(record.boxes)) < share).tolist():
         low, high = record.boxes[place].reshape(2, 2).astype(float)
         inside = 0.25 + 0.5 * rng.random(2)
@@ -225,7 +241,7 @@ def draw_points(record: Record, share: float, rng: np.random.Generator) -> Recor
         if mask is not None:
             cells = np.argwhere(mask >= mask.max() / 2)
             inside = ((cells[rng.integers(len(cells))] + rng.random(2)) / mask.shape)[::-1]
-        points[place + 1] = tuple((low + inside * (high - low)).clip(low, high).tolist())
+        points[place + 1] = tuple((low + inside * (high - low)).clip(low, high).clip(0, size).tolist())
     return dataclasses.replace(record, points=points)
 
 

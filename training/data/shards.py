@@ -12,9 +12,10 @@ import itertools
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import webdataset
 from numpy.random import default_rng
@@ -32,6 +33,7 @@ from training.data.segmentation import decode_mask, encode_mask
 from training.data.source import boxes_array
 
 INDEX = "index.json"
+Made = TypeVar("Made")
 
 
 def write_shards(mixture: Mixture, folder: Path, epochs: int, per_shard: int) -> list[Path]:
@@ -134,15 +136,20 @@ class ShardDataset(IterableDataset):
         self._skipped: set[tuple[str, int]] = set()
 
     def records(self, epoch: int, place: int = 0, shares: int = 1) -> Iterator[Record]:
-        """Yield a share of an epoch.
+        """Yield a share of an epoch; see `read`."""
+        return self.read(epoch, place, shares, lambda record: record)
+
+    def read(self, epoch: int, place: int, shares: int, make: Callable[[Record], Made]) -> Iterator[Made]:
+        """Yield what is made of a share of an epoch.
 
         Args:
             epoch: The epoch, from 0.
             place: Which share, from 0.
             shares: How many there are.
+            make: Makes it of a record; RecordError where the record is no good for it.
 
         Yields:
-            Its records, malformed ones left out.
+            What is made of its records, malformed ones left out.
 
         Raises:
             RecordError: A shard is damaged or holds less than the index says, or too many samples are malformed.
@@ -156,13 +163,13 @@ class ShardDataset(IterableDataset):
             if low < high:
                 for number, sample in enumerate(self._samples(name, low, high, count), low):
                     try:
-                        record = read_sample(sample)
+                        made = make(read_sample(sample))
                     except RecordError as error:
                         if (name, number) not in self._skipped:
                             self._skipped.add((name, number))
                             self.malformed.fail(f"{self.base}{name}: {error}")
                         continue
-                    yield record
+                    yield made
             begin += count
 
     def _samples(self, name: str, low: int, high: int, count: int) -> Iterator[dict[str, Any]]:
@@ -181,5 +188,5 @@ class ShardDataset(IterableDataset):
     def __iter__(self) -> Iterator[Sample]:
         rank, processes, worker, workers = pytorch_worker_info()
         for epoch in itertools.count():
-            for record in self.records(epoch, rank * workers + worker, processes * workers):
-                yield make_sample(record, self.config)
+            yield from self.read(epoch, rank * workers + worker, processes * workers,
+                                 partial(make_sample, config=self.config))

@@ -108,7 +108,8 @@ class Vcr(Source):
             raise ValueError(f"boxes are within 0..1, as if normalised: {boxes[0, :4].tolist()}; expected pixels")
         if (boxes[:, :2] >= size).any() or (boxes[:, 2:4] <= 0).any():
             raise ValueError(f"a box is outside the image of {size[0]}x{size[1]}")
-        return {"image": path, "size": size, "boxes": boxes[:, :4].round(3).tolist(), "names": names}
+        clipped = boxes[:, :4].clip(0, (*size, *size)).round(3)
+        return {"image": path, "size": size, "boxes": clipped.tolist(), "names": names}
 
     def _filtered(self, question: dict[str, Any]) -> str:
         """Why a question does not suit the form, or "" where it does."""
