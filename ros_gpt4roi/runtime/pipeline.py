@@ -301,17 +301,21 @@ class Pipeline:
         except ValueError as error:
             raise Refused(Status.INVALID, str(error)) from error
 
-    def encode(self, frame: Frame) -> EncodedFrame:
+    def encode(self, frame: Frame, all_regions: bool = False) -> EncodedFrame:
         """Run the vision stage on a frame, once.
+
+        Args:
+            frame: Image and regions.
+            all_regions: Take those beyond the model's limit, too. Such a frame is not kept, but encoded every time.
 
         Raises:
             Refused: An image or a box is no good.
         """
-        known = self._encoded.get(frame.key)
+        known = None if all_regions else self._encoded.get(frame.key)
         if known is not None:
             self._encoded.move_to_end(frame.key)
             return known
-        shown, omitted = self._select(frame.regions)
+        shown, omitted = (frame.regions, ()) if all_regions else self._select(frame.regions)
         began = time.perf_counter()
         try:
             image = preprocess_frame(frame.image, self.model_config.preprocess)
@@ -324,8 +328,10 @@ class Pipeline:
         seconds = {"preprocess": prepared - began, "vision": time.perf_counter() - prepared}
         text = RegionText([region.id for region in shown], [region.id for region in omitted])
         encoded = EncodedFrame(frame, shown, omitted, regions.points, vision, text, seconds)
-        self._encoded[frame.key] = encoded
         self.counters["frames_encoded"] += 1
+        if all_regions:
+            return encoded
+        self._encoded[frame.key] = encoded
         self.counters["regions_omitted"] += len(omitted)
         if len(self._encoded) > _FRAMES_KEPT:
             oldest, _ = self._encoded.popitem(last=False)

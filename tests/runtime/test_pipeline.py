@@ -15,6 +15,7 @@ from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.region_text import RegionText
 from ros_gpt4roi.runtime.request import Conversation, DescriptionRequest, Question
 from ros_gpt4roi.runtime.types import Frame, Region, Status
+from training.evaluation.model import answers
 
 
 def published_procedure(loaded: LoadedModel, pipeline: Pipeline, frame: Frame, rounds: list, tokens: int) -> list[int]:
@@ -248,6 +249,17 @@ def test_regions_beyond_the_limit_lose_by_score(make_pipeline: Callable, make_fr
     assert pipeline.statistics()["regions_omitted"] == 2
     answer = pipeline.ask(Conversation("c", crowded), Question("What is region 9?", "q"))
     assert answer.status is Status.UNKNOWN_REGION and "'9'" in answer.error and "left out" in answer.error
+
+
+def test_benchmarks_ask_about_regions_beyond_the_limit(make_pipeline: Callable, make_frame: Callable) -> None:
+    frame, pipeline = make_frame(18), make_pipeline()
+    boxes = np.array([region.box for region in frame.regions])
+    (text,) = answers(pipeline, frame.image, boxes, [[("What is <region18>?", None)]], max_new_tokens=3)
+    assert text
+    # What the node encodes of the same frame keeps to the limit, before and after.
+    assert [len(pipeline.encode(frame, all_regions=everything).shown) for everything in (False, True, False)] == [
+        16, 18, 16]
+    assert pipeline.statistics()["frames_encoded"] == 3
 
 
 def test_no_regions_describe_to_nothing_and_can_be_asked_about(make_pipeline: Callable, make_frame: Callable) -> None:

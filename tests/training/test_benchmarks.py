@@ -17,9 +17,11 @@ from training.data.record import RecordError, references
 from training.evaluate import main
 from training.evaluation.base import Benchmark, run
 from training.evaluation.errors import EvaluationError
+from training.evaluation.public import EvaluationConfig
 from training.evaluation.registry import BENCHMARKS, open_benchmark
 from training.evaluation.report import load_published, write_report
 from training.from_scratch.tokenizer import train_tokenizer
+from training.objective import Conversation
 
 
 def truthful(records):
@@ -210,6 +212,10 @@ def test_the_report_shows_the_worst_cases_with_their_pictures(suite, tmp_path):
     facts = json.loads((tmp_path / "report.json").read_text())
     assert [result["name"] for result in facts["results"]] == ["vg_captioning", "pope"]
     assert facts["results"][0]["metrics"]["METEOR"] is None and len(facts["results"][1]["cases"]) == 3
+
+
+def test_models_are_asked_as_they_are_trained_by_default():
+    assert EvaluationConfig(benchmarks=()).list_regions == Conversation().list_regions
 
 
 def test_a_benchmark_without_items_is_an_error(suite):

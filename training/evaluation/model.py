@@ -83,7 +83,7 @@ def answers(pipeline: Pipeline, image: np.ndarray, boxes: np.ndarray, conversati
     """
     regions = tuple(Region(str(number), tuple(box)) for number, box in enumerate(np.asarray(boxes).tolist(), start=1))
     try:
-        vision = pipeline.encode(Frame(image, regions, 0, "")).vision
+        vision = pipeline.encode(Frame(image, regions, 0, ""), all_regions=True).vision
         if zero_regions:
             vision = vision._replace(region_embeddings=torch.zeros_like(vision.region_embeddings))
         return pipeline.language.answers(conversations, vision, max_new_tokens or pipeline.config.answer_tokens,

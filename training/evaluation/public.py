@@ -33,8 +33,8 @@ class EvaluationConfig(Configuration):
     """What the YAML file holds."""
 
     benchmarks: tuple[dict[str, Any], ...] = setting(MISSING, "Each with its `type` and arguments, see registry.py.")
-    list_regions: bool = setting(False, "Introduce all regions of an image before the first question, as the robot "
-                                        "does; the model has to be trained so.")
+    list_regions: bool = setting(True, "Introduce all regions of an image before the first question, as the robot "
+                                       "does; false for a model that was not trained so.")
 
 
 def model_answers(pipeline: Pipeline, list_regions: bool, max_new_tokens: int | None) -> Answer:
