@@ -32,7 +32,7 @@ from ..model.focal import build_focal_crop
 from ..model.gpt4roi import GPT4RoI
 from ..model.regions import build_region_extractor
 from ..model.vision import VisionEncoder
-from ..regular_file import file_digest, read_json
+from ..regular_file import file_digest, open_regular, read_json
 from . import EngineError
 from .build_process import Limits, ProgressCallback, run_job
 from .cache import EngineCache, remove
@@ -307,7 +307,12 @@ def adopt_graph(folder: Path, network: VisionNetwork, entry: str, cache: EngineC
             if found is None:
                 raise EngineError(reason)
             with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".export-") as scratch:
-                copy = shutil.copytree(brought, Path(scratch, "graph"))
+                copy = Path(scratch, "graph")
+                copy.mkdir()
+                # These and nothing else: only they have been verified, and a link may lead anywhere.
+                for path in (brought / _RECORD, *onnx_files(found.path)):
+                    with open_regular(path) as source, open(copy / path.name, "wb") as target:
+                        shutil.copyfileobj(source, target)
                 remove(own)
                 os.replace(copy, own)
     except Exception as error:  # whatever is wrong with it or with the disk: there is the model itself

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -9,7 +10,17 @@ import torch
 from engine_fixtures import config_of, inputs, random_masks
 
 from ros_gpt4roi.engine import export
-from ros_gpt4roi.engine.export import VisionNetwork, export_onnx, fingerprint, load_network, save_network, sources
+from ros_gpt4roi.engine.cache import EngineCache
+from ros_gpt4roi.engine.export import (
+    VisionNetwork,
+    adopt_graph,
+    export_onnx,
+    fingerprint,
+    load_network,
+    save_network,
+    sources,
+    verify_graph,
+)
 from ros_gpt4roi.engine.gate import relative_error
 from ros_gpt4roi.engine.graph import onnx_files
 from ros_gpt4roi.engine.onnxruntime import OnnxRuntimeRunner
@@ -94,6 +105,23 @@ def test_fingerprint_follows_all_code_that_the_network_is_made_of(root: Path) ->
         for path in found:
             used = {f"{module}.py" for module in re.findall(r"^\s*from \.(\w+) import", path.read_text(), re.MULTILINE)}
             assert path.parent != model or used <= names, f"{path} uses {used - names}"
+
+
+def test_of_a_graph_that_a_model_brings_only_what_was_verified_is_taken(
+        network: VisionNetwork, cache: EngineCache, remembered: Callable[[str], None], tmp_path: Path,
+        caplog: pytest.LogCaptureFixture) -> None:
+    remembered("brought")
+    brought = tmp_path / "model" / "vision.onnx"
+    brought.parent.mkdir()
+    cache.graph_folder("brought").rename(brought)
+    (tmp_path / "elsewhere").write_text("of no graph")
+    (brought / "extra").symlink_to(tmp_path / "elsewhere")
+    with caplog.at_level("INFO"):
+        adopt_graph(brought.parent, network, "tiny", cache)
+    own = cache.graph_folder("tiny")
+    assert f"taken into {own}" in caplog.text
+    assert sorted(path.name for path in own.iterdir()) == ["record.json", "vision.onnx"]
+    assert verify_graph(own, fingerprint(network))[0] is not None
 
 
 def test_relative_error_is_of_the_worst_vector_and_infinite_for_nan() -> None:
