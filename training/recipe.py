@@ -40,14 +40,8 @@ class Stage(Configuration):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.objective.whole_matrices and self.arguments.get("fsdp"):
-            raise RecipeError(f"stage {self.name}: adamw_lr and fsdp, expected one of them: Muon takes whole matrices")
         if self.lora and any(name.partition(".")[0] == "language" for name in self.trainable):
             raise RecipeError(f"stage {self.name}: language is trainable and has lora, expected one of them")
-        if self.lora and self.arguments.get("fsdp"):
-            raise RecipeError(f"stage {self.name}: lora and fsdp, expected one of them: "
-                              "lora is for a model that fits one card")
-
 
     @property
     def learns(self) -> frozenset[str]:
@@ -86,8 +80,18 @@ class Recipe(Configuration):
             raise RecipeError("stages is empty, expected one or more")
         if self.validation.get("kind") == "shards":
             raise RecipeError("validation: shards are a stream without an end, expected tabletop or mixture")
+        if isinstance(self.model, ModelConfig) and self.train.get("kind") == "shards":
+            raise RecipeError("model is to be trained from nothing and train is shards, expected tabletop or mixture: "
+                              "the tokenizer is learned from data that have an end")
         # Now, and not when hours later the stage begins.
         for stage in self.stages:
+            if {**self.arguments, **stage.arguments}.get("fsdp"):
+                if stage.objective.whole_matrices:
+                    raise RecipeError(f"stage {stage.name}: adamw_lr and fsdp, expected one of them: Muon takes whole "
+                                      "matrices")
+                if stage.lora:
+                    raise RecipeError(f"stage {stage.name}: lora and fsdp, expected one of them: lora is for a model "
+                                      "that fits one card")
             for section in (self.train, self.validation):
                 try:
                     check_section({**section, **stage.data})

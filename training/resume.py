@@ -11,10 +11,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch.distributed.checkpoint import FileSystemReader
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 logger = logging.getLogger(__name__)
+# Weights and optimizer of a model in shards, each kept in shards or as a whole, as accelerate names them.
+_FSDP_KINDS = (("pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"),
+               ("pytorch_model_fsdp.bin", "optimizer.bin"))
 
 
 def set_damaged_aside(folder: Path) -> None:
@@ -34,14 +38,24 @@ def set_damaged_aside(folder: Path) -> None:
 
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint of transformers' Trainer, or None where all of its files can be read."""
-    if not (checkpoint / TRAINER_STATE_NAME).is_file():
-        return f"{TRAINER_STATE_NAME} is missing"
+    for name in _expected(checkpoint):
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         try:
             _check(path)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
             return f"{path.relative_to(checkpoint)}: {error}"
     return None
+
+
+def _expected(checkpoint: Path) -> list[str]:
+    """Names of the files without which a checkpoint of its kind cannot be gone on from."""
+    names = {path.name for path in checkpoint.iterdir()}
+    weights, optimizer = next((kind for kind in _FSDP_KINDS if names & {name.partition("/")[0] for name in kind}),
+                              (SAFE_WEIGHTS_NAME, OPTIMIZER_NAME))
+    # With save_only_model neither the optimizer nor the generators' states are kept.
+    return [TRAINER_STATE_NAME, weights, *([optimizer] if any(checkpoint.glob("rng_state*.pth")) else [])]
 
 
 def _check(path: Path) -> None:
@@ -56,7 +70,11 @@ def _check(path: Path) -> None:
         if broken is not None:
             raise ValueError(f"{broken} has a wrong check sum")
     elif path.name == ".metadata":  # of a model in shards
-        for place in FileSystemReader(path.parent).read_metadata().storage_data.values():
+        try:
+            metadata = FileSystemReader(path.parent).read_metadata()
+        except Exception as error:  # a damaged pickle raises almost anything
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        for place in metadata.storage_data.values():
             size, needed = (path.parent / place.relative_path).stat().st_size, place.offset + place.length
             if size < needed:
                 raise ValueError(f"{place.relative_path} has {size} bytes, expected {needed} or more")

@@ -16,7 +16,7 @@ from ros_gpt4roi.model.checkpoint import read_config
 from ros_gpt4roi.model.config import ModelConfig
 from ros_gpt4roi.model.prompt import PromptBuilder, PromptError
 from ros_gpt4roi.paths import find_model
-from training.data import open_dataset
+from training.data import check_section, open_dataset
 from training.data.coco import Coco
 from training.data.index import Index, open_index
 from training.data.mixture import Mixture, Part, open_mixture, pack
@@ -114,11 +114,17 @@ def test_an_unreadable_image_is_counted_once_and_replaced_up_to_the_limit(tmp_pa
     ({"sources": [{"type": "coco", "annotations": "x"}]}, "images is missing"),
     ({"sources": [{"type": "coco", "annotations": "x", "images": "y", "box": 1}]}, "box is unknown"),
     ({"sources": [{"type": "coco", "annotations": "x", "images": "y"}]}, "x does not exist"),
+    ({"sources": ["coco"]}, "is 'coco', expected a mapping"),
+    ({"sources": [{"type": "coco", "annotations": "x", "images": "y", "ratio": 0}]}, "ratio is 0, expected a number"),
     ({"limit": 3}, "limit is unknown"),
 ])
 def test_a_wrong_data_section_is_explained(tmp_path, change, words):
+    section = {"cache": tmp_path / "cache", "sources": [{"type": "coco"}]} | change
     with pytest.raises(RecordError, match=words):
-        open_mixture({"cache": tmp_path / "cache", "sources": [{"type": "coco"}]} | change, 0)
+        open_mixture(section, 0)
+    if "does not exist" not in words:  # all else is known before anything is opened
+        with pytest.raises(RecordError, match=words):
+            check_section({"kind": "mixture", **section})
 
 
 def test_the_annotation_file_is_parsed_once_for_all_processes(tmp_path):

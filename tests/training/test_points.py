@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
 from model_fixtures import sentencepiece_like, tiny_config  # noqa: E402
 
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model  # noqa: E402
-import training.data.mixture as mixture_module  # noqa: E402
 from training.collate import ConversationCollator  # noqa: E402
 from training.data import DataError, open_dataset  # noqa: E402
+from training.data import mixture as mixture_module  # noqa: E402
 from training.data.check import render  # noqa: E402
 from training.data.mixture import draw_points, open_mixture  # noqa: E402
 from training.data.record import Record, RecordError, Round, check_record  # noqa: E402
@@ -52,8 +52,8 @@ def test_points_lie_in_the_middle_of_their_box_or_in_its_mask():
 
 
 def test_points_of_a_box_that_reaches_beyond_the_picture_lie_in_the_picture(loaded):
-    edge = np.ones((1, 1), np.float32)
-    record = Record(PIXELS, np.float32([[-0.9, -0.9, 0.2, 0.2], [99.5, 79.5, 100.9, 80.9]]), ROUNDS, "test", (edge,) * 2)
+    boxes, mask = np.float32([[-0.9, -0.9, 0.2, 0.2], [99.5, 79.5, 100.9, 80.9]]), np.ones((1, 1), np.float32)
+    record = Record(PIXELS, boxes, ROUNDS, "test", (mask, mask))
     for seed in range(50):
         pointed = check_record(draw_points(record, 1.0, np.random.default_rng(seed)))
         assert make_sample(pointed, loaded.config).points == {1, 2}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint
 from safetensors.torch import save_file
 
 from training.resume import damage, set_damaged_aside
@@ -20,6 +22,16 @@ DAMAGES = {
     "cut generator states": lambda folder: cut(folder / "rng_state.pth"),
     "cut state": lambda folder: cut(folder / "trainer_state.json"),
     "no state": lambda folder: (folder / "trainer_state.json").unlink(),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "no optimizer": lambda folder: (folder / "optimizer.pt").unlink(),
+}
+DAMAGES_IN_SHARDS = {
+    "cut metadata": lambda folder: cut(folder / "pytorch_model_fsdp_0" / ".metadata"),
+    "empty metadata": lambda folder: (folder / "optimizer_0" / ".metadata").write_bytes(b""),
+    "no metadata": lambda folder: (folder / "pytorch_model_fsdp_0" / ".metadata").unlink(),
+    "no weights": lambda folder: shutil.rmtree(folder / "pytorch_model_fsdp_0"),
+    "no optimizer": lambda folder: shutil.rmtree(folder / "optimizer_0"),
+    "cut shard": lambda folder: cut(folder / "pytorch_model_fsdp_0" / "__0_0.distcp"),
 }
 
 
@@ -53,6 +65,24 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path, caplog, n
     set_damaged_aside(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-9", "damaged-checkpoint-10"]
     assert damage(whole) is None and "checkpoint-10 is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("name", DAMAGES_IN_SHARDS)
+def test_damage_of_a_model_in_shards_is_found(tmp_path, name):
+    folder = checkpoint(tmp_path, 10)
+    for ordinary, sharded in (("model.safetensors", "pytorch_model_fsdp_0"), ("optimizer.pt", "optimizer_0")):
+        (folder / ordinary).unlink()
+        torch.distributed.checkpoint.save({"weight": torch.zeros(32)}, checkpoint_id=folder / sharded, no_dist=True)
+    assert damage(folder) is None
+    DAMAGES_IN_SHARDS[name](folder)
+    assert damage(folder) is not None
+
+
+def test_a_checkpoint_of_the_weights_alone_is_whole(tmp_path):
+    folder = checkpoint(tmp_path, 10)
+    for name in ("optimizer.pt", "rng_state.pth"):  # as with save_only_model
+        (folder / name).unlink()
+    assert damage(folder) is None
 
 
 def test_where_all_are_damaged_none_is_left(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from recipe_fixtures import ROOT, TUNE, losses, weights, write_recipe
 from safetensors import safe_open
 from test_resume import DAMAGES
@@ -295,6 +296,24 @@ def test_a_wrong_stage_is_named(start, tmp_path, change, message):
     with pytest.raises(RecipeError) as error:
         read_recipe(path)
     assert message in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"objective": {"kind": "oracle_conversation", "adamw_lr": 1e-3}}, "adamw_lr and fsdp"),
+    ({"trainable": ["regions"], "lora": {"r": 4}}, "lora and fsdp"),
+])
+def test_the_recipes_arguments_have_to_suit_every_stage(start, tmp_path, change, message):
+    with pytest.raises(RecipeError, match=f"stage {TUNE['name']}: {message}"):
+        read_recipe(write_recipe(tmp_path, start, [{**TUNE, **change}], fsdp=True))
+    read_recipe(write_recipe(tmp_path, start, [{**TUNE, **change, "arguments": {"fsdp": False}}], fsdp=True))
+
+
+def test_a_model_from_nothing_needs_data_with_an_end(tmp_path):
+    facts = yaml.safe_load((ROOT / "training" / "configs" / "tabletop.yaml").read_text())
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(facts | {"train": {"kind": "shards", "index": "index.json"}}))
+    with pytest.raises(RecipeError, match="train is shards, expected tabletop or mixture"):
+        read_recipe(path)
 
 
 def test_a_recipe_without_stages_is_refused(start, tmp_path):

@@ -42,16 +42,17 @@ def check_section(section: Mapping[str, Any]) -> Any:
         DataError: the kind is unknown, or an option is unknown, missing or wrong.
     """
     # Imported late: `python -m training.data.tabletop` must not find itself imported already.
-    from training.data.source import Shared, parse_options
+    from training.data.mixture import parse_section
+    from training.data.source import parse_options
     from training.data.tabletop import TabletopOptions
 
     values = dict(section)
     kind = values.pop("kind", None)
-    kinds = {"tabletop": TabletopOptions, "mixture": Shared, "shards": ShardsOptions}
-    if kind not in kinds:
-        raise DataError(f"kind is {kind!r}, expected one of {', '.join(kinds)}")
     if kind == "mixture":
-        values.pop("sources", None)
+        return parse_section(values)[0]
+    kinds = {"tabletop": TabletopOptions, "shards": ShardsOptions}
+    if kind not in kinds:
+        raise DataError(f"kind is {kind!r}, expected one of {', '.join(sorted((*kinds, 'mixture')))}")
     return parse_options(kinds[kind], values, kind)
 
 

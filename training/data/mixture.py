@@ -249,6 +249,39 @@ def _renamer(numbers: Mapping[int, int]) -> Callable[[str], str]:
     return lambda text: REFERENCE.sub(lambda match: f"<{match.group(1)}{numbers[int(match.group(2))]}>", text)
 
 
+def parse_section(section: Mapping[str, Any]) -> tuple[Shared, list[tuple[type[Source], Any, float]]]:
+    """Check a YAML section without opening anything.
+
+    Args:
+        section: As `open_mixture` takes it.
+
+    Returns:
+        The options of all sources, and of each its class, its own options and its ratio.
+
+    Raises:
+        RecordError: An option is unknown, missing or wrong.
+    """
+    values = dict(section)
+    listed = values.pop("sources", None)
+    shared = parse_options(Shared, values, "mixture")
+    if not listed or not isinstance(listed, (list, tuple)):
+        raise RecordError("mixture: sources is missing or empty, expected a list of mappings with type and options")
+    sources = []
+    for number, item in enumerate(listed):
+        where = f"sources[{number}]"
+        if not isinstance(item, Mapping):
+            raise RecordError(f"{where} is {item!r}, expected a mapping with type and options")
+        options = dict(item)
+        kind, ratio = options.pop("type", None), options.pop("ratio", 1.0)
+        if kind not in SOURCES:
+            raise RecordError(f"{where}: type is {kind!r}, expected one of {', '.join(SOURCES)}")
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < float("inf"):
+            raise RecordError(f"{where} ({kind}): ratio is {ratio!r}, expected a number, more than 0")
+        source = SOURCES[kind]
+        sources.append((source, parse_options(source.options_type, options, f"{where} ({kind})"), float(ratio)))
+    return shared, sources
+
+
 def open_mixture(section: Mapping[str, Any], seed: int) -> Mixture:
     """Make a mixture of a YAML section.
 
@@ -263,23 +296,13 @@ def open_mixture(section: Mapping[str, Any], seed: int) -> Mixture:
     Raises:
         RecordError: An option is unknown or missing, a file cannot be used, or holds nothing that can.
     """
-    values = dict(section)
-    listed = values.pop("sources", None)
-    shared = parse_options(Shared, values, "mixture")
-    if not listed:
-        raise RecordError("mixture: sources is missing or empty")
+    shared, sources = parse_section(section)
     parts = []
-    for number, item in enumerate(listed):
-        options = dict(item)
-        kind, ratio = options.pop("type", None), float(options.pop("ratio", 1.0))
-        where = f"sources[{number}]"
-        if kind not in SOURCES:
-            raise RecordError(f"{where}: type is {kind!r}, expected one of {', '.join(SOURCES)}")
-        source = SOURCES[kind]
-        opened = source(parse_options(source.options_type, options, f"{where} ({kind})"), shared)
+    for number, (source, options, ratio) in enumerate(sources):
+        opened = source(options, shared)
         if not len(opened):
             files = ", ".join(map(str, opened.inputs()))
             lines = "\n  ".join((f"read {opened.report.read}", *opened.report.lines()))
-            raise RecordError(f"{where} ({kind}): nothing in {files} can be used:\n  {lines}")
+            raise RecordError(f"sources[{number}] ({source.kind}): nothing in {files} can be used:\n  {lines}")
         parts.append(Part(opened, ratio))
     return Mixture(parts, seed, shared.malformed_limit, shared.points)
