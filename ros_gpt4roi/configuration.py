@@ -210,7 +210,7 @@ def read_yaml(kind: Callable[..., T], path: str | Path) -> T:
     try:
         values = yaml.safe_load(read_regular(path))
         return build(kind, {} if values is None else values)
-    except (OSError, yaml.YAMLError, RecursionError, ConfigError) as error:
+    except (OSError, yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date of month 13, too
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -272,7 +272,10 @@ def _typed(value: Any, kind: Any, name: str, known: Setting) -> Any:
     if issubclass(kind, Configuration) and isinstance(value, Mapping):
         return _nested(value, kind, name)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise TypeError from error
     if kind is Path and isinstance(value, str):
         return Path(value).expanduser()
     raise TypeError

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from .regular_file import read_regular
 from .runtime.types import Region
 
 _LARGEST_FILE = 16 << 20  # bytes; a frame's detections take kilobytes
@@ -54,12 +55,10 @@ def read_detections(path: Path) -> list[Region]:
         RegionFileError: naming the file, the entry and what was expected.
     """
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise RegionFileError(f"{path}: {path.stat().st_size} bytes, expected at most {_LARGEST_FILE}")
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, _LARGEST_FILE).decode("utf-8")
         # `ros2 topic echo` ends a message with the line that begins another YAML document.
         found = json.loads(text) if path.suffix == ".json" else next(iter(yaml.safe_load_all(text)))
-    except (OSError, ValueError, yaml.YAMLError, StopIteration) as error:
+    except (OSError, ValueError, yaml.YAMLError, StopIteration, RecursionError) as error:
         raise RegionFileError(f"{path}: {error}, expected JSON or YAML with boxes") from error
     if isinstance(found, dict) and isinstance(found.get("detections"), list):
         entries, read = found["detections"], _from_message
@@ -72,7 +71,7 @@ def read_detections(path: Path) -> list[Region]:
     for place, entry in enumerate(entries, 1):
         try:
             regions.append(read(entry))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RegionFileError(f"{path}, entry {place}: {error!r} in {str(entry)[:200]}") from error
     return regions
 
@@ -95,7 +94,7 @@ def _from_mapping(entry: dict[str, Any]) -> Region:
     if len(entry["box"]) != 4:
         raise ValueError(f"box has {len(entry['box'])} numbers, expected 4")
     x1, y1, x2, y2 = map(float, entry["box"])
-    return Region(str(entry.get("id", "")), (x1, y1, x2, y2), str(entry.get("label", "")),
+    return Region(_text(entry.get("id")), (x1, y1, x2, y2), _text(entry.get("label")),
                   float(entry.get("score", 0.0)))
 
 
@@ -105,5 +104,9 @@ def _from_message(entry: dict[str, Any]) -> Region:
     hypotheses = [result["hypothesis"] for result in entry.get("results") or []]
     nothing: dict[str, Any] = {"class_id": "", "score": 0.0}
     best = max(hypotheses, key=lambda hypothesis: hypothesis["score"], default=nothing)
-    return Region(str(entry.get("id", "")), (x - half_x, y - half_y, x + half_x, y + half_y), str(best["class_id"]),
+    return Region(_text(entry.get("id")), (x - half_x, y - half_y, x + half_x, y + half_y), _text(best["class_id"]),
                   float(best["score"]))
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)

@@ -60,6 +60,7 @@ def test_values_become_the_fields_types() -> None:
     ({"title": "a", "visible": 1}, "visible is 1, expected true or false"),
     ({"title": "a", "shape": {"side": "x"}}, "shape.side is 'x', expected a number, more than 0 metres"),
     ({"title": "a", "shape": {"side": float("nan")}}, "shape.side is nan, expected a number"),
+    ({"title": "a", "shape": {"side": 10 ** 400}}, "0, expected a number, more than 0 metres"),
     ({"title": "a", "shape": {"kind": "circle", "side": 1.0}}, "shape.side is unknown"),
     ({"title": "a", "shape": {"kind": "cube"}}, "shape.kind is 'cube', expected square, circle or ellipse"),
     ({"title": "a", "shape": {"kind": "circle", "radii": [1]}}, "shape.radii is [1], expected a list of 2"),
@@ -87,7 +88,7 @@ def test_files_are_named(tmp_path: Path) -> None:
     path.write_text("title: a\nshape: {kind: circle}\n")
     assert read_yaml(Drawing, path) == Drawing("a", Circle())
     for text, expected in (("", "title is missing"), ("title: [", "drawing.yaml"), ("- a", "expected a mapping"),
-                           ("title: a\nshape: 3", "shape is 3")):
+                           ("title: a\nshape: 3", "shape is 3"), ("title: 2026-13-01", "month must be in 1..12")):
         path.write_text(text)
         with pytest.raises(ConfigError) as caught:
             read_yaml(Drawing, path)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,23 @@ def test_a_list_of_boxes_is_read(tmp_path: Path) -> None:
     assert (second.id, second.box) == ("", (0, 0, 9, 9))
 
 
+def test_null_is_no_name_and_zero_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    box = [1, 2, 3, 4]
+    path.write_text(json.dumps([{"box": box, "id": None, "label": None}, {"box": box, "id": 0, "label": 0}]))
+    assert [(region.id, region.label) for region in read_detections(path)] == [("", ""), ("0", "0")]
+
+
+def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "endless.json").symlink_to("/dev/zero")
+    with open(tmp_path / "large.json", "wb") as file:
+        file.truncate((16 << 20) + 1)
+    for name, expected in (("pipe", "no regular file"), ("endless", "no regular file"), ("large", "larger than")):
+        with pytest.raises(RegionFileError, match=f"{name}.json.*{expected}"):
+            read_detections(tmp_path / f"{name}.json")
+
+
 def test_an_echoed_message_is_read(tmp_path: Path) -> None:
     path = tmp_path / "detections.yaml"
     path.write_text(ECHOED)
@@ -63,6 +81,7 @@ def test_an_echoed_message_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text, expected", [
     ("[{\"box\": [1, 2, 3]}]", "entry 1.*3 numbers"), ("[{\"bbox\": [1, 2, 3, 4]}]", "entry 1.*'box'"),
     ("[7]", "entry 1"), ("{\"boxes\": []}", "expected a list"), ("\"text\"", "expected a list"),
+    ("[" * 100_000, "expected JSON or YAML"), ("[{\"box\": [1, 2, 3, 1" + "0" * 400 + "]}]", "entry 1"),
     ("{\"detections\": [{\"bbox\": 3}]}", "entry 1"), ("[", "expected JSON or YAML"), ("", "expected JSON or YAML")])
 def test_a_file_that_cannot_be_used_is_named_with_the_entry(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "boxes.json"
