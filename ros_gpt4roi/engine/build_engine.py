@@ -19,6 +19,8 @@ from .profiles import PRECISIONS, EngineOptions, fallback_precisions
 from .tensorrt.engine import EngineRequest, open_tensorrt, provide_engine
 from .tensorrt.library import choose_library, this_gpu
 
+_log = logging.getLogger(__name__)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 where everything asked for was done or found in order."""
@@ -30,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.list or options.check:
             return _show(engine_options.open_cache(), verify_all=options.check)
         return _build(find_model(options.model), engine_options)
-    except (ConfigError, EngineError, CheckpointError, FileNotFoundError) as error:
+    except (ConfigError, EngineError, CheckpointError, OSError) as error:
         print(f"build_engine: {error}", file=sys.stderr)
         return 1
 
@@ -66,7 +68,8 @@ def _build(folder: Path, options: EngineOptions) -> int:
     for precision in fallback_precisions(profile.precision, None):
         try:
             engine, _ = provide_engine(request, precision, cache, progress=_print_progress)
-        except EngineError as error:
+        except Exception as error:  # whatever fails leads to the next, as it does where there is a GPU
+            _log.warning("%s engine: %s", precision, error)
             reasons.append(f"{precision}: {error}")
             continue
         print(f"\nbuilt ahead of time, not run (no GPU here; the gate runs at first use): {engine.path}")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ros_gpt4roi.engine import build_engine
 from ros_gpt4roi.engine.build_engine import main
-from ros_gpt4roi.engine.cache import EngineCache, EngineKey
+from ros_gpt4roi.engine.cache import EngineCache, EngineKey, model_entry
 from ros_gpt4roi.engine.gate import GateReport
 from ros_gpt4roi.model.checkpoint import LoadedModel, save_checkpoint
 
@@ -52,6 +53,19 @@ def test_check_covers_exported_graphs(
 def test_missing_model_is_an_error_message(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--model", str(tmp_path / "none"), "--cache", str(tmp_path / "cache")]) == 1
     assert "none" in capsys.readouterr().err
+
+
+def test_every_precision_is_tried_whatever_fails(
+        loaded: LoadedModel, cache: EngineCache, tmp_path: Path, capsys: pytest.CaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr(build_engine, "this_gpu", lambda: None)
+    save_checkpoint(loaded.model, loaded.tokenizer, tmp_path / "model")
+    (cache.folder / f".{model_entry(tmp_path / 'model')}.onnx.lock").mkdir()  # which opens to no process
+    assert main(["--model", str(tmp_path / "model"), "--cache", str(cache.folder), "--precision", "fp16"]) == 1
+    error = capsys.readouterr().err
+    for precision in ("fp16", "fp32"):
+        assert f"{precision}: [Errno 21] Is a directory" in error
 
 
 @pytest.mark.slow

@@ -133,12 +133,12 @@ def open_tensorrt(loaded: LoadedModel, entry: str, options: EngineOptions,
 
     def start(engine: CachedEngine) -> TensorRTRunner:
         kernels = cache.folder / f"{engine.path.stem}.kernels"
-        return TensorRTRunner(library, engine, device, profile.graph_regions, kernels)
+        runner = TensorRTRunner(library, engine, device, profile.graph_regions, kernels)
+        runner.prepare()
+        return runner
 
     precisions = fallback_precisions(profile.precision, gpu.capability)
-    runner = first_accepted(loaded, request, precisions, cache, options.build == "auto", start, progress, write_texts)
-    runner.prepare()
-    return runner
+    return first_accepted(loaded, request, precisions, cache, options.build == "auto", start, progress, write_texts)
 
 
 def first_accepted(loaded: LoadedModel, request: EngineRequest, precisions: list[str], cache: EngineCache, build: bool,
