@@ -71,6 +71,7 @@ class FrameBuffer(Generic[Image, Boxes]):
         self.bytes = 0
         self.images_without_boxes = 0
         self.boxes_without_image = 0
+        self.last_boxes_without_image_ns = 0  # the stamp of the last of them
         self.paired_late = 0
         self.stamps_set_back = 0
 
@@ -131,6 +132,12 @@ class FrameBuffer(Generic[Image, Boxes]):
         if held is not None:
             self.bytes -= held.size
 
+    def clear(self) -> None:
+        """Forgets all images and boxes; the counters stay."""
+        self._images.clear()
+        self._waiting.clear()
+        self.bytes = 0
+
     def _drop(self) -> None:
         """Drops what has been kept for long enough, or is too much."""
         before = self._clock() - self._keep_s
@@ -141,7 +148,7 @@ class FrameBuffer(Generic[Image, Boxes]):
             self.images_without_boxes += oldest.boxes is None
         while self._waiting and (len(self._waiting) > _MOST_WAITING
                                  or next(iter(self._waiting.values()))[0] < before):
-            self._waiting.popitem(last=False)
+            self.last_boxes_without_image_ns, _ = self._waiting.popitem(last=False)
             self.boxes_without_image += 1
 
     def _nearest(self, stamps: Mapping[int, object], stamp_ns: int) -> int | None:

@@ -113,7 +113,9 @@ class FrameSource:
             self._problems.report("image refused", str(error))
             return
         set_back, stamp = self._buffer.stamps_set_back, stamp_ns(message.header.stamp)
+        dropped = self._buffer.boxes_without_image
         self._deliver(self._buffer.add_image(stamp, _Picture(image, message.header), image.nbytes))
+        self._report_boxes(dropped)
         if self._buffer.stamps_set_back > set_back:
             self._problems.report("clock set back", f"an image of {stamp} ns came after images of much later stamps")
 
@@ -133,15 +135,9 @@ class FrameSource:
             self._problems.note("detection ids repeat",
                                 f"{_listed(repeated)}: told apart as {repeated[0]!r}, '{repeated[0]} 2' and so on; "
                                 "expected a tracker's ids, or none")
-        dropped, stamp = self._buffer.boxes_without_image, stamp_ns(message.header.stamp)
-        self._deliver(self._buffer.add_boxes(stamp, message))
-        if self._buffer.boxes_without_image > dropped:  # a detector that stamps its boxes anew meets no image, ever
-            newest = self._buffer.newest()
-            held = ("none has come" if newest is None else
-                    f"the newest is of {newest.stamp_ns} ns, and {len(self._buffer)} images of the last "
-                    f"{self._buffer.span_s:.1f} s are held (sync.buffer_s, sync.buffer_mib)")
-            self._problems.report("boxes without image", f"boxes of {stamp} ns and others before met no image within "
-                                                         f"sync.slop_s; {held}")
+        dropped = self._buffer.boxes_without_image
+        self._deliver(self._buffer.add_boxes(stamp_ns(message.header.stamp), message))
+        self._report_boxes(dropped)
 
     def newest(self) -> Frame | None:
         """The newest frame, one with boxes before one without; None before the first image."""
@@ -161,7 +157,24 @@ class FrameSource:
         buffer = self._buffer
         return {"images received": self._images, "detections received": self._detections,
                 "frames held": len(buffer), "frames held [MiB]": round(buffer.bytes / 2**20),
-                "images dropped without boxes": buffer.images_without_boxes, "pairs too late": buffer.paired_late}
+                "images dropped without boxes": buffer.images_without_boxes,
+                "boxes dropped without image": buffer.boxes_without_image, "pairs too late": buffer.paired_late}
+
+    def clear(self) -> None:
+        """Forgets the frames, and boxes that wait for theirs; the counters stay."""
+        self._buffer.clear()
+
+    def _report_boxes(self, dropped: int) -> None:
+        """Says which boxes met no image, if more than `dropped` have: a detector's that stamps anew never do."""
+        buffer = self._buffer
+        if buffer.boxes_without_image == dropped:
+            return
+        newest = buffer.newest()
+        held = ("none has come" if newest is None else
+                f"the newest is of {newest.stamp_ns} ns, and {len(buffer)} images of the last "
+                f"{buffer.span_s:.1f} s are held (sync.buffer_s, sync.buffer_mib)")
+        self._problems.report("boxes without image", f"boxes of {buffer.last_boxes_without_image_ns} ns and others "
+                                                     f"before met no image within sync.slop_s; {held}")
 
     def _deliver(self, held: Held[_Picture, Detection2DArray] | None) -> None:
         if held is not None and (frame := self._frame(held)) is not None:

@@ -200,12 +200,14 @@ class Perception(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS  # back to unconfigured: can be configured again
 
     def _stop_work(self) -> None:
-        """Listens no longer, and answers what is open CANCELED."""
+        """Listens no longer, answers what is open CANCELED, and forgets the frames."""
         for source in self._inputs:
             source.destroy()
         self._inputs = []
         if self._scheduler is not None:
             self._scheduler.stop(_STOP_LIMIT_S)
+        if self._frames is not None:
+            self._frames.clear()  # after the next activation, a question would speak of a scene that is long past
 
     def _release(self) -> None:
         """Gives back what `configure` took. A second call does nothing."""

@@ -62,7 +62,21 @@ def test_images_are_kept_for_a_time_and_losses_are_counted(buffer: FrameBuffer[s
     for stamp in range(100, 110):
         buffer.add_boxes(stamp, "boxes")
         clock.now += 1
-    assert buffer.boxes_without_image == 6
+    assert buffer.boxes_without_image == 6 and buffer.last_boxes_without_image_ns == 105
+    buffer.add_image(200, "an image drops boxes too", 1)
+    assert buffer.boxes_without_image == 7 and buffer.last_boxes_without_image_ns == 106
+
+
+def test_clearing_forgets_everything_but_the_counters(buffer: FrameBuffer[str, str], clock: Clock) -> None:
+    buffer.add_boxes(5, "never met")
+    clock.now += 4
+    buffer.add_image(10, "image", 7)
+    buffer.add_boxes(20, "waiting")
+    buffer.clear()
+    assert len(buffer) == buffer.bytes == buffer.span_s == 0 and buffer.newest() is None
+    assert buffer.boxes_without_image == 1
+    assert buffer.add_image(20, "image", 1) is None, "boxes from before have met it"
+    assert buffer.add_boxes(20, "boxes").boxes == "boxes"
 
 
 def test_images_are_bounded_in_bytes_but_for_the_newest(buffer: FrameBuffer[str, str]) -> None:
