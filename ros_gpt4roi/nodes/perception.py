@@ -6,11 +6,13 @@ callback computes: it converts, hands over to the scheduler's worker and returns
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -34,7 +36,7 @@ from .diagnostics import DiagnosticsPublisher, Problems, Report
 from .frame_source import DetectionParameters, FrameSource, ImageParameters, SyncParameters
 from .images import rgb_to_image
 from .parameters import TopicQos, declare, names, read
-from .process import run_node
+from .process import run_node, shown
 from .questions import Questions
 from .topics import Input, publisher_events
 
@@ -221,6 +223,9 @@ class Perception(LifecycleNode):
         self.destroy_publisher(self._annotated)
         self._scheduler = self._frames = self._questions = None
         self._stage_seconds = {}
+        gc.collect()  # the next model must find the memory of this one
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         if self._state == "unconfigured":
@@ -235,6 +240,12 @@ class Perception(LifecycleNode):
     # Results; on the worker's thread
 
     def _on_descriptions(self, result: FrameDescriptions) -> None:
+        try:
+            self._publish(result)
+        except Exception as error:  # the future, whose callback this is, would keep it to itself
+            self.problems.report("descriptions not published", shown(error))
+
+    def _publish(self, result: FrameDescriptions) -> None:
         self._last_result_s = time.monotonic()
         if result.status == Status.CANCELED:  # deactivated or closed in the middle of it
             return

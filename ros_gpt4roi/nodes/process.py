@@ -122,7 +122,7 @@ def _spin(executor: SingleThreadedExecutor, ending: threading.Event, problems: P
         except NodeFailure:
             raise
         except Exception as error:  # of whatever callback: a subscription's, a timer's, an action's
-            problems.report("callback failed", _shown(error))
+            problems.report("callback failed", shown(error))
             if time.monotonic() - succeeded_s > _BROKEN_S:
                 raise
 
@@ -133,7 +133,7 @@ def _guard(service: Service, problems: Problems) -> None:
     name, response_type = service.service_name, cast(Any, service.srv_type).Response
 
     def failed(error: Exception) -> Any:
-        problems.report(f"service {name} failed", _shown(error))
+        problems.report(f"service {name} failed", shown(error))
         return response_type()
 
     async def guarded_coroutine(request: Any, response: Any) -> Any:
@@ -151,7 +151,7 @@ def _guard(service: Service, problems: Problems) -> None:
     service.callback = cast(Any, guarded_coroutine if inspect.iscoroutinefunction(callback) else guarded)
 
 
-def _shown(error: Exception) -> str:
+def shown(error: Exception) -> str:
     """An error with the place that raised it."""
     places = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""

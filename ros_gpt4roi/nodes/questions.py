@@ -29,12 +29,14 @@ from ros_gpt4roi.runtime.types import Answer, Frame, Status
 from .conversions import answer_as_text, answer_to_message, descriptions_to_message, regions_from_messages, stamp_ns
 from .diagnostics import Problems
 from .frame_source import FrameSource
+from .process import shown
 
 _RESULT_KEPT_S = 60  # for a client that asks for its result late; a goal's memory is freed after it
 # The middleware drops what a history (10 by default) doesn't hold, and nobody would ever know.
 _HISTORY = 200  # of answers and of each service
 _TEXT_HISTORY = 1000  # of questions on a topic, whose senders wait for nothing
 _SHOWN_REFUSALS = 3
+_DRAIN_POLL_S = 0.05
 _LINGER_S = 0.5  # after the last result: for clients that ask for theirs just now, and for the middleware to send it
 
 
@@ -89,6 +91,9 @@ class Questions:
         self._node.destroy_subscription(self._texts)
         self._node.destroy_publisher(self._answers)
         self._node.destroy_publisher(self._answer_texts)
+        # The action's server and this object hold each other, and an executor may hold the server for longer: neither
+        # may keep a model.
+        del self._frames, self._scheduler
 
     def drain(self, limit_s: float) -> None:
         """Spins the node's executor until every open goal and request has its result; the scheduler has stopped.
@@ -99,9 +104,11 @@ class Questions:
         while (executor is not None and (now := time.monotonic()) < end
                and (self._open or now - self._last_result_s < _LINGER_S)):
             try:
-                executor.spin_once(timeout_sec=0.05)
+                # From 7.1.9 on, rclpy refuses `spin_once` within a callback, but not what that calls.
+                getattr(executor, "_spin_once_impl", executor.spin_once)(_DRAIN_POLL_S)
             except Exception as error:  # of whatever callback: it must not keep the others from their results
-                self._problems.report("callback failed", f"{type(error).__name__}: {error}")
+                self._problems.report("callback failed", shown(error))
+                time.sleep(_DRAIN_POLL_S)  # where it is the executor's own, the next comes at once
         if self._open:
             self._problems.report("request without a result", f"{self._open} at the end, after {limit_s:.0f} s")
 
@@ -123,12 +130,19 @@ class Questions:
         goal.execute()
 
     async def _on_goal(self, goal: ServerGoalHandle) -> Ask.Result:
+        query = goal.request.query
         try:
-            return await self._answer(goal)
+            answer = await self._answer(goal)
+        except Exception as error:  # rclpy would respond with a result's defaults, which say OK
+            answer = Answer(Status.FAILED, "", shown(error), conversation_id=query.conversation_id,
+                            query_id=_goal_name(goal))
+            if goal.is_active:
+                goal.abort()
         finally:
             self._close_one()
+        return Ask.Result(answer=self._publish(replace(answer, query_id=query.query_id or answer.query_id)))
 
-    async def _answer(self, goal: ServerGoalHandle) -> Ask.Result:
+    async def _answer(self, goal: ServerGoalHandle) -> Answer:
         text = ""
 
         def on_text(piece: str) -> None:  # on the worker's thread
@@ -136,8 +150,7 @@ class Questions:
             text += piece
             goal.publish_feedback(Ask.Feedback(text=text))
 
-        query = goal.request.query
-        submitted = self._submit(query, _goal_name(goal), on_text)
+        submitted = self._submit(goal.request.query, _goal_name(goal), on_text)
         if goal.is_cancel_requested:  # before there was anything to cancel
             self._scheduler.cancel(_goal_name(goal))
         answer = await _finished(submitted, self._node.executor)
@@ -147,7 +160,7 @@ class Questions:
             goal.canceled()
         else:
             goal.abort()
-        return Ask.Result(answer=self._publish(replace(answer, query_id=query.query_id or answer.query_id)))
+        return answer
 
     def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
         self._scheduler.cancel(_goal_name(goal))
@@ -162,9 +175,14 @@ class Questions:
                            response: DescribeRegions.Response) -> DescribeRegions.Response:
         self._open += 1
         try:
-            return await self._describe(request, response)
+            response = await self._describe(request, response)
+        except Exception as error:  # a response's defaults say OK
+            response = DescribeRegions.Response(status=int(Status.FAILED), error=shown(error))
         finally:
             self._close_one()
+        if response.status != Status.OK:
+            self._problems.report(f"describe_regions {Status(response.status).name}", response.error)
+        return response
 
     async def _describe(self, request: DescribeRegions.Request,
                         response: DescribeRegions.Response) -> DescribeRegions.Response:
@@ -186,8 +204,6 @@ class Questions:
             result = await _finished(described.future, self._node.executor)
             response.status, response.error = int(result.status), result.error
             response.descriptions = descriptions_to_message(result)
-        if response.status != Status.OK:
-            self._problems.report(f"describe_regions {Status(response.status).name}", response.error)
         return response
 
     # The common way
@@ -249,9 +265,13 @@ class Questions:
             self._problems.report("answer cut", answer.error)
         elif answer.status not in (Status.OK, Status.CANCELED):
             self._problems.report(f"query {answer.status.name}", answer.error)
-        message = answer_to_message(answer)
-        self._answers.publish(message)
-        self._answer_texts.publish(String(data=answer_as_text(answer)))
+        message = AnswerMessage(query_id=answer.query_id, status=int(Status.FAILED), error="the answer made no message")
+        try:
+            message = answer_to_message(answer)
+            self._answers.publish(message)
+            self._answer_texts.publish(String(data=answer_as_text(answer)))
+        except Exception as error:  # a future, whose callback this may be, would keep it to itself
+            self._problems.report("answer not published", shown(error))
         return message
 
 

@@ -1,0 +1,130 @@
+"""What becomes of goals, requests and the model where something fails or ends; the node runs in the test's process."""
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+import torch  # noqa: E402
+from action_msgs.msg import GoalStatus  # noqa: E402
+from camera import Camera  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from ros_gpt4roi_interfaces.action import Ask  # noqa: E402
+from ros_gpt4roi_interfaces.msg import Answer, Query, RegionDescriptionArray  # noqa: E402
+from ros_gpt4roi_interfaces.srv import DescribeRegions  # noqa: E402
+from ros_peer import Peer  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+
+from ros_gpt4roi.nodes.perception import Perception  # noqa: E402
+
+SETTINGS = {
+    "pipeline.vision.backend": "torch", "pipeline.answer_tokens": 400, "scheduler.answer_timeout_s": 3600.0,
+    "scheduler.description_timeout_s": 3600.0, "qos.image.reliability": "reliable",
+    "qos.detections.reliability": "reliable"}
+
+
+@pytest.fixture
+def node(peer: Peer, tiny_model: Path) -> Iterator[Perception]:
+    threads = torch.get_num_threads()
+    node = Perception()
+    results = node.set_parameters([Parameter(name, value=value)
+                                   for name, value in {**SETTINGS, "model": str(tiny_model)}.items()])
+    assert all(result.successful for result in results), results
+    peer.executor.add_node(node)
+    node.autostart()
+    yield node
+    node.close()
+    peer.executor.remove_node(node)
+    node.destroy_node()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def described(peer: Peer, node: Perception) -> list[RegionDescriptionArray]:
+    """The descriptions of the frame that the node holds."""
+    described = peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+    Camera(peer).send([(2, 2, 20, 20)])
+    peer.wait_for(lambda: described, "descriptions")
+    return described
+
+
+class Broken(Exception):
+    pass
+
+
+def broken(*arguments: object) -> None:
+    raise Broken("on purpose")
+
+
+def test_an_internal_error_reads_as_failure(peer: Peer, node: Perception, described: list[RegionDescriptionArray],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node._scheduler, "submit", broken)
+    response = peer.call(DescribeRegions, "describe_regions", DescribeRegions.Request())
+    assert response.status == Answer.FAILED and "Broken: on purpose" in response.error
+    client = peer.action(Ask, "ask")
+    goal = peer.result_of(client.send_goal_async(Ask.Goal(query=Query(text="why?", query_id="mine"))), "an acceptance")
+    ended = peer.result_of(goal.get_result_async(), "a result")
+    client.destroy()
+    answer = ended.result.answer
+    assert ended.status == GoalStatus.STATUS_ABORTED
+    assert (answer.status, answer.query_id) == (Answer.FAILED, "mine") and "Broken: on purpose" in answer.error
+    problems = node.problems.values()
+    assert problems["describe_regions FAILED"] == problems["query FAILED"] == "1"
+
+
+def test_what_results_raise_on_the_workers_thread_is_a_problem(
+        peer: Peer, node: Perception, described: list[RegionDescriptionArray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node._descriptions, "publish", broken)
+    monkeypatch.setattr(node._questions._answer_texts, "publish", broken)
+    Camera(peer, 2000).send([(2, 2, 20, 20)])
+    peer.publisher(String, "query_text").publish(String(data="what is region 1?"))
+    for kind in ("descriptions not published", "answer not published"):
+        peer.wait_for(lambda: kind in node.problems.values(), kind)
+        assert "Broken: on purpose" in node.problems.values()[f"{kind}, last"]
+
+
+def test_open_goals_get_their_results_in_a_callback_of_an_executor_that_refuses_to_spin_within(
+        peer: Peer, node: Perception, described: list[RegionDescriptionArray], monkeypatch: pytest.MonkeyPatch) -> None:
+    spin_once, spinning = peer.executor.spin_once, False
+
+    def refusing(timeout_sec: float | None = None) -> None:  # as rclpy has it from 7.1.9 on
+        nonlocal spinning
+        if spinning:
+            raise RuntimeError("Executor is already spinning")
+        spinning = True
+        try:
+            spin_once(timeout_sec)
+        finally:
+            spinning = False
+
+    monkeypatch.setattr(peer.executor, "spin_once", refusing)
+    client, words = peer.action(Ask, "ask"), []
+    sent = client.send_goal_async(Ask.Goal(query=Query(text="what is region 1?")), words.append)
+    result = peer.result_of(sent, "an acceptance").get_result_async()
+    peer.wait_for(lambda: words, "the first words")
+
+    def end() -> None:
+        node.trigger_deactivate()
+        node.trigger_cleanup()
+    peer.result_of(peer.executor.create_task(end), "the end of the clean-up")
+    assert peer.result_of(result, "a result").result.answer.status in (Answer.CANCELED, Answer.OK)
+    assert not {"callback failed", "request without a result"} & set(node.problems.values())
+    client.destroy()
+
+
+def test_no_model_outlives_the_clean_up(peer: Peer, node: Perception, described: list[RegionDescriptionArray]) -> None:
+    pipeline = weakref.ref(node._scheduler._pipeline)
+    gc.disable()  # a collection that happens to come would hide what is kept
+    try:
+        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+            request = ChangeState.Request(transition=Transition(id=transition))
+            assert peer.call(ChangeState, "/perception/change_state", request).success
+        assert pipeline() is None
+    finally:
+        gc.enable()
