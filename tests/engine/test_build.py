@@ -101,7 +101,7 @@ request = EngineRequest(load_network(Path(sys.argv[2])), "tiny", profile, load_l
                         default_frames_folder())
 steps = []
 engine, _ = provide_engine(request, "fp16", EngineCache(Path(sys.argv[3])), progress=steps.append)
-print(engine.sha256, "built" if steps else "waited")
+print(engine.sha256, "built" if any(not step.step.startswith("waiting for") for step in steps) else "waited")
 """
 
 
