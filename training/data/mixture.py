@@ -266,7 +266,7 @@ def parse_section(section: Mapping[str, Any]) -> tuple[Shared, list[tuple[type[S
     shared = parse_options(Shared, values, "mixture")
     if not listed or not isinstance(listed, (list, tuple)):
         raise RecordError("mixture: sources is missing or empty, expected a list of mappings with type and options")
-    sources = []
+    sources: list[tuple[type[Source], Any, float]] = []
     for number, item in enumerate(listed):
         where = f"sources[{number}]"
         if not isinstance(item, Mapping):
