@@ -7,14 +7,16 @@ import uuid
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import rclpy
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import Executor
 from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from ros_gpt4roi_interfaces.action import Ask
 from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage
@@ -53,6 +55,23 @@ async def _finished(future: futures.Future[Result], executor: Executor | None) -
     return cast(Result, await bridge)
 
 
+class _OnSystemTime:
+    """A node whose clock is the machine's: action servers keep results, and stamp goals, by their node's clock.
+
+    With use_sim_time, ROS time may stand still, so that results are kept for ever, or jump, so that they go at once. A
+    steady clock would do neither, but goals are stamped by the same clock, and its stamps mean nothing to a client.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node, self._clock = node, Clock(clock_type=ClockType.SYSTEM_TIME)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    def get_clock(self) -> Clock:
+        return self._clock
+
+
 class Questions:
     """The `ask` action, the `describe_regions` service, the `query_text` topic, and the `answers` to all of them.
 
@@ -74,7 +93,7 @@ class Questions:
         # Reentrant, since a coroutine holds its group while it awaits the worker.
         group = ReentrantCallbackGroup()
         history = QoSProfile(depth=_HISTORY)
-        self._action = ActionServer(node, Ask, "ask", self._on_goal, cancel_callback=self._on_cancel,
+        self._action = ActionServer(_OnSystemTime(node), Ask, "ask", self._on_goal, cancel_callback=self._on_cancel,
                                     goal_callback=self._on_goal_request,
                                     handle_accepted_callback=self._on_accepted,
                                     callback_group=group, result_timeout=_RESULT_KEPT_S,
@@ -168,8 +187,13 @@ class Questions:
 
     def _on_text(self, message: String) -> None:
         # Each text opens a conversation: a follow-up would keep speaking of the first one's frame.
-        answered = self._submit(Query(text=message.data), uuid.uuid4().hex, None)
-        answered.add_done_callback(lambda done: self._publish(done.result()))
+        query_id = uuid.uuid4().hex
+        try:
+            answered = self._submit(Query(text=message.data), query_id, None)
+        except Exception as error:  # whoever asked waits for an answer
+            self._publish(Answer(Status.FAILED, "", shown(error), query_id=query_id))
+        else:
+            answered.add_done_callback(lambda done: self._publish(done.result()))
 
     async def _on_describe(self, request: DescribeRegions.Request,
                            response: DescribeRegions.Response) -> DescribeRegions.Response:

@@ -11,22 +11,33 @@ import pytest
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 import torch  # noqa: E402
 from action_msgs.msg import GoalStatus  # noqa: E402
+from builtin_interfaces.msg import Time  # noqa: E402
 from camera import Camera  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
+from rclpy.action import ActionClient  # noqa: E402
+from rclpy.action.client import ClientGoalHandle  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from ros_gpt4roi_interfaces.action import Ask  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer, Query, RegionDescriptionArray  # noqa: E402
 from ros_gpt4roi_interfaces.srv import DescribeRegions  # noqa: E402
 from ros_peer import Peer  # noqa: E402
+from rosgraph_msgs.msg import Clock as ClockMessage  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
+from ros_gpt4roi.nodes import questions  # noqa: E402
 from ros_gpt4roi.nodes.perception import Perception  # noqa: E402
 
 SETTINGS = {
     "pipeline.vision.backend": "torch", "pipeline.answer_tokens": 400, "scheduler.answer_timeout_s": 3600.0,
     "scheduler.description_timeout_s": 3600.0, "qos.image.reliability": "reliable",
     "qos.detections.reliability": "reliable"}
+
+
+@pytest.fixture
+def results_kept_s(monkeypatch: pytest.MonkeyPatch) -> float:
+    monkeypatch.setattr(questions, "_RESULT_KEPT_S", 1)
+    return 1.0
 
 
 @pytest.fixture
@@ -76,6 +87,46 @@ def test_an_internal_error_reads_as_failure(peer: Peer, node: Perception, descri
     assert (answer.status, answer.query_id) == (Answer.FAILED, "mine") and "Broken: on purpose" in answer.error
     problems = node.problems.values()
     assert problems["describe_regions FAILED"] == problems["query FAILED"] == "1"
+
+
+def test_a_question_on_the_topic_that_fails_within_is_answered(
+        peer: Peer, node: Perception, described: list[RegionDescriptionArray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node._scheduler, "submit", broken)
+    answers, texts = peer.collect(Answer, "answers", 10), peer.collect(String, "answer_text", 10)
+    peer.publisher(String, "query_text").publish(String(data="what is region 1?"))
+    peer.wait_for(lambda: answers and texts, "an answer")
+    assert answers[0].status == Answer.FAILED and answers[0].query_id and "Broken: on purpose" in answers[0].error
+    assert texts[0].data.startswith("[FAILED: Broken: on purpose")
+    assert node.problems.values()["query FAILED"] == "1"
+
+
+def answered_goal(peer: Peer, client: ActionClient) -> ClientGoalHandle:
+    goal = peer.result_of(client.send_goal_async(Ask.Goal(query=Query(text="region none"))), "an acceptance")
+    assert peer.result_of(goal.get_result_async(), "a result").status == GoalStatus.STATUS_ABORTED
+    return goal
+
+
+def test_results_expire_while_ros_time_stands_still(peer: Peer, results_kept_s: float, node: Perception) -> None:
+    node.set_parameters([Parameter("use_sim_time", value=True)])
+    client = peer.action(Ask, "ask")
+    goal = answered_goal(peer, client)
+
+    def expired() -> bool:
+        return peer.result_of(goal.get_result_async(), "a result").status == GoalStatus.STATUS_UNKNOWN
+    peer.wait_for(expired, "the end of a result")
+    assert node.get_clock().now().nanoseconds == 0
+    client.destroy()
+
+
+def test_results_outlast_a_jump_of_ros_time(peer: Peer, node: Perception) -> None:
+    node.set_parameters([Parameter("use_sim_time", value=True)])
+    client, clock = peer.action(Ask, "ask"), peer.publisher(ClockMessage, "/clock")
+    goal = answered_goal(peer, client)
+    clock.publish(ClockMessage(clock=Time(sec=10_000)))
+    peer.wait_for(lambda: node.get_clock().now().nanoseconds, "ROS time")
+    for _ in range(3):  # rounds of the executor, in which a result could end
+        assert peer.result_of(goal.get_result_async(), "a result").status == GoalStatus.STATUS_ABORTED
+    client.destroy()
 
 
 def test_what_results_raise_on_the_workers_thread_is_a_problem(
