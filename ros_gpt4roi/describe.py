@@ -23,8 +23,9 @@ from .explain import BLANKS, BlankedVision, components, prompt_text, token_table
 from .image_file import ImageFileError, read_image
 from .model.checkpoint import CheckpointError
 from .paths import find_model
-from .region_files import RegionFileError, name_regions, parse_box, read_detections
+from .region_files import RegionFileError, parse_box, read_detections
 from .runtime.pipeline import Pipeline, PipelineConfig
+from .runtime.regions import usable_regions
 from .runtime.request import Conversation, DescriptionRequest, Question, Refused
 from .runtime.types import Answer, Frame, FrameDescriptions, Region, Status
 from .runtime.vision_stage import VisionOptions
@@ -36,25 +37,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Returns:
-        0 where everything was described and answered, 1 where a request ended otherwise, 2 for unusable input.
+        0 where everything was described and answered, 1 where a box was refused or a request ended otherwise, 2 for
+        unusable input.
     """
     options = _parser().parse_args(arguments)
     try:
         image = read_image(options.picture)
-        frame = Frame(image, tuple(_regions(options, *image.shape[1::-1])), 0, str(options.picture))
+        regions, refusals = _regions(options, *image.shape[1::-1])
+        frame = Frame(image, regions, 0, str(options.picture))
         pipeline = Pipeline.open(find_model(options.model), PipelineConfig(
             device=options.device, language_format=options.language_format,
             vision=VisionOptions(backend=options.vision_backend)))
     except (ImageFileError, RegionFileError, ConfigError, CheckpointError, EngineError) as error:
         print(f"describe: {error}", file=sys.stderr)
         return 2
+    for refusal in refusals:
+        print(f"describe: {refusal}", file=sys.stderr)
     if options.blank:
         pipeline.vision = BlankedVision(pipeline.vision, options.blank)
     requests: list[DescriptionRequest | Question] = [DescriptionRequest(frame=frame)]
     conversation = Conversation("", frame)
     requests += [Question(text, conversation=conversation) for text in options.ask]
     report: dict[str, Any] = {"picture": str(options.picture), "size": [frame.image.shape[1], frame.image.shape[0]],
-                              "components": components(pipeline), "descriptions": [], "answers": []}
+                              "components": components(pipeline), "refused": refusals, "descriptions": [],
+                              "answers": []}
     if not options.json and options.explain:
         for name, text in report["components"].items():
             print(f"{name}: {text}")
@@ -87,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
     if options.json:
         print(json.dumps(report, ensure_ascii=False, indent=2))
-    return int(any(request.result is None or request.result.status is not Status.OK for request in requests))
+    return int(bool(refusals) or any(request.result is None or request.result.status is not Status.OK
+                                     for request in requests))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,12 +125,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _regions(options: argparse.Namespace, width: int, height: int) -> list[Region]:
+def _regions(options: argparse.Namespace, width: int, height: int) -> tuple[tuple[Region, ...], tuple[str, ...]]:
+    """The regions, and why others are refused."""
+    given = [parse_box(text) for text in options.boxes] or [Region("1", (0.0, 0.0, float(width), float(height)))]
     if options.detections is not None:
-        return name_regions(read_detections(options.detections))
-    if options.boxes:
-        return name_regions([parse_box(text) for text in options.boxes])
-    return [Region("1", (0.0, 0.0, float(width), float(height)))]
+        given = read_detections(options.detections)
+    regions, refusals = usable_regions(given, width, height)
+    if refusals and not regions:
+        raise RegionFileError("; ".join(refusals))
+    return regions, refusals
 
 
 def _run(pipeline: Pipeline, request: DescriptionRequest | Question, alternatives: int) -> None:

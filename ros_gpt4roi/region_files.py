@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,20 +73,6 @@ def read_detections(path: Path) -> list[Region]:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RegionFileError(f"{path}, entry {place}: {error!r} in {str(entry)[:200]}") from error
     return regions
-
-
-def name_regions(regions: Sequence[Region]) -> list[Region]:
-    """Gives regions without an id their 1-based place, or the next number that nobody has."""
-    taken, named = {region.id for region in regions}, []
-    for place, region in enumerate(regions, 1):
-        if not region.id:
-            number = place
-            while str(number) in taken:
-                number += 1
-            taken.add(str(number))
-            region = Region(str(number), region.box, region.label, region.score)
-        named.append(region)
-    return named
 
 
 def _from_mapping(entry: dict[str, Any]) -> Region:

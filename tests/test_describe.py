@@ -89,8 +89,18 @@ def test_a_question_that_cannot_be_answered_says_why(picture, capsys) -> None:
     assert status == 1 and "UNKNOWN_REGION" in out and "'9'" in out
 
 
+def test_a_bad_box_costs_only_itself(picture, capsys) -> None:
+    path, boxes = picture
+    status, out, err = run(capsys, path, "--json", "--boxes", boxes[0], "900,1,950,9", boxes[1])
+    report = json.loads(out)
+    assert status == 1 and [entry["id"] for entry in report["descriptions"]] == ["1", "3"]
+    [refusal] = report["refused"]
+    assert "region 2" in refusal and "900" in refusal and "outside" in refusal and refusal in err
+
+
 @pytest.mark.parametrize("arguments, expected", [
     (["/nowhere.png"], "/nowhere.png"), (["{picture}", "--boxes", "1,2,3"], "'1,2,3'"),
+    (["{picture}", "--boxes", "0,0,0.5,0.5"], "normalised"),
     (["{picture}", "--model", "nothing"], "'nothing'"),
     (["{picture}", "--detections", "/nowhere.yaml"], "/nowhere.yaml")])
 def test_input_that_cannot_be_used_is_named(picture, capsys, arguments: list[str], expected: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ros_gpt4roi.region_files import RegionFileError, name_regions, parse_box, read_detections
+from ros_gpt4roi.region_files import RegionFileError, parse_box, read_detections
 
 # As `ros2 topic echo --once /detections` prints it.
 ECHOED = """header:
@@ -88,9 +88,3 @@ def test_a_file_that_cannot_be_used_is_named_with_the_entry(tmp_path: Path, text
     path.write_text(text)
     with pytest.raises(RegionFileError, match=f"boxes.json.*{expected}"):
         read_detections(path)
-
-
-def test_regions_without_an_id_get_the_next_free_number() -> None:
-    regions = [parse_box("0,0,1,1") for _ in range(3)]
-    regions[0] = type(regions[0])("2", regions[0].box)
-    assert [region.id for region in name_regions(regions)] == ["2", "3", "4"]

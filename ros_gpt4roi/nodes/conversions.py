@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from builtin_interfaces.msg import Duration, Time
 from rclpy.serialization import deserialize_message
@@ -13,22 +13,12 @@ from ros_gpt4roi_interfaces.msg import RegionDescription, RegionDescriptionArray
 from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray
 
+from ros_gpt4roi.runtime.regions import Box, BoxError, check_box, name_regions
 from ros_gpt4roi.runtime.types import Answer, FrameDescriptions, Region, Status
 
 NANOSECONDS = 1_000_000_000
-_LONGEST_ID = 100  # characters; ids are shown, spoken and come back in every error
-# The network computes boxes in float32: what is thinner or farther out than this collapses there or becomes infinite,
-# and since all texts of a frame read all its regions, one such box would spoil every one of them.
-_LEAST_VISIBLE = 0.1  # pixels of a box inside the image, each way
-_FARTHEST = 1.0  # how far a box may reach beyond the image, in widths or heights of it
-# Boxes that end within the first pixel are taken for normalised ones, with some room for what a detector rounds.
-_NORMALISED_END = 1.05
 _MOST_DRAWN = 256
 _MOST_BYTES = 2 * 2**20  # of a detection array; rclpy takes a second and more to make messages of twice as many
-
-
-class BoxError(ValueError):
-    """A box that no region can be made of. The text names the box and what is wrong with it."""
 
 
 class DetectionsError(ValueError):
@@ -40,11 +30,9 @@ def stamp_ns(stamp: Time) -> int:
     return stamp.sec * NANOSECONDS + stamp.nanosec
 
 
-def box_from_message(message: BoundingBox2D, width: int, height: int,
-                     resolution: tuple[int, int] | None = None) -> tuple[float, float, float, float]:
+def box_from_message(message: BoundingBox2D, width: int, height: int, resolution: tuple[int, int] | None = None,
+                     points: bool = False) -> Box:
     """Converts a box to its corners; a turned box to those of the upright one around it.
-
-    A box that reaches over the border of the image is kept as it is.
 
     Args:
         message: the box, in pixels of the image, or of the resolution where one is given.
@@ -52,57 +40,26 @@ def box_from_message(message: BoundingBox2D, width: int, height: int,
         height: of the image, in pixels.
         resolution: width and height of the picture that the box is of: the same view as the image, in another size.
             (1, 1) for normalised boxes.
+        points: whether sizes that are both 0 make the centre a point, (x, y, x, y).
 
     Returns:
         (x1, y1, x2, y2) in pixels of the image.
 
     Raises:
-        BoxError: the box is not finite, inverted, empty, normalised or wholly outside the image, shows less than 0.1
-            pixels of itself inside it, or reaches more than the image's own size beyond it.
+        BoxError: the model cannot use the box (see `check_box`).
     """
     x, y = message.center.position.x, message.center.position.y
     size_x, size_y, theta = message.size_x, message.size_y, message.center.theta
-    shown = f"box (centre {x:g} {y:g}, size {size_x:g} {size_y:g})"
-    if not all(map(math.isfinite, (x, y, size_x, size_y, theta))):
-        raise BoxError(f"{shown}, theta {theta:g}, is not finite")
-    if size_x < 0 or size_y < 0:
-        raise BoxError(f"{shown} is inverted; expected sizes above 0")
-    if size_x == 0 or size_y == 0:
-        raise BoxError(f"{shown} is empty; expected sizes above 0")
-    if theta:
+    turn = f", theta {theta:g}" if theta else ""
+    shown = f"box (centre {x:g} {y:g}, size {size_x:g} {size_y:g}{turn})"
+    if not math.isfinite(theta):
+        raise BoxError(f"{shown} is not finite")
+    if theta and size_x > 0 and size_y > 0:
         cosine, sine = abs(math.cos(theta)), abs(math.sin(theta))
         size_x, size_y = size_x * cosine + size_y * sine, size_x * sine + size_y * cosine
-    box = (x - size_x / 2, y - size_y / 2, x + size_x / 2, y + size_y / 2)
-    if resolution is not None:
-        across, down = width / resolution[0], height / resolution[1]
-        box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    elif 0 < box[2] <= _NORMALISED_END and 0 < box[3] <= _NORMALISED_END:
-        raise BoxError(f"{shown} ends within the first pixel: it seems to be normalised (0 to 1); expected pixels of "
-                       f"the image of {width}x{height}, or detections.width and detections.height of 1 for normalised "
-                       "boxes")
-    if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
-        raise BoxError(f"{shown} is outside the image of {width}x{height}")
-    visible = min(box[2], width) - max(box[0], 0), min(box[3], height) - max(box[1], 0)
-    if min(visible) < _LEAST_VISIBLE:
-        raise BoxError(f"{shown} is too thin: {visible[0]:g} x {visible[1]:g} pixels of it are inside the image of "
-                       f"{width}x{height}; expected at least {_LEAST_VISIBLE:g} each way")
-    if max(-box[0], box[2] - width) > _FARTHEST * width or max(-box[1], box[3] - height) > _FARTHEST * height:
-        raise BoxError(f"{shown} reaches too far beyond the image of {width}x{height}; expected at most the image's "
-                       "own size")
-    return box
-
-
-def drawn_from_message(message: BoundingBox2D, width: int, height: int) -> tuple[float, float, float, float]:
-    """As `box_from_message`, but sizes that are both 0 make the centre a point, (x, y, x, y).
-
-    Raises BoxError, also for a point outside the image.
-    """
-    x, y = message.center.position.x, message.center.position.y
-    if message.size_x or message.size_y or not (math.isfinite(x) and math.isfinite(y)):
-        return box_from_message(message, width, height)
-    if not (0 <= x <= width and 0 <= y <= height):
-        raise BoxError(f"point ({x:g} {y:g}) is outside the image of {width}x{height}")
-    return x, y, x, y
+    across, down = (1.0, 1.0) if resolution is None else (width / resolution[0], height / resolution[1])
+    box = ((x - size_x / 2) * across, (y - size_y / 2) * down, (x + size_x / 2) * across, (y + size_y / 2) * down)
+    return check_box(box, width, height, points=points, normalised=resolution is None, shown=shown)
 
 
 def box_to_message(box: Sequence[float]) -> BoundingBox2D:
@@ -121,41 +78,6 @@ def _best_hypothesis(detection: Detection2D) -> tuple[str, float]:
         if place == 0 or value > score:
             label, score = result.hypothesis.class_id, value
     return label, score
-
-
-def _make_regions(items: Iterable[tuple[str, BoundingBox2D, str, float]], taken: set[str], first_place: int,
-                  box_of: Callable[[BoundingBox2D], tuple[float, float, float, float]],
-                  ) -> tuple[tuple[Region, ...], tuple[str, ...]]:
-    """Regions with ids that are unique among themselves and `taken`, and why others were refused.
-
-    Without an id of its own, a box gets its place counted from `first_place`, or the next number nobody has.
-    box_of: raises BoxError for a box that is refused. The time is linear in the number of boxes.
-    """
-    items = list(items)
-    number = first_place
-    taken = set(taken)
-    # Ids that are given out come after all those that are asked for: a tracker's "2" stays "2" wherever it stands.
-    reserved = taken | {identifier for identifier, *_ in items if identifier}
-    regions, refusals = [], []
-    for place, (identifier, box_message, label, score) in enumerate(items, first_place):
-        try:
-            box = box_of(box_message)
-            if len(identifier) > _LONGEST_ID:
-                raise BoxError(f"its id has {len(identifier)} characters; expected at most {_LONGEST_ID}")
-            if identifier in taken:
-                raise BoxError(f"id {identifier!r} is given to two boxes")
-        except BoxError as error:
-            refusals.append(f"region {identifier[:_LONGEST_ID] or place}: {error}")
-            continue
-        if not identifier:
-            number = max(number, place)
-            while str(number) in reserved:
-                number += 1
-            identifier = str(number)
-            reserved.add(identifier)
-        taken.add(identifier)
-        regions.append(Region(identifier, box, label, score))
-    return tuple(regions), tuple(refusals)
 
 
 def detections_from_cdr(data: bytes, most: int) -> tuple[Detection2DArray, int]:
@@ -231,7 +153,7 @@ def regions_from_detections(
         1-based place in the array; label and score are those of the best hypothesis.
     """
     items = [(detection.id, detection.bbox, *_best_hypothesis(detection)) for detection in message.detections]
-    return _make_regions(items, set(), 1, lambda box: box_from_message(box, width, height, resolution))
+    return name_regions(items, lambda box: box_from_message(box, width, height, resolution))
 
 
 def regions_from_messages(messages: Sequence[RegionMessage], present: Sequence[Region], width: int,
@@ -246,8 +168,8 @@ def regions_from_messages(messages: Sequence[RegionMessage], present: Sequence[R
         return (), (f"{len(messages)} boxes are given; expected at most {_MOST_DRAWN}",)
     items = [(message.id, message.bbox, message.label,
               message.score if message.score and math.isfinite(message.score) else 1.0) for message in messages]
-    return _make_regions(items, {region.id for region in present}, len(present) + 1,
-                         lambda box: drawn_from_message(box, width, height))
+    return name_regions(items, lambda box: box_from_message(box, width, height, points=True),
+                        {region.id for region in present})
 
 
 def region_to_message(region: Region) -> RegionMessage:

@@ -254,6 +254,8 @@ class Perception(LifecycleNode):
             return
         for region in result.omitted:
             self.problems.report("region over the limit", f"region {region.id!r} of frame {result.frame.stamp_ns} ns")
+        for refusal in result.refused:
+            self.problems.report("box refused", refusal)
         self._stage_seconds = result.timings
         self._descriptions.publish(descriptions_to_message(result))
         if self._annotated.get_subscription_count():

@@ -23,6 +23,7 @@ from .device import Device, choose_device
 from .language_format import FORMATS, load_model
 from .language_stage import DecodingConfig, LanguageStage, Rounds
 from .region_text import RegionText, UnknownRegionError
+from .regions import usable_regions
 from .request import Conversation, DescriptionRequest, EncodedFrame, Question, Refused, Request, Result, Sequence
 from .reuse import DescriptionReuse
 from .types import Answer, Description, Frame, FrameDescriptions, Region, Status
@@ -198,6 +199,8 @@ class Pipeline:
     def _begin_description(self, request: DescriptionRequest) -> None:
         assert request.frame is not None
         encoded = request.encoded = self.encode(request.frame)
+        if encoded.refused and not encoded.shown:
+            raise Refused(Status.INVALID, "; ".join(encoded.refused))
         kept = self.reuse.keep([region.id for region in encoded.shown], encoded.vision.region_embeddings[0],
                                encoded.frame.stamp_ns)
         for place, (region, description) in enumerate(zip(encoded.shown, kept), start=1):
@@ -227,7 +230,7 @@ class Pipeline:
                 descriptions.append(Description(region, sequence.text, sequence.confidence))
         seconds = {**encoded.seconds, "language": time.perf_counter() - request.began}
         return FrameDescriptions(encoded.frame, tuple(descriptions), seconds, request.status, request.error,
-                                 encoded.omitted)
+                                 encoded.omitted, encoded.refused)
 
     def describe_output(self, vision: VisionOutput, regions: int, max_new_tokens: int) -> list[str]:
         """Describe the first regions of a vision output, greedily: what an engine is compared with PyTorch by.
@@ -260,7 +263,7 @@ class Pipeline:
         try:
             question.asked = encoded.text.to_model(text)
         except UnknownRegionError as error:
-            raise Refused(Status.UNKNOWN_REGION, str(error)) from error
+            raise Refused(Status.UNKNOWN_REGION, "; ".join((str(error), *encoded.refused))) from error
         sequence = self._sequence([*conversation.rounds, (question.asked, None)], encoded, self.config.answer_tokens,
                                   cache_key=("conversation", conversation.id), on_text=question.on_text)
         self.counters["rounds_dropped"] += sequence.dropped_rounds
@@ -306,20 +309,23 @@ class Pipeline:
 
         Args:
             frame: Image and regions.
-            all_regions: Take those beyond the model's limit, too. Such a frame is not kept, but encoded every time.
+            all_regions: Take those beyond the model's limit and doubtful boxes, too, so that every region keeps its
+                place. Such a frame is not kept, but encoded every time.
 
         Raises:
-            Refused: An image or a box is no good.
+            Refused: The image is no good, or with `all_regions` a box.
         """
         known = None if all_regions else self._encoded.get(frame.key)
         if known is not None:
             self._encoded.move_to_end(frame.key)
             return known
-        shown, omitted = (frame.regions, ()) if all_regions else self._select(frame.regions)
         began = time.perf_counter()
         try:
             image = preprocess_frame(frame.image, self.model_config.preprocess)
-            regions = self._inputs(shown, *frame.image.shape[:2])
+            height, width = frame.image.shape[:2]
+            shown, omitted, refused = (frame.regions, (), ()) if all_regions else self._select(frame.regions, width,
+                                                                                               height)
+            regions = self._inputs(shown, width, height)
         except ValueError as error:
             raise Refused(Status.INVALID, str(error)) from error
         prepared = time.perf_counter()
@@ -327,7 +333,7 @@ class Pipeline:
                                     None if regions.masks is None else regions.masks[None])
         seconds = {"preprocess": prepared - began, "vision": time.perf_counter() - prepared}
         text = RegionText([region.id for region in shown], [region.id for region in omitted])
-        encoded = EncodedFrame(frame, shown, omitted, regions.points, vision, text, seconds)
+        encoded = EncodedFrame(frame, shown, omitted, refused, regions.points, vision, text, seconds)
         self.counters["frames_encoded"] += 1
         if all_regions:
             return encoded
@@ -338,19 +344,19 @@ class Pipeline:
             self.language.generator.prefixes.drop(("frame", oldest))
         return encoded
 
-    def _inputs(self, regions: tuple[Region, ...], height: int, width: int) -> RegionInputs:
+    def _inputs(self, regions: tuple[Region, ...], width: int, height: int) -> RegionInputs:
         config = self.model_config
         return region_inputs([point_region(*region.box[:2], width, height, config.points) if region.is_point
                               else box_region(*region.box) for region in regions], width, height, config.regions)
 
-    def _select(self, regions: tuple[Region, ...]) -> tuple[tuple[Region, ...], tuple[Region, ...]]:
-        """The regions the model is shown, and those beyond its limit: the lowest scores."""
-        limit = self.model_config.prompt.max_regions
-        if len(regions) <= limit:
-            return regions, ()
-        best = set(sorted(range(len(regions)), key=lambda i: -regions[i].score)[:limit])
-        return (tuple(r for i, r in enumerate(regions) if i in best),
-                tuple(r for i, r in enumerate(regions) if i not in best))
+    def _select(self, regions: tuple[Region, ...], width: int, height: int,
+                ) -> tuple[tuple[Region, ...], tuple[Region, ...], tuple[str, ...]]:
+        """The regions the model is shown, those beyond its limit (the lowest scores), and why others are refused."""
+        usable, refused = usable_regions(regions, width, height, normalised=False)
+        ranks = sorted(range(len(usable)), key=lambda place: -usable[place].score)
+        best = set(ranks[:self.model_config.prompt.max_regions])
+        return (tuple(region for place, region in enumerate(usable) if place in best),
+                tuple(region for place, region in enumerate(usable) if place not in best), refused)
 
     # --- before, after and beside --------------------------------------------------------------------------------
 

@@ -174,6 +174,7 @@ class EncodedFrame:
         frame: The frame.
         shown: The regions that the model sees, in the order of their places.
         omitted: The regions beyond the model's limit.
+        refused: Why boxes of the frame could not be used; a text for each.
         points: Places, from 1, of the regions that are points.
         vision: Image tokens [1, T, D] and region embeddings [1, N, K, D].
         text: Translates between region ids and places.
@@ -183,6 +184,7 @@ class EncodedFrame:
     frame: Frame
     shown: tuple[Region, ...]
     omitted: tuple[Region, ...]
+    refused: tuple[str, ...]
     points: frozenset[int]
     vision: VisionOutput
     text: RegionText

@@ -76,6 +76,7 @@ class FrameDescriptions:
 
     status is OK, or says why descriptions are missing (CANCELED, TIMEOUT, INVALID, FAILED), with the reason in `error`.
     omitted: regions that were left out because the frame had more than the model takes (lowest score first to go).
+    refused: why boxes of the frame could not be used; a text for each.
     """
 
     frame: Frame
@@ -84,6 +85,7 @@ class FrameDescriptions:
     status: Status = Status.OK
     error: str = ""
     omitted: tuple[Region, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
