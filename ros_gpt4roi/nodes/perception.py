@@ -17,11 +17,9 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from ros_gpt4roi_interfaces.msg import RegionDescriptionArray
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
-from ros_gpt4roi.annotate import annotate
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.engine.build_process import Progress
 from ros_gpt4roi.paths import find_model
@@ -31,16 +29,14 @@ from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
 from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
 from ros_gpt4roi.runtime.types import FrameDescriptions, Status
 
-from .conversions import descriptions_to_message
 from .diagnostics import DiagnosticsPublisher, Problems, Report
 from .frame_source import DetectionParameters, FrameSource, ImageParameters, SyncParameters
-from .images import rgb_to_image
+from .outputs import Outputs
 from .parameters import TopicQos, declare, names, read
 from .process import run_node, shown
 from .questions import Questions
-from .topics import Input, publisher_events
+from .topics import Input
 
-_DESCRIPTIONS_DEPTH = 10
 _STOP_LIMIT_S = 10.0
 _PATIENCE_S = 5.0  # beyond the time that a frame's descriptions may take
 _USUAL_REGIONS = 8  # of a frame, on which threads are measured
@@ -99,6 +95,7 @@ class Perception(LifecycleNode):
         self._scheduler: Scheduler | None = None
         self._frames: FrameSource | None = None
         self._questions: Questions | None = None
+        self._outputs: Outputs | None = None
         self._inputs: list[Input] = []
         self._stage_seconds: dict[str, float] = {}
         self._last_result_s = 0.0  # of a frame, on the steady clock
@@ -147,10 +144,7 @@ class Perception(LifecycleNode):
         except Exception as error:  # a bad file, a missing driver, no memory: all are reasons not to start
             self.fail("configure", error)
             return TransitionCallbackReturn.FAILURE
-        self._descriptions = self.create_publisher(RegionDescriptionArray, "region_descriptions", _DESCRIPTIONS_DEPTH)
-        profile = parameters.qos.annotated_image.profile()
-        self._annotated = self.create_publisher(Image, "annotated_image", profile, event_callbacks=publisher_events(
-            self, "annotated_image", profile, self.problems))
+        self._outputs = Outputs(self, parameters.qos.annotated_image.profile(), self.problems)
         self._frames = FrameSource(parameters.sync, parameters.image, parameters.detections, self.problems,
                                    scheduler.submit_frame)
         self._questions = Questions(self, self._frames, scheduler, self.problems, lambda: self._state == "active")
@@ -215,13 +209,12 @@ class Perception(LifecycleNode):
         """Gives back what `configure` took. A second call does nothing."""
         self._state = "unconfigured"
         self._stop_work()  # first: the worker publishes
-        if self._scheduler is None or self._questions is None:
+        if self._scheduler is None or self._questions is None or self._outputs is None:
             return
         self._questions.drain(_STOP_LIMIT_S)
         self._questions.destroy()
-        self.destroy_publisher(self._descriptions)
-        self.destroy_publisher(self._annotated)
-        self._scheduler = self._frames = self._questions = None
+        self._outputs.destroy()
+        self._scheduler = self._frames = self._questions = self._outputs = None
         self._stage_seconds = {}
         gc.collect()  # the next model must find the memory of this one
         if torch.cuda.is_initialized():
@@ -257,10 +250,8 @@ class Perception(LifecycleNode):
         for refusal in result.refused:
             self.problems.report("box refused", refusal)
         self._stage_seconds = result.timings
-        self._descriptions.publish(descriptions_to_message(result))
-        if self._annotated.get_subscription_count():
-            texts = [(description.region, description.text) for description in result.descriptions]
-            self._annotated.publish(rgb_to_image(annotate(result.frame.image, texts), result.frame.header))
+        assert self._outputs is not None  # configured, until the worker has stopped
+        self._outputs.publish(result)
 
     # Diagnostics
 

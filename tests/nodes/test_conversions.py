@@ -15,7 +15,6 @@ from ros_gpt4roi_interfaces.msg import Region as RegionMessage  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose  # noqa: E402
 
-from ros_gpt4roi.annotate import annotate, region_colour  # noqa: E402
 from ros_gpt4roi.nodes.conversions import (  # noqa: E402
     DetectionsError,
     answer_as_text,
@@ -289,12 +288,3 @@ def test_an_answer_without_a_frame_has_a_status_and_a_reason() -> None:
 def test_status_constants_of_message_and_runtime_are_the_same() -> None:
     assert {status.name: int(status) for status in Status} == {
         name: getattr(AnswerMessage, name) for name in (status.name for status in Status)}
-
-
-def test_annotation_draws_every_region_and_leaves_the_frame_alone(frame: Frame) -> None:
-    regions = [(Region("1", (100, 100, 200, 200)), "a small matte red mug to the left of the large shiny blue bowl"),
-               (Region("2", (-1e9, 300, 1e9, 400)), ""), (Region("3", (600, -5, 700, 20)), "at the border")]
-    drawn = annotate(frame.image, regions)
-    assert drawn.shape == frame.image.shape and not frame.image.any()
-    for region, _ in regions:
-        assert (drawn == region_colour(region.id)).all(-1).sum() > 50

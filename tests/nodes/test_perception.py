@@ -26,10 +26,11 @@ from ros_gpt4roi_interfaces.action import Ask  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer, Query, Region, RegionDescriptionArray  # noqa: E402
 from ros_gpt4roi_interfaces.srv import DescribeRegions  # noqa: E402
 from ros_peer import Peer, Process  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import Header, String  # noqa: E402
 
 from ros_gpt4roi.nodes.conversions import box_to_message, stamp_ns  # noqa: E402
+from ros_gpt4roi.nodes.images import compressed_to_rgb  # noqa: E402
 
 BOXES = ((2, 2, 20, 20), (30, 10, 60, 40))
 ANSWER_TOKENS = 200
@@ -444,15 +445,21 @@ def test_a_bad_request_is_told_why(peer: Peer, camera: Camera, request_: Describ
 def test_the_annotated_image_shows_the_regions(peer: Peer, camera: Camera, qos: QoSProfile,
                                                descriptions: list[RegionDescriptionArray]) -> None:
     images = peer.collect(Image, "annotated_image", qos)
+    encoded = peer.collect(CompressedImage, "annotated_image/compressed", qos)
 
-    def annotated() -> Image | None:
+    def annotated() -> tuple[Image, CompressedImage] | None:
         # The node draws only for those who listen, and learns of a listener a little later than it of the node.
         described(peer, descriptions, camera.send(BOXES))
-        return images[-1] if images else None
-    image = peer.wait_for(annotated, "an annotated image")
-    assert (image.width, image.height, image.encoding) == (WIDTH, HEIGHT, "rgb8")
-    assert np.frombuffer(image.data, np.uint8).reshape(HEIGHT, WIDTH, 3).std() > 0
+        return next(((image, other) for image in images for other in encoded if image.header == other.header), None)
+    image, other = peer.wait_for(annotated, "an annotated image, raw and compressed")
+    assert (image.width, image.encoding) == (WIDTH, "rgb8")
+    assert image.height > HEIGHT  # long texts in so small a picture: they go into a legend below it
+    pixels = np.frombuffer(image.data, np.uint8).reshape(image.height, WIDTH, 3)
+    assert pixels[:HEIGHT].std() > 0 and pixels[HEIGHT:].std() > 0
     assert any(message.header == image.header for message in descriptions)
+    same = compressed_to_rgb(other)
+    assert same.shape == pixels.shape
+    assert np.abs(same.mean(-1) - pixels.mean(-1)).mean() < 15  # jpeg, of noise
 
 
 def test_it_is_told_what_runs_where_and_why(peer: Peer, node: Process, diagnostics: list[DiagnosticArray]) -> None:
