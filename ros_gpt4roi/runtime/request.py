@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
@@ -201,7 +202,7 @@ def _uncancellable() -> Future[Any]:
 
 
 @dataclass(eq=False, kw_only=True)
-class Request(Generic[Result]):
+class Request(ABC, Generic[Result]):
     """What both kinds of requests have.
 
     Attributes:
@@ -244,9 +245,9 @@ class Request(Generic[Result]):
         for sequence in self.sequences:
             sequence.end(status, error)
 
+    @abstractmethod
     def refusal(self, status: Status, error: str) -> Result:
         """The result of a request that gets none from the model."""
-        raise NotImplementedError
 
     def resolve(self) -> None:
         """Hand the result to whoever waits for it."""
