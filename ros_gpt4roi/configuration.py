@@ -12,6 +12,7 @@ errors that say what was expected, the descriptors of ROS parameters and the tab
 """
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -32,6 +33,8 @@ from .regular_file import read_regular
 T = TypeVar("T")
 
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
+_UNIONS = (typing.Union, types.UnionType)
+_UNSUITABLE = (TypeError, OverflowError)  # of a value that is none of a type, such as a whole number beyond all floats
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
 
@@ -40,12 +43,15 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What is known of a field beside its type and default.
+class Field:
+    """A field of a configuration, or of a tree of them under its dotted name.
 
     Attributes:
+        name: Name, such as "decoding.seed".
+        type: The resolved type annotation.
+        default: The default value; dataclasses.MISSING where there is none.
         description: One sentence for people.
-        at_least: Smallest value.
+        at_least: Smallest value, of a number or of each number of a tuple.
         at_most: Largest value.
         more_than: Bound that the value must exceed.
         choices: The only values, where they are few.
@@ -53,6 +59,9 @@ class Setting:
         fixed: Whether a node takes it at its start only, because others on the network must not change it.
     """
 
+    name: str
+    type: Any
+    default: Any
     description: str = ""
     at_least: float | None = None
     at_most: float | None = None
@@ -60,16 +69,6 @@ class Setting:
     choices: tuple[Any, ...] = ()
     unit: str = ""
     fixed: bool = False
-
-    def allows(self, value: Any) -> bool:
-        """Whether a value of the right type is one of the choices and in the range (each element of a tuple is)."""
-        if isinstance(value, tuple):
-            return all(self.allows(item) for item in value)
-        if self.choices:
-            return value in self.choices
-        return not isinstance(value, (int, float)) or (
-            (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
-            and (self.more_than is None or value > self.more_than))
 
     @property
     def range(self) -> str:
@@ -83,22 +82,96 @@ class Setting:
             words = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
         return f"{words} {self.unit}".strip() if words else ""
 
+    @property
+    def expected(self) -> str:
+        """What a value has to be, in words, such as "a whole number, at least 1"."""
+        if self.choices:
+            return self.range
+        if self.range:
+            return f"{_type_name(self.type)}, {self.range}"
+        return f"{_type_name(self.type)} ({self.unit})" if self.unit else _type_name(self.type)
 
-def setting(default: Any, description: str, *, at_least: float | None = None, at_most: float | None = None,
-            more_than: float | None = None, choices: Iterable[Any] = (), unit: str = "", fixed: bool = False) -> Any:
-    """A dataclass field with its default and all that `Setting` holds.
+    def convert(self, value: Any) -> Any:
+        """The value as the field holds it. Raises ConfigError where it is of another type or out of range."""
+        try:
+            converted = self._typed(value)
+        except _UNSUITABLE:
+            pass
+        else:
+            if self._allows(converted):
+                return converted
+        raise ConfigError(f"{self.name} is {value!r}, expected {self.expected}")
+
+    def _allows(self, value: Any) -> bool:
+        """Whether a value of the right type is one of the choices and in the range (each element of a tuple is)."""
+        if isinstance(value, tuple):
+            return all(map(self._allows, value))
+        if self.choices:
+            return value in self.choices
+        return not isinstance(value, (int, float)) or (
+            (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+            and (self.more_than is None or value > self.more_than))
+
+    def _typed(self, value: Any) -> Any:
+        """Raises one of _UNSUITABLE where the value is none of the type, ConfigError from inside of a nested one."""
+        kind, arguments = self.type, typing.get_args(self.type)
+        origin = typing.get_origin(kind) or kind
+        if kind is Any:
+            return value
+        if origin in _UNIONS:
+            return self._one_of(value, arguments)
+        if origin is tuple:
+            items = list(value) if isinstance(value, (list, tuple)) else [value]
+            kinds = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else arguments
+            if len(items) != len(kinds):
+                raise TypeError
+            return tuple(dataclasses.replace(self, name=f"{self.name}[{i}]", type=of).convert(item)
+                         for i, (item, of) in enumerate(zip(items, kinds)))
+        if isinstance(value, Mapping) and issubclass(origin, (Mapping, Configuration)):
+            return self._nested(value, kind) if issubclass(origin, Configuration) else dict(value)
+        if kind is float and type(value) is int:
+            return float(value)
+        if kind is Path and isinstance(value, str):
+            return Path(value).expanduser()
+        is_nan = isinstance(value, float) and math.isnan(value)
+        if is_nan or not isinstance(value, origin) or isinstance(value, bool) and kind is not bool:
+            raise TypeError
+        return value
+
+    def _one_of(self, value: Any, kinds: tuple[Any, ...]) -> Any:
+        """A value of a union: the configuration that `kind` chooses, else of the first type that takes it."""
+        if isinstance(value, Mapping):
+            choices = {choice: kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Configuration)
+                       for item in fields_of(kind) if item.name == "kind" for choice in item.choices}
+            chosen = value.get("kind", next(iter(choices), None))
+            if chosen in choices:
+                return self._nested(value, choices[chosen])
+            if choices:
+                raise ConfigError(f"{self.name}.kind is {chosen!r}, expected {_listed(choices)}")
+        if value is None and type(None) in kinds:
+            return None
+        for kind in kinds:
+            with contextlib.suppress(*_UNSUITABLE):
+                return dataclasses.replace(self, type=kind)._typed(value)
+        raise TypeError
+
+    def _nested(self, value: Mapping[Any, Any], kind: Callable[..., Any]) -> Any:
+        try:
+            return build(kind, value)
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}.{error}") from error
+
+
+def setting(default: Any, description: str, *, choices: Iterable[Any] = (), **limits: Any) -> Any:
+    """A dataclass field with its default and what else a `Field` holds.
 
     Args:
         default: The default value, or dataclasses.MISSING for a field that must be given. Mappings are copied.
         description: One sentence for people.
-        at_least: Smallest value, of a number or of each number of a tuple.
-        at_most: Largest value.
-        more_than: Bound that the value must exceed.
         choices: The only values, where they are few.
-        unit: Unit of the value.
-        fixed: Whether a node takes it at its start only.
+        **limits: The others by their names, such as at_least and unit.
     """
-    metadata = {"setting": Setting(description, at_least, at_most, more_than, tuple(choices), unit, fixed)}
+    metadata = {"setting": Field("", Any, default, description, choices=tuple(choices), **limits)}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=functools.partial(copy.deepcopy, default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -119,44 +192,14 @@ class Configuration:
 
     def __post_init__(self) -> None:
         for item in fields_of(type(self)):
-            value = _convert(getattr(self, item.name), item.type, item.name, item.setting)
-            object.__setattr__(self, item.name, value)
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field of a configuration, or of a tree of them under its dotted name.
-
-    Attributes:
-        name: Name, such as "decoding.seed".
-        type: The resolved type annotation.
-        default: The default value; dataclasses.MISSING where there is none.
-        setting: What else is known of it.
-    """
-
-    name: str
-    type: Any
-    default: Any
-    setting: Setting
-
-    @property
-    def type_name(self) -> str:
-        """The type in words, such as "a whole number"."""
-        return _type_name(self.type)
-
-    def convert(self, value: Any) -> Any:
-        """The value as the field holds it. Raises ConfigError where it is of another type or out of range."""
-        return _convert(value, self.type, self.name, self.setting)
+            object.__setattr__(self, item.name, item.convert(getattr(self, item.name)))
 
 
 def fields_of(kind: type[Configuration]) -> tuple[Field, ...]:
     """The fields of a configuration class itself."""
     hints = _hints(kind)
-    found = []
-    for item in dataclasses.fields(typing.cast(Any, kind)):
-        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-        found.append(Field(item.name, hints[item.name], default, item.metadata.get("setting", Setting())))
-    return tuple(found)
+    return tuple(dataclasses.replace(item.metadata.get("setting", Field("", Any, item.default)), name=item.name,
+                                     type=hints[item.name]) for item in dataclasses.fields(typing.cast(Any, kind)))
 
 
 def leaves(config: Configuration | type[Configuration], prefix: str = "") -> Iterator[Field]:
@@ -202,7 +245,7 @@ def check_arguments(kind: Callable[..., Any], values: Any) -> dict[str, Any]:
             raise ConfigError(f"{name} is missing")
     if isinstance(kind, type) and issubclass(kind, Configuration):
         return dict(values)  # it converts and checks them itself
-    return {name: _convert(value, parameters[name].annotation, name, Setting()) for name, value in values.items()}
+    return {name: Field(name, parameters[name].annotation, None).convert(value) for name, value in values.items()}
 
 
 def read_yaml(kind: Callable[..., T], path: str | Path) -> T:
@@ -224,8 +267,7 @@ def markdown_table(config: Configuration | type[Configuration]) -> str:
     """A table of all fields of a tree: name, default, what is expected, meaning."""
     rows = ["| name | default | expected | meaning |", "| --- | --- | --- | --- |"]
     for item in leaves(config):
-        rows.append(" | ".join([f"| `{item.name}`", _shown(item.default), _expected(item.type, item.setting),
-                                f"{item.setting.description} |"]))
+        rows.append(f"| `{item.name}` | {_shown(item.default)} | {item.expected} | {item.description} |")
     return "\n".join(rows) + "\n"
 
 
@@ -238,84 +280,9 @@ def _shown(value: Any) -> str:
     return f"`{value!r}`" if value == "" else f"`{value}`".replace("\n", "\\n")
 
 
-def _convert(value: Any, kind: Any, name: str, known: Setting) -> Any:
-    """The value as one of type `kind`; `name` is the field's, for messages."""
-    try:
-        converted = _typed(value, kind, name, known)
-    except TypeError:
-        pass
-    else:
-        if known.allows(converted):
-            return converted
-    raise ConfigError(f"{name} is {value!r}, expected {_expected(kind, known)}")
-
-
-def _typed(value: Any, kind: Any, name: str, known: Setting) -> Any:
-    """Raises TypeError where the value is none of the type, ConfigError from inside of a nested one."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        return _one_of(value, arguments, name, known)
-    if origin is tuple:
-        items = list(value) if isinstance(value, (list, tuple)) else [value]
-        kinds = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else arguments
-        if len(items) != len(kinds):
-            raise TypeError
-        return tuple(_convert(item, of, f"{name}[{i}]", known) for i, (item, of) in enumerate(zip(items, kinds)))
-    if origin in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            raise TypeError
-        return dict(value)
-    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) and not _is_nan(value):
-        return value
-    if issubclass(kind, Configuration) and isinstance(value, Mapping):
-        return _nested(value, kind, name)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise TypeError from error
-    if kind is Path and isinstance(value, str):
-        return Path(value).expanduser()
-    raise TypeError
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _nested(value: Mapping[Any, Any], kind: type[Configuration], name: str) -> Configuration:
-    try:
-        return build(kind, value)
-    except ConfigError as error:
-        raise ConfigError(f"{name}.{error}") from error
-
-
-def _one_of(value: Any, kinds: tuple[Any, ...], name: str, known: Setting) -> Any:
-    """A value of a union: the configuration that `kind` chooses, else of the first type that takes it."""
-    if isinstance(value, Mapping):
-        nested = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Configuration)]
-        choices = {choice: kind for kind in nested for item in fields_of(kind) if item.name == "kind"
-                   for choice in item.setting.choices}
-        chosen = value.get("kind", next(iter(choices), None))
-        if chosen in choices:
-            return _nested(value, choices[chosen], name)
-        if choices:
-            raise ConfigError(f"{name}.kind is {chosen!r}, expected {_listed(choices)}")
-    if value is None and type(None) in kinds:
-        return None
-    for kind in kinds:
-        try:
-            return _typed(value, kind, name, known)
-        except TypeError:
-            continue
-    raise TypeError
-
-
 def _type_name(kind: Any) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         names = dict.fromkeys(_type_name(item) for item in arguments)
         return _listed(sorted(names, key="null".__ne__))  # "null or a list, each a number"
     if origin is tuple:
@@ -324,14 +291,6 @@ def _type_name(kind: Any) -> str:
     if kind is type(None):
         return "null"
     return _NAMES.get(kind, "a mapping")
-
-
-def _expected(kind: Any, known: Setting) -> str:
-    if known.choices:
-        return known.range
-    if known.range:
-        return f"{_type_name(kind)}, {known.range}"
-    return f"{_type_name(kind)} ({known.unit})" if known.unit else _type_name(kind)
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -120,8 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     for option, name in (("--device", "device"), ("--vision-backend", "vision.backend"),
                          ("--language-format", "language_format")):
         item = settings[name]
-        parser.add_argument(option, default=item.default, choices=item.setting.choices or None,
-                            help=f"{item.setting.description} (%(default)s)")
+        parser.add_argument(option, default=item.default, choices=item.choices or None,
+                            help=f"{item.description} (%(default)s)")
     return parser
 
 

@@ -73,16 +73,15 @@ def read(node: Node, kind: type[C]) -> C:
 
 
 def _descriptor(item: Field, read_only: bool) -> ParameterDescriptor:
-    known = item.setting
     descriptor = ParameterDescriptor(
-        description=f"{known.description} [{known.unit}]" if known.unit else known.description,
-        additional_constraints=known.range, read_only=read_only or known.fixed,
+        description=f"{item.description} [{item.unit}]" if item.unit else item.description,
+        additional_constraints=item.range, read_only=read_only or item.fixed,
         dynamic_typing=isinstance(item.default, tuple))  # an empty list says nothing of the type of its elements
-    low = known.at_least if known.more_than is None else known.more_than
-    if item.type in _LIMITS and (low is not None or known.at_most is not None):
+    low = item.at_least if item.more_than is None else item.more_than
+    if item.type in _LIMITS and (low is not None or item.at_most is not None):
         kind, smallest, largest = _LIMITS[item.type]
         bounds = kind(from_value=item.type(smallest if low is None else low),
-                      to_value=item.type(largest if known.at_most is None else known.at_most))
+                      to_value=item.type(largest if item.at_most is None else item.at_most))
         setattr(descriptor, "integer_range" if item.type is int else "floating_point_range", [bounds])
     return descriptor
 
