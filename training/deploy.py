@@ -24,7 +24,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from ros_gpt4roi.engine import EngineError
-from ros_gpt4roi.engine.build_process import Limits
 from ros_gpt4roi.engine.cache import EngineCache
 from ros_gpt4roi.engine.export import GRAPH_FOLDER, VisionNetwork, provide_onnx
 from ros_gpt4roi.engine.profiles import find_profile
@@ -98,10 +97,8 @@ def export_vision(model_folder: Path) -> None:
     Raises EngineError, CheckpointError.
     """
     network = VisionNetwork.of(load_checkpoint(model_folder).model)
-    profile = find_profile("auto", None)
     with tempfile.TemporaryDirectory(dir=model_folder, prefix=".export-") as scratch:
-        graph = provide_onnx(network, "model", EngineCache(Path(scratch)),
-                             Limits(profile.memory_limit_mib, profile.reserve_mib, profile.timeout_s))
+        graph = provide_onnx(network, "model", EngineCache(Path(scratch)), find_profile("auto", None).limits)
         shutil.move(graph.path.parent, model_folder / GRAPH_FOLDER)
 
 

@@ -16,10 +16,8 @@ from .cache import CacheError, EngineCache, model_entry, verify
 from .export import VisionNetwork, verify_graph
 from .gate import read_report
 from .profiles import PRECISIONS, EngineOptions, fallback_precisions
-from .tensorrt.engine import EngineRequest, open_tensorrt, provide_engine
+from .tensorrt.engine import EngineRequest, first_that_works, open_tensorrt, provide_engine
 from .tensorrt.library import choose_library, this_gpu
-
-_log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,17 +62,10 @@ def _build(folder: Path, options: EngineOptions) -> int:
     library = choose_library(profile.library, None)
     request = EngineRequest(VisionNetwork.of(loaded.model), model_entry(folder), profile, library, None,
                             options.frames_folder)
-    reasons = []
-    for precision in fallback_precisions(profile.precision, None):
-        try:
-            engine, _ = provide_engine(request, precision, cache, progress=_print_progress)
-        except Exception as error:  # whatever fails leads to the next, as it does where there is a GPU
-            _log.warning("%s engine: %s", precision, error)
-            reasons.append(f"{precision}: {error}")
-            continue
-        print(f"\nbuilt ahead of time, not run (no GPU here; the gate runs at first use): {engine.path}")
-        return 0
-    raise EngineError("; ".join(reasons))
+    engine, _ = first_that_works(fallback_precisions(profile.precision, None), lambda precision: provide_engine(
+        request, precision, cache, progress=_print_progress))
+    print(f"\nbuilt ahead of time, not run (no GPU here; the gate runs at first use): {engine.path}")
+    return 0
 
 
 def _print_progress(progress: Progress) -> None:
@@ -101,9 +92,12 @@ def _show(cache: EngineCache, verify_all: bool) -> int:
         print(f"  ok    {path.name}: {key['precision']}, {key['library']} {key['version']}, GPU {key['gpu']}, "
               f"{header['size'] >> 20} MiB, built in {header['seconds']} s with {header['peak_mib']} MiB, {verdict}")
     for folder in cache.graph_folders():
-        graph, problem = verify_graph(folder)
-        bad += graph is None
-        print(f"  ok    {folder.name}: exported graph" if graph else f"  BAD   {folder}: {problem}")
+        try:
+            verify_graph(folder)
+            print(f"  ok    {folder.name}: exported graph")
+        except EngineError as error:
+            bad += 1
+            print(f"  BAD   {error}")
     return 1 if bad and verify_all else 0
 
 

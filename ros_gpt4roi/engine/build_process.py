@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import psutil
+
 from . import EngineError
 
 _log = logging.getLogger(__name__)
@@ -116,7 +118,7 @@ def _watch(child: subprocess.Popen[bytes], errors: IO[str], begun: float, limits
             if held > limits.memory_mib:
                 raise EngineError(f"building stopped at {held} MiB, the profile allows memory_limit_mib "
                                   f"{limits.memory_mib}")
-            left = _available_mib()
+            left = psutil.virtual_memory().available >> 20
             if left < limits.reserve_mib:
                 raise EngineError(f"building stopped with {left} MiB of system memory left, the profile keeps "
                                   f"reserve_mib {limits.reserve_mib}")
@@ -152,16 +154,8 @@ def _resident_mib(pid: int) -> int:
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return 0
-    return _kib(text, "VmHWM:") // 1024
-
-
-def _available_mib() -> int:
-    return _kib(Path("/proc/meminfo").read_text(encoding="utf-8"), "MemAvailable:") // 1024
-
-
-def _kib(text: str, name: str) -> int:
-    _, found, rest = text.partition(name)
-    return int(rest.split()[0]) if found else 0
+    _, found, rest = text.partition("VmHWM:")  # the peak so far, in KiB
+    return int(rest.split()[0]) // 1024 if found else 0
 
 
 def _gpu_free_mib() -> int:

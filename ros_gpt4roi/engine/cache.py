@@ -147,8 +147,7 @@ class EngineCache:
         try:
             with os.fdopen(descriptor, "wb") as out, plan.open("rb") as source:
                 out.write(_PREFIX.pack(_MAGIC, len(header), hashlib.sha256(header).digest()) + header)
-                while chunk := source.read(1 << 22):
-                    out.write(chunk)
+                shutil.copyfileobj(source, out, 1 << 22)
                 out.flush()
                 os.fsync(out.fileno())
             remove(self.report_path(entry))

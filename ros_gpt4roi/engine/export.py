@@ -7,6 +7,7 @@ with it needs a GPU driver.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import logging
@@ -224,21 +225,25 @@ class ExportedGraph:
     digest: str
 
 
-def verify_graph(folder: Path, expected: str | None = None) -> tuple[ExportedGraph | None, str]:
-    """The graph of a folder, or None and why it must not be used. expected: the network's fingerprint (None: any)."""
+def verify_graph(folder: Path, expected: str | None = None) -> ExportedGraph:
+    """The graph of a folder. expected: the network's fingerprint (None: any).
+
+    Raises:
+        EngineError: it must not be used; the message names the folder and says why.
+    """
     try:
         record = read_json(folder / _RECORD)
         if expected not in (None, record["fingerprint"]):
-            return None, "stale, model, code or PyTorch changed"
+            raise EngineError(f"{folder}: stale, model, code or PyTorch changed")
         graph, files = folder / "vision.onnx", dict(record["files"])
         for path in onnx_files(graph):
             if file_digest(path) != files[path.name]:
-                return None, f"{path.name} is damaged or tampered with"
+                raise EngineError(f"{folder}: {path.name} is damaged or tampered with")
     except FileNotFoundError:
-        return None, "not exported yet"
+        raise EngineError(f"{folder}: not exported yet") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return None, f"unreadable ({error!r})"
-    return ExportedGraph(graph, hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()), ""
+        raise EngineError(f"{folder}: unreadable ({error!r})") from error
+    return ExportedGraph(graph, hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest())
 
 
 def provide_onnx(network: VisionNetwork, entry: str, cache: EngineCache, limits: Limits, build: bool = True,
@@ -259,12 +264,12 @@ def provide_onnx(network: VisionNetwork, entry: str, cache: EngineCache, limits:
     expected = fingerprint(network)
     folder = cache.graph_folder(entry)
     with cache.lock(f"{entry}.onnx", limits.timeout_s, progress):
-        found, reason = verify_graph(folder, expected)
-        if found is not None:
-            return found
-        if not build:
-            raise EngineError(f"{folder}: {reason}, and building is switched off")
-        _log.info("%s: %s, exporting", folder, reason)
+        try:
+            return verify_graph(folder, expected)
+        except EngineError as reason:
+            if not build:
+                raise EngineError(f"{reason}, and building is switched off") from reason
+            _log.info("%s, exporting", reason)
         with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".export-") as scratch:
             source, target = Path(scratch, "network"), Path(scratch, "graph")
             source.mkdir()
@@ -276,10 +281,7 @@ def provide_onnx(network: VisionNetwork, entry: str, cache: EngineCache, limits:
             (target / _RECORD).write_text(json.dumps({"fingerprint": expected, "files": files}), encoding="utf-8")
             remove(folder)
             os.replace(target, folder)
-        found, reason = verify_graph(folder, expected)
-        if found is None:
-            raise EngineError(f"{folder}: {reason}, just after it was written")
-        return found
+        return verify_graph(folder, expected)
 
 
 def adopt_graph(folder: Path, network: VisionNetwork, entry: str, cache: EngineCache,
@@ -301,11 +303,10 @@ def adopt_graph(folder: Path, network: VisionNetwork, entry: str, cache: EngineC
     expected = fingerprint(network)
     try:
         with cache.lock(f"{entry}.onnx", _ADOPTION_LIMIT_S, progress):
-            if verify_graph(own, expected)[0] is not None:
+            with contextlib.suppress(EngineError):
+                verify_graph(own, expected)
                 return
-            found, reason = verify_graph(brought, expected)
-            if found is None:
-                raise EngineError(reason)
+            found = verify_graph(brought, expected)
             with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".export-") as scratch:
                 copy = Path(scratch, "graph")
                 copy.mkdir()
@@ -316,6 +317,6 @@ def adopt_graph(folder: Path, network: VisionNetwork, entry: str, cache: EngineC
                 remove(own)
                 os.replace(copy, own)
     except Exception as error:  # whatever is wrong with it or with the disk: there is the model itself
-        _log.warning("%s is not used: %s", brought, error)
+        _log.warning("the graph that the model brings is not used: %s", error)
     else:
         _log.info("%s: taken into %s", brought, own)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnxruntime
 
 INPUTS = ("images", "boxes", "masks")
 OUTPUTS = ("image_tokens", "region_embeddings")
@@ -54,6 +56,26 @@ def scope(node: onnx.NodeProto) -> str:
 def is_within(node: onnx.NodeProto, modules: tuple[str, ...]) -> bool:
     """Whether a node was traced in one of the modules or in a part of it."""
     return f"{scope(node)}.".startswith(tuple(f"{module}." for module in modules))
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto], made: Iterable[onnx.TensorProto]) -> None:
+    """Puts other nodes in the place of a graph's own, with the weights `made` beside those that are still used."""
+    used = {name for node in nodes for name in node.input}
+    weights = [weight for weight in graph.initializer if weight.name in used]
+    del graph.initializer[:], graph.node[:], graph.value_info[:]
+    graph.initializer.extend([*weights, *made])
+    graph.node.extend(nodes)
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Options of an ONNX Runtime session of so many threads; 0: one a core."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    # Threads that spin between two runs would take the cores from the rest of the robot; within one they save the time
+    # it takes to wake them for each of hundreds of operators.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 def onnx_files(path: Path) -> list[Path]:

@@ -12,10 +12,10 @@ import torch
 from ..model.checkpoint import LoadedModel
 from ..model.gpt4roi import VisionOutput
 from . import EngineError
-from .build_process import Limits, ProgressCallback
+from .build_process import ProgressCallback
 from .export import VisionNetwork, provide_onnx
 from .gate import check, limit_for, pytorch_reference
-from .graph import INPUTS, OUTPUTS
+from .graph import INPUTS, OUTPUTS, session_options
 from .pinned_upload import PinnedUpload
 from .precision.calibration import load_frames
 from .profiles import EngineOptions
@@ -49,16 +49,11 @@ class OnnxRuntimeRunner:
         if provider not in onnxruntime.get_available_providers():
             raise EngineError(f"ONNX Runtime {onnxruntime.__version__} has no {provider}, expected the package "
                               "onnxruntime-gpu for a GPU")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        # Threads that spin between frames would take the cores from the rest of the robot; within one they save the
-        # time it takes to wake them for each of hundreds of operators.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         # TensorFloat-32 has float16's digits: the gate of a float32 graph would refuse it.
         settings = [{"device_id": device.index or 0, "use_tf32": "0"}] if device.type == "cuda" else [{}]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, [provider], settings)
+            self._session = onnxruntime.InferenceSession(
+                str(path), session_options(threads or torch.get_num_threads()), [provider], settings)
         except Exception as error:  # its exceptions have no common base class
             raise EngineError(f"ONNX Runtime refuses {path}: {error}") from error
         self._mask_side = self._session.get_inputs()[2].shape[-1]
@@ -110,8 +105,7 @@ def open_onnxruntime(loaded: LoadedModel, entry: str, options: EngineOptions,
     device = loaded.model.device
     gpu = this_gpu(device)
     profile, network = options.find_profile(gpu.name if gpu else None), VisionNetwork.of(loaded.model)
-    limits = Limits(profile.memory_limit_mib, profile.reserve_mib, profile.timeout_s)
-    graph = provide_onnx(network, entry, options.open_cache(), limits, options.build == "auto", progress)
+    graph = provide_onnx(network, entry, options.open_cache(), profile.limits, options.build == "auto", progress)
     runner = OnnxRuntimeRunner(graph.path, device, network.output_shapes, "fp32")
     frames = load_frames(options.frames_folder, network.config.preprocess)[:1]
     report = check(runner, pytorch_reference(loaded.model.encode, device), frames, "fp32",

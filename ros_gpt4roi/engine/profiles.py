@@ -11,6 +11,7 @@ from pathlib import Path
 from ..configuration import ConfigError, Configuration, read_yaml, setting
 from ..paths import find
 from . import EngineError
+from .build_process import Limits
 from .cache import EngineCache
 from .precision.calibration import default_frames_folder
 
@@ -56,6 +57,11 @@ class EngineProfile(Configuration):
             raise ConfigError(f"graph_regions is {self.graph_regions}, expected at most max_regions={self.max_regions}")
 
     @property
+    def limits(self) -> Limits:
+        """Of the child process that builds."""
+        return Limits(self.memory_limit_mib, self.reserve_mib, self.timeout_s)
+
+    @property
     def shapes(self) -> str:
         """What of this profile is built into a plan, as text; part of an engine's key."""
         return (f"frames 1..{self.usual_frames}..{self.max_frames} regions 1..{self.usual_regions}..{self.max_regions} "
@@ -83,17 +89,14 @@ def find_profile(name: str, gpu_name: str | None = None) -> EngineProfile:
     if name.endswith((".yaml", ".yml")):
         return read_profile(Path(name))
     try:
-        files = sorted(find("engines").glob("*.yaml"))
+        files = {path.stem: path for path in sorted(find("engines").glob("*.yaml"))}
     except FileNotFoundError as error:
         raise EngineError(str(error)) from error
+    if name in files:
+        return read_profile(files[name])
     if name != "auto":
-        for path in files:
-            if path.stem == name:
-                return read_profile(path)
-        known = [path.stem for path in files]
-        raise EngineError(f"engine profile {name!r} not found, expected one of {known} or a .yaml file")
-    for path in files:
-        profile = read_profile(path)
+        raise EngineError(f"engine profile {name!r} not found, expected one of {list(files)} or a .yaml file")
+    for profile in map(read_profile, files.values()):
         if gpu_name and profile.match and re.search(profile.match, gpu_name, re.IGNORECASE):
             return profile
     return EngineProfile("default")

@@ -14,6 +14,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from torch import nn
 
+from ..engine.graph import session_options
 from .kv_cache import SlotCache
 from .language_model import Body, Choice, Head
 from .quantised_linear import Int8DynamicLinear, Int8Linear
@@ -112,11 +113,8 @@ class Steps(Generic[Shape]):
         threads = self._wanted()
         if self._threads != threads:
             self._threads = threads
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = threads
-            # Between steps PyTorch needs the cores.
-            options.add_session_config_entry("session.force_spinning_stop", "1")
-            self.session = onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(self._model, session_options(threads),
+                                                        providers=["CPUExecutionProvider"])
             self.forget()
         if count not in self._shapes:
             self._shapes[count] = prepare(count, self.session)

@@ -29,7 +29,7 @@ from ...model.preprocess import normalise_boxes, preprocess_frame
 from ...paths import find
 from ...regular_file import read_json
 from .. import EngineError
-from ..graph import INPUTS, FormatRequirements, is_within
+from ..graph import INPUTS, FormatRequirements, is_within, replace_nodes, session_options
 
 FRAMES_FILE = "frames.json"
 # Beyond this share of an activation's values the range is cut: single outliers would cost all others their digits.
@@ -127,9 +127,7 @@ def calibrate(path: Path, frames: Sequence[StoredFrame]) -> dict[str, float]:
     probe = path.with_name(path.stem + ".calibration.onnx")
     onnx.save(model, str(probe))
     try:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(str(probe), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(probe), session_options(0), providers=["CPUExecutionProvider"])
         ranges = dict.fromkeys(outputs, 0.0)
         side = session.get_inputs()[2].shape[-1]
         for frame in frames:
@@ -168,11 +166,7 @@ def insert_qdq(model: onnx.ModelProto, ranges: dict[str, float], kind: str) -> o
             node.input[0] = quantised[place]
             node.input[1] = _quantised_weight(f"{node.name}_{kind}", node, weight, form, nodes, made)
         nodes.append(node)
-    used = {name for node in nodes for name in node.input}
-    kept = [w for w in graph.initializer if w.name in used]
-    del graph.initializer[:], graph.node[:], graph.value_info[:]
-    graph.initializer.extend([*kept, *made.values()])
-    graph.node.extend(nodes)
+    replace_nodes(graph, nodes, made.values())
     return model
 
 
@@ -183,8 +177,7 @@ def _rounded(values: np.ndarray | float, float_type: int) -> np.ndarray:
 
 
 def _tensor(name: str, values: np.ndarray, onnx_type: int) -> TensorProto:
-    values = np.asarray(values).astype(helper.tensor_dtype_to_np_dtype(onnx_type))
-    return helper.make_tensor(name, onnx_type, values.shape, values.tobytes(), raw=True)
+    return numpy_helper.from_array(np.asarray(values).astype(helper.tensor_dtype_to_np_dtype(onnx_type)), name)
 
 
 def _pair(name: str, activation: str, scale: np.ndarray, float_type: int, form: _Format,

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from .. import EngineError
-from ..graph import FormatRequirements, is_within
+from ..graph import FormatRequirements, is_within, replace_nodes
 
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
@@ -24,6 +24,7 @@ _FLOAT32 = frozenset((
     "InstanceNormalization", "LayerNormalization", "GroupNormalization", "BatchNormalization", "RMSNormalization",
     "ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "Pow", "Sqrt", "Exp", "Log", "Reciprocal", "Div",
     "GridSample", "Floor", "Ceil", "Round", "AveragePool", "GlobalAveragePool"))
+_TYPED = frozenset(("Cast", "CastLike", "Constant", "ConstantOfShape", "Range"))  # which say what their output is
 # Inputs that have to be float32 whatever the others are: scales and regions of interest of Resize.
 _PARAMETER_INPUTS = {"Resize": (1, 2)}
 
@@ -53,12 +54,7 @@ class _HalfConversion:
         for output in self.graph.output:
             if output.name in self.types:
                 self._finish(output)
-        used = {name for node in self.nodes for name in node.input}
-        kept = [w for w in self.graph.initializer if w.name in used]
-        del self.graph.initializer[:], self.graph.node[:], self.graph.value_info[:]
-        self.graph.initializer.extend(kept)
-        self.graph.initializer.extend(self.made.values())
-        self.graph.node.extend(self.nodes)
+        replace_nodes(self.graph, self.nodes, self.made.values())
         if self.half == TensorProto.BFLOAT16:
             # The first version in which convolutions take bfloat16; no operator used here changed in it.
             self.model.opset_import[0].version = max(22, self.model.opset_import[0].version)
@@ -67,14 +63,9 @@ class _HalfConversion:
     def _node(self, node: onnx.NodeProto) -> None:
         floats = [i for i, name in enumerate(node.input)
                   if name in self.types and i not in _PARAMETER_INPUTS.get(node.op_type, ())]
-        if node.op_type not in ("Cast", "CastLike", "Constant", "ConstantOfShape", "Range"):
-            wanted = self._wanted(node, [node.input[i] for i in floats])
-            for i in floats:
-                node.input[i] = self._as(node.input[i], wanted)
-        else:
-            wanted = TensorProto.FLOAT
-            for i in floats:
-                node.input[i] = self._as(node.input[i], wanted)
+        wanted = self._wanted(node, [node.input[i] for i in floats])
+        for i in floats:
+            node.input[i] = self._as(node.input[i], wanted)
         self.nodes.append(node)
         for name in node.output:
             if name in self.types:
@@ -84,7 +75,7 @@ class _HalfConversion:
         if node.op_type in _PRODUCTS:
             return TensorProto.FLOAT if is_within(node, self.requirements.keep_in_fp32) else self.half
         computed = [name for name in inputs if name not in self.weights]
-        if node.op_type in _FLOAT32 or not computed:
+        if node.op_type in (_FLOAT32 | _TYPED) or not computed:
             return TensorProto.FLOAT
         is_sum = node.op_type in ("Add", "Sum") and len(computed) > 1
         if is_sum and is_within(node, self.requirements.sum_in_fp32):
@@ -109,17 +100,11 @@ class _HalfConversion:
         return new
 
     def _half_weight(self, weight: TensorProto, new: str) -> TensorProto:
-        values = numpy_helper.to_array(weight)
-        if self.half == TensorProto.FLOAT16:
-            with np.errstate(over="ignore"):
-                values = values.astype(np.float16)
-            if not np.isfinite(values).all():
-                raise EngineError(f"weight {weight.name} has values beyond float16's 65504, this model needs bf16")
-            return numpy_helper.from_array(values, new)
-        bits = values.astype(np.float32).view(np.uint32)
-        # Round half to even: bfloat16 is the upper half of float32.
-        bits = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-        return helper.make_tensor(new, TensorProto.BFLOAT16, values.shape, bits.tobytes(), raw=True)
+        with np.errstate(over="ignore"):
+            values = numpy_helper.to_array(weight).astype(helper.tensor_dtype_to_np_dtype(self.half))
+        if self.half == TensorProto.FLOAT16 and not np.isfinite(values).all():
+            raise EngineError(f"weight {weight.name} has values beyond float16's 65504, this model needs bf16")
+        return numpy_helper.from_array(values, new)
 
     def _finish(self, output: onnx.ValueInfoProto) -> None:
         if self.types[output.name] != self.half:

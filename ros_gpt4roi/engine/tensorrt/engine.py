@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ...model.checkpoint import LoadedModel
 from ...regular_file import file_digest
 from .. import EngineError
-from ..build_process import Limits, ProgressCallback, run_job
+from ..build_process import ProgressCallback, run_job
 from ..cache import CachedEngine, CacheError, EngineCache, EngineKey, plain
 from ..export import ExportedGraph, VisionNetwork, provide_onnx
 from ..gate import Encode, GateReport, TextWriter, check, limit_for, pytorch_reference, read_report
@@ -25,6 +25,7 @@ from .runner import TensorRTRunner
 
 _log = logging.getLogger(__name__)
 _Runner = TypeVar("_Runner", bound=Encode)
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,6 @@ class EngineRequest:
     library: Library
     gpu: Gpu | None
     frames_folder: Path
-
-    @property
-    def limits(self) -> Limits:
-        """Of the child process that builds."""
-        return Limits(self.profile.memory_limit_mib, self.profile.reserve_mib, self.profile.timeout_s)
 
     def engine_entry(self, precision: str) -> str:
         """File name without suffix. Profile and library are in it so that a shared cache can hold several machines'."""
@@ -78,9 +74,10 @@ def provide_engine(request: EngineRequest, precision: str, cache: EngineCache, b
         EngineError: it is missing and build is False; the build fails, meets a limit, or takes another process too
             long.
     """
-    graph = provide_onnx(request.network, request.entry, cache, request.limits, build, progress)
+    limits = request.profile.limits
+    graph = provide_onnx(request.network, request.entry, cache, limits, build, progress)
     key, entry = request.key(graph.digest, precision), request.engine_entry(precision)
-    with cache.lock(entry, request.limits.timeout_s, progress):
+    with cache.lock(entry, limits.timeout_s, progress):
         try:
             return cache.load(entry, key), key
         except CacheError as reason:
@@ -89,7 +86,7 @@ def provide_engine(request: EngineRequest, precision: str, cache: EngineCache, b
             _log.info("%s, building it", reason)
         with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".build-") as scratch:
             plan = Path(scratch, "plan")
-            usage = run_job(_job(request, graph, precision, Path(scratch)), request.limits, progress)
+            usage = run_job(_job(request, graph, precision, Path(scratch)), limits, progress)
             notes = {"seconds": round(usage.seconds, 1), "peak_mib": usage.peak_mib, "gpu_peak_mib": usage.gpu_peak_mib}
             engine = cache.store(entry, key, plan, notes)
         _log.info("%s: built in %.0f s, peak memory %d MiB, on the GPU %d MiB", engine.path, usage.seconds,
@@ -159,23 +156,32 @@ def first_accepted(loaded: LoadedModel, request: EngineRequest, precisions: list
     Raises:
         EngineError: says why each precision was left out.
     """
+    def accepted(precision: str) -> _Runner:
+        engine, key = provide_engine(request, precision, cache, build, progress)
+        runner = start(engine)
+        report = _report(loaded, request, engine, key, cache, runner, precision, write_texts)
+        if not report.passed:
+            raise EngineError(f"refused, {report.reason} ({cache.report_path(request.engine_entry(precision))})")
+        _log.info("%s engine accepted: relative errors %s, %d of %d texts the same", precision,
+                  {name: f"{error:.2g}" for name, error in report.errors.items()}, report.same_texts, report.texts)
+        return runner
+
+    return first_that_works(precisions, accepted)
+
+
+def first_that_works(precisions: list[str], attempt: Callable[[str], _Found]) -> _Found:
+    """What `attempt` gives for the first precision with which it does not fail.
+
+    Raises:
+        EngineError: says why each precision was left out.
+    """
     reasons = []
     for precision in precisions:
-        entry = request.engine_entry(precision)
         try:
-            engine, key = provide_engine(request, precision, cache, build, progress)
-            runner = start(engine)
-            report = _report(loaded, request, engine, key, cache, runner, precision, write_texts)
+            return attempt(precision)
         except Exception as error:  # whatever fails leads to the next
             _log.warning("%s engine: %s", precision, error)
             reasons.append(f"{precision}: {error}")
-            continue
-        if report.passed:
-            _log.info("%s engine accepted: relative errors %s, %d of %d texts the same", precision,
-                      {name: f"{error:.2g}" for name, error in report.errors.items()}, report.same_texts, report.texts)
-            return runner
-        _log.warning("%s engine refused: %s (%s)", precision, report.reason, cache.report_path(entry))
-        reasons.append(f"{precision}: {report.reason}")
     raise EngineError("no engine: " + "; ".join(reasons))
 
 
