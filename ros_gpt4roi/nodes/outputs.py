@@ -1,27 +1,37 @@
 """What the node publishes about every frame that it has described."""
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from ros_gpt4roi_interfaces.msg import RegionDescriptionArray
 from sensor_msgs.msg import CompressedImage, Image
+from vision_msgs.msg import Detection2DArray
+from visualization_msgs.msg import ImageMarker
 
 from ros_gpt4roi.annotate import annotate
 from ros_gpt4roi.runtime.types import FrameDescriptions
 
 from .conversions import descriptions_to_message
 from .diagnostics import Problems
+from .displays import described_detections, image_annotations, image_marker
 from .images import rgb_to_compressed, rgb_to_image
+from .optional import optional_messages
+from .process import shown
 from .topics import publisher_events
 
-_DESCRIPTIONS_DEPTH = 10
+_DEPTH = 10
 
 
 class Outputs:
-    """The publishers of descriptions, as messages and drawn onto the image.
+    """The publishers of descriptions: as messages, drawn onto the image, and as what display tools show.
 
-    What takes time to make is made only while somebody subscribes, and once for all who do.
+    Everything but the descriptions themselves is made only while somebody subscribes to it.
 
     Args:
         node: The node.
@@ -31,23 +41,37 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode, image_qos: QoSProfile, problems: Problems) -> None:
         self._node = node
-        self._descriptions = node.create_publisher(RegionDescriptionArray, "region_descriptions", _DESCRIPTIONS_DEPTH)
+        self._descriptions = node.create_publisher(RegionDescriptionArray, "region_descriptions", _DEPTH)
         self._annotated, self._compressed = (
             node.create_publisher(kind, topic, image_qos,
                                   event_callbacks=publisher_events(node, topic, image_qos, problems))
             for kind, topic in ((Image, "annotated_image"), (CompressedImage, "annotated_image/compressed")))
+        # Each with what makes its message of a frame's descriptions.
+        self._displays: list[tuple[Publisher, Callable[[FrameDescriptions], Any]]] = [
+            (node.create_publisher(Detection2DArray, "described_detections", _DEPTH), described_detections),
+            (node.create_publisher(ImageMarker, "image_marker", _DEPTH), image_marker)]
+        if foxglove := optional_messages("foxglove_msgs", "ImageAnnotations"):
+            try:
+                self._displays.append((node.create_publisher(foxglove.ImageAnnotations, "image_annotations", _DEPTH),
+                                       partial(image_annotations, foxglove)))
+            except Exception as error:  # its libraries are not those of this middleware
+                problems.report("foxglove_msgs not used", shown(error))
         self._shape, self._height = (0, 0, 0), 0  # of the last frame that was drawn, and of the picture made of it
 
     def destroy(self) -> None:
         """Takes the publishers back."""
-        for publisher in (self._descriptions, self._annotated, self._compressed):
+        displays = [publisher for publisher, _ in self._displays]
+        for publisher in (self._descriptions, self._annotated, self._compressed, *displays):
             self._node.destroy_publisher(publisher)
 
     def publish(self, result: FrameDescriptions) -> None:
         """Publishes the descriptions of a frame; called on the worker's thread."""
         self._descriptions.publish(descriptions_to_message(result))
+        for publisher, make in self._displays:
+            if publisher.get_subscription_count():
+                publisher.publish(make(result))
         raw, compressed = (publisher.get_subscription_count() for publisher in (self._annotated, self._compressed))
-        if raw or compressed:
+        if raw or compressed:  # drawn once for both
             picture, header = self._draw(result), result.frame.header
             if raw:
                 self._annotated.publish(rgb_to_image(picture, header))

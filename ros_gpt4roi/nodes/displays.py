@@ -1,0 +1,82 @@
+"""Descriptions as the messages that RViz, rqt, Foxglove and nodes which know only vision_msgs show or read."""
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point
+from std_msgs.msg import ColorRGBA
+from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+from visualization_msgs.msg import ImageMarker
+
+from ros_gpt4roi.annotate import region_colour
+from ros_gpt4roi.runtime.types import FrameDescriptions, Region
+
+from .conversions import box_to_message
+
+_LINE_WIDTH = 2.0  # pixels
+_CROSS = 5.0  # pixels from a point to the ends of the cross that marks it
+_FONT_SIZE = 16.0  # pixels
+_TEXT_GROUND = 0.7  # opacity of the ground of texts
+
+
+def described_detections(result: FrameDescriptions) -> Detection2DArray:
+    """The regions as detections whose class is their description, with its confidence as score."""
+    message = Detection2DArray(header=result.frame.header)
+    for description in result.descriptions:
+        hypothesis = ObjectHypothesisWithPose()
+        hypothesis.hypothesis.class_id = description.text
+        hypothesis.hypothesis.score = float(description.confidence)
+        message.detections.append(Detection2D(header=message.header, id=description.region.id, results=[hypothesis],
+                                              bbox=box_to_message(description.region.box)))
+    return message
+
+
+def image_marker(result: FrameDescriptions) -> ImageMarker:
+    """The boxes of a frame as one list of lines; a point is a cross."""
+    message = ImageMarker(header=result.frame.header, ns="regions", type=ImageMarker.LINE_LIST,
+                          action=ImageMarker.ADD, scale=_LINE_WIDTH)
+    for description in result.descriptions:
+        lines = _lines(description.region)
+        message.points += [Point(x=x, y=y) for line in lines for x, y in line]
+        message.outline_colors += [_colour(ColorRGBA, description.region)] * (2 * len(lines))
+    return message
+
+
+def image_annotations(foxglove: ModuleType, result: FrameDescriptions) -> Any:
+    """Boxes, ids and texts as foxglove_msgs/ImageAnnotations.
+
+    Args:
+        foxglove: The module foxglove_msgs.msg.
+        result: The descriptions.
+    """
+    header: Any = result.frame.header
+    stamp: Time = header.stamp
+    message = foxglove.ImageAnnotations()
+    for description in result.descriptions:
+        region = description.region
+        colour = _colour(foxglove.Color, region)
+        message.points.append(foxglove.PointsAnnotation(
+            timestamp=stamp, type=foxglove.PointsAnnotation.LINE_LIST, outline_color=colour, thickness=_LINE_WIDTH,
+            points=[foxglove.Point2(x=x, y=y) for line in _lines(region) for x, y in line]))
+        message.texts.append(foxglove.TextAnnotation(
+            timestamp=stamp, position=foxglove.Point2(x=float(region.box[0]), y=float(region.box[1])),
+            text=f"{region.id}: {description.text}" if description.text else region.id, font_size=_FONT_SIZE,
+            text_color=foxglove.Color(r=1.0, g=1.0, b=1.0, a=1.0),
+            background_color=_colour(foxglove.Color, region, _TEXT_GROUND)))
+    return message
+
+
+def _lines(region: Region) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    x1, y1, x2, y2 = map(float, region.box)
+    if region.is_point:
+        return [((x1 - _CROSS, y1), (x1 + _CROSS, y1)), ((x1, y1 - _CROSS), (x1, y1 + _CROSS))]
+    corners = (x1, y1), (x2, y1), (x2, y2), (x1, y2)
+    return list(zip(corners, corners[1:] + corners[:1]))
+
+
+def _colour(kind: type, region: Region, opacity: float = 1.0) -> Any:
+    """kind: A message of r, g, b and a in 0..1."""
+    red, green, blue = (value / 255 for value in region_colour(region.id))
+    return kind(r=red, g=green, b=blue, a=opacity)
