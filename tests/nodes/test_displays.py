@@ -113,17 +113,18 @@ def test_what_is_described_is_published_for_display(peer: Peer, node: Process) -
 @pytest.mark.timeout(900)
 def test_foxglove_gets_annotations_with_the_images_stamp(peer: Peer, tiny_model: Path, tmp_path: Path) -> None:
     message_packages.build(tmp_path)
-    from foxglove_msgs.msg import ImageAnnotations, PointsAnnotation
+    foxglove = optional_messages("foxglove_msgs", "ImageAnnotations")
+    assert foxglove is not None
     process = start(peer, tiny_model, tmp_path)
     try:
         described, annotations = published(
             peer, Camera(peer), peer.collect(RegionDescriptionArray, "region_descriptions", 10),
-            peer.collect(ImageAnnotations, "image_annotations", 10))
+            peer.collect(foxglove.ImageAnnotations, "image_annotations", 10))
         assert [text.text for text in annotations.texts] == [
             f"{item.region.id}: {item.text}" for item in described.descriptions]
         assert [(text.position.x, text.position.y) for text in annotations.texts] == [box[:2] for box in BOXES]
         for box, outline in zip(BOXES, annotations.points, strict=True):
-            assert outline.type == PointsAnnotation.LINE_LIST and outline.timestamp == described.header.stamp
+            assert outline.type == foxglove.PointsAnnotation.LINE_LIST and outline.timestamp == described.header.stamp
             assert {(point.x, point.y) for point in outline.points} == {
                 (x, y) for x in (box[0], box[2]) for y in (box[1], box[3])}
         assert outline.outline_color.a == 1.0
