@@ -153,7 +153,8 @@ def _entries(request: DescriptionRequest | Question) -> list[dict[str, Any]]:
     if isinstance(request, Question):
         assert isinstance(result, Answer)
         return [{"question": request.text, "text": result.text, "status": result.status.name, "error": result.error,
-                 "region_ids": list(result.region_ids), "confidence": result.confidence}]
+                 "region_ids": list(result.region_ids),
+                 "evidence_ids": list(result.evidence_ids), "confidence": result.confidence}]
     assert isinstance(result, FrameDescriptions)
     entries = [{"id": description.region.id, "box": list(description.region.box), "text": description.text,
                 "confidence": description.confidence} for description in result.descriptions]

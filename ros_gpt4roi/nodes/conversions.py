@@ -191,15 +191,20 @@ def descriptions_to_message(result: FrameDescriptions) -> RegionDescriptionArray
     return message
 
 
-def answer_to_message(answer: Answer) -> AnswerMessage:
-    """An answer under the header of the frame it speaks of, with the boxes of the regions it names."""
+def answer_to_message(answer: Answer, text_format: str = "") -> AnswerMessage:
+    """An answer under the header of the frame it speaks of, with the boxes of the regions it names.
+
+    text_format: "json", or whatever else a query asked for, which gets the words.
+    """
+    named = (*answer.region_ids, *answer.evidence_ids)
     message = AnswerMessage(
         header=answer.frame.header if answer.frame is not None else Header(), query_id=answer.query_id,
-        conversation_id=answer.conversation_id, status=int(answer.status), text=answer.text, error=answer.error,
-        region_ids=list(answer.region_ids), confidence=float(answer.confidence))
+        conversation_id=answer.conversation_id, status=int(answer.status), error=answer.error,
+        text=answer.as_json() if text_format == "json" else answer.text, region_ids=list(answer.region_ids),
+        evidence_ids=list(answer.evidence_ids), confidence=float(answer.confidence))
     if answer.frame is not None:
-        named = {region.id: region for region in answer.frame.regions}
-        message.regions = [region_to_message(named[i]) for i in answer.region_ids if i in named]
+        regions = {region.id: region for region in answer.frame.regions}
+        message.regions = [region_to_message(regions[i]) for i in named if i in regions]
     return message
 
 

@@ -21,7 +21,7 @@ from rclpy.qos import QoSProfile
 from ros_gpt4roi_interfaces.action import Ask
 from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage
 from ros_gpt4roi_interfaces.msg import Query, Region
-from ros_gpt4roi_interfaces.srv import DescribeRegions
+from ros_gpt4roi_interfaces.srv import AskQuestion, DescribeRegions
 from std_msgs.msg import Header, String
 
 from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Refused
@@ -38,6 +38,7 @@ _RESULT_KEPT_S = 60  # for a client that asks for its result late; a goal's memo
 _HISTORY = 200  # of answers and of each service
 _TEXT_HISTORY = 1000  # of questions on a topic, whose senders wait for nothing
 _SHOWN_REFUSALS = 3
+_FORMATS = ("", "text", "json")
 _DRAIN_POLL_S = 0.05
 _LINGER_S = 0.5  # after the last result: for clients that ask for theirs just now, and for the middleware to send it
 
@@ -73,9 +74,9 @@ class _OnSystemTime:
 
 
 class Questions:
-    """The `ask` action, the `describe_regions` service, the `query_text` topic, and the `answers` to all of them.
+    """The ways to ask, `ask`, `ask_question`, `query_text` and `describe_regions`, and the `answers` to questions.
 
-    is_active: whether the node takes work. No callback waits: the action and the service are coroutines.
+    is_active: whether the node takes work. No callback waits: the action and the services are coroutines.
     """
 
     def __init__(self, node: LifecycleNode, frames: FrameSource, scheduler: Scheduler, problems: Problems,
@@ -99,14 +100,17 @@ class Questions:
                                     callback_group=group, result_timeout=_RESULT_KEPT_S,
                                     goal_service_qos_profile=history, result_service_qos_profile=history,
                                     cancel_service_qos_profile=history)
-        self._service = node.create_service(DescribeRegions, "describe_regions", self._on_describe,
-                                            callback_group=group)
+        self._services = [
+            node.create_service(AskQuestion, "ask_question", self._on_question, qos_profile=history,
+                                callback_group=group),
+            node.create_service(DescribeRegions, "describe_regions", self._on_describe, callback_group=group)]
         self._texts = node.create_subscription(String, "query_text", self._on_text, _TEXT_HISTORY)
 
     def destroy(self) -> None:
         """Takes the interfaces back."""
         self._action.destroy()
-        self._node.destroy_service(self._service)
+        for service in self._services:
+            self._node.destroy_service(service)
         self._node.destroy_subscription(self._texts)
         self._node.destroy_publisher(self._answers)
         self._node.destroy_publisher(self._answer_texts)
@@ -159,7 +163,8 @@ class Questions:
                 goal.abort()
         finally:
             self._close_one()
-        return Ask.Result(answer=self._publish(replace(answer, query_id=query.query_id or answer.query_id)))
+        return Ask.Result(answer=self._publish(replace(answer, query_id=query.query_id or answer.query_id),
+                                               query.format))
 
     async def _answer(self, goal: ServerGoalHandle) -> Answer:
         text = ""
@@ -184,6 +189,18 @@ class Questions:
     def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
         self._scheduler.cancel(_goal_name(goal))
         return CancelResponse.ACCEPT
+
+    async def _on_question(self, request: AskQuestion.Request, response: AskQuestion.Response) -> AskQuestion.Response:
+        query, name = request.query, uuid.uuid4().hex
+        self._open += 1
+        try:
+            answer = await _finished(self._submit(query, name, None), self._node.executor)
+        except Exception as error:  # a response's defaults say OK
+            answer = Answer(Status.FAILED, "", shown(error), conversation_id=query.conversation_id)
+        finally:
+            self._close_one()
+        response.answer = self._publish(replace(answer, query_id=query.query_id or name), query.format)
+        return response
 
     def _on_text(self, message: String) -> None:
         # Each text opens a conversation: a follow-up would keep speaking of the first one's frame.
@@ -242,6 +259,8 @@ class Questions:
         question = Question(query.text, query_id, query.conversation_id, on_text)
         try:
             self._check_active()
+            if query.format not in _FORMATS:
+                raise Refused(Status.INVALID, f"format is {query.format[:40]!r}, expected text or json")
             frame = self._frame(query.header)
             if query.boxes:
                 if query.conversation_id:
@@ -283,7 +302,7 @@ class Questions:
             raise Refused(Status.INVALID, "; ".join(refusals[:_SHOWN_REFUSALS]) + more)
         return replace(frame, regions=regions + frame.regions)  # drawn ones first: of equal scores, the first are shown
 
-    def _publish(self, answer: Answer) -> AnswerMessage:
+    def _publish(self, answer: Answer, text_format: str = "") -> AnswerMessage:
         """Publishes an answer, from whichever thread has it, and counts what was not served."""
         if answer.status == Status.OK and answer.error:
             self._problems.report("answer cut", answer.error)
@@ -291,7 +310,7 @@ class Questions:
             self._problems.report(f"query {answer.status.name}", answer.error)
         message = AnswerMessage(query_id=answer.query_id, status=int(Status.FAILED), error="the answer made no message")
         try:
-            message = answer_to_message(answer)
+            message = answer_to_message(answer, text_format)
             self._answers.publish(message)
             self._answer_texts.publish(String(data=answer_as_text(answer)))
         except Exception as error:  # a future, whose callback this may be, would keep it to itself

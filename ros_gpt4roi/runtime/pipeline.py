@@ -274,15 +274,16 @@ class Pipeline:
     def _answer(self, question: Question) -> Answer:
         sequence, conversation, encoded = question.sequences[0], question.conversation, question.encoded
         assert conversation is not None and encoded is not None and sequence.stream is not None
-        text, raw, error = encoded.text, sequence.stream.raw, question.error
+        raw, error = sequence.stream.raw, question.error
         if question.status is Status.OK:
             conversation.rounds.append((question.asked, raw.strip()))
             if sequence.cut:
                 error = f"the answer was cut after {len(sequence.generated)} tokens"
-        region_ids, asked_about = text.mentioned(raw), text.mentioned(question.asked)
-        if sequence.text and not region_ids and len(asked_about) == 1:  # "a mug", said of the one region asked about
-            region_ids = asked_about
-        return Answer(question.status, sequence.text, error, region_ids, conversation.id, question.id,
+        region_ids, evidence_ids = encoded.text.asserted(question.asked, raw, conversation.subject,
+                                                         question.status is Status.OK and not sequence.cut)
+        if region_ids:
+            conversation.subject = region_ids[0] if len(region_ids) == 1 else ""
+        return Answer(question.status, sequence.text, error, region_ids, evidence_ids, conversation.id, question.id,
                       conversation.frame, sequence.confidence)
 
     def forget_conversation(self, conversation_id: str) -> None:

@@ -8,8 +8,12 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-_PLACE = re.compile(r"(?<![A-Za-z0-9_])region\s?(\d+)(?!\d)")
-_UNFINISHED = re.compile(r"(?<![A-Za-z0-9_])region\s?\d*$")
+from .assertions import assertions
+
+# The model's: "region2", "Region 2", "regions 2 and 3".
+_AND = "(?:, ?(?:and |or )?| and | or )"
+_PLACES = re.compile(rf"(?<![A-Za-z0-9_])([Rr]egion)(?:\s?(\d+)|s\s(\d+(?:{_AND}\d+)*))(?!\d)")
+_UNFINISHED = re.compile(rf"(?<![A-Za-z0-9_])[Rr]egion(?:\s?\d*|s\s?|s\s\d+(?:{_AND}\d+)*(?:,? ?(?:an?d?|or?)? ?))$")
 
 # All patterns below are for folded text (see `_fold`), so they need not ignore case.
 # Letters that are written without spaces between words, or to which particles are joined: Thai to Burmese, kana, Han
@@ -130,16 +134,36 @@ class RegionText:
 
     def to_user(self, text: str) -> str:
         """The model's text with its places as "region <id>"; a place that is not there stays as the model wrote it."""
-        def name(match: re.Match[str]) -> str:
-            place = int(match[1])
-            return f"region {self.ids[place - 1]}" if 1 <= place <= len(self.ids) else match[0]
+        def named(match: re.Match[str]) -> str:
+            if match[2]:
+                return f"{match[1]} {self._id(match[2])}" if self._id(match[2]) is not None else match[0]
+            listed = re.sub(r"\d+", lambda place: self._id(place[0]) or place[0], match[3])
+            return f"{match[1]}s {listed}"
 
-        return _PLACE.sub(name, text)
+        return _PLACES.sub(named, text)
+
+    def _id(self, place: str) -> str | None:
+        return self.ids[int(place) - 1] if 1 <= int(place) <= len(self.ids) else None
 
     def mentioned(self, text: str) -> tuple[str, ...]:
         """The ids a model text speaks of, in the order of first mention."""
-        places = dict.fromkeys(int(match[1]) for match in _PLACE.finditer(text))
-        return tuple(dict.fromkeys(self.ids[place - 1] for place in places if 1 <= place <= len(self.ids)))
+        places = re.findall(r"\d+", " ".join(match[2] or match[3] for match in _PLACES.finditer(text)))
+        return tuple(dict.fromkeys(name for place in places if (name := self._id(place)) is not None))
+
+    def asserted(self, question: str, answer: str, meant: str = "",
+                 complete: bool = True) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The ids of the regions that a model text asserts, and of those that it names as evidence.
+
+        Args:
+            question: In the model's words.
+            answer: In the model's words.
+            meant: The id of the region that "it" and "this" mean in the question; empty where they mean none.
+            complete: Whether the answer was written to its end.
+        """
+        it = self._places.get(meant)
+        asserted, evidence = ([name for place in places if (name := self._id(str(place))) is not None]
+                              for places in assertions(question, answer, it, complete))
+        return tuple(asserted), tuple(evidence)
 
     @staticmethod
     def unfinished(text: str) -> int:

@@ -160,11 +160,13 @@ class Conversation:
         id: Its name; unique among those that are open.
         frame: What it is about.
         rounds: (question, answer) in the model's words, oldest first.
+        subject: The id of the region that "it" and "this" mean: the last that was asserted; empty where several were.
     """
 
     id: str
     frame: Frame
     rounds: list[tuple[str, str]] = field(default_factory=list)
+    subject: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,7 +283,7 @@ class Question(Request[Answer]):
     def refusal(self, status: Status, error: str) -> Answer:
         """The answer to a question that has no complete one: the text so far, and why there is no more."""
         conversation = self.conversation
-        return Answer(status, self.sequences[0].text if self.sequences else "", error, (),
+        return Answer(status, self.sequences[0].text if self.sequences else "", error, (), (),
                       conversation.id if conversation else self.conversation_id, self.id,
                       conversation.frame if conversation else None)
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -92,15 +93,25 @@ class FrameDescriptions:
 class Answer:
     """The answer to a question; with a status other than OK, `text` is what was generated until then.
 
-    region_ids: the regions the answer speaks of, in the order of mention. frame: the frame it is about, None where
-    there was none. confidence: mean token probability, 0..1.
+    region_ids: the regions that the answer asserts, evidence_ids: those that it names besides, each in the order of
+    mention. frame: the frame it is about, None where there was none. confidence: mean token probability, 0..1.
     """
 
     status: Status
     text: str
     error: str = ""
     region_ids: tuple[str, ...] = ()
+    evidence_ids: tuple[str, ...] = ()
     conversation_id: str = ""
     query_id: str = ""
     frame: Frame | None = None
     confidence: float = 0.0
+
+    def as_json(self) -> str:
+        """The answer as one JSON object: its words (`answer`), the asserted `regions`, and its `confidence`.
+
+        The words are all that a model writes of it, and whatever they are, a JSON string holds them: the object is
+        whole where the text was cut, and no tokenizer has to know braces.
+        """
+        return json.dumps({"answer": self.text, "regions": list(self.region_ids), "confidence": self.confidence},
+                          ensure_ascii=False, allow_nan=False)

@@ -1,6 +1,8 @@
 """Detections to regions and results to messages."""
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -276,6 +278,24 @@ def test_an_answer_names_its_regions_with_their_boxes(frame: Frame) -> None:
     assert message.header == frame.header and list(message.region_ids) == ["7"]
     assert message.regions[0].bbox == box_to_message((10, 20, 30, 60))
     assert answer_as_text(answer) == "it is region 7"
+
+
+def test_boxes_of_asserted_regions_come_before_those_of_the_evidence(frame: Frame) -> None:
+    boxes = {"a": (1.0, 1.0, 9.0, 9.0), "b": (2.0, 2.0, 9.0, 9.0), "c": (3.0, 3.0, 9.0, 9.0)}
+    frame = dataclasses.replace(frame, regions=tuple(Region(name, box) for name, box in boxes.items()))
+    answer = Answer(Status.OK, "a and b, so c", region_ids=("c",), evidence_ids=("b", "a"), frame=frame)
+    message = answer_to_message(answer)
+    assert (list(message.region_ids), list(message.evidence_ids)) == (["c"], ["b", "a"])
+    assert [region.id for region in message.regions] == ["c", "b", "a"]
+    assert message.regions[0].bbox == box_to_message(boxes["c"])
+
+
+@pytest.mark.parametrize("text", ['a "mug" {', "\\ \n\x00\t", "杯子 \ufffd", ""])
+def test_an_answer_in_json_is_one_object_whatever_its_words(text: str) -> None:
+    answer = Answer(Status.TIMEOUT, text, "over", region_ids=('7"',), confidence=0.5)
+    message = answer_to_message(answer, "json")
+    assert json.loads(message.text) == {"answer": text, "regions": ['7"'], "confidence": 0.5}
+    assert answer_to_message(answer, "text").text == answer_to_message(answer).text == text
 
 
 def test_an_answer_without_a_frame_has_a_status_and_a_reason() -> None:

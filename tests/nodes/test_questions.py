@@ -1,7 +1,9 @@
 """What becomes of goals, requests and the model where something fails or ends; the node runs in the test's process."""
 from __future__ import annotations
 
+import dataclasses
 import gc
+import json
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from rclpy.action.client import ClientGoalHandle  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from ros_gpt4roi_interfaces.action import Ask  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer, Query, RegionDescriptionArray  # noqa: E402
-from ros_gpt4roi_interfaces.srv import DescribeRegions  # noqa: E402
+from ros_gpt4roi_interfaces.srv import AskQuestion, DescribeRegions  # noqa: E402
 from ros_peer import Peer  # noqa: E402
 from rosgraph_msgs.msg import Clock as ClockMessage  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
@@ -98,6 +100,78 @@ def test_a_question_on_the_topic_that_fails_within_is_answered(
     assert answers[0].status == Answer.FAILED and answers[0].query_id and "Broken: on purpose" in answers[0].error
     assert texts[0].data.startswith("[FAILED: Broken: on purpose")
     assert node.problems.values()["query FAILED"] == "1"
+
+
+def test_a_service_asks_as_the_action_does(peer: Peer, node: Perception,
+                                           described: list[RegionDescriptionArray]) -> None:
+    answers = peer.collect(Answer, "answers", 10)
+
+    def ask(text: str, **fields: object) -> Answer:
+        request = AskQuestion.Request(query=Query(text=text, **fields))
+        return peer.call(AskQuestion, "ask_question", request).answer
+
+    first = ask("what is region 1?", query_id="mine")
+    assert (first.status, first.query_id, first.header) == (Answer.OK, "mine", described[0].header) and first.text
+    assert list(first.region_ids) == ["1"] and [region.id for region in first.regions] == ["1"]
+    second = ask("why?", conversation_id=first.conversation_id)
+    assert second.status == Answer.OK and second.conversation_id == first.conversation_id and second.query_id
+    unknown = ask("region 9?", query_id="other")
+    assert (unknown.status, unknown.query_id) == (Answer.UNKNOWN_REGION, "other") and "'9'" in unknown.error
+    peer.wait_for(lambda: len(answers) == 3, "the answers on the topic")
+    assert answers == [first, second, unknown]
+
+
+def test_a_service_that_fails_within_says_so(peer: Peer, node: Perception, described: list[RegionDescriptionArray],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node._scheduler, "submit", broken)
+    request = AskQuestion.Request(query=Query(text="why?", query_id="mine"))
+    answer = peer.call(AskQuestion, "ask_question", request).answer
+    assert (answer.status, answer.query_id) == (Answer.FAILED, "mine") and "Broken: on purpose" in answer.error
+
+
+def test_a_service_waits_no_longer_than_an_answer_may_take(peer: Peer, node: Perception,
+                                                           described: list[RegionDescriptionArray]) -> None:
+    node._scheduler.config = dataclasses.replace(node._scheduler.config, answer_timeout_s=1e-3)
+    request = AskQuestion.Request(query=Query(text="what is region 1?", format="json"))
+    answer = peer.call(AskQuestion, "ask_question", request).answer
+    assert answer.status == Answer.TIMEOUT and json.loads(answer.text).keys() == {"answer", "regions", "confidence"}
+
+
+def test_answers_in_json_are_whole_however_they_end(peer: Peer, node: Perception,
+                                                    described: list[RegionDescriptionArray]) -> None:
+    texts = peer.collect(String, "answer_text", 10)
+    client, words = peer.action(Ask, "ask"), []
+
+    def send(text: str, form: str) -> ClientGoalHandle:
+        goal = Ask.Goal(query=Query(text=text, format=form))
+        return peer.result_of(client.send_goal_async(goal, words.append), "an acceptance")
+
+    def answer_of(goal: ClientGoalHandle) -> Answer:
+        return peer.result_of(goal.get_result_async(), "a result").result.answer
+
+    cut = answer_of(send("what is region 1?", "json"))
+    found = json.loads(cut.text)
+    assert cut.status == Answer.OK and "cut" in cut.error
+    assert found["answer"] and found["regions"] == ["1"]
+    assert found["confidence"] == pytest.approx(cut.confidence)
+    peer.wait_for(lambda: texts, "the words")
+    peer.wait_for(lambda: words and words[-1].feedback.text == found["answer"], "the last of the feedback")
+    assert texts[0].data == found["answer"]
+
+    words.clear()
+    goal = send("what is region 1?", "json")
+    peer.wait_for(lambda: words, "the first words")
+    goal.cancel_goal_async()
+    cancelled = answer_of(goal)
+    assert cancelled.status == Answer.CANCELED
+    assert json.loads(cancelled.text)["answer"].startswith(words[0].feedback.text)
+    refused = answer_of(send("what is region 9?", "json"))
+    assert json.loads(refused.text) == {"answer": "", "regions": [], "confidence": 0.0}
+    assert refused.status == Answer.UNKNOWN_REGION
+
+    wrong = answer_of(send("what is region 1?", "xml"))
+    assert (wrong.status, wrong.text) == (Answer.INVALID, "") and "'xml'" in wrong.error and "json" in wrong.error
+    client.destroy()
 
 
 def answered_goal(peer: Peer, client: ActionClient) -> ClientGoalHandle:

@@ -125,7 +125,25 @@ def test_places_become_names_again() -> None:
     assert TRACKS.to_user("是region2。") == "是region track-7。" and TRACKS.mentioned("是region2。") == ("track-7",)
 
 
+@pytest.mark.parametrize(("text", "expected", "mentioned"), [
+    ("Region 2 is red.", "Region track-7 is red.", ["track-7"]),
+    ("Regions 1, 2 and 9 are red.", "Regions mug_3, track-7 and 9 are red.", ["mug_3", "track-7"]),
+    ("region 1 and 2 mugs", "region mug_3 and 2 mugs", ["mug_3"]),
+    ("all regions", "all regions", []),
+])
+def test_places_are_found_as_models_write_them(text: str, expected: str, mentioned: list[str]) -> None:
+    assert TRACKS.to_user(text) == expected and list(TRACKS.mentioned(text)) == mentioned
+
+
+def test_what_a_text_has_so_far_is_rendered_as_it_will_be() -> None:
+    text = "Regions 1, 2, or 3 and region 4 and 5, and regions 2 and another. Region1, regions"
+    for end in range(len(text) + 1):
+        sure = text[:end][:end - RegionText.unfinished(text[:end])]
+        assert TRACKS.to_user(text).startswith(TRACKS.to_user(sure))
+
+
 @pytest.mark.parametrize(("text", "held"), [("a region", 6), ("a region1", 7), ("a region 1", 8), ("a region1 ", 0),
-                                            ("a regional", 0), ("", 0)])
+                                            ("a regional", 0), ("", 0),
+                                            ("a regions 1, 2 an", 15), ("a regions 1 and 2, so", 0)])
 def test_a_mention_that_may_go_on_is_held(text: str, held: int) -> None:
     assert RegionText.unfinished(text) == held
