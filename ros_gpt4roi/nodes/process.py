@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import rclpy
+from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -57,12 +58,17 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
     """
     use_large_messages()
     remove_abandoned_segments()
+    # The log repeats parts of what people asked. Only its file is private: other users' processes share the memory
+    # through which images go.
+    mask = os.umask(0o077)
     try:
         # rclpy's own handlers would shut the context down at once, under the threads that still publish.
         rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # rcl's: arguments or a parameter file that it can't read
         get_logger("start").fatal(printable(str(error), 2000))
         return 1
+    finally:
+        os.umask(mask)
     own = logging.getLogger("ros_gpt4roi")
     own.setLevel(logging.INFO)
     own.addHandler(PrintableHandler(_log))
@@ -144,6 +150,8 @@ def _guard(service: Service, problems: Problems) -> None:
 
     def guarded(request: Any, response: Any) -> Any:
         try:
+            if isinstance(request, ChangeState.Request):  # rcl logs a label that it does not know, as it came
+                request.transition.label = printable(request.transition.label)
             return callback(request, response)
         except Exception as error:
             return failed(error)

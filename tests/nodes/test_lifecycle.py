@@ -271,6 +271,11 @@ def test_a_transition_that_is_not_possible_is_refused_and_the_node_lives(managed
     assert managed.state() == State.PRIMARY_STATE_UNCONFIGURED
 
 
+def test_a_label_from_outside_is_logged_escaped(node: Process, managed: Managed) -> None:
+    assert not managed.change(0, "\x1b[31m\n[INFO] forged \u202e")
+    assert r"\x1b[31m\n[INFO] forged \u202e" in node.output() and "\n[INFO] forged" not in node.output()
+
+
 def test_a_request_that_rclpy_raises_at_is_responded_to(peer: Peer, node: Process, managed: Managed) -> None:
     value = ParameterValue(type=99)
     response = peer.call(SetParameters, "/perception/set_parameters", SetParameters.Request(

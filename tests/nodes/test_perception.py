@@ -297,6 +297,15 @@ def test_a_follow_up_stays_on_the_frame_it_began_on(peer: Peer, camera: Camera, 
     assert fresh.status == Answer.UNKNOWN_REGION, "the newest frame has one region only"
 
 
+def test_the_log_holds_neither_questions_nor_answers(peer: Peer, camera: Camera, ask: Asker, node: Process,
+                                                     descriptions: list[RegionDescriptionArray]) -> None:
+    described(peer, descriptions, camera.send(BOXES))
+    status, answer = ask("is the antimacassar of region 1 heliotrope?")
+    assert status == GoalStatus.STATUS_SUCCEEDED and len(answer.text) > 20
+    log = node.output()
+    assert "is ready" in log and "antimacassar" not in log and answer.text[:20] not in log
+
+
 def test_a_question_may_name_an_earlier_frame(peer: Peer, camera: Camera, ask: Asker,
                                               descriptions: list[RegionDescriptionArray]) -> None:
     earlier = camera.send(BOXES)
