@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from builtin_interfaces.msg import Duration, Time
 from rclpy.serialization import deserialize_message
@@ -16,7 +17,11 @@ from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray
 from ros_gpt4roi.runtime.regions import Box, BoxError, check_box, name_regions
 from ros_gpt4roi.runtime.types import Answer, FrameDescriptions, Region, Status
 
+from .positions import Position
+
 NANOSECONDS = 1_000_000_000
+Positions = Mapping[str, Position]  # by the regions' ids
+NO_POSITIONS: Positions = MappingProxyType({})
 _MOST_DRAWN = 256
 _MOST_BYTES = 2 * 2**20  # of a detection array; rclpy takes a second and more to make messages of twice as many
 
@@ -172,17 +177,22 @@ def regions_from_messages(messages: Sequence[RegionMessage], present: Sequence[R
                         {region.id for region in present})
 
 
-def region_to_message(region: Region) -> RegionMessage:
-    """A region with its box as centre and size."""
-    return RegionMessage(id=region.id, bbox=box_to_message(region.box), label=region.label, score=float(region.score))
+def region_to_message(region: Region, position: Position | None = None) -> RegionMessage:
+    """A region with its box as centre and size, and its position where that is known."""
+    message = RegionMessage(id=region.id, bbox=box_to_message(region.box), label=region.label,
+                            score=float(region.score))
+    if position is not None:
+        message.has_position, message.position_spread = True, position.spread
+        message.position.x, message.position.y, message.position.z = position.point
+    return message
 
 
-def descriptions_to_message(result: FrameDescriptions) -> RegionDescriptionArray:
-    """The descriptions of a frame under that frame's own header."""
+def descriptions_to_message(result: FrameDescriptions, positions: Positions = NO_POSITIONS) -> RegionDescriptionArray:
+    """The descriptions of a frame under that frame's own header, with the positions that are known, by id."""
     message = RegionDescriptionArray(header=result.frame.header)
     for description in result.descriptions:
         message.descriptions.append(RegionDescription(
-            region=region_to_message(description.region), text=description.text,
+            region=region_to_message(description.region, positions.get(description.region.id)), text=description.text,
             confidence=float(description.confidence), reused=description.reused))
     for stage, seconds in result.timings.items():
         whole = int(seconds)
@@ -191,10 +201,10 @@ def descriptions_to_message(result: FrameDescriptions) -> RegionDescriptionArray
     return message
 
 
-def answer_to_message(answer: Answer, text_format: str = "") -> AnswerMessage:
+def answer_to_message(answer: Answer, text_format: str = "", positions: Positions = NO_POSITIONS) -> AnswerMessage:
     """An answer under the header of the frame it speaks of, with the boxes of the regions it names.
 
-    text_format: "json", or whatever else a query asked for, which gets the words.
+    text_format: "json", or whatever else a query asked for, which gets the words. positions: those that are known.
     """
     named = (*answer.region_ids, *answer.evidence_ids)
     message = AnswerMessage(
@@ -204,7 +214,7 @@ def answer_to_message(answer: Answer, text_format: str = "") -> AnswerMessage:
         evidence_ids=list(answer.evidence_ids), confidence=float(answer.confidence))
     if answer.frame is not None:
         regions = {region.id: region for region in answer.frame.regions}
-        message.regions = [region_to_message(regions[i]) for i in named if i in regions]
+        message.regions = [region_to_message(regions[i], positions.get(i)) for i in named if i in regions]
     return message
 
 

@@ -5,19 +5,27 @@ from types import ModuleType
 from typing import Any
 
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Point
+from geometry_msgs.msg import Point, Pose, Vector3
 from std_msgs.msg import ColorRGBA
-from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
-from visualization_msgs.msg import ImageMarker
+from vision_msgs.msg import (
+    BoundingBox3D,
+    Detection2D,
+    Detection2DArray,
+    Detection3D,
+    Detection3DArray,
+    ObjectHypothesisWithPose,
+)
+from visualization_msgs.msg import ImageMarker, Marker, MarkerArray
 
 from ros_gpt4roi.annotate import region_colour
-from ros_gpt4roi.runtime.types import FrameDescriptions, Region
+from ros_gpt4roi.runtime.types import Description, FrameDescriptions, Region
 
-from .conversions import box_to_message
+from .conversions import Positions, box_to_message
 
 _LINE_WIDTH = 2.0  # pixels
 _CROSS = 5.0  # pixels from a point to the ends of the cross that marks it
 _FONT_SIZE = 16.0  # pixels
+_TEXT_HEIGHT = 0.025  # of letters in space, in distances from the camera
 _TEXT_GROUND = 0.7  # opacity of the ground of texts
 
 
@@ -31,6 +39,42 @@ def described_detections(result: FrameDescriptions) -> Detection2DArray:
         message.detections.append(Detection2D(header=message.header, id=description.region.id, results=[hypothesis],
                                               bbox=box_to_message(description.region.box)))
     return message
+
+
+def described_detections_3d(result: FrameDescriptions, positions: Positions) -> Detection3DArray:
+    """The regions whose position is known, as `described_detections`; a box is as deep as its depths are spread."""
+    message = Detection3DArray(header=result.frame.header)
+    for description in result.descriptions:
+        position = positions.get(description.region.id)
+        if position is None:
+            continue
+        x, y, z = position.point
+        pose = Pose(position=Point(x=x, y=y, z=z))  # a new orientation turns nothing
+        hypothesis = ObjectHypothesisWithPose()
+        hypothesis.hypothesis.class_id = description.text
+        hypothesis.hypothesis.score = float(description.confidence)
+        hypothesis.pose.pose = pose
+        box = BoundingBox3D(center=pose, size=Vector3(x=position.size[0], y=position.size[1], z=2 * position.spread))
+        message.detections.append(Detection3D(header=message.header, id=description.region.id, results=[hypothesis],
+                                              bbox=box))
+    return message
+
+
+def text_markers(result: FrameDescriptions, positions: Positions) -> MarkerArray:
+    """Ids and texts in space, in place of all that were sent before."""
+    markers = [Marker(header=result.frame.header, action=Marker.DELETEALL)]
+    for number, description in enumerate(result.descriptions):
+        region, position = description.region, positions.get(description.region.id)
+        if position is None:
+            continue
+        x, y, z = position.point
+        marker = Marker(header=result.frame.header, ns="regions", id=number, type=Marker.TEXT_VIEW_FACING,
+                        action=Marker.ADD, color=_colour(ColorRGBA, region), text=_text(description))
+        # Above the region, as large as it looks the same from the camera at any distance.
+        marker.pose.position = Point(x=x, y=y - position.size[1] / 2, z=z)
+        marker.scale.z = _TEXT_HEIGHT * z
+        markers.append(marker)
+    return MarkerArray(markers=markers)
 
 
 def image_marker(result: FrameDescriptions) -> ImageMarker:
@@ -62,10 +106,14 @@ def image_annotations(foxglove: ModuleType, result: FrameDescriptions) -> Any:
             points=[foxglove.Point2(x=x, y=y) for line in _lines(region) for x, y in line]))
         message.texts.append(foxglove.TextAnnotation(
             timestamp=stamp, position=foxglove.Point2(x=float(region.box[0]), y=float(region.box[1])),
-            text=f"{region.id}: {description.text}" if description.text else region.id, font_size=_FONT_SIZE,
+            text=_text(description), font_size=_FONT_SIZE,
             text_color=foxglove.Color(r=1.0, g=1.0, b=1.0, a=1.0),
             background_color=_colour(foxglove.Color, region, _TEXT_GROUND)))
     return message
+
+
+def _text(description: Description) -> str:
+    return f"{description.region.id}: {description.text}" if description.text else description.region.id
 
 
 def _lines(region: Region) -> list[tuple[tuple[float, float], tuple[float, float]]]:

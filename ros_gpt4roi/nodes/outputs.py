@@ -11,15 +11,22 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from ros_gpt4roi_interfaces.msg import RegionDescriptionArray
 from sensor_msgs.msg import CompressedImage, Image
-from vision_msgs.msg import Detection2DArray
-from visualization_msgs.msg import ImageMarker
+from vision_msgs.msg import Detection2DArray, Detection3DArray
+from visualization_msgs.msg import ImageMarker, MarkerArray
 
 from ros_gpt4roi.annotate import annotate
 from ros_gpt4roi.runtime.types import FrameDescriptions
 
-from .conversions import descriptions_to_message
+from .conversions import Positions, descriptions_to_message
+from .depth import DepthSource
 from .diagnostics import Problems
-from .displays import described_detections, image_annotations, image_marker
+from .displays import (
+    described_detections,
+    described_detections_3d,
+    image_annotations,
+    image_marker,
+    text_markers,
+)
 from .images import rgb_to_compressed, rgb_to_image
 from .optional import optional_messages
 from .process import shown
@@ -35,12 +42,13 @@ class Outputs:
 
     Args:
         node: The node.
+        depth: Says where regions are.
         image_qos: QoS of the annotated images.
         problems: Receives who subscribes in vain.
     """
 
-    def __init__(self, node: LifecycleNode, image_qos: QoSProfile, problems: Problems) -> None:
-        self._node = node
+    def __init__(self, node: LifecycleNode, depth: DepthSource, image_qos: QoSProfile, problems: Problems) -> None:
+        self._node, self._depth = node, depth
         self._descriptions = node.create_publisher(RegionDescriptionArray, "region_descriptions", _DEPTH)
         self._annotated, self._compressed = (
             node.create_publisher(kind, topic, image_qos,
@@ -50,6 +58,9 @@ class Outputs:
         self._displays: list[tuple[Publisher, Callable[[FrameDescriptions], Any]]] = [
             (node.create_publisher(Detection2DArray, "described_detections", _DEPTH), described_detections),
             (node.create_publisher(ImageMarker, "image_marker", _DEPTH), image_marker)]
+        self._displays_in_space: list[tuple[Publisher, Callable[[FrameDescriptions, Positions], Any]]] = [
+            (node.create_publisher(Detection3DArray, "described_detections_3d", _DEPTH), described_detections_3d),
+            (node.create_publisher(MarkerArray, "region_markers", _DEPTH), text_markers)]
         if foxglove := optional_messages("foxglove_msgs", "ImageAnnotations"):
             try:
                 self._displays.append((node.create_publisher(foxglove.ImageAnnotations, "image_annotations", _DEPTH),
@@ -60,16 +71,20 @@ class Outputs:
 
     def destroy(self) -> None:
         """Takes the publishers back."""
-        displays = [publisher for publisher, _ in self._displays]
+        displays = [publisher for publisher, _ in (*self._displays, *self._displays_in_space)]
         for publisher in (self._descriptions, self._annotated, self._compressed, *displays):
             self._node.destroy_publisher(publisher)
 
     def publish(self, result: FrameDescriptions) -> None:
         """Publishes the descriptions of a frame; called on the worker's thread."""
-        self._descriptions.publish(descriptions_to_message(result))
+        positions = self._depth.positions(result.frame, [item.region for item in result.descriptions])
+        self._descriptions.publish(descriptions_to_message(result, positions))
         for publisher, make in self._displays:
             if publisher.get_subscription_count():
                 publisher.publish(make(result))
+        for publisher, make_in_space in self._displays_in_space:
+            if publisher.get_subscription_count():
+                publisher.publish(make_in_space(result, positions))
         raw, compressed = (publisher.get_subscription_count() for publisher in (self._annotated, self._compressed))
         if raw or compressed:  # drawn once for both
             picture, header = self._draw(result), result.frame.header

@@ -17,7 +17,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
 from ros_gpt4roi.configuration import Configuration, setting
@@ -29,6 +29,7 @@ from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
 from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
 from ros_gpt4roi.runtime.types import FrameDescriptions, Status
 
+from .depth import DepthParameters, DepthSource
 from .diagnostics import DiagnosticsPublisher, Problems, Report
 from .frame_source import DetectionParameters, FrameSource, ImageParameters, SyncParameters
 from .outputs import Outputs
@@ -48,6 +49,7 @@ class QosParameters(Configuration):
 
     image: TopicQos = TopicQos()
     detections: TopicQos = TopicQos()
+    depth: TopicQos = TopicQos()
     annotated_image: TopicQos = TopicQos("reliable")
 
 
@@ -62,6 +64,7 @@ class PerceptionParameters(Configuration):
     image: ImageParameters = ImageParameters()
     detections: DetectionParameters = DetectionParameters()
     sync: SyncParameters = SyncParameters()
+    depth: DepthParameters = DepthParameters()
     qos: QosParameters = QosParameters()
     pipeline: PipelineConfig = PipelineConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -95,6 +98,7 @@ class Perception(LifecycleNode):
         self._scheduler: Scheduler | None = None
         self._frames: FrameSource | None = None
         self._questions: Questions | None = None
+        self._depth: DepthSource | None = None
         self._outputs: Outputs | None = None
         self._inputs: list[Input] = []
         self._stage_seconds: dict[str, float] = {}
@@ -144,10 +148,13 @@ class Perception(LifecycleNode):
         except Exception as error:  # a bad file, a missing driver, no memory: all are reasons not to start
             self.fail("configure", error)
             return TransitionCallbackReturn.FAILURE
-        self._outputs = Outputs(self, parameters.qos.annotated_image.profile(), self.problems)
+        self._depth = DepthSource(parameters.depth, parameters.sync.buffer_s, parameters.sync.buffer_mib * 2**20,
+                                  self.problems)
+        self._outputs = Outputs(self, self._depth, parameters.qos.annotated_image.profile(), self.problems)
         self._frames = FrameSource(parameters.sync, parameters.image, parameters.detections, self.problems,
                                    scheduler.submit_frame)
-        self._questions = Questions(self, self._frames, scheduler, self.problems, lambda: self._state == "active")
+        self._questions = Questions(self, self._frames, self._depth, scheduler, self.problems,
+                                    lambda: self._state == "active")
         self._scheduler = scheduler
         self._state = "inactive"
         self.get_logger().info(f"model {printable(folder.name)} is ready")
@@ -156,14 +163,18 @@ class Perception(LifecycleNode):
     @_reports_errors
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begins to listen and to work."""
-        assert self._scheduler is not None and self._frames is not None and self._settings is not None  # configured
+        assert self._scheduler is not None and self._settings is not None  # configured
+        assert self._frames is not None and self._depth is not None
         self._scheduler.start()
         qos, compressed = self._settings.qos, self._settings.transport == "compressed"
         self._inputs = [
             Input(self, CompressedImage if compressed else Image, "image/compressed" if compressed else "image",
                   self._frames.on_image, qos.image.profile(), self.problems),
             Input(self, Detection2DArray, "detections", self._frames.on_detections, qos.detections.profile(),
-                  self.problems, raw=True)]
+                  self.problems, raw=True),
+            Input(self, Image, "depth/image", self._depth.on_depth, qos.depth.profile(), self.problems, optional=True),
+            Input(self, CameraInfo, "camera_info", self._depth.on_camera_info, qos.depth.profile(), self.problems,
+                  optional=True)]
         self._last_result_s = time.monotonic()
         self._state = "active"
         return super().on_activate(state)
@@ -202,6 +213,8 @@ class Perception(LifecycleNode):
         self._inputs = []
         if self._scheduler is not None:
             self._scheduler.stop(_STOP_LIMIT_S)
+        if self._depth is not None:
+            self._depth.clear()
         if self._frames is not None:
             self._frames.clear()  # after the next activation, a question would speak of a scene that is long past
 
@@ -214,7 +227,7 @@ class Perception(LifecycleNode):
         self._questions.drain(_STOP_LIMIT_S)
         self._questions.destroy()
         self._outputs.destroy()
-        self._scheduler = self._frames = self._questions = self._outputs = None
+        self._scheduler = self._frames = self._depth = self._questions = self._outputs = None
         self._stage_seconds = {}
         gc.collect()  # the next model must find the memory of this one
         if torch.cuda.is_initialized():
@@ -261,6 +274,8 @@ class Perception(LifecycleNode):
 
     def _report(self) -> Report:
         values: dict[str, object] = {"state": self._state, "model": self.get_parameter("model").value}
+        if self._depth is not None:
+            values |= self._depth.statistics()
         if self._scheduler is not None and self._frames is not None and self._questions is not None:
             values |= self._frames.statistics() | self._questions.statistics()
             values |= self._scheduler.statistics()

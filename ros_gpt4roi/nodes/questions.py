@@ -28,7 +28,16 @@ from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Refused
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Answer, Frame, Status
 
-from .conversions import answer_as_text, answer_to_message, descriptions_to_message, regions_from_messages, stamp_ns
+from .conversions import (
+    NO_POSITIONS,
+    Positions,
+    answer_as_text,
+    answer_to_message,
+    descriptions_to_message,
+    regions_from_messages,
+    stamp_ns,
+)
+from .depth import DepthSource
 from .diagnostics import Problems
 from .frame_source import FrameSource
 from .process import shown
@@ -79,10 +88,11 @@ class Questions:
     is_active: whether the node takes work. No callback waits: the action and the services are coroutines.
     """
 
-    def __init__(self, node: LifecycleNode, frames: FrameSource, scheduler: Scheduler, problems: Problems,
-                 is_active: Callable[[], bool]) -> None:
+    def __init__(self, node: LifecycleNode, frames: FrameSource, depth: DepthSource, scheduler: Scheduler,
+                 problems: Problems, is_active: Callable[[], bool]) -> None:
         self._node = node
         self._frames = frames
+        self._depth = depth
         self._scheduler = scheduler
         self._problems = problems
         self._is_active = is_active
@@ -116,7 +126,7 @@ class Questions:
         self._node.destroy_publisher(self._answer_texts)
         # The action's server and this object hold each other, and an executor may hold the server for longer: neither
         # may keep a model.
-        del self._frames, self._scheduler
+        del self._frames, self._depth, self._scheduler
 
     def drain(self, limit_s: float) -> None:
         """Spins the node's executor until every open goal and request has its result; the scheduler has stopped.
@@ -244,7 +254,8 @@ class Questions:
             self._scheduler.submit(described)
             result = await _finished(described.future, self._node.executor)
             response.status, response.error = int(result.status), result.error
-            response.descriptions = descriptions_to_message(result)
+            response.descriptions = descriptions_to_message(
+                result, self._depth.positions(result.frame, result.frame.regions))
         return response
 
     # The common way
@@ -270,6 +281,8 @@ class Questions:
                     raise Refused(Status.NO_FRAME, "boxes are given but no image has arrived yet")
                 frame = self._with_boxes(frame, query.boxes)
             question.frame = frame
+            if frame is not None:
+                self._depth.hold(frame)  # by the time of the answer it may be too old to be kept otherwise
         except Refused as refused:
             question.result = question.refusal(refused.status, str(refused))
             question.resolve()
@@ -302,6 +315,12 @@ class Questions:
             raise Refused(Status.INVALID, "; ".join(refusals[:_SHOWN_REFUSALS]) + more)
         return replace(frame, regions=regions + frame.regions)  # drawn ones first: of equal scores, the first are shown
 
+    def _positions(self, answer: Answer) -> Positions:
+        named = {*answer.region_ids, *answer.evidence_ids}
+        if answer.frame is None or not named:
+            return NO_POSITIONS
+        return self._depth.positions(answer.frame, [region for region in answer.frame.regions if region.id in named])
+
     def _publish(self, answer: Answer, text_format: str = "") -> AnswerMessage:
         """Publishes an answer, from whichever thread has it, and counts what was not served."""
         if answer.status == Status.OK and answer.error:
@@ -310,7 +329,7 @@ class Questions:
             self._problems.report(f"query {answer.status.name}", answer.error)
         message = AnswerMessage(query_id=answer.query_id, status=int(Status.FAILED), error="the answer made no message")
         try:
-            message = answer_to_message(answer, text_format)
+            message = answer_to_message(answer, text_format, self._positions(answer))
             self._answers.publish(message)
             self._answer_texts.publish(String(data=answer_as_text(answer)))
         except Exception as error:  # a future, whose callback this may be, would keep it to itself

@@ -1,4 +1,4 @@
-"""A simulated robot camera: images of a tabletop and the true boxes of its objects, at a steady rate.
+"""A simulated RGB-D camera: images of a tabletop, their depth and the true boxes of its objects, at a steady rate.
 
 Rendering is slower than a camera. The views of a camera that circles the table are rendered once, in a thread of their
 own, and played forth and back; publishing begins with the first of them.
@@ -10,9 +10,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
@@ -41,13 +42,45 @@ class CameraParameters(Configuration):
     views: int = setting(60, "Positions of the moving camera; 1 stands still.", at_least=1, at_most=1000)
     encoding: str = setting("rgb8", "rgb8 or bgr8 on `image`, jpeg or png on `image/compressed`.",
                             choices=("rgb8", "bgr8", "jpeg", "png"))
+    depth: str = setting("16UC1", "Encoding of `depth/image`: 16UC1 in millimetres, 32FC1 in metres, or none.",
+                         choices=("16UC1", "32FC1", "none"))
     frame_id: str = setting("camera_color_optical_frame", "Frame of the images' headers.")
     label: str = setting("object", "Class of every detection: the model is to say more.")
     qos: TopicQos = TopicQos()
 
 
+@dataclass(frozen=True)
+class _View:
+    """The messages of one position of the camera."""
+
+    image: Image | CompressedImage
+    detections: Detection2DArray
+    depth: Image | None
+    info: CameraInfo
+
+
+def depth_to_image(depth: np.ndarray, encoding: str) -> Image:
+    """Makes a depth image of float32 [H, W] in metres; encoding is 16UC1 (whole millimetres) or 32FC1."""
+    pixels = np.ascontiguousarray(np.rint(depth * 1000).clip(0, 65535).astype("<u2") if encoding == "16UC1" else depth)
+    height, width = pixels.shape
+    message = Image(height=height, width=width, encoding=encoding, step=width * pixels.itemsize)
+    message.data.frombytes(pixels.view(np.uint8))
+    return message
+
+
+def pinhole(width: int, height: int, focal: float) -> CameraInfo:
+    """The calibration of a camera without distortion that looks through the middle of its image.
+
+    focal: both ways, in pixels.
+    """
+    x, y = (width - 1) / 2, (height - 1) / 2  # whole numbers are centres of pixels
+    return CameraInfo(width=width, height=height, distortion_model="plumb_bob", d=[0.0] * 5,
+                      k=[focal, 0.0, x, 0.0, focal, y, 0.0, 0.0, 1.0], r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+                      p=[focal, 0.0, x, 0.0, 0.0, focal, y, 0.0, 0.0, 0.0, 1.0, 0.0])
+
+
 class SimCamera(Node):
-    """Publishes `image` (or `image/compressed`) and `detections`, both under the same header."""
+    """Publishes `image` (or `image/compressed`), `depth/image`, `camera_info` and `detections` under one header."""
 
     def __init__(self) -> None:
         super().__init__("sim_camera")
@@ -59,7 +92,10 @@ class SimCamera(Node):
         self._images = (self.create_publisher(CompressedImage, "image/compressed", profile) if compressed
                         else self.create_publisher(Image, "image", profile))
         self._detections = self.create_publisher(Detection2DArray, "detections", profile)
-        self._views: list[tuple[Image | CompressedImage, Detection2DArray]] = []
+        with_depth = self._settings.depth != "none"
+        self._depth = self.create_publisher(Image, "depth/image", profile) if with_depth else None
+        self._info = self.create_publisher(CameraInfo, "camera_info", profile)
+        self._views: list[_View] = []
         self._place, self._direction = 0, 1
         self._failure: Exception | None = None
         self._stop = threading.Event()
@@ -81,8 +117,10 @@ class SimCamera(Node):
                 for step in range(settings.views):
                     if self._stop.is_set():
                         return
-                    self._views.append(self._messages(
-                        renderer.render_view(settings.split, settings.seed, settings.scene, step)))
+                    scene = renderer.render_view(settings.split, settings.seed, settings.scene, step)
+                    depth = None if self._depth is None else depth_to_image(renderer.depth(), settings.depth)
+                    self._views.append(_View(*self._messages(scene), depth,
+                                             pinhole(settings.width, settings.height, renderer.focal)))
             self.get_logger().info(f"{settings.views} views of {settings.split} scene {settings.seed}/{settings.scene} "
                                    "are rendered")
         except Exception as error:  # handed to the executor's thread, which ends the node with it
@@ -106,13 +144,17 @@ class SimCamera(Node):
             raise NodeFailure(f"{type(self._failure).__name__}: {self._failure}") from self._failure
         if not self._views:
             return
-        image, detections = self._views[self._place]
+        view = self._views[self._place]
         header = Header(frame_id=self._settings.frame_id, stamp=self.get_clock().now().to_msg())
-        image.header = detections.header = header
-        for detection in detections.detections:
+        view.image.header = view.detections.header = view.info.header = header
+        for detection in view.detections.detections:
             detection.header = header
-        self._images.publish(image)
-        self._detections.publish(detections)
+        self._info.publish(view.info)
+        if self._depth is not None and view.depth is not None:
+            view.depth.header = header
+            self._depth.publish(view.depth)
+        self._images.publish(view.image)
+        self._detections.publish(view.detections)
         if not 0 <= self._place + self._direction < len(self._views):
             self._direction = -self._direction
         self._place = min(max(self._place + self._direction, 0), len(self._views) - 1)

@@ -37,13 +37,15 @@ class Input:
         profile: The QoS of the subscription.
         problems: Receives what goes wrong.
         clock: A steady clock in seconds.
+        optional: Whether nothing is amiss before the first message.
         options: Further options of `Node.create_subscription`.
     """
 
     def __init__(self, node: Node, kind: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile,
-                 problems: Problems, clock: Callable[[], float] = time.monotonic, **options: Any) -> None:
+                 problems: Problems, clock: Callable[[], float] = time.monotonic, optional: bool = False,
+                 **options: Any) -> None:
         self._node, self._callback, self._profile, self._problems = node, callback, profile, problems
-        self._clock = clock
+        self._clock, self._optional = clock, optional
         self._arrived_s = clock()
         self._interval_s = 0.0
         self._count = 0
@@ -60,6 +62,8 @@ class Input:
 
     def stale(self) -> str:
         """Why nothing has arrived for some seconds; empty where messages arrive. Logged when it begins and ends."""
+        if self._optional and not self._count:
+            return ""
         silent_s = self._clock() - self._arrived_s
         if silent_s < max(_STALE_S, _STALE_INTERVALS * self._interval_s):
             if self._told:

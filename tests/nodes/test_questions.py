@@ -205,7 +205,7 @@ def test_results_outlast_a_jump_of_ros_time(peer: Peer, node: Perception) -> Non
 
 def test_what_results_raise_on_the_workers_thread_is_a_problem(
         peer: Peer, node: Perception, described: list[RegionDescriptionArray], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node._descriptions, "publish", broken)
+    monkeypatch.setattr(node._outputs._descriptions, "publish", broken)
     monkeypatch.setattr(node._questions._answer_texts, "publish", broken)
     Camera(peer, 2000).send([(2, 2, 20, 20)])
     peer.publisher(String, "query_text").publish(String(data="what is region 1?"))

@@ -190,6 +190,20 @@ class TabletopRenderer:
         objects = self._ground_truth(spec, owner, position, rotation)
         return Scene(split, seed, index, self.width, self.height, image, owner, objects, _point(position), step)
 
+    def depth(self) -> np.ndarray:
+        """How far what the last rendered view shows is, along the camera's axis: float32 [H, W], metres, exact."""
+        self._renderer.enable_depth_rendering()
+        try:
+            return np.array(self._renderer.render(), np.float32)
+        finally:
+            self._renderer.disable_depth_rendering()
+
+    @property
+    def focal(self) -> float:
+        """Focal length of the last rendered view, both ways, in pixels; its principal point is the image's middle."""
+        assert self._spec is not None  # rendered
+        return self.height / 2 / float(np.tan(np.radians(self._spec.camera.fovy) / 2))
+
     def _apply(self, spec: SceneSpec) -> None:
         mujoco, model, data = self._mujoco, self._model, self._data
         model.geom_group[self._slots] = 5  # hidden until filled
@@ -236,7 +250,6 @@ class TabletopRenderer:
 
     def _ground_truth(self, spec: SceneSpec, owner: np.ndarray, position: np.ndarray,
                       rotation: np.ndarray) -> tuple[SceneObject, ...]:
-        focal = self.height / 2 / np.tan(np.radians(spec.camera.fovy) / 2)
         min_side = MIN_SIDE * self.height
         found = []
         for slot, item in enumerate(spec.objects):
@@ -247,7 +260,7 @@ class TabletopRenderer:
             box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
             if min(box[2] - box[0], box[3] - box[1]) < min_side:
                 continue
-            visible = min(1.0, int(mask.sum()) / self._outline_area(slot, item.shape, position, rotation, focal))
+            visible = min(1.0, int(mask.sum()) / self._outline_area(slot, item.shape, position, rotation, self.focal))
             if visible < MIN_VISIBLE:
                 continue
             distance = float(np.linalg.norm(item.centre - position))
