@@ -233,7 +233,9 @@ def build(kind: Callable[..., T], values: Any) -> T:
 
 def check_arguments(kind: Callable[..., Any], values: Any) -> dict[str, Any]:
     """What `build` would call `kind` with. Raises ConfigError as it does."""
-    parameters = inspect.signature(kind, eval_str=True).parameters
+    checks_itself = isinstance(kind, type) and issubclass(kind, Configuration)
+    # A configuration may inherit fields whose types only the module of its base knows; they are not needed here.
+    parameters = inspect.signature(kind, eval_str=not checks_itself).parameters
     known = ", ".join(parameters)
     if not isinstance(values, Mapping):
         raise ConfigError(f"is {values!r}, expected a mapping of {known}")
@@ -243,8 +245,8 @@ def check_arguments(kind: Callable[..., Any], values: Any) -> dict[str, Any]:
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in values:
             raise ConfigError(f"{name} is missing")
-    if isinstance(kind, type) and issubclass(kind, Configuration):
-        return dict(values)  # it converts and checks them itself
+    if checks_itself:
+        return dict(values)
     return {name: Field(name, parameters[name].annotation, None).convert(value) for name, value in values.items()}
 
 

@@ -66,3 +66,15 @@ def read_json(path: str | Path) -> Any:
         return json.loads(read_regular(path))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Writes a file that is there only when it is whole; whatever interrupts it, the one before stays.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)

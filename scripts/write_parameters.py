@@ -18,7 +18,15 @@ from ros_gpt4roi.engine.profiles import EngineProfile  # noqa: E402
 from ros_gpt4roi.model.config import DeformableConfig, FocalConfig, ModelConfig, RoIAlignLiteConfig  # noqa: E402
 from ros_gpt4roi.nodes.perception import PerceptionParameters  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import CameraParameters  # noqa: E402
+from training.data import ShardsOptions  # noqa: E402
+from training.data.mixture import SOURCES  # noqa: E402
+from training.data.source import Shared  # noqa: E402
+from training.data.tabletop import TabletopOptions  # noqa: E402
+from training.evaluation.public import EvaluationConfig  # noqa: E402
 from training.recipe import Recipe, Stage  # noqa: E402
+
+SOURCE_TABLES = "\n".join(f"A source with `type: {kind}`:\n\n{markdown_table(source.options_type)}"
+                          for kind, source in SOURCES.items())
 
 TEXT = f"""<!-- Written by scripts/write_parameters.py. -->
 # Parameters
@@ -65,7 +73,24 @@ A YAML file, `training/configs/*.yaml`.
 {markdown_table(Recipe)}
 Each of `stages`:
 
-{markdown_table(Stage)}"""
+{markdown_table(Stage)}
+## Training data
+
+The sections `train` and `validation` of a recipe. With `kind: tabletop`:
+
+{markdown_table(TabletopOptions)}
+With `kind: shards`:
+
+{markdown_table(ShardsOptions)}
+With `kind: mixture`, beside `sources`, the list of data sets:
+
+{markdown_table(Shared)}
+{SOURCE_TABLES}
+## Evaluation
+
+A YAML file, `training/configs/evaluation*.yaml`.
+
+{markdown_table(EvaluationConfig)}"""
 
 if __name__ == "__main__":
     PAGE.write_text(TEXT, encoding="utf-8")

@@ -223,24 +223,65 @@ def test_a_benchmark_without_items_is_an_error(suite):
         run(suite["pope"], truthful, limit=0)
 
 
-@pytest.mark.slow
-def test_every_kind_of_benchmark_runs_on_the_tabletop(tmp_path):
-    """A model that has learned nothing goes through the command, from rendered scenes to the page."""
+def untrained_model(folder):
     config = read_config(find_model("tabletop"))
     tokenizer = train_tokenizer(iter(["What is the red mug?", "The region is left of it, yes."]), 300,
                                 config.prompt.template)
     language = {**config.language.model, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     loaded = build_model(dataclasses.replace(config, language=LanguageConfig(language)), tokenizer)
-    save_checkpoint(loaded.model, loaded.tokenizer, tmp_path / "model")
+    save_checkpoint(loaded.model, loaded.tokenizer, folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_every_kind_of_benchmark_runs_on_the_tabletop(tmp_path):
+    """A model that has learned nothing goes through the command, from rendered scenes to the page."""
     names = [name for name in BENCHMARKS if name.startswith("tabletop")]
     suite = {"list_regions": True, "benchmarks": [{"type": name, "scenes": 2} for name in names]}
     (tmp_path / "suite.yaml").write_text(json.dumps(suite))
-    arguments = ["benchmarks", "--model", tmp_path / "model", "--config", tmp_path / "suite.yaml", "--out",
-                 tmp_path / "out", "--limit", 4, "--max-new-tokens", 3]
+    arguments = ["benchmarks", "--model", untrained_model(tmp_path / "model"), "--config", tmp_path / "suite.yaml",
+                 "--out", tmp_path / "out", "--limit", 4, "--max-new-tokens", 3]
     assert main([str(argument) for argument in arguments]) == 0
     facts = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {result["name"] for result in facts["results"]} == set(names)
     assert "data:image/jpeg" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_bad_picture_costs_its_own_questions(tmp_path, capsys):
+    """Three pictures, one of them broken, and a line that is no question: the command counts both and goes on."""
+    lines = [{"image": f"{name}.jpg", "text": f"Is there a {thing} in the image?", "label": "no"}
+             for name in ("good", "broken", "fine") for thing in ("dog", "cat")]
+    for name in ("good", "fine"):
+        fixtures.image(tmp_path / f"{name}.jpg")
+    (tmp_path / "broken.jpg").write_bytes(fixtures.BROKEN_PICTURES["broken pixels"])
+    (tmp_path / "pope.json").write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"image": "good.jpg"}]))
+
+    def evaluate(limit):
+        values = {"type": "pope", "annotations": str(tmp_path / "pope.json"), "images": str(tmp_path)}
+        (tmp_path / "suite.yaml").write_text(json.dumps({"malformed_limit": limit, "benchmarks": [values]}))
+        return main(["benchmarks", "--model", str(model), "--config", str(tmp_path / "suite.yaml"), "--out",
+                     str(tmp_path / "out"), "--max-new-tokens", "2", "--reference", "--device", "cpu"])
+
+    model = untrained_model(tmp_path / "model")
+    assert evaluate(2) == 0
+    (result,) = json.loads((tmp_path / "out" / "report.json").read_text())["results"]
+    assert result["metrics"]["items"] == len(result["cases"]) == 4
+    assert {case["source"].rpartition("/")[2] for case in result["cases"]} == {"good.jpg", "fine.jpg"}
+    assert result["malformed"] == 2
+    assert "pope.json:7: has no 'label'" in result["errors"][0] and "broken.jpg" in result["errors"][1]
+    for name in ("report.txt", "report.html"):
+        page = (tmp_path / "out" / name).read_text()
+        assert "left out as malformed: 2" in page and "broken.jpg" in page
+    assert evaluate(1) == 1
+    assert "more than 1 malformed items" in (told := capsys.readouterr().err) and "broken.jpg" in told
+
+
+def test_a_picture_that_is_gone_before_the_report_costs_only_itself(tmp_path):
+    benchmark = open_benchmark({"type": "pope", **pope(tmp_path / "pope")}, "test")
+    result = run(benchmark, silent)
+    (tmp_path / "pope" / "val2014" / "COCO_val2014_000000310196.jpg").unlink()
+    write_report([result], tmp_path, {})
+    assert "000000310196.jpg: cannot be read as an image" in (tmp_path / "report.html").read_text()
 
 
 def test_the_tabletops_truth_is_right_by_every_score():

@@ -101,7 +101,7 @@ def test_a_region_that_is_none_is_malformed(tmp_path):
     content = json.loads(values["annotations"].read_text())
     content[0]["regions"].append(7)
     values["annotations"].write_text(json.dumps(content))
-    with pytest.raises(RecordError, match="visual genome 61: a region is 7"):
+    with pytest.raises(RecordError, match="visual genome 61: region is 7"):
         fixtures.source(VisualGenome, values, tmp_path)
 
 

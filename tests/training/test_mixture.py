@@ -117,6 +117,14 @@ def test_an_unreadable_image_is_counted_once_and_replaced_up_to_the_limit(tmp_pa
     ({"sources": ["coco"]}, "is 'coco', expected a mapping"),
     ({"sources": [{"type": "coco", "annotations": "x", "images": "y", "ratio": 0}]}, "ratio is 0, expected a number"),
     ({"limit": 3}, "limit is unknown"),
+    ({"sources": [{"type": "coco", "annotations": "x", "images": "y", "max_regions": 0}]},
+     r"sources\[0\] \(coco\): max_regions is 0, expected a whole number, at least 1"),
+    ({"sources": [{"type": "coco", "annotations": "x", "images": "y", "boxes": {"min_side": -1}}]},
+     "boxes.min_side is -1, expected a number, at least 0 pixels"),
+    ({"sources": [{"type": "llava", "annotations": "x", "images": "y", "detections": "z", "box_share": 2}]},
+     "box_share is 2, expected a number, 0 to 1"),
+    ({"sources": [{"type": "vcr", "annotations": "x", "images": "y", "form": "both"}]},
+     "form is 'both', expected all, single, multi, answer or rationale"),
 ])
 def test_a_wrong_data_section_is_explained(tmp_path, change, words):
     section = {"cache": tmp_path / "cache", "sources": [{"type": "coco"}]} | change

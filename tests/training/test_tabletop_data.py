@@ -146,7 +146,7 @@ def test_rendering_goes_on_where_it_stopped(folder, tmp_path):
         TabletopDataset(tmp_path / "again")
     render(tmp_path / "again")
     assert again.read_bytes() == whole
-    assert not list((tmp_path / "again").glob("*.partial"))
+    assert not list((tmp_path / "again").glob("*.unfinished"))
 
 
 def test_a_folder_of_other_scenes_is_refused(folder):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import training_fixtures as fixtures
 
-from training.data.record import RecordError, check_record
-from training.data.vcr import Vcr, _Unaligned, align, untokenise
+from training.data.record import Filtered, RecordError, check_record
+from training.data.vcr import Vcr, align, untokenise
 
 
 def conversations(tmp_path, form, items=None, seed=0):
@@ -73,7 +73,7 @@ def test_alignment_follows_the_token_list(text, tokens, expected):
 
 @pytest.mark.parametrize("tokens", [["2", "men"], [[0], "men"], [[1], "and", [2]], ["men"]])
 def test_strings_that_do_not_match_their_tokens_are_filtered_not_guessed(tokens):
-    with pytest.raises(_Unaligned):
+    with pytest.raises(Filtered):
         align("2 and 1", tokens, 3)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
+from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.model.config import ModelConfig
 from training.data.record import RecordError as DataError
 
@@ -16,15 +17,11 @@ __all__ = ["DataError", "check_section", "open_dataset"]
 
 
 @dataclass(frozen=True)
-class ShardsOptions:
-    """A data section of kind shards.
+class ShardsOptions(Configuration):
+    """A data section of kind shards."""
 
-    index: Path or web address of the shards' index.json.
-    malformed_limit: Samples that may be malformed, in one process.
-    """
-
-    index: str
-    malformed_limit: int = 100
+    index: str = setting(MISSING, "Path or web address of the shards' index.json.")
+    malformed_limit: int = setting(100, "Samples that may be malformed, in one process.", at_least=0)
 
 
 def check_section(section: Mapping[str, Any]) -> Any:

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
+from ros_gpt4roi.configuration import setting
 from training.data import templates
-from training.data.coco_format import corners, locate_image, read_coco, stream
+from training.data.coco_format import read_images, stream, usable_box
 from training.data.record import Record, RecordError, Round, explain
 from training.data.report import Report
 from training.data.segmentation import segmentation_region
-from training.data.source import BoxFilter, Source, boxes_array, sample
+from training.data.source import BoxedOptions, Source, boxes_array, sample
 from training.data.texts import plain
 
 
-@dataclass(frozen=True)
-class CocoOptions:
-    """annotations: an instances_*.json. images: its folders. max_regions: boxes asked about on one visit.
+@dataclass(frozen=True, kw_only=True)
+class CocoOptions(BoxedOptions):
+    """Options of COCO; its annotations are an instances_*.json."""
 
-    masks: give each object the mask of its segmentation; its box is then the mask's.
-    """
-
-    annotations: Path
-    images: tuple[Path, ...]
-    max_regions: int = 100
-    masks: bool = False
-    boxes: BoxFilter = field(default_factory=BoxFilter)
+    max_regions: int = setting(100, "Boxes asked about on one visit.", at_least=1)
+    masks: bool = setting(False, "Give each object the mask of its segmentation; its box is then the mask's.")
 
 
 class Coco(Source):
@@ -50,39 +45,23 @@ class Coco(Source):
         names = categories(options.annotations)
         report.metadata["names"] = unique = list(dict.fromkeys(names.values()))
         label = {number: unique.index(name) for number, name in names.items()}
-        groups = read_coco(
-            options.annotations, ("file_name",), ("bbox", "category_id"),
-            lambda image: image["id"], report,
-        )
-        for (image,), annotations in groups:
-            located = locate_image(image, options, f"coco {image['id']}", report)
-            if not located:
-                continue
-            path, size = located
-            boxes, labels, segmentations = [], [], []
-            for annotation in annotations:
-                box = usable(annotation, size, options.boxes, report, f"coco {image['id']}")
-                if box is None:
-                    continue
-                if annotation["category_id"] not in label:
-                    report.fail(f"coco {image['id']}: annotation {annotation['id']} is of category "
-                                f"{annotation['category_id']}, which the file does not list")
-                    continue
-                segmentation = annotation.get("segmentation") if options.masks else None
-                if segmentation:
-                    try:
-                        segmentation_region(segmentation, size)
-                    except ValueError as error:
-                        report.fail(f"coco {image['id']}: annotation {annotation['id']}: {error}")
-                        continue
-                elif options.masks:
-                    report.note("object without a segmentation, given as a whole box")
-                segmentations.append(segmentation or None)
-                boxes.append(box)
-                labels.append(label[annotation["category_id"]])
-            if boxes:
-                yield {"id": image["id"], "image": path, "size": size, "boxes": boxes, "labels": labels,
-                       "segmentations": segmentations}
+        for image in read_images("coco", options, ("file_name",), ("bbox", "category_id"), report):
+            objects = []
+            for annotation in image.annotations:
+                with report.item(f"{image.where}: annotation {annotation['id']}"):
+                    box = usable_box(annotation, image.size, options.boxes, report)
+                    if annotation["category_id"] not in label:
+                        raise ValueError(f"is of category {annotation['category_id']}, which the file does not list")
+                    segmentation = annotation.get("segmentation") if options.masks else None
+                    if segmentation:
+                        segmentation_region(segmentation, image.size)
+                    elif options.masks:
+                        report.note("object without a segmentation, given as a whole box")
+                    objects.append((box, label[annotation["category_id"]], segmentation or None))
+            if objects:
+                boxes, labels, segmentations = zip(*objects)
+                yield {"id": image.images[0]["id"], "image": image.path, "size": image.size, "boxes": boxes,
+                       "labels": labels, "segmentations": segmentations}
             else:
                 report.filter("image without boxes")
 
@@ -138,20 +117,3 @@ def categories(path: Path) -> dict[Any, str]:
     if not names:
         raise RecordError(f"{path}: no categories")
     return names
-
-
-def usable(
-    annotation: dict[str, Any], size: tuple[int, int], boxes: BoxFilter, report: Report, where: str
-) -> list[float] | None:
-    """The annotation's box, clipped to the image, or None where it is filtered or malformed (both are counted)."""
-    if annotation["skip"]:
-        report.filter(f"{annotation['skip']} annotation")
-        return None
-    if annotation.get("area", 1) <= 0:
-        report.filter("annotation without area")
-        return None
-    try:
-        return boxes.box(corners(annotation), size, report)
-    except ValueError as error:
-        report.fail(f"{where}: {error}")
-        return None

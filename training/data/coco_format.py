@@ -6,16 +6,17 @@ annotations are grouped by image on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ijson
 
 from training.data.grouping import GroupedItems
-from training.data.record import RecordError
+from training.data.record import Filtered, RecordError
 from training.data.report import Report
-from training.data.source import find_image, image_size
+from training.data.shallow_json import ShallowJson
+from training.data.source import BoxFilter, find_image, image_size
 
 Item = dict[str, Any]
 # What fields hold that are used before anybody looks at them; the others are checked where they are read.
@@ -38,138 +39,152 @@ def stream(path: Path, prefix: str) -> Iterator[Any]:
         Its elements.
 
     Raises:
-        RecordError: It is not valid JSON.
+        RecordError: It is not valid JSON, or nested too deeply.
     """
     with Path(path).open("rb") as file:
         try:
-            yield from ijson.items(file, prefix, use_float=True)
+            yield from ijson.items(ShallowJson(file), prefix, use_float=True)
         except (ijson.JSONError, ValueError, OverflowError) as error:
             raise RecordError(f"{path}: not valid JSON: {error}") from error
 
 
-def read_coco(
-    path: Path,
-    image_fields: Sequence[str],
-    annotation_fields: Sequence[str],
-    group: Callable[[Item], Any],
-    report: Report,
-) -> Iterator[tuple[list[Item], list[Item]]]:
+def read_coco(path: Path, image_fields: Sequence[str], annotation_fields: Sequence[str], report: Report,
+              by: str = "id") -> Iterator[tuple[list[Item], list[Item]]]:
     """Yield (images, their annotations) for each group of images, in the file's order.
 
-    ``group`` maps an image to what it is grouped by: its id, or its file where the file holds one image per sentence.
+    ``by`` is what images are grouped by: "id", or "file_name" where the file holds one image per sentence.
     Of an annotation the named fields are kept, its id, and under "skip" why it is to be left out, if so. An item
     without one of the fields or with another kind of value, or an annotation of an unknown image, is malformed.
     """
     groups: dict[Any, list[Item]] = {}
     key_of: dict[Any, Any] = {}
-    broken: set[Any] = set()
+    listed: set[Any] = set()  # those that are malformed, too: their annotations are not so as well
     with GroupedItems() as grouped:
         for image in stream(path, "images.item"):
             report.read += 1
-            item = _pick(image, ("id", *image_fields), f"{path}: image", report)
-            if item is None:
-                if isinstance(image, dict) and isinstance(image.get("id"), _KINDS["id"]):
-                    broken.add(image["id"])
-                continue
-            if item["id"] in key_of:
-                report.fail(f"{path}: image {item['id']} is there twice")
-                continue
-            key = key_of[item["id"]] = group(item)
-            groups.setdefault(key, []).append(item)
-            grouped.open_group(key)
+            if isinstance(image, dict) and isinstance(image.get("id"), _KINDS["id"]):
+                listed.add(image["id"])
+            with report.item(str(path)):
+                item = pick(image, ("id", *image_fields), "image")
+                if item["id"] in key_of:
+                    raise ValueError(f"image {item['id']} is there twice")
+                key = key_of[item["id"]] = item[by]
+                groups.setdefault(key, []).append(item)
+                grouped.open_group(key)
         for annotation in stream(path, "annotations.item"):
-            item = _pick(annotation, ("image_id", *annotation_fields), f"{path}: annotation", report)
-            if item is None or item["image_id"] in broken:
-                continue
-            if item["image_id"] not in key_of:
-                report.fail(f"{path}: annotation {annotation.get('id')} is of unknown image {item['image_id']}")
-                continue
-            item["id"] = annotation.get("id")
-            item["skip"] = "ignored" if annotation.get("ignore") else "crowd" if annotation.get("iscrowd") else ""
-            grouped.add(key_of[item["image_id"]], item)
+            with report.item(str(path)):
+                item = pick(annotation, ("image_id", *annotation_fields), "annotation")
+                if item["image_id"] not in listed:
+                    raise ValueError(f"annotation {annotation.get('id')} is of unknown image {item['image_id']}")
+                item["id"] = annotation.get("id")
+                item["skip"] = "ignored" if annotation.get("ignore") else "crowd" if annotation.get("iscrowd") else ""
+                if item["image_id"] in key_of:
+                    grouped.add(key_of[item["image_id"]], item)
         for key, annotations in grouped.groups():
             yield groups[key], annotations
 
 
-class Sentences(NamedTuple):
-    """An image of a file with one entry a sentence. where: its name for messages. size: (width, height), pixels.
+class AnnotatedImage(NamedTuple):
+    """A usable image of an annotation file.
 
-    entries: its sentences, with the field "caption". annotations: of all of them.
+    Attributes:
+        where: What messages call it.
+        path: Its file.
+        size: (width, height), pixels.
+        images: Its entries among the file's "images": one, or one a sentence.
+        annotations: Those of all these entries.
     """
 
     where: str
     path: str
     size: tuple[int, int]
-    entries: list[Item]
+    images: list[Item]
     annotations: list[Item]
 
 
-def read_sentences(name: str, options: Any, annotation_fields: Sequence[str], report: Report) -> Iterator[Sentences]:
-    """Read a file in the MDETR format.
+def read_images(name: str, options: Any, image_fields: Sequence[str], annotation_fields: Sequence[str],
+                report: Report, by: str = "id") -> Iterator[AnnotatedImage]:
+    """Read a file in the COCO layout (see `read_coco`).
 
     Args:
         name: Of the data set, for messages.
-        options: With the fields annotations, images (folders) and boxes (a BoxFilter).
+        options: A `BoxedOptions`.
+        image_fields: What an image must have.
         annotation_fields: What an annotation must have.
-        report: Counts the images that are not yielded.
+        report: Counts what is not yielded.
+        by: The field by which entries of one image are known.
 
     Yields:
         The images that are there and large enough.
     """
-    groups = read_coco(options.annotations, ("file_name", "caption"), annotation_fields,
-                       lambda image: image["file_name"], report)
-    for entries, annotations in groups:
-        where = f"{name} {entries[0]['file_name']}"
-        located = locate_image(entries[0], options, where, report)
-        if located:
-            yield Sentences(where, *located, entries, annotations)
+    groups = read_coco(options.annotations, image_fields, annotation_fields, report, by)
+    return locate_images(name, options, groups, report, by)
 
 
-def locate_image(image: Item, options: Any, where: str, report: Report) -> tuple[str, tuple[int, int]] | None:
-    """Find an image entry's file and compare the sizes of both.
+def locate_images(name: str, options: Any, groups: Iterable[tuple[list[Item], list[Item]]], report: Report,
+                  by: str = "id") -> Iterator[AnnotatedImage]:
+    """Find the files of images and compare the sizes that are declared; see `read_images`."""
+    for images, annotations in groups:
+        where, found = f"{name} {images[0][by]}", None
+        with report.item(where):
+            path = find_image(options.images, images[0]["file_name"])
+            size = image_size(path, declared_size(images[0]), report)
+            options.boxes.check_image(size)
+            found = AnnotatedImage(where, path, size, images, annotations)
+        if found:
+            yield found
+
+
+def usable_box(annotation: Item, size: tuple[int, int], boxes: BoxFilter, report: Report) -> list[float]:
+    """Read an annotation's box.
 
     Args:
-        image: The entry, with "file_name" and perhaps "width" and "height".
-        options: With the fields images (folders) and boxes (a BoxFilter).
-        where: What messages call it.
-        report: Counts it where it is malformed or filtered.
+        annotation: With "bbox" (x y w h, pixels), "skip" and perhaps "area".
+        size: (width, height) of the image, pixels.
+        boxes: Which boxes are used.
+        report: Counts boxes that had to be clipped.
 
     Returns:
-        Path and (width, height) in pixels; None where the image cannot be used.
+        x1 y1 x2 y2 in pixels, inside the image.
+
+    Raises:
+        Filtered: It is left out on purpose.
+        ValueError: It is malformed.
     """
-    try:
-        path = find_image(options.images, image["file_name"])
-        size = image_size(path, declared_size(image), report)
-    except ValueError as error:
-        report.fail(f"{where}: {error}")
-        return None
-    return (path, size) if options.boxes.image(size, report) else None
-
-
-def _pick(item: Item, fields: Sequence[str], what: str, report: Report) -> Item | None:
-    """The ``fields`` of ``item``, or None where one is missing or of another kind."""
-    if not isinstance(item, dict):
-        report.fail(f"{what} is {str(item)[:80]}, expected an object")
-        return None
-    missing = [name for name in fields if item.get(name) is None]
-    if missing:
-        report.fail(f"{what} {item.get('id')} has no {', '.join(missing)}")
-        return None
-    found = {name: item[name] for name in (*fields, *_OPTIONAL) if item.get(name) is not None}
-    wrong = [name for name, value in found.items() if not isinstance(value, _KINDS.get(name, (object,)))]
-    if wrong:
-        report.fail(f"{what} {str(item.get('id'))[:80]}: {wrong[0]} is {str(item[wrong[0]])[:80]!r}")
-        return None
-    return found
-
-
-def corners(annotation: Item) -> tuple[float, float, float, float]:
-    """x1 y1 x2 y2 of an annotation's bbox (x y w h). Raises ValueError where it isn't four numbers."""
+    if annotation["skip"]:
+        raise Filtered(f"{annotation['skip']} annotation")
+    if annotation.get("area", 1) <= 0:
+        raise Filtered("annotation without area")
     bbox = annotation["bbox"]
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(value, (int, float)) for value in bbox):
-        raise ValueError(f"annotation {annotation.get('id')}: bbox is {bbox!r}, expected four numbers")
+        raise ValueError(f"bbox is {bbox!r}, expected four numbers")
     x, y, w, h = bbox
-    return x, y, x + w, y + h
+    return boxes.box((x, y, x + w, y + h), size, report)
+
+
+def pick(item: Any, fields: Sequence[str], what: str, id_field: str = "id") -> Item:
+    """Keep the named fields of an item, and those of `_OPTIONAL` that it has.
+
+    Args:
+        item: An element of an annotation file.
+        fields: What it must have.
+        what: What messages call it.
+        id_field: The field by which they tell it from others.
+
+    Raises:
+        ValueError: A field is missing or of another kind.
+    """
+    if not isinstance(item, dict):
+        raise ValueError(f"{what} is {str(item)[:80]}, expected an object")
+    name = f"{what} {str(item.get(id_field))[:80]}"
+    missing = [field for field in fields if item.get(field) is None]
+    if missing:
+        raise ValueError(f"{name} has no {', '.join(missing)}")
+    found = {field: item[field] for field in (*fields, *_OPTIONAL) if item.get(field) is not None}
+    wrong = [field for field, value in found.items() if not isinstance(value, _KINDS.get(field, (object,)))]
+    if wrong:
+        raise ValueError(f"{name}: {wrong[0]} is {str(item[wrong[0]])[:80]!r}")
+    return found
 
 
 def declared_size(image: Item) -> tuple[int, int] | None:

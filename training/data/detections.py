@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ros_gpt4roi.regular_file import write_whole
 from training.data.record import RecordError, explain
 
 # numpy 1 and 2 name the same function by different modules.
@@ -139,9 +138,7 @@ def save_detections(detections: Detections, path: Path) -> None:
     else:
         raise RecordError(f"{path}: expected .json or .npz")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
+    write_whole(path, content)
 
 
 def load_class_names(path: Path) -> tuple[str, ...]:

@@ -7,34 +7,27 @@ ground truth alike. Heights and widths are strings in these files.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
+from ros_gpt4roi.configuration import setting
 from training.data import templates
-from training.data.coco import usable
-from training.data.coco_format import read_sentences
-from training.data.record import Record, Round
+from training.data.coco_format import AnnotatedImage, Item, read_images, usable_box
+from training.data.record import Filtered, Record, Round
 from training.data.report import Report
-from training.data.source import BoxFilter, Source, boxes_array, sample
+from training.data.source import BoxedOptions, Source, boxes_array, sample
 from training.data.texts import plain
 
 
-@dataclass(frozen=True)
-class FlickrOptions:
-    """annotations: a final_flickr_*GT_*.json. max_regions: boxes a caption may have before it is left out.
+@dataclass(frozen=True, kw_only=True)
+class FlickrOptions(BoxedOptions):
+    """Options of Flickr30k; its annotations are a final_flickr_*GT_*.json."""
 
-    captions: conversations (of an image's five captions) on one visit.
-    """
-
-    annotations: Path
-    images: tuple[Path, ...]
-    max_regions: int = 150
-    captions: int = 5
-    boxes: BoxFilter = field(default_factory=BoxFilter)
+    max_regions: int = setting(150, "Boxes that a caption may have before it is left out.", at_least=1)
+    captions: int = setting(5, "Conversations (of an image's five captions) on one visit.", at_least=1)
 
 
 class Flickr(Source):
@@ -46,41 +39,31 @@ class Flickr(Source):
     @override
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         options = self.options
-        images = read_sentences("flickr", options, ("bbox", "tokens_positive"), report)
-        for where, path, size, entries, annotations in images:
+        fields = ("file_name", "caption"), ("bbox", "tokens_positive")
+        for image in read_images("flickr", options, *fields, report, by="file_name"):
             captions = []
-            for image in entries:
-                own = [item for item in annotations if item["image_id"] == image["id"]]
-                try:
-                    plain(image["caption"], "caption")
-                except ValueError as error:
-                    report.fail(f"{where}, entry {image['id']}: {error}")
-                    continue
-                boxes = self._boxes(image["caption"], own, size, where, report)
-                if not boxes:
-                    report.filter("caption without boxes")
-                elif len(boxes) > options.max_regions:
-                    report.filter(f"caption of more than {options.max_regions} boxes")
-                else:
-                    captions.append({"text": " ".join(image["caption"].split()), "boxes": boxes})
+            for entry in image.images:
+                with report.item(f"{image.where}: entry {entry['id']}"):
+                    plain(entry["caption"], "caption")
+                    own = [item for item in image.annotations if item["image_id"] == entry["id"]]
+                    boxes = self._boxes(entry["caption"], own, image, report)
+                    if not boxes:
+                        raise Filtered("caption without boxes")
+                    if len(boxes) > options.max_regions:
+                        raise Filtered(f"caption of more than {options.max_regions} boxes")
+                    captions.append({"text": " ".join(entry["caption"].split()), "boxes": boxes})
             if captions:
-                yield {"image": path, "size": size, "captions": captions}
+                yield {"image": image.path, "size": image.size, "captions": captions}
 
-    def _boxes(self, caption: str, annotations: list[dict[str, Any]], size: tuple[int, int], where: str,
-               report: Report) -> list[list[Any]]:
+    def _boxes(self, caption: str, annotations: list[Item], image: AnnotatedImage, report: Report) -> list[list[Any]]:
         """[box, phrases] for every box of a caption; a box that several annotations name collects their phrases."""
         phrases_of: dict[tuple[float, ...], list[str]] = {}
         for annotation in annotations:
-            box = usable(annotation, size, self.options.boxes, report, where)
-            if box is None:
-                continue
-            try:
+            with report.item(f"{image.where}: annotation {annotation['id']}"):
+                box = usable_box(annotation, image.size, self.options.boxes, report)
                 found = spans(caption, annotation["tokens_positive"])
-            except ValueError as error:
-                report.fail(f"{where}, annotation {annotation['id']}: {error}")
-                continue
-            phrases = phrases_of.setdefault(tuple(box), [])
-            phrases += [phrase for phrase in found if phrase not in phrases]
+                phrases = phrases_of.setdefault(tuple(box), [])
+                phrases += [phrase for phrase in found if phrase not in phrases]
         return [[list(box), phrases] for box, phrases in phrases_of.items()]
 
     @override

@@ -7,7 +7,6 @@ hash of the annotation files' sizes and times and of the loader's options, so a 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -16,12 +15,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from training.data.record import RecordError
 from training.data.report import Report
@@ -86,9 +85,12 @@ def open_index(
     folder = Path(cache) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                _build(folder, name, scan, limit)
+        try:
+            with FileLock(folder.with_suffix(".lock"), timeout=LOCK_LIMIT_S):
+                if not folder.is_dir():
+                    _build(folder, name, scan, limit)
+        except Timeout:
+            raise RecordError(f"{folder}: another process has been building this index for an hour") from None
     return Index(folder)
 
 
@@ -109,18 +111,3 @@ def _build(folder: Path, name: str, scan: Callable[[Report], Iterator[dict[str, 
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     log.info("%s: %d of %d read, indexed in %.1f s", name, report.kept, report.read, time.monotonic() - started)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    deadline = time.monotonic() + LOCK_LIMIT_S
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RecordError(f"{path}: another process has been building this index for an hour") from None
-                time.sleep(0.2)
-        yield

@@ -6,6 +6,7 @@ added to a conversation is made afresh for each visit from the seed and the epoc
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,38 +15,37 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
+from ros_gpt4roi.configuration import setting
 from training.data import templates
 from training.data.coco_format import stream
 from training.data.detections import Detections, load_class_names, load_detections
 from training.data.grouping import GroupedItems
-from training.data.record import Record, RecordError, Round, explain
+from training.data.record import Filtered, Record, RecordError, Round
 from training.data.report import Report
-from training.data.source import Source, boxes_array, find_image, image_names, image_size, sample
+from training.data.source import Source, SourceOptions, boxes_array, find_image, image_names, image_size, sample
 from training.data.texts import plain, readable
 
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
 
-@dataclass(frozen=True)
-class LlavaOptions:
-    """annotations: llava_instruct_150k.json. detections: the detector's results (.json or .npz) for the same images.
+@dataclass(frozen=True, kw_only=True)
+class LlavaOptions(SourceOptions):
+    """Options of LLaVA-Instruct; its annotations are llava_instruct_150k.json.
 
-    class_names: needed where the results don't name their classes (see load_class_names).
-    score, min_side, max_regions: which detections are used; where none passes, the fallback_regions best are.
-    box_share: share of the visits that introduce regions.
-    per_visit: conversations about one image that make one visit; an image with more makes several.
+    The detections that are used have score and min_side; where none has, the best are used.
     """
 
-    annotations: Path
-    images: tuple[Path, ...]
-    detections: Path
-    class_names: Path | None = None
-    score: float = 0.3
-    min_side: float = 0.02
-    max_regions: int = 100
-    fallback_regions: int = 10
-    box_share: float = 0.5
-    per_visit: int = 3
+    detections: Path = setting(dataclasses.MISSING, "Results of a detector for the same images, .json or .npz.")
+    class_names: Path | None = setting(None, "Names of the detector's classes where its results have none: a name a "
+                                             "line, or the categories of a COCO or LVIS file.")
+    score: float = setting(0.3, "Score that a detection exceeds.", at_least=0, at_most=1)
+    min_side: float = setting(0.02, "Length that both sides of a detection exceed.", at_least=0, at_most=1,
+                              unit="of the image's sides")
+    max_regions: int = setting(100, "Most detections of an image.", at_least=1)
+    fallback_regions: int = setting(10, "Detections that are used where none has score and sides.", at_least=0)
+    box_share: float = setting(0.5, "Share of the visits that introduce regions.", at_least=0, at_most=1)
+    per_visit: int = setting(3, "Conversations about one image that make one visit; an image with more makes several.",
+                             at_least=1)
 
 
 class Llava(Source):
@@ -77,22 +77,16 @@ class Llava(Source):
         with GroupedItems() as grouped:
             for number, item in enumerate(stream(options.annotations, "item")):
                 report.read += 1
-                if isinstance(item, dict) and item.get("image") is None:
-                    report.filter("conversation without an image")
-                    continue
-                try:
+                with report.item(f"llava {item.get('id', number) if isinstance(item, dict) else number}"):
+                    if isinstance(item, dict) and item.get("image") is None:
+                        raise Filtered("conversation without an image")
                     rounds = conversation(item)
                     image = find_image(options.images, item["image"])
                     size = image_size(image, None, report)
-                except (KeyError, TypeError, ValueError) as error:
-                    where = item.get("id", number) if isinstance(item, dict) else number
-                    report.fail(f"llava {where}: {explain(error)}")
-                    continue
-                place = next((places[name] for name in image_names(item["image"]) if name in places), None)
-                if place is None:
-                    report.filter("conversation without detector results")
-                    continue
-                grouped.add((image, size, place), rounds)
+                    place = next((places[name] for name in image_names(item["image"]) if name in places), None)
+                    if place is None:
+                        raise Filtered("conversation without detector results")
+                    grouped.add((image, size, place), rounds)
             for (image, size, place), conversations in grouped.groups():
                 boxes, labels = self._choose(detections, place)
                 for begin in range(0, len(conversations), options.per_visit):

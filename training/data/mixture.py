@@ -25,7 +25,7 @@ from training.data.record import REFERENCE, Record, RecordError, Round, check_re
 from training.data.refcoco import RefCoco
 from training.data.report import Malformed
 from training.data.sample import Sample, make_sample
-from training.data.source import Shared, Source, boxes_array, parse_options
+from training.data.source import Shared, Source, SourceOptions, boxes_array, parse_options
 from training.data.vcr import Vcr
 from training.data.visual_genome import VisualGenome
 
@@ -52,10 +52,6 @@ class Part:
 
     source: Source
     ratio: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.ratio <= 0:
-            raise RecordError(f"{self.source.kind}: ratio is {self.ratio}, expected more than 0")
 
     @property
     def visits(self) -> int:
@@ -84,7 +80,6 @@ class Mixture:
         self.seed = seed
         self.points = points
         self.malformed = Malformed(malformed_limit)
-        self._skipped: set[tuple[int, int]] = set()
         self._bounds = np.cumsum([0, *(part.visits for part in self.parts)])
         self._order: tuple[int, np.ndarray] | None = None
         if not len(self):
@@ -178,9 +173,7 @@ class Mixture:
         Raises:
             RecordError: More images than the limit are unusable.
         """
-        if (visit.part, visit.image) not in self._skipped:
-            self._skipped.add((visit.part, visit.image))
-            self.malformed.fail(f"{self.parts[visit.part].source.kind} {visit.image}: {error}")
+        self.malformed.fail(f"{self.parts[visit.part].source.kind} {visit.image}: {error}", (visit.part, visit.image))
 
 
 class MixtureDataset(Dataset):
@@ -249,14 +242,14 @@ def _renamer(numbers: Mapping[int, int]) -> Callable[[str], str]:
     return lambda text: REFERENCE.sub(lambda match: f"<{match.group(1)}{numbers[int(match.group(2))]}>", text)
 
 
-def parse_section(section: Mapping[str, Any]) -> tuple[Shared, list[tuple[type[Source], Any, float]]]:
+def parse_section(section: Mapping[str, Any]) -> tuple[Shared, list[tuple[type[Source], SourceOptions]]]:
     """Check a YAML section without opening anything.
 
     Args:
         section: As `open_mixture` takes it.
 
     Returns:
-        The options of all sources, and of each its class, its own options and its ratio.
+        The options of all sources, and of each its class and its own options.
 
     Raises:
         RecordError: An option is unknown, missing or wrong.
@@ -266,19 +259,16 @@ def parse_section(section: Mapping[str, Any]) -> tuple[Shared, list[tuple[type[S
     shared = parse_options(Shared, values, "mixture")
     if not listed or not isinstance(listed, (list, tuple)):
         raise RecordError("mixture: sources is missing or empty, expected a list of mappings with type and options")
-    sources: list[tuple[type[Source], Any, float]] = []
+    sources: list[tuple[type[Source], SourceOptions]] = []
     for number, item in enumerate(listed):
         where = f"sources[{number}]"
         if not isinstance(item, Mapping):
             raise RecordError(f"{where} is {item!r}, expected a mapping with type and options")
         options = dict(item)
-        kind, ratio = options.pop("type", None), options.pop("ratio", 1.0)
+        kind = options.pop("type", None)
         if kind not in SOURCES:
             raise RecordError(f"{where}: type is {kind!r}, expected one of {', '.join(SOURCES)}")
-        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < float("inf"):
-            raise RecordError(f"{where} ({kind}): ratio is {ratio!r}, expected a number, more than 0")
-        source = SOURCES[kind]
-        sources.append((source, parse_options(source.options_type, options, f"{where} ({kind})"), float(ratio)))
+        sources.append((SOURCES[kind], parse_options(SOURCES[kind].options_type, options, f"{where} ({kind})")))
     return shared, sources
 
 
@@ -286,8 +276,8 @@ def open_mixture(section: Mapping[str, Any], seed: int) -> Mixture:
     """Make a mixture of a YAML section.
 
     Args:
-        section: The options of `Shared`, and ``sources``, a list of mappings with ``type`` (a key of `SOURCES`),
-            ``ratio`` and the options of that type.
+        section: The options of `Shared`, and ``sources``, a list of mappings with ``type`` (a key of `SOURCES`)
+            and the options of that type.
         seed: Fixes orders and texts.
 
     Returns:
@@ -298,11 +288,11 @@ def open_mixture(section: Mapping[str, Any], seed: int) -> Mixture:
     """
     shared, sources = parse_section(section)
     parts = []
-    for number, (source, options, ratio) in enumerate(sources):
+    for number, (source, options) in enumerate(sources):
         opened = source(options, shared)
         if not len(opened):
             files = ", ".join(map(str, opened.inputs()))
             lines = "\n  ".join((f"read {opened.report.read}", *opened.report.lines()))
             raise RecordError(f"sources[{number}] ({source.kind}): nothing in {files} can be used:\n  {lines}")
-        parts.append(Part(opened, ratio))
+        parts.append(Part(opened, options.ratio))
     return Mixture(parts, seed, shared.malformed_limit, shared.points)

@@ -16,6 +16,10 @@ class RecordError(ValueError):
     """A record, or the annotation it comes from, breaks its format. The message names the record and what is wrong."""
 
 
+class Filtered(Exception):
+    """An item that is left out on purpose; the message is the reason, by which such items are counted."""
+
+
 def explain(error: Exception) -> str:
     """Say in a file's own terms why an item of it cannot be used.
 

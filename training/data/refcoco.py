@@ -6,42 +6,33 @@ positions, RefCOCO+: without), stage 2 for a detailed description of a named reg
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
+from ros_gpt4roi.configuration import setting
 from training.data import templates
-from training.data.coco import usable
-from training.data.coco_format import read_sentences
-from training.data.record import Record, RecordError, Round
+from training.data.coco_format import read_images, usable_box
+from training.data.record import Filtered, Record, Round
 from training.data.report import Report
-from training.data.source import BoxFilter, Source, boxes_array, sample
+from training.data.source import BoxedOptions, Source, boxes_array, sample
 from training.data.texts import plain
 
 TASKS = {"refcoco": templates.EXPRESSION_TASK, "refcoco+": templates.APPEARANCE_TASK, "refcocog": ""}
 
 
-@dataclass(frozen=True)
-class RefCocoOptions:
-    """annotations: a finetune_refcoco*_*.json. dataset: refcoco, refcoco+ or refcocog, which decides the question.
+@dataclass(frozen=True, kw_only=True)
+class RefCocoOptions(BoxedOptions):
+    """Options of RefCOCO; its annotations are a finetune_refcoco*_*.json."""
 
-    min_words: shorter expressions ("left", "guy") are left out, as in the release.
-    """
-
-    annotations: Path
-    images: tuple[Path, ...]
-    dataset: str
-    min_words: int = 3
-    max_regions: int = 15
-    boxes: BoxFilter = field(default_factory=BoxFilter)
-
-    def __post_init__(self) -> None:
-        if self.dataset not in TASKS:
-            raise RecordError(f"refcoco: dataset is {self.dataset!r}, expected one of {', '.join(TASKS)}")
+    dataset: str = setting(dataclasses.MISSING, "Which of them, which decides the question.", choices=TASKS)
+    min_words: int = setting(3, "Shorter expressions (\"left\", \"guy\") are left out, as in the release.", at_least=1,
+                             unit="words")
+    max_regions: int = setting(15, "Expressions asked for on one visit.", at_least=1)
 
 
 class RefCoco(Source):
@@ -53,33 +44,25 @@ class RefCoco(Source):
     @override
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
         options = self.options
-        for where, path, size, entries, annotations in read_sentences(options.dataset, options, ("bbox",), report):
-            sentences = self._sentences(entries, where, report)
+        fields = ("file_name", "caption"), ("bbox",)
+        for image in read_images(options.dataset, options, *fields, report, by="file_name"):
+            sentences = {}
+            for entry in image.images:
+                with report.item(f"{image.where}: entry {entry['id']}"):
+                    text = plain(entry["caption"], "caption")
+                    if len(text.split()) < options.min_words:
+                        raise Filtered(f"expression under {options.min_words} words")
+                    sentences[entry["id"]] = text
             pairs = []
-            for annotation in annotations:
-                if annotation["image_id"] not in sentences:
-                    continue
-                box = usable(annotation, size, options.boxes, report, where)
-                if box is not None:
-                    pairs.append([box, sentences[annotation["image_id"]]])
+            for annotation in image.annotations:
+                if annotation["image_id"] in sentences:
+                    with report.item(f"{image.where}: annotation {annotation['id']}"):
+                        box = usable_box(annotation, image.size, options.boxes, report)
+                        pairs.append([box, sentences[annotation["image_id"]]])
             if pairs:
-                yield {"image": path, "size": size, "pairs": pairs}
+                yield {"image": image.path, "size": image.size, "pairs": pairs}
             else:
                 report.filter("image without expressions")
-
-    def _sentences(self, entries: list[dict[str, Any]], where: str, report: Report) -> dict[Any, str]:
-        sentences = {}
-        for image in entries:
-            try:
-                text = plain(image["caption"], "caption")
-            except ValueError as error:
-                report.fail(f"{where}, entry {image['id']}: {error}")
-                continue
-            if len(text.split()) < self.options.min_words:
-                report.filter(f"expression under {self.options.min_words} words")
-                continue
-            sentences[image["id"]] = text
-        return sentences
 
     @override
     def records(self, position: int, rng: np.random.Generator) -> list[Record]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.data.record import RecordError
+from training.data.record import Filtered, RecordError, explain
 
 NAMED_ERRORS = 20
 
 log = logging.getLogger(__name__)
+
+
+class TooManyMalformedError(RecordError):
+    """More items are malformed than may be; the message lists the first of them."""
 
 
 @dataclass
@@ -27,22 +33,29 @@ class Malformed:
     malformed: int = 0
     errors: list[str] = field(default_factory=list)
 
-    def fail(self, message: str) -> None:
+    def __post_init__(self) -> None:
+        self._known: set[Hashable] = set()
+
+    def fail(self, message: str, key: Hashable = None) -> None:
         """Count and log one item.
 
         Args:
             message: Names the item and says what is wrong with it.
+            key: Of an item that may come again; it is counted and logged once.
 
         Raises:
-            RecordError: More than ``limit`` items are malformed; the message lists the first of them.
+            TooManyMalformedError: More than ``limit`` items are malformed.
         """
+        if key is not None and key in self._known:
+            return
+        self._known.add(key)
         self.malformed += 1
         if len(self.errors) < NAMED_ERRORS:
             self.errors.append(message)
         log.warning("malformed, skipped: %s", message)
         if self.malformed > self.limit:
             listing = "\n  ".join(self.errors)
-            raise RecordError(f"more than {self.limit} malformed items; the first of them:\n  {listing}")
+            raise TooManyMalformedError(f"more than {self.limit} malformed items; the first of them:\n  {listing}")
 
 
 @dataclass
@@ -69,9 +82,30 @@ class Report(Malformed):
         lines = [f"{word} {count}: {reason}" for word, found in counts for reason, count in sorted(found.items())]
         return [*lines, f"malformed {self.malformed}", *(f"  {message}" for message in self.errors)]
 
-    def filter(self, reason: str, count: int = 1) -> None:
-        """Count items that are left out on purpose."""
-        self.filtered[reason] = self.filtered.get(reason, 0) + count
+    @contextmanager
+    def item(self, where: str) -> Iterator[None]:
+        """A context in which one item is read: it is counted where that fails, and the scan goes on behind it.
+
+        `Filtered` counts it as left out on purpose, what malformed values raise (ValueError, KeyError, …) as malformed.
+
+        Args:
+            where: What messages call the item.
+
+        Raises:
+            TooManyMalformedError: More than ``limit`` items are malformed.
+        """
+        try:
+            yield
+        except Filtered as reason:
+            self.filter(str(reason))
+        except TooManyMalformedError:
+            raise
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+            self.fail(f"{where}: {explain(error)}")
+
+    def filter(self, reason: str) -> None:
+        """Count an item that is left out on purpose."""
+        self.filtered[reason] = self.filtered.get(reason, 0) + 1
 
     def note(self, action: str) -> None:
         """Count an item that is kept, but not as it was."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,6 +24,7 @@ from webdataset.utils import pytorch_worker_info
 
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.config import ModelConfig
+from ros_gpt4roi.regular_file import JSON_BYTES, write_whole
 from training.data.mixture import Mixture
 from training.data.record import Record, RecordError, Round, check_record
 from training.data.report import Malformed
@@ -73,9 +73,8 @@ def write_shards(mixture: Mixture, folder: Path, epochs: int, per_shard: int) ->
             written += 1
     files = sorted(folder.glob("shard-*.tar"))
     counts = [min(per_shard, written - place * per_shard) for place in range(len(files))]
-    partial = folder / (INDEX + ".partial")
-    partial.write_text(json.dumps({"shards": [[f.name, n] for f, n in zip(files, counts, strict=True)]}))
-    os.replace(partial, folder / INDEX)
+    index = {"shards": [[file.name, count] for file, count in zip(files, counts, strict=True)]}
+    write_whole(folder / INDEX, json.dumps(index).encode())
     return files
 
 
@@ -125,15 +124,17 @@ class ShardDataset(IterableDataset):
     def __init__(self, index: str, seed: int, config: ModelConfig, malformed_limit: int = 100):
         try:
             with webdataset.gopen(str(index)) as file:
-                self.shards = [(str(name), int(count)) for name, count in json.load(file)["shards"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+                content = file.read(JSON_BYTES + 1)
+            if len(content) > JSON_BYTES:
+                raise ValueError(f"larger than {JSON_BYTES} bytes")
+            self.shards = [(str(name), int(count)) for name, count in json.loads(content)["shards"]]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RecordError(f"{index}: {error!r}, expected what `python -m training.data shard` writes") from error
         if not sum(count for _, count in self.shards):
             raise RecordError(f"{index}: no samples")
         self.base = "".join(str(index).rpartition("/")[:2])
         self.seed, self.config = seed, config
         self.malformed = Malformed(malformed_limit)
-        self._skipped: set[tuple[str, int]] = set()
 
     def records(self, epoch: int, place: int = 0, shares: int = 1) -> Iterator[Record]:
         """Yield a share of an epoch; see `read`."""
@@ -165,9 +166,7 @@ class ShardDataset(IterableDataset):
                     try:
                         made = make(read_sample(sample))
                     except RecordError as error:
-                        if (name, number) not in self._skipped:
-                            self._skipped.add((name, number))
-                            self.malformed.fail(f"{self.base}{name}: {error}")
+                        self.malformed.fail(f"{self.base}{name}: {error}", (name, number))
                         continue
                     yield made
             begin += count

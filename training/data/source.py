@@ -16,7 +16,7 @@ import numpy as np
 from ros_gpt4roi.configuration import ConfigError, Configuration, build, setting
 from ros_gpt4roi.image_file import read_header
 from training.data.index import open_index
-from training.data.record import Record, RecordError
+from training.data.record import Filtered, Record, RecordError
 from training.data.report import Report
 
 Options = TypeVar("Options")
@@ -41,54 +41,76 @@ class BoxFilter(Configuration):
     min_side: float = setting(2.0, "Shortest side of a box, in the network's input.", at_least=0, unit="pixels")
     min_image_side: int = setting(32, "Shortest side of an image.", at_least=1, unit="pixels")
 
-    def box(self, box: Sequence[float], size: tuple[int, int], report: Report) -> list[float] | None:
-        """Clip ``box`` (x1 y1 x2 y2, pixels) to an image of ``size`` (width, height); None where it is filtered."""
+    def box(self, box: Sequence[float], size: tuple[int, int], report: Report) -> list[float]:
+        """Clip a box to its image.
+
+        Args:
+            box: x1 y1 x2 y2, pixels.
+            size: (width, height) of the image.
+            report: Counts boxes that reach far outside.
+
+        Returns:
+            x1 y1 x2 y2, inside the image.
+
+        Raises:
+            Filtered: It is too small, or outside the image.
+            ValueError: It is not finite.
+        """
         width, height = size
         x1, y1, x2, y2 = (float(value) for value in box)
         if not np.isfinite([x1, y1, x2, y2]).all():
             raise ValueError(f"box {list(box)} is not finite")
         if x2 - x1 < 1 or y2 - y1 < 1:
             normalised = 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
-            report.filter("box inside the first pixel, as if normalised to 0..1; expected pixels" if normalised
-                          else "box under 1 pixel")
-            return None
+            raise Filtered("box inside the first pixel, as if normalised to 0..1; expected pixels" if normalised
+                           else "box under 1 pixel")
         beyond = max(-x1, -y1, x2 - width, y2 - height)
         x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         if x2 <= x1 or y2 <= y1:
-            report.filter("box outside the image")
-            return None
+            raise Filtered("box outside the image")
         if beyond > 1:
             report.note("box clipped that reached more than 1 pixel outside the image")
         if (x2 - x1) * self.input_size < self.min_side * width or (y2 - y1) * self.input_size < self.min_side * height:
-            report.filter(f"box under {self.min_side:g} pixels of the network's input")
-            return None
+            raise Filtered(f"box under {self.min_side:g} pixels of the network's input")
         return [round(value, 3) for value in (x1, y1, x2, y2)]
 
-    def image(self, size: tuple[int, int], report: Report) -> bool:
-        """Whether an image of ``size`` (width, height) is large enough."""
-        if min(size) >= self.min_image_side:
-            return True
-        report.filter(f"image under {self.min_image_side} pixels")
-        return False
+    def check_image(self, size: tuple[int, int]) -> None:
+        """Raises Filtered where an image of this (width, height) is too small."""
+        if min(size) < self.min_image_side:
+            raise Filtered(f"image under {self.min_image_side} pixels")
+
+
+@dataclass(frozen=True)
+class SourceOptions(Configuration):
+    """Options of every data set."""
+
+    annotations: Path = setting(dataclasses.MISSING, "Annotation file.")
+    images: tuple[Path, ...] = setting(dataclasses.MISSING, "Folders of the images, looked through in this order.")
+    ratio: float = setting(1.0, "Visits an epoch of each image; under 1, of a new random share of them every epoch.",
+                           more_than=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxedOptions(SourceOptions):
+    """Options of data sets whose annotations are boxes."""
+
+    boxes: BoxFilter = setting(BoxFilter(), "Which boxes and images are large enough.")
 
 
 class Source(ABC):
     """One data set. Its entries are images; a visit to one yields all the conversations about it.
 
-    A subclass names its options' dataclass (fields ``annotations`` and ``images``, and what else it needs), scans the
-    annotation files into entries, each with its image's path under "image" and (width, height) under "size", and turns
-    an entry into records.
+    A subclass names its kind of `SourceOptions`, scans the annotation files into entries, each with its image's path
+    under "image" and (width, height) under "size", and turns an entry into records.
     """
 
     kind: str
-    options_type: type
+    options_type: type[SourceOptions]
 
     def __init__(self, options: Any, shared: Shared):
         self.options = options
-        self.shared = shared
-        self.index = open_index(
-            shared.cache, self.kind, self.inputs(), dataclasses.asdict(options), self.scan, shared.malformed_limit
-        )
+        read_so = {name: value for name, value in dataclasses.asdict(options).items() if name != "ratio"}
+        self.index = open_index(shared.cache, self.kind, self.inputs(), read_so, self.scan, shared.malformed_limit)
 
     @property
     def report(self) -> Report:
@@ -101,6 +123,10 @@ class Source(ABC):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Yield the entries of all images, in the file's order."""
+        return (self.index[position] for position in range(len(self)))
 
     def image(self, position: int) -> Path:
         """Return the path of the image at ``position``."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
-import logging
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -30,16 +29,18 @@ from filelock import FileLock
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.model.checkpoint import CheckpointError, read_config
 from ros_gpt4roi.model.config import PreprocessConfig
 from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame, preprocess_hash
 from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.regular_file import read_json, write_whole
 from ros_gpt4roi.sim.tabletop.conversations import conversation, permuted, recall_rounds, short_rounds
 from ros_gpt4roi.sim.tabletop.renderer import RendererError, TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene, SceneObject
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 
-from .record import RecordError, Round
+from .record import Round
 from .sample import Sample
 
 SHARD = 128
@@ -51,7 +52,6 @@ _LOCK_LIMIT_S = 4 * 3600
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 _NO_OWNER = np.zeros((0, 0), np.int8)
 
-logger = logging.getLogger(__name__)
 
 
 class TabletopError(RuntimeError):
@@ -59,24 +59,14 @@ class TabletopError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class TabletopOptions:
-    """A data section of kind tabletop.
+class TabletopOptions(Configuration):
+    """A data section of kind tabletop."""
 
-    Attributes:
-        split: A name in scene.SPLITS.
-        scenes: How many; they are rendered into the run's folder.
-        seed: Of the scenes.
-        texts: Which texts the scenes get, see `TabletopDataset`.
-    """
-
-    split: str
-    scenes: int
-    seed: int
-    texts: str = "conversations"
-
-    def __post_init__(self) -> None:
-        if self.texts not in TEXTS:
-            raise RecordError(f"texts {self.texts!r}, expected one of {TEXTS}")
+    split: str = setting(dataclasses.MISSING, "Which scenes; those of different splits never meet.", choices=SPLITS)
+    scenes: int = setting(dataclasses.MISSING, "How many; they are rendered into the run's folder.", at_least=1)
+    seed: int = setting(dataclasses.MISSING, "Of the scenes.", at_least=0)
+    texts: str = setting("conversations", "conversations of several rounds, captions (a short description a region) or "
+                                          "recall (terse look-ups among some of the regions).", choices=TEXTS)
 
 
 # ---------------------------------------------------------------------------------------------- rendering
@@ -99,12 +89,10 @@ def _render_shard(stem: str, split: str, seed: int, first: int, count: int, prep
         scene = _renderer.render(split, seed, first + row)
         images[row] = preprocess_frame(scene.image, preprocess)
         lines.append(json.dumps([[*dataclasses.astuple(o)] for o in scene.objects], separators=(",", ":")))
-    with open(stem + ".npy.partial", "wb") as file:
-        np.save(file, images)
-    os.replace(stem + ".npy.partial", stem + ".npy")
-    with open(stem + ".jsonl.partial", "w", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
-    os.replace(stem + ".jsonl.partial", stem + ".jsonl")
+    file = io.BytesIO()
+    np.save(file, images)
+    write_whole(stem + ".npy", file.getvalue())
+    write_whole(stem + ".jsonl", ("\n".join(lines) + "\n").encode())
     return count
 
 
@@ -169,9 +157,7 @@ def _render(folder: Path, manifest: dict[str, Any], scenes: int, workers: int, p
     if needed > free:
         raise TabletopError(f"{folder}: {scenes} scenes need {needed / 1e9:.1f} GB more, "
                             f"but the disk has only {free / 1e9:.1f} GB free")
-    partial = folder / (MANIFEST + ".partial")
-    partial.write_text(json.dumps({**manifest, "scenes": scenes}, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps({**manifest, "scenes": scenes}, indent=1).encode() + b"\n")
     if missing:
         _render_missing(folder, missing, manifest["split"], manifest["seed"], scenes, workers,
                         (manifest["width"], manifest["height"]), preprocess)
@@ -209,7 +195,7 @@ def _check_manifest(folder: Path, wanted: dict[str, Any]) -> None:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise TabletopError(f"{path}: {error}, expected the manifest of rendered scenes") from error
 

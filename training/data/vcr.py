@@ -7,47 +7,41 @@ is which, so the two are aligned number by number. Texts that do not align are l
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
+from ros_gpt4roi.configuration import setting
+from ros_gpt4roi.regular_file import read_json
 from training.data import templates
 from training.data.coco_format import declared_size
 from training.data.grouping import GroupedItems
-from training.data.record import Record, RecordError, Round, explain
+from training.data.record import Filtered, Record, Round
 from training.data.report import Report
-from training.data.source import Source, boxes_array, find_image, image_size
+from training.data.source import Source, SourceOptions, boxes_array, find_image, image_size
 from training.data.texts import plain, readable, sentence
 
-FORMS = ("all", "single", "multi", "answer", "rationale")
+CHOICES = ("answer", "rationale")  # forms of multiple choice
 _NUMBER = re.compile(r"\d+")
 
 
-@dataclass(frozen=True)
-class VcrOptions:
-    """annotations: train.jsonl or val.jsonl. images: vcr1images. max_regions: objects an image may have.
+@dataclass(frozen=True, kw_only=True)
+class VcrOptions(SourceOptions):
+    """Options of VCR; its annotations are train.jsonl or val.jsonl, its images vcr1images."""
 
-    form: "all" lists every object of the image before the question; "single" and "multi" mark only the one, or the
-    several, that the question names; "answer" and "rationale" are the multiple-choice forms Q→A and QA→R.
-    per_visit: questions about one image that make one visit; an image with more makes several.
-    """
-
-    annotations: Path
-    images: tuple[Path, ...]
-    form: str
-    max_regions: int = 100
-    per_visit: int = 4
-
-    def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise RecordError(f"vcr: form is {self.form!r}, expected one of {', '.join(FORMS)}")
+    form: str = setting(dataclasses.MISSING, "all lists every object of the image before the question; single and "
+                        "multi mark only the one, or the several, that the question names; answer and rationale are "
+                        "the multiple-choice forms Q→A and QA→R.", choices=("all", "single", "multi", *CHOICES))
+    max_regions: int = setting(100, "Objects that an image may have.", at_least=1)
+    per_visit: int = setting(4, "Questions about one image that make one visit; an image with more makes several.",
+                             at_least=1)
 
 
 class Vcr(Source):
@@ -58,43 +52,32 @@ class Vcr(Source):
 
     @override
     def scan(self, report: Report) -> Iterator[dict[str, Any]]:
-        with GroupedItems() as grouped:
-            for image, question in self._questions(report):
-                # The objects belong to the image, but nothing in the format says so.
-                grouped.add(json.dumps(image), question)
-            for image, items in grouped.groups():
-                for begin in range(0, len(items), self.options.per_visit):
-                    yield json.loads(image) | {"items": items[begin:begin + self.options.per_visit]}
-
-    def _questions(self, report: Report) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        choosing = self.options.form in ("answer", "rationale")
+        options = self.options
         # Questions about one image follow one another.
         locate = lru_cache(maxsize=1)(partial(self._locate, report))
-        with self.options.annotations.open("rb") as file:
+        with GroupedItems() as grouped, options.annotations.open("rb") as file:
             for number, line in enumerate(file, 1):
                 report.read += 1
-                try:
+                with report.item(f"{options.annotations.name}:{number}"):
                     item = json.loads(line)
                     image = self._objects(item, *locate(item["img_fn"], item["metadata_fn"]))
-                    question = choices(item) if choosing else texts(item)
-                except _Unaligned as error:
-                    report.filter(str(error))
-                    continue
-                except (ValueError, KeyError, TypeError, IndexError, OSError, RecursionError) as error:
-                    report.fail(f"{self.options.annotations.name}:{number}: {explain(error)}")
-                    continue
-                reason = "" if choosing else self._filtered(question)
-                if len(image["boxes"]) > self.options.max_regions:
-                    reason = f"more than {self.options.max_regions} objects"
-                if reason:
-                    report.filter(reason)
-                else:
-                    yield image, {"id": item.get("annot_id", item["img_fn"])} | question
+                    question = choices(item) if options.form in CHOICES else texts(item)
+                    if len(image["boxes"]) > options.max_regions:
+                        raise Filtered(f"more than {options.max_regions} objects")
+                    self._check_form(question)
+                    # The objects belong to the image, but nothing in the format says so.
+                    grouped.add(json.dumps(image), {"id": item.get("annot_id", item["img_fn"])} | question)
+            for image, items in grouped.groups():
+                for begin in range(0, len(items), options.per_visit):
+                    yield json.loads(image) | {"items": items[begin:begin + options.per_visit]}
 
     def _locate(self, report: Report, image: str, metadata: str) -> tuple[str, tuple[int, int], np.ndarray]:
         """Path, size and boxes of an image."""
         path = find_image(self.options.images, image)
-        objects = json.loads(Path(find_image(self.options.images, metadata)).read_bytes())
+        try:
+            objects = read_json(find_image(self.options.images, metadata))
+        except OSError as error:
+            raise ValueError(f"{metadata}: {error}") from error
         size = image_size(path, declared_size(objects), report)
         return path, size, np.asarray(objects["boxes"], np.float64)
 
@@ -111,21 +94,20 @@ class Vcr(Source):
         clipped = boxes[:, :4].clip(0, (*size, *size)).round(3)
         return {"image": path, "size": size, "boxes": clipped.tolist(), "names": names}
 
-    def _filtered(self, question: dict[str, Any]) -> str:
-        """Why a question does not suit the form, or "" where it does."""
+    def _check_form(self, question: dict[str, Any]) -> None:
+        """Raises Filtered where a question does not suit the form."""
         form = self.options.form
-        if form == "all":
-            return ""
+        if form not in ("single", "multi"):
+            return
         asked, answered = mentioned(question["question"]), mentioned(question["answer"])
         if form == "single" and len(asked) != 1:
-            return "question not about one object"
+            raise Filtered("question not about one object")
         if form == "multi" and len(asked) < 2:
-            return "question not about several objects"
+            raise Filtered("question not about several objects")
         if not answered:
-            return "answer names no object"
+            raise Filtered("answer names no object")
         if not set(answered) <= set(asked):
-            return "answer names an object the question does not"
-        return ""
+            raise Filtered("answer names an object the question does not")
 
     def choices(self, position: int) -> list[Choice]:
         """The multiple-choice questions of one visit (forms "answer" and "rationale")."""
@@ -134,7 +116,7 @@ class Vcr(Source):
 
     @override
     def records(self, position: int, rng: np.random.Generator) -> list[Record]:
-        if self.options.form in ("answer", "rationale"):
+        if self.options.form in CHOICES:
             return [choice.record for choice in self.choices(position)]
         entry = self.index[position]
         # Listing the objects again before a second question would say nothing new.
@@ -163,14 +145,10 @@ class Vcr(Source):
         return Record(entry["image"], boxes, tuple(rounds), f"vcr {item['id']}")
 
 
-class _Unaligned(ValueError):
-    """The string and the token list of a text hold different numbers."""
-
-
 def texts(item: dict[str, Any]) -> dict[str, str]:
     """Question, answer and rationale, each reference to object K (1-based) written `{K}`."""
     count = len(item["objects"])
-    for name in ("answer", "rationale"):
+    for name in CHOICES:
         if not 0 <= item[f"{name}_label"] < len(item[f"{name}_choices"]):
             raise ValueError(f"{name}_label is {item[f'{name}_label']} among {len(item[f'{name}_choices'])} choices")
     pairs = {
@@ -185,7 +163,7 @@ def align(text: str, tokens: Sequence[Any], count: int) -> str:
     """``text`` with its object numbers as `{K}`, other numbers untouched.
 
     tokens: the token list of the same text. count: objects in the image.
-    Raises _Unaligned where the numbers differ, ValueError where an index is out of range.
+    Raises Filtered where the numbers differ, ValueError where an index is out of range.
     """
     if not isinstance(tokens, list):
         raise ValueError(f"token list is {tokens!r}")
@@ -197,15 +175,15 @@ def align(text: str, tokens: Sequence[Any], count: int) -> str:
             # The list may have been sorted while the text says "3 and 1".
             here = values[len(references):len(references) + len(token)]
             if sorted(here) != sorted(1 + index for index in _indices(token, count)):
-                raise _Unaligned("string and token list differ")
+                raise Filtered("string and token list differ")
             references += [True] * len(token)
         else:
             for number in _NUMBER.findall(str(token)):
                 if values[len(references):len(references) + 1] != [int(number)]:
-                    raise _Unaligned("string and token list differ")
+                    raise Filtered("string and token list differ")
                 references.append(False)
     if len(references) != len(found):
-        raise _Unaligned("string and token list differ")
+        raise Filtered("string and token list differ")
     pieces, end = [], 0
     for match, is_object in zip(found, references, strict=True):
         pieces += [_escape(text[end:match.start()]), f"{{{int(match.group())}}}" if is_object else match.group()]
@@ -246,7 +224,7 @@ def choices(item: dict[str, Any]) -> dict[str, Any]:
     """Question, answers and rationales with `{K}` for object K, from the token lists (indices there are 0-based)."""
     count = len(item["objects"])
     entry: dict[str, Any] = {"question": untokenise(item["question"], count), "options": {}, "labels": {}}
-    for form in ("answer", "rationale"):
+    for form in CHOICES:
         options, label = item[f"{form}_choices"], item[f"{form}_label"]
         if len(options) != len(templates.LETTERS) or not 0 <= label < len(options):
             raise ValueError(f"{len(options)} {form} choices with label {label}, expected four")

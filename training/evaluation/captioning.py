@@ -11,6 +11,7 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocoevalcap.bleu.bleu import Bleu
@@ -20,7 +21,7 @@ from typing_extensions import override
 
 from training.data.record import Record, Round
 from training.data.refcoco import RefCoco, RefCocoOptions
-from training.data.source import Shared, boxes_array
+from training.data.source import Shared, Source, boxes_array
 from training.data.visual_genome import VisualGenome, VisualGenomeOptions
 from training.evaluation.base import Benchmark, Item, Scores
 
@@ -36,21 +37,27 @@ def tokenise(text: str) -> str:
     return " ".join(words) or "<empty>"
 
 
-def caption_scores(references: Sequence[Sequence[str]], texts: Sequence[str]) -> tuple[dict[str, float], np.ndarray]:
+def caption_scores(references: Sequence[Sequence[str]],
+                   texts: Sequence[str]) -> tuple[dict[str, float | None], np.ndarray]:
     """Corpus scores × 100, as papers print them, and each text's CIDEr-D (0 to 10).
 
     references: for every text its right captions. CIDEr-D weighs words by how rare they are among these references, so
     it means little for a handful of items, and nothing for one.
     """
-    truth = {place: [tokenise(caption) for caption in captions] for place, captions in enumerate(references)}
-    said = {place: [tokenise(text)] for place, text in enumerate(texts)}
+    truth, said = _tokenised(references, texts)
     cider, each = Cider().compute_score(truth, said)
     bleu, _ = Bleu(4).compute_score(truth, said, verbose=0)
     rouge, _ = Rouge().compute_score(truth, said)
     return {"CIDEr-D": 100 * float(cider), "BLEU-4": 100 * float(bleu[3]), "ROUGE-L": 100 * float(rouge)}, each
 
 
-def java_scores(references: Sequence[Sequence[str]], texts: Sequence[str], spice: bool) -> dict[str, float]:
+def _tokenised(references: Sequence[Sequence[str]],
+               texts: Sequence[str]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    truth = {place: [tokenise(caption) for caption in captions] for place, captions in enumerate(references)}
+    return truth, {place: [tokenise(text)] for place, text in enumerate(texts)}
+
+
+def java_scores(references: Sequence[Sequence[str]], texts: Sequence[str], spice: bool) -> dict[str, float | None]:
     """METEOR, and SPICE where asked for, × 100.
 
     Raises:
@@ -66,39 +73,41 @@ def java_scores(references: Sequence[Sequence[str]], texts: Sequence[str], spice
     if spice and not parser.is_file():
         raise RuntimeError(f"SPICE needs {parser.name} and stanford-corenlp-3.6.0-models.jar in {parser.parent}: they "
                            "are in stanford-corenlp-full-2015-12-09.zip from https://nlp.stanford.edu/software/")
-    truth = {place: [tokenise(caption) for caption in captions] for place, captions in enumerate(references)}
-    said = {place: [tokenise(text)] for place, text in enumerate(texts)}
-    scores = {"METEOR": 100 * float(Meteor().compute_score(truth, said)[0])}
-    if spice:
-        scores["SPICE"] = 100 * float(spice_scorer.Spice().compute_score(truth, said)[0])
-    return scores
+    scorers = {"METEOR": Meteor, **({"SPICE": spice_scorer.Spice} if spice else {})}
+    truth, said = _tokenised(references, texts)
+    return {name: 100 * float(scorer().compute_score(truth, said)[0]) for name, scorer in scorers.items()}
 
 
 class _Captioning(Benchmark):
     """Regions of a data set, each asked about by itself."""
 
-    def __init__(self, question: str, java: bool, spice: bool):
+    def __init__(self, annotations: Path, images: tuple[Path, ...], cache: Path, question: str = QUESTION,
+                 java: bool = False, spice: bool = False):
+        self.source = self.open(annotations, images, Shared(cache))
         self.question, self.java, self.spice = question, java, spice
 
     @abstractmethod
-    def regions(self) -> Iterator[tuple[str, list[float], list[str]]]:
-        """(image, box, its captions) of every region."""
+    def open(self, annotations: Path, images: tuple[Path, ...], shared: Shared) -> Source:
+        """The data set, whose entries have "pairs" of a box and a caption."""
+
+    def references(self, pairs: list[Any]) -> Iterator[tuple[list[float], list[str]]]:
+        """The box and the right captions of every region of an image."""
+        return ((box, [caption]) for box, caption in pairs)
 
     @override
     def items(self) -> Iterator[Item]:
-        for image, box, captions in self.regions():
-            turn = Round(self.question, captions[0], "description")
-            yield Item(Record(image, boxes_array([box]), (turn,), f"{self.name} {image}"), tuple(captions))
+        for entry in self.source.entries():
+            for box, captions in self.references(entry["pairs"]):
+                turn = Round(self.question, captions[0], "description")
+                record = Record(entry["image"], boxes_array([box]), (turn,), f"{self.name} {entry['image']}")
+                yield Item(record, tuple(captions))
 
     @override
     def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         references = [item.references for item in items]
-        metrics: dict[str, float | None] = {"METEOR": None, "SPICE": None}
         scores, each = caption_scores(references, texts)
-        metrics |= scores
-        if self.java:
-            metrics |= java_scores(references, texts, self.spice)
-        return metrics, each / 10
+        java = java_scores(references, texts, self.spice) if self.java else {}
+        return {"METEOR": None, "SPICE": None, **scores, **java}, each / 10
 
 
 class VisualGenomeCaptioning(_Captioning):
@@ -108,17 +117,9 @@ class VisualGenomeCaptioning(_Captioning):
     protocol = ("Visual Genome validation, ground-truth boxes, one region a question, its one phrase as reference; "
                 "CIDEr-D, BLEU-4, ROUGE-L (and METEOR) of pycocoevalcap")
 
-    def __init__(self, annotations: Path, images: tuple[Path, ...], cache: Path, question: str = QUESTION,
-                 java: bool = False, spice: bool = False):
-        super().__init__(question, java, spice)
-        self.source = VisualGenome(VisualGenomeOptions(annotations, images), Shared(cache))
-
     @override
-    def regions(self) -> Iterator[tuple[str, list[float], list[str]]]:
-        for place in range(len(self.source)):
-            entry = self.source.index[place]
-            for box, phrase in entry["pairs"]:
-                yield entry["image"], box, [phrase]
+    def open(self, annotations: Path, images: tuple[Path, ...], shared: Shared) -> Source:
+        return VisualGenome(VisualGenomeOptions(annotations, images), shared)
 
 
 class RefCocogCaptioning(_Captioning):
@@ -128,18 +129,14 @@ class RefCocogCaptioning(_Captioning):
     protocol = ("RefCOCOg validation (UMD), ground-truth boxes, one object a question, all its expressions as "
                 "references; CIDEr-D, BLEU-4, ROUGE-L (and METEOR) of pycocoevalcap")
 
-    def __init__(self, annotations: Path, images: tuple[Path, ...], cache: Path, question: str = QUESTION,
-                 java: bool = False, spice: bool = False):
-        super().__init__(question, java, spice)
+    @override
+    def open(self, annotations: Path, images: tuple[Path, ...], shared: Shared) -> Source:
         # Short expressions are references too.
-        self.source = RefCoco(RefCocoOptions(annotations, images, "refcocog", min_words=1), Shared(cache))
+        return RefCoco(RefCocoOptions(annotations, images, dataset="refcocog", min_words=1), shared)
 
     @override
-    def regions(self) -> Iterator[tuple[str, list[float], list[str]]]:
-        for place in range(len(self.source)):
-            entry = self.source.index[place]
-            captions: dict[tuple[float, ...], list[str]] = {}
-            for box, sentence in entry["pairs"]:
-                captions.setdefault(tuple(box), []).append(sentence)
-            for box, sentences in captions.items():
-                yield entry["image"], list(box), sentences
+    def references(self, pairs: list[Any]) -> Iterator[tuple[list[float], list[str]]]:
+        captions: dict[tuple[float, ...], list[str]] = {}
+        for box, sentence in pairs:
+            captions.setdefault(tuple(box), []).append(sentence)
+        return ((list(box), sentences) for box, sentences in captions.items())

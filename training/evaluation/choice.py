@@ -11,11 +11,11 @@ from typing_extensions import override
 
 from training.data import templates
 from training.data.coco_format import stream
-from training.data.record import Record, RecordError, Round, explain
+from training.data.record import Record, Round
 from training.data.source import Shared, boxes_array, find_image
 from training.data.texts import plain
-from training.data.vcr import Choice, Vcr, VcrOptions
-from training.evaluation.base import Benchmark, Item, Scores
+from training.data.vcr import CHOICES, Vcr, VcrOptions
+from training.evaluation.base import Benchmark, Item, Scores, per_cent
 
 _BRACKETED = re.compile(r"\(([A-D])\)")
 _LEADING = re.compile(r"^\W*([A-D])(?:[).:,]|\s*$)")
@@ -42,6 +42,14 @@ def _bare(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
+def pair_scores(right: np.ndarray) -> Scores:
+    """VCR's three accuracies, per cent, of items that alternate: a question's answer, then its rationale."""
+    # A limit may cut a pair; its answer then has no rationale to be counted with.
+    answers, rationales = right[0::2], right[1::2]
+    both = answers[:len(rationales)] * rationales
+    return {"Q→A": per_cent(answers), "QA→R": per_cent(rationales), "Q→AR": per_cent(both)}, right
+
+
 class VcrChoice(Benchmark):
     """Q→A and QA→R are asked apart; Q→AR counts a question whose answer and rationale are both right.
 
@@ -54,28 +62,19 @@ class VcrChoice(Benchmark):
 
     def __init__(self, annotations: Path, images: tuple[Path, ...], cache: Path):
         self.answers, self.rationales = (
-            Vcr(VcrOptions(annotations, images, form), Shared(cache)) for form in ("answer", "rationale")
-        )
-        self._choices: list[Choice] = []
+            Vcr(VcrOptions(annotations, images, form=form), Shared(cache)) for form in CHOICES)
 
     @override
     def items(self) -> Iterator[Item]:
-        self._choices = []
         for place in range(len(self.answers)):
             for pair in zip(self.answers.choices(place), self.rationales.choices(place), strict=True):
                 for choice in pair:
-                    self._choices.append(choice)
-                    yield Item(choice.record, (choice.record.rounds[-1].answer,))
+                    yield Item(choice.record, (choice.record.rounds[-1].answer,), choice)
 
     @override
     def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
-        right = np.asarray([chosen(text, choice.options) == choice.label for text, choice in zip(texts, self._choices)])
-        # A limit may cut a pair; its answer then has no rationale to be counted with.
-        answers, rationales = right[0::2], right[1::2]
-        both = answers[:len(rationales)] & rationales
-        return {
-            "Q→A": _per_cent(answers), "QA→R": _per_cent(rationales), "Q→AR": _per_cent(both),
-        }, right.astype(float)
+        right = [chosen(text, item.truth.options) == item.truth.label for item, text in zip(items, texts)]
+        return pair_scores(np.asarray(right, float))
 
 
 class Visual7W(Benchmark):
@@ -85,49 +84,37 @@ class Visual7W(Benchmark):
     protocol = "Visual-7W pointing, test split: which of four boxes answers the question; accuracy in per cent"
 
     def __init__(self, annotations: Path, images: tuple[Path, ...], split: str = "test"):
-        self.annotations, self.images, self.split = Path(annotations), images, split
-        self._labels: list[int] = []
+        self.annotations, self.images, self.split = annotations, images, split
 
     @override
     def items(self) -> Iterator[Item]:
-        self._labels = []
-        try:
-            boxes = {
-                box["box_id"]: [box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]]
-                for box in stream(self.annotations, "boxes.item")
-            }
-            pairs = [(image, pair) for image in stream(self.annotations, "images.item")
-                     if image["split"] == self.split for pair in image["qa_pairs"]]
-        except (KeyError, TypeError) as error:
-            raise RecordError(f"{self.annotations}: an entry {explain(error)}") from error
-        for image, pair in pairs:
-            yield self._item(image, pair, boxes)
+        boxes: dict[int, list[float]] = {}
+        for box in stream(self.annotations, "boxes.item"):
+            with self.report.item(f"{self.annotations}: a box"):
+                boxes[box["box_id"]] = [box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]]
+        for image in stream(self.annotations, "images.item"):
+            with self.report.item(f"{self.annotations}: an image"):
+                for pair in image["qa_pairs"] if image["split"] == self.split else ():
+                    with self.report.item(f"visual7w {pair['qa_id']}"):
+                        yield self._item(image, pair, boxes)
 
     def _item(self, image: dict, pair: dict, boxes: dict[int, list[float]]) -> Item:
-        where = f"visual7w {pair.get('qa_id')}"
-        try:
-            candidates = [pair["answer"], *pair["multiple_choices"]]
-            if len(candidates) != len(templates.LETTERS):
-                raise ValueError(f"{len(candidates)} candidates, expected four")
-            order = np.random.default_rng(pair["qa_id"]).permutation(len(candidates))
-            label = order.tolist().index(0)
-            listing = templates.options_text([f"<region{number}>" for number in range(1, 5)])
-            text = _POINT.format(regions=templates.region_list(range(1, 5)),
-                                 question=plain(pair["question"], "question"), options=listing)
-            array = boxes_array([boxes[candidates[place]] for place in order])
-            path = find_image(self.images, image["filename"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecordError(f"{where}: {explain(error)}") from error
+        candidates = [pair["answer"], *pair["multiple_choices"]]
+        if len(candidates) != len(templates.LETTERS):
+            raise ValueError(f"{len(candidates)} candidates, expected four")
+        order = np.random.default_rng(pair["qa_id"]).permutation(len(candidates))
+        label = order.tolist().index(0)
+        listing = templates.options_text([f"<region{number}>" for number in range(1, 5)])
+        text = _POINT.format(regions=templates.region_list(range(1, 5)),
+                             question=plain(pair["question"], "question"), options=listing)
+        array = boxes_array([boxes[candidates[place]] for place in order])
         answer = f"({templates.LETTERS[label]})"
-        self._labels.append(label)
-        return Item(Record(path, array, (Round(text, answer, "pointing"),), where), (answer,))
+        record = Record(find_image(self.images, image["filename"]), array, (Round(text, answer, "pointing"),),
+                        f"visual7w {pair['qa_id']}")
+        return Item(record, (answer,), label)
 
     @override
     def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         options = [f"region {number}" for number in range(1, 5)]
-        right = np.asarray([chosen(text, options) == label for text, label in zip(texts, self._labels)])
-        return {"accuracy": _per_cent(right)}, right.astype(float)
-
-
-def _per_cent(right: np.ndarray) -> float | None:
-    return 100 * float(right.mean()) if len(right) else None
+        right = np.asarray([chosen(text, options) == item.truth for item, text in zip(items, texts)], float)
+        return {"accuracy": per_cent(right)}, right

@@ -13,7 +13,7 @@ from training.data import templates
 from training.data.coco import Coco, CocoOptions
 from training.data.record import Record, Round
 from training.data.source import Shared, boxes_array
-from training.evaluation.base import Benchmark, Item, Scores
+from training.evaluation.base import Benchmark, Item, Scores, per_cent
 from training.evaluation.semantic import clean
 
 
@@ -40,9 +40,8 @@ def class_scores(truth: Sequence[str], said: Sequence[str | None]) -> tuple[dict
     for name, value in zip(truth, right):
         classes[name].append(value)
     return {
-        "accuracy": 100 * float(right.mean()),
-        "mean class accuracy": 100 * float(np.mean([np.mean(values) for values in classes.values()])),
-        "unnamed": 100 * float(np.mean([name is None for name in said])),
+        "accuracy": per_cent(right), "unnamed": per_cent([name is None for name in said]),
+        "mean class accuracy": per_cent([np.mean(values) for values in classes.values()]),
     }, right
 
 
@@ -60,8 +59,7 @@ class CocoClassification(Benchmark):
     def items(self) -> Iterator[Item]:
         names = self.source.names
         question = templates.CATEGORY_TASK.format(names=", ".join(names)) + "<box1>"
-        for place in range(len(self.source)):
-            entry = self.source.index[place]
+        for entry in self.source.entries():
             for box, label in zip(entry["boxes"], entry["labels"], strict=True):
                 turn = Round(question, names[label], "category")
                 yield Item(Record(entry["image"], boxes_array([box]), (turn,), f"coco {entry['id']}"), (names[label],))

@@ -12,11 +12,11 @@ import numpy as np
 from typing_extensions import override
 
 from training.data.coco import Coco, CocoOptions
-from training.data.record import Record, RecordError, Round, explain
+from training.data.record import Record, RecordError, Round
 from training.data.source import Shared, boxes_array, find_image
 from training.data.templates import with_article
 from training.data.texts import plain
-from training.evaluation.base import Benchmark, Item, Scores
+from training.evaluation.base import Benchmark, Item, Scores, per_cent
 
 SAMPLINGS = ("random", "popular", "adversarial")
 PER_IMAGE = 3
@@ -47,8 +47,8 @@ def yes_no_scores(truth: Sequence[bool], said: Sequence[bool | None]) -> tuple[d
     if precision is not None and recall is not None:
         f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     return {
-        "accuracy": 100 * float(right.mean()), "precision": precision, "recall": recall, "F1": f1,
-        "yes": 100 * float(yes.mean()), "hallucination rate": share(~there & yes, ~there),
+        "accuracy": per_cent(right), "precision": precision, "recall": recall, "F1": f1,
+        "yes": per_cent(yes), "hallucination rate": share(~there & yes, ~there),
     }, right
 
 
@@ -66,20 +66,18 @@ class Pope(_YesNo):
     protocol = "POPE questions on COCO val2014; accuracy, precision, recall and F1 of yes, share of yes, per cent"
 
     def __init__(self, annotations: Path, images: tuple[Path, ...]):
-        self.annotations, self.images = Path(annotations), images
+        self.annotations, self.images = annotations, images
 
     @override
     def items(self) -> Iterator[Item]:
         with self.annotations.open("rb") as file:
             for number, line in enumerate(file, 1):
-                try:
+                with self.report.item(f"{self.annotations}:{number}"):
                     item = json.loads(line)
                     if item["label"] not in ("yes", "no"):
                         raise ValueError(f"label is {item['label']!r}, expected yes or no")
                     path, text = find_image(self.images, item["image"]), plain(item["text"], "text")
-                except (KeyError, TypeError, ValueError) as error:
-                    raise RecordError(f"{self.annotations}:{number}: {explain(error)}") from error
-                yield _item(path, text, item["label"], self.name)
+                    yield _item(path, text, item["label"], self.name)
 
 
 class CocoPresence(_YesNo):
@@ -104,7 +102,7 @@ class CocoPresence(_YesNo):
     @override
     def items(self) -> Iterator[Item]:
         names = self.source.names
-        shown = [sorted(set(self.source.index[place]["labels"])) for place in range(len(self.source))]
+        shown = [sorted(set(entry["labels"])) for entry in self.source.entries()]
         often = Counter(label for labels in shown for label in labels)
         together = np.zeros((len(names), len(names)), np.int64)
         for labels in shown:

@@ -35,14 +35,16 @@ class EvaluationConfig(Configuration):
     benchmarks: tuple[dict[str, Any], ...] = setting(MISSING, "Each with its `type` and arguments, see registry.py.")
     list_regions: bool = setting(True, "Introduce all regions of an image before the first question, as the robot "
                                        "does; false for a model that was not trained so.")
+    malformed_limit: int = setting(100, "Items and pictures of each benchmark that may be unreadable; they are named, "
+                                        "counted and left out.", at_least=0)
 
 
 def model_answers(pipeline: Pipeline, list_regions: bool, max_new_tokens: int | None) -> Answer:
-    """Greedy answers; neighbouring records of the same image and boxes are encoded and decoded together."""
+    """Greedy answers; the image is encoded once, and its questions are decoded together."""
 
-    def about_one(records: Sequence[Record]) -> list[str]:
+    def answer(records: Sequence[Record]) -> list[str]:
         first = records[0]
-        pixels = first.image if isinstance(first.image, np.ndarray) else read_image(Path(first.image))
+        pixels = first.image if isinstance(first.image, np.ndarray) else read_image(first.image)
         conversations = [[*((turn.question, turn.answer) for turn in record.rounds[:-1]),
                           (record.rounds[-1].question, None)] for record in records]
         try:
@@ -51,24 +53,7 @@ def model_answers(pipeline: Pipeline, list_regions: bool, max_new_tokens: int | 
         except EvaluationError as error:
             raise EvaluationError(f"{first.source}: {error}") from error
 
-    def about_all(records: Sequence[Record]) -> list[str]:
-        texts: list[str] = []
-        begin = 0
-        while begin < len(records):
-            end = begin + 1
-            while end < len(records) and _same_picture(records[begin], records[end]):
-                end += 1
-            texts += about_one(records[begin:end])
-            begin = end
-        return texts
-
-    return about_all
-
-
-def _same_picture(a: Record, b: Record) -> bool:
-    if isinstance(a.image, np.ndarray) or isinstance(b.image, np.ndarray):
-        return a.image is b.image and np.array_equal(a.boxes, b.boxes)
-    return str(a.image) == str(b.image) and np.array_equal(a.boxes, b.boxes)
+    return answer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +78,8 @@ def run(options: argparse.Namespace) -> int:
     for number, values in enumerate(tqdm(config.benchmarks, unit=" benchmarks")):
         try:
             benchmark = open_benchmark(values, f"{options.config}: benchmarks[{number}]")
-            results.append(run_benchmark(benchmark, answer, options.limit))
+            results.append(run_benchmark(benchmark, answer, options.limit,
+                                         malformed_limit=config.malformed_limit))
         except (RecordError, ValueError) as error:
             raise EvaluationError(f"{values.get('type')}: {error}") from error
     facts = {

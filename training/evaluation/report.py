@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw
 
-from ros_gpt4roi.image_file import read_image
+from ros_gpt4roi.image_file import ImageFileError, read_image
 from training.data.record import references
 from training.evaluation.base import Result, Scored
 
@@ -25,8 +25,9 @@ _PICTURE = 360
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; } th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child { text-align: left; } .ours { font-weight: 600; } .protocol, .facts { color: #666; }
+table { border-collapse: collapse; } td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
+td:first-child { text-align: left; } td:nth-child(2), tr:first-child { font-weight: 600; }
+.protocol, .facts { color: #666; }
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1.2rem; }
 figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; overflow: hidden; }
 figure img { width: 100%; display: block; } figcaption { padding: .6rem .8rem; overflow-wrap: anywhere; }
@@ -53,7 +54,7 @@ def write_report(results: Sequence[Result], out: Path, facts: Mapping[str, Any],
         "facts": dict(facts),
         "results": [{
             "name": result.name, "protocol": result.protocol, "metrics": result.metrics,
-            "published": published.get(result.name, {}),
+            "published": published.get(result.name, {}), "malformed": result.malformed, "errors": list(result.errors),
             "cases": [_plain_case(case) for case in result.cases],
         } for result in results],
     }, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -65,13 +66,10 @@ def table(results: Sequence[Result], published: Mapping[str, Mapping[str, Mappin
     """A block a benchmark: its protocol, then a line a metric with our figure and the published ones."""
     lines = []
     for result in results:
-        others = published.get(result.name, {})
         lines += [result.name, f"  {result.protocol}"]
-        lines.append(f"  {'':<22}{'this model':>12}" + "".join(f"{name:>20}" for name in others))
-        for metric, value in result.metrics.items():
-            row = "".join(f"{_figure(other.get(metric)):>20}" for other in others.values())
-            lines.append(f"  {metric:<22}{_figure(value):>12}{row}")
-        lines.append("")
+        lines += [f"  {metric:<22}{ours:>12}" + "".join(f"{other:>20}" for other in others)
+                  for metric, ours, *others in _rows(result, published)]
+        lines += [*(f"  {line}" for line in _left_out(result)), ""]
     return "\n".join(lines).rstrip()
 
 
@@ -84,14 +82,9 @@ def page(results: Sequence[Result], published: Mapping[str, Mapping[str, Mapping
         "<p class=facts>" + "<br>".join(f"{_escape(name)}: {_escape(value)}" for name, value in facts.items()) + "</p>",
     ]
     for result in results:
-        others = published.get(result.name, {})
-        heads = "".join(f"<th>{_escape(name)}" for name in others)
-        parts.append(f"<h2>{_escape(result.name)}</h2><p class=protocol>{_escape(result.protocol)}</p>")
-        parts.append(f"<table><tr><th><th>this model{heads}")
-        for metric, value in result.metrics.items():
-            cells = "".join(f"<td>{_figure(other.get(metric))}" for other in others.values())
-            parts.append(f"<tr><td>{_escape(metric)}<td class=ours>{_figure(value)}{cells}")
-        parts.append("</table>")
+        parts.append(f"<h2>{_escape(result.name)}</h2><p class=protocol>{_escape(result.protocol)}</p><table>")
+        parts += ["<tr><td>" + "<td>".join(map(_escape, row)) for row in _rows(result, published)]
+        parts += ["</table>", *(f"<p class=source>{_escape(line)}</p>" for line in _left_out(result))]
         order = sorted(result.cases, key=lambda case: case.score)
         shown = [("The worst", order[:worst], ""), ("Some of the best", order[worst:][::-1][:3], "good")]
         for title, cases, kind in shown:
@@ -100,13 +93,30 @@ def page(results: Sequence[Result], published: Mapping[str, Mapping[str, Mapping
     return "\n".join(parts) + "\n</html>\n"
 
 
+def _rows(result: Result, published: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[list[str]]:
+    """The heads, then a row a metric."""
+    others = published.get(result.name, {})
+    return [["", "this model", *others], *(
+        [metric, _figure(value), *(_figure(other.get(metric)) for other in others.values())]
+        for metric, value in result.metrics.items())]
+
+
+def _left_out(result: Result) -> list[str]:
+    lines = [f"left out as malformed: {result.malformed}; the first of them:", *result.errors]
+    return lines if result.malformed else []
+
+
 def _case(case: Scored) -> str:
     record = case.item.record
     earlier = [f"{_escape(turn.question)} — {_escape(turn.answer)}" for turn in record.rounds[:-1]]
     history = "".join(f"<p class=history>{turn}" for turn in earlier)
     right = " / ".join(case.item.references)
+    try:
+        image = f"<img alt='' src='{picture(case)}'>"
+    except ImageFileError as error:  # a file that could be read before is no reason to lose all figures
+        image = f"<p class=source>{_escape(error)}"
     return (
-        f"<figure><img alt='' src='{picture(case)}'><figcaption>{history}<p>{_escape(record.rounds[-1].question)}"
+        f"<figure>{image}<figcaption>{history}<p>{_escape(record.rounds[-1].question)}"
         f"<p class=said>{_escape(case.text or '(nothing)')}<p>right: {_escape(right)}"
         f"<p class=source>{_escape(record.source)}, score {case.score:.2f}</figcaption></figure>"
     )

@@ -5,7 +5,6 @@ Semantic similarity is the cosine of two sentence embeddings, semantic IoU the o
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,13 +14,14 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from typing_extensions import override
 
-from training.data.coco import categories, usable
-from training.data.coco_format import declared_size, read_coco
+from training.data.coco import categories
+from training.data.coco_format import Item as CocoItem
+from training.data.coco_format import locate_images, pick, read_coco, stream, usable_box
 from training.data.record import Record, RecordError, Round
-from training.data.report import Report
-from training.data.source import BoxFilter, boxes_array, find_image, image_size
+from training.data.segmentation import segmentation_region
+from training.data.source import BoxedOptions, boxes_array
 from training.data.texts import readable
-from training.evaluation.base import Benchmark, Item, Scores
+from training.evaluation.base import Benchmark, Item, Scores, per_cent
 
 QUESTION = "What is the category of <region1>? Answer with one word or phrase."
 # Texts → unit vectors float32 [N, D].
@@ -70,8 +70,7 @@ def semantic_scores(truth: Sequence[str], said: Sequence[str], embed: Embed | No
     if embed is not None:
         similarity = (embed([clean(text) for text in said]) * embed([clean(text) for text in truth])).sum(-1)
     return {
-        "semantic similarity": None if similarity is None else 100 * float(similarity.mean()),
-        "semantic IoU": 100 * float(overlap.mean()),
+        "semantic similarity": None if similarity is None else per_cent(similarity), "semantic IoU": per_cent(overlap),
     }, overlap if similarity is None else similarity
 
 
@@ -88,54 +87,51 @@ class Naming(Benchmark):
         self.name = f"{dataset}_naming"
         self.protocol = (f"{dataset.upper()} validation, true boxes, the category asked for in a word or phrase: "
                          "cosine of all-MiniLM-L6-v2 embeddings and IoU of words, × 100")
-        self.annotations, self.images, self.question = Path(annotations), images, question
+        self.question = question
+        self.options = BoxedOptions(annotations, images)
         self._embed = sentence_embedder(encoder) if encoder else None
 
     @override
     def items(self) -> Iterator[Item]:
-        for path, box, category in self._objects():
-            turn = Round(self.question, category, "naming")
-            yield Item(Record(path, boxes_array([box]), (turn,), f"{self.name} {path}"), (category,))
-
-    def _objects(self) -> Iterator[tuple[str, list[float], str]]:
-        report = Report(0)
-        with self.annotations.open("rb") as file:
+        annotations, report = self.options.annotations, self.report
+        with annotations.open("rb") as file:
             listed = file.read(64).lstrip().startswith(b"[")
-        if listed:
-            for image in json.loads(self.annotations.read_bytes()):
-                path = find_image(self.images, image["file_name"])
-                image_size(path, declared_size(image), report)
-                for category, annotation in zip(image["categories"], image["annotations"], strict=True):
-                    yield path, _box(annotation, image), readable(category.replace(":", " "))
-            return
-        names = categories(self.annotations)
+        names = {} if listed else categories(annotations)
+        groups = self._listed() if listed else self._joined()
+        for image in locate_images(self.name, self.options, groups, report):
+            for annotation in image.annotations:
+                with report.item(f"{image.where}: annotation {annotation.get('id')}"):
+                    if listed:
+                        box, category = _box(annotation, image.size), annotation["category"].replace(":", " ")
+                    else:
+                        box = usable_box(annotation, image.size, self.options.boxes, report)
+                        category = names[annotation["category_id"]]
+                    turn = Round(self.question, readable(category), "naming")
+                    record = Record(image.path, boxes_array([box]), (turn,), f"{self.name} {image.path}")
+                    yield Item(record, (turn.answer,))
+
+    def _listed(self) -> Iterator[tuple[list[CocoItem], list[CocoItem]]]:
+        for image in stream(self.options.annotations, "item"):
+            with self.report.item(str(self.options.annotations)):
+                found = pick(image, ("file_name", "categories", "annotations"), "image", "file_name")
+                pairs = zip(found["categories"], found["annotations"], strict=True)
+                yield ([{**found, "id": found["file_name"]}],
+                       [{**annotation, "category": category} for category, annotation in pairs])
+
+    def _joined(self) -> Iterator[tuple[list[CocoItem], list[CocoItem]]]:
         # LVIS names its images by their address at COCO only.
-        fields = (("coco_url",), ("bbox", "category_id"))
-        for (image,), annotations in read_coco(self.annotations, *fields, lambda item: item["id"], report):
-            path = find_image(self.images, image["coco_url"].rsplit("/", 1)[-1])
-            size = image_size(path, declared_size(image), report)
-            for annotation in annotations:
-                box = usable(annotation, size, BoxFilter(), report, self.name)
-                if annotation["category_id"] not in names:
-                    raise RecordError(f"{self.annotations}: annotation {annotation['id']} is of category "
-                                      f"{annotation['category_id']}, which the file does not list")
-                if box is not None:
-                    yield path, box, readable(names[annotation["category_id"]])
+        groups = read_coco(self.options.annotations, ("coco_url",), ("bbox", "category_id"), self.report)
+        for (image,), annotations in groups:
+            yield [{**image, "file_name": image["coco_url"].rpartition("/")[2]}], annotations
 
     @override
     def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         return semantic_scores([item.references[0] for item in items], texts, self._embed)
 
 
-def _box(annotation: dict, image: dict) -> list[float]:
+def _box(annotation: CocoItem, size: tuple[int, int]) -> Sequence[float]:
     """x1 y1 x2 y2 of an annotation, from its bbox or else its polygons or run-length mask."""
-    if "bbox" in annotation:
-        x, y, w, h = annotation["bbox"]
-    else:
-        from pycocotools import mask
-
-        shape = annotation["segmentation"]
-        if isinstance(shape, list):
-            shape = mask.merge(mask.frPyObjects(shape, image["height"], image["width"]))
-        x, y, w, h = mask.toBbox(shape).tolist()
-    return [x, y, x + w, y + h]
+    if "bbox" not in annotation:
+        return segmentation_region(annotation["segmentation"], size).box
+    x, y, w, h = annotation["bbox"]
+    return x, y, x + w, y + h

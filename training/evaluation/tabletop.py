@@ -53,24 +53,30 @@ class Asked:
     side: float = 0.0
 
 
+def ask_about_region(scene: Scene, task: str, place: int, rng: np.random.Generator) -> tuple[TextRound, ...]:
+    """A question about one region, by its name alone. place: the region's in the scene, from 0."""
+    others = frozenset(range(len(scene.objects))) - {place}
+    turns = ask(scene, task, rng, regions_only=True, described=others)
+    assert turns is not None  # every object can be asked about by itself
+    return turns
+
+
+def ask_about_scene(scene: Scene, task: str, rng: np.random.Generator, tries: int) -> list[tuple[TextRound, ...]]:
+    """The different questions of a task that so many tries find."""
+    found: dict[str, tuple[TextRound, ...]] = {}
+    for _ in range(tries):
+        turns = ask(scene, task, rng)
+        if turns:
+            found.setdefault(" ".join(turn.question for turn in turns), turns)
+    return list(found.values())
+
+
 def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[TextRound, ...]]:
     """The questions put about one scene; the last round of each is the question, those before it its history."""
-    everyone = frozenset(range(len(scene.objects)))
-    found: list[tuple[TextRound, ...]] = []
-    for i in sorted(everyone):
-        for task in PER_REGION:
-            turns = ask(scene, task, rng, regions_only=True, described=everyone - {i})
-            assert turns is not None  # every object can be asked about by itself
-            found.append(turns)
+    found = [ask_about_region(scene, task, place, rng) for place in range(len(scene.objects)) for task in PER_REGION]
     for task in SCORED_TASKS:
         if task not in PER_REGION:
-            texts: set[str] = set()
-            for _ in range(4 * QUESTIONS):
-                turns = ask(scene, task, rng)
-                text = "" if turns is None else " ".join(t.question for t in turns)
-                if turns is not None and text not in texts and len(texts) < QUESTIONS:
-                    texts.add(text)
-                    found.append(turns)
+            found += ask_about_scene(scene, task, rng, 4 * QUESTIONS)[:QUESTIONS]
     return found
 
 
@@ -124,37 +130,40 @@ def confusions(asked: Sequence[Asked], task: str, top: int = 8) -> list[list[Any
 
 def summary(asked: Sequence[Asked]) -> dict[str, Any]:
     """All figures of a set of answers, as they go into the JSON file. Fractions 0..1, None where nothing was asked."""
-    by_task = {task: [a for a in asked if a.turn.task == task] for task in (*SCORED_TASKS,)}
+    by_task = {task: [a for a in asked if a.turn.task == task] for task in SCORED_TASKS}
     low, high = BOX_SIDES
     bands = {f"under_{low:.0f}_px": (0.0, low), f"{low:.0f}_to_{high:.0f}_px": (low, high),
              f"over_{high:.0f}_px": (high, float("inf"))}
     figures: dict[str, Any] = {task: fraction(group) for task, group in by_task.items()}
-    figures["counts"] = {task: len(group) for task, group in by_task.items()}
-    figures["chance"] = {task: round(chance_level(a.turn for a in group), 4) if group else None
-                         for task, group in by_task.items()}
+    figures["counts"] = {**{task: len(group) for task, group in by_task.items()},
+                         "held_out": sum(a.held_out for a in by_task["kind"])}
+    figures["chance"] = {task: _chance(group) for task, group in by_task.items()}
     figures["image_prior"] = {task: image_prior(asked, task) for task in ATTRIBUTES}
     for task in ATTRIBUTES:
         figures[f"held_out_{task}"] = fraction(a for a in by_task[task] if a.held_out)
-    figures["counts"]["held_out"] = sum(a.held_out for a in by_task["kind"])
     figures["by_box"] = {
-        task: {band: {"fraction": fraction(group), "count": len(group)} for band, (least, most) in bands.items()
-               if (group := [a for a in by_task[task] if least <= a.side < most]) is not None}
-        for task in ("kind", "colour", "size", "material")}
+        task: {band: _cell([a for a in by_task[task] if least <= a.side < most])
+               for band, (least, most) in bands.items()} for task in ATTRIBUTES}
     # Where a question names no region, words and image tokens can be enough, also when the regions are hidden.
-    figures["by_reference"] = {}
+    figures["by_reference"] = {
+        task: {"regions": fraction(a for a in group if "<region" in a.turn.question),
+               "words": fraction(a for a in group if "<region" not in a.turn.question)}
+        for task, group in by_task.items()}
+    figures["forms"] = {}
     for task, group in by_task.items():
-        with_region = [a for a in group if "<region" in a.turn.question]
-        words = [a for a in group if "<region" not in a.turn.question]
-        figures["by_reference"][task] = {"regions": fraction(with_region), "words": fraction(words)}
-    forms: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for task, group in by_task.items():
-        for form in sorted({a.turn.form for a in group}):
-            chosen = [a for a in group if a.turn.form == form]
-            forms[task][form] = {"fraction": fraction(chosen), "count": len(chosen),
-                                 "chance": round(chance_level(a.turn for a in chosen), 4)}
-    figures["forms"] = dict(forms)
+        forms = {form: [a for a in group if a.turn.form == form] for form in sorted({a.turn.form for a in group})}
+        if forms:
+            figures["forms"][task] = {form: {**_cell(of), "chance": _chance(of)} for form, of in forms.items()}
     figures["confusions"] = {task: confusions(asked, task) for task in ATTRIBUTES}
     return figures
+
+
+def _cell(group: Sequence[Asked]) -> dict[str, Any]:
+    return {"fraction": fraction(group), "count": len(group)}
+
+
+def _chance(group: Sequence[Asked]) -> float | None:
+    return round(chance_level(a.turn for a in group), 4) if group else None
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -11,17 +11,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from typing_extensions import override
 
-from ros_gpt4roi.sim.tabletop.conversations import ask, permuted
+from ros_gpt4roi.sim.tabletop.conversations import permuted
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import KINDS, Scene
 from ros_gpt4roi.sim.tabletop.scoring import TextRound, meaning, score
 from training.data.record import Record, Round
-from training.evaluation.base import Benchmark, Item, Scores
+from training.evaluation.base import Benchmark, Item, Scores, per_cent
 from training.evaluation.captioning import caption_scores
+from training.evaluation.choice import pair_scores
 from training.evaluation.detection import class_scores, named
-from training.evaluation.grounding import region_said
+from training.evaluation.grounding import region_scores
 from training.evaluation.hallucination import yes_no_scores
 from training.evaluation.semantic import semantic_scores
+from training.evaluation.tabletop import ask_about_region, ask_about_scene
 
 _TRIES = 4
 
@@ -34,11 +36,9 @@ class _Tabletop(Benchmark):
 
     def __init__(self, scenes: int = 50, seed: int = 0):
         self.scenes, self.seed = scenes, seed
-        self.turns: list[TextRound] = []
 
     @override
     def items(self) -> Iterator[Item]:
-        self.turns = []
         with TabletopRenderer() as renderer:
             for index in range(self.scenes):
                 rng = np.random.default_rng(np.random.SeedSequence([self.seed, index]))
@@ -48,27 +48,19 @@ class _Tabletop(Benchmark):
 
     def put(self, scene: Scene, turns: Sequence[TextRound], index: int) -> Iterator[Item]:
         """The items that a question with its history makes: here, one."""
-        self.turns.append(turns[-1])
         rounds = tuple(Round(turn.question, turn.answer, turn.task) for turn in turns)
-        yield Item(Record(scene.image, scene.boxes(), rounds, f"{self.name} {index}"), (turns[-1].answer,))
+        record = Record(scene.image, scene.boxes(), rounds, f"{self.name} {index}")
+        yield Item(record, (turns[-1].answer,), turns[-1].expected)
 
-    def ask(self, scene: Scene, rng: np.random.Generator) -> Iterator[Sequence[TextRound]]:
+    def ask(self, scene: Scene, rng: np.random.Generator) -> list[tuple[TextRound, ...]]:
         """The questions about one scene, each with the rounds before it."""
-        everyone = frozenset(range(len(scene.objects)))
-        if not self.every_region:
-            asked = [ask(scene, self.task, rng) for _ in range(_TRIES)]
-        else:
-            # Nothing but the one region is left to ask about.
-            asked = [ask(scene, self.task, rng, regions_only=True, described=everyone - {k}) for k in sorted(everyone)]
-        texts = set()
-        for turns in asked:
-            if turns and (text := " ".join(turn.question for turn in turns)) not in texts:
-                texts.add(text)
-                yield turns
+        if self.every_region:
+            return [ask_about_region(scene, self.task, place, rng) for place in range(len(scene.objects))]
+        return ask_about_scene(scene, self.task, rng, _TRIES)
 
-    def right(self, texts: Sequence[str]) -> np.ndarray:
+    def right(self, items: Sequence[Item], texts: Sequence[str]) -> np.ndarray:
         """Which answers the tabletop's own rule calls right, 0 or 1."""
-        return np.asarray([score(turn.expected, text) for turn, text in zip(self.turns, texts)], float)
+        return np.asarray([score(item.truth, text) for item, text in zip(items, texts)], float)
 
 
 class TabletopCaptioning(_Tabletop):
@@ -81,7 +73,7 @@ class TabletopCaptioning(_Tabletop):
     @override
     def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         metrics, each = caption_scores([item.references for item in items], texts)
-        return {**metrics, "right": 100 * float(self.right(texts).mean())}, each / 10
+        return {**metrics, "right": per_cent(self.right(items, texts))}, each / 10
 
 
 class TabletopClassification(_Tabletop):
@@ -94,7 +86,7 @@ class TabletopClassification(_Tabletop):
     @override
     def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         said = [named(text, tuple(KINDS)) for text in texts]
-        return class_scores([turn.expected.values[0] for turn, _ in zip(self.turns, texts)], said)
+        return class_scores([item.truth.values[0] for item in items], said)
 
 
 class TabletopNaming(_Tabletop):
@@ -121,7 +113,7 @@ class TabletopYesNo(_Tabletop):
     def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
         words = [set(meaning(text)) & {"yes", "no"} for text in texts]
         said = [("yes" in found) if len(found) == 1 else None for found in words]
-        return yes_no_scores(["yes" in turn.expected.values for turn, _ in zip(self.turns, texts)], said)
+        return yes_no_scores(["yes" in item.truth.values for item in items], said)
 
 
 class TabletopGrounding(_Tabletop):
@@ -134,9 +126,7 @@ class TabletopGrounding(_Tabletop):
 
     @override
     def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
-        right = self.right(texts)
-        unnamed = [region_said(text) is None for text in texts]
-        return {"accuracy": 100 * float(right.mean()), "no region named": 100 * float(np.mean(unnamed))}, right
+        return region_scores(self.right(items, texts), texts)
 
 
 class TabletopReasoning(_Tabletop):
@@ -155,8 +145,4 @@ class TabletopReasoning(_Tabletop):
 
     @override
     def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
-        right = self.right(texts)
-        answers, reasons = right[0::2], right[1::2]
-        both = answers[:len(reasons)] * reasons
-        return {name: 100 * float(values.mean()) if len(values) else None
-                for name, values in (("Q→A", answers), ("QA→R", reasons), ("Q→AR", both))}, right
+        return pair_scores(self.right(items, texts))
