@@ -26,18 +26,15 @@ from .. import regular_file
 from .architecture import without_code
 from .checkpoint import CONFIG_FILE, VERSION, CheckpointError, build_model, load_tokenizer, tied_keys, write_config
 from .config import ConfigError, LanguageConfig, ModelConfig, preset
+from .convert_parts import projector_parts, random_parts, tensor_part, vision_parts
 from .delta import check_delta
-from .focal import build_focal_crop
 from .gpt4roi import GPT4RoI
 from .prompt import SPECIAL_TOKENS, PromptError
-from .regions import build_region_extractor
 from .shard_writer import Part, write_parts
 from .weights_io import WeightFileError, WeightSource
 
 _PADDING = "[PAD]"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-# Numbers converted at a time.
-_BLOCK = 1 << 20
 
 # Our names of the region extractor's parts and the published ones.
 _REGION_PARTS = (("pyramid.lateral.", "mlvl_fuse.input_conv."), ("pyramid.rounds.", "mlvl_fuse.fuse_convs."),
@@ -164,10 +161,10 @@ def plan_published(source: str | Path, vision: str | Path, *, base: str | Path |
             theirs = published_key(key)
             used.add(theirs)
             if theirs in weights.entries:
-                parts += _part(key, value, weights, theirs, DTYPES[dtype], problems, llama)
+                parts += tensor_part(key, value, weights, theirs, DTYPES[dtype], problems, llama)
             elif key not in optional:
                 problems.append(f"{theirs}: missing, expected {list(value.shape)}")
-        parts += _vision_parts(expected, encoder, DTYPES[dtype], problems)
+        parts += vision_parts(expected, encoder, DTYPES[dtype], problems)
         problems += [f"{key}: {list(weights.entries[key].shape)}, not part of this model" for key in weights.entries
                      if key not in used and not _SURPLUS.search(key)]
         if llama is not None:
@@ -207,19 +204,19 @@ def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig,
         model = _empty_model(config, words)
         expected, optional = model.state_dict(), tied_keys(model)
         problems: list[str] = []
-        fresh = _random_parts(model, seed, DTYPES[dtype])
+        fresh = random_parts(model, seed, DTYPES[dtype])
         adapter = None if projector is None else WeightSource(projector)
-        parts = [] if adapter is None else _projector_parts(expected, adapter, DTYPES[dtype], problems)
+        parts = [] if adapter is None else projector_parts(expected, adapter, DTYPES[dtype], problems)
         parts += [part for part in fresh if adapter is None or not part.key.startswith("projector.")]
         for key, value in expected.items():
             theirs = key.removeprefix("language.")
             if not key.startswith("language."):
                 continue
             if theirs in weights.entries:
-                parts += _part(key, value, weights, theirs, DTYPES[dtype], problems, known=known)
+                parts += tensor_part(key, value, weights, theirs, DTYPES[dtype], problems, known=known)
             elif key not in optional:
                 problems.append(f"{theirs}: missing, expected {list(value.shape)}")
-        parts += _vision_parts(expected, encoder, DTYPES[dtype], problems)
+        parts += vision_parts(expected, encoder, DTYPES[dtype], problems)
         _raise(problems, weights)
         untrained = ("regions",) if adapter else ("projector", "regions")
         return Plan(parts, [s for s in (weights, encoder, adapter) if s], config, words, untrained)
@@ -276,132 +273,3 @@ def _described(folder: Path) -> dict[str, Any]:
     """A folder's config.json without what speaks of its file and not of the model."""
     drop = ("architectures", "transformers_version", "torch_dtype", "dtype")
     return {key: value for key, value in without_code(read_json(folder / CONFIG_FILE)).items() if key not in drop}
-
-
-def _part(key: str, value: torch.Tensor, source: WeightSource, theirs: str, dtype: torch.dtype, problems: list[str],
-          base: WeightSource | None = None, known: int | None = None) -> list[Part]:
-    """The tensor `theirs` as ours, or a problem.
-
-    base: what is added to it. known: tokens whose embeddings count, the rest of a longer matrix gets their mean.
-    """
-    entry, expected = source.entries[theirs], tuple(value.shape)
-    vocabulary = theirs in ("model.embed_tokens.weight", "lm_head.weight")
-    if entry.shape != expected and not (known is not None and vocabulary and _longer(expected, entry.shape)):
-        problems.append(f"{theirs}: {list(entry.shape)}, expected {list(expected)}")
-        return []
-    other = None if base is None else base.entries.get(theirs)
-    if base is not None and other is None and not theirs.startswith(("model.spi_module.", "model.mm_projector.")):
-        problems.append(f"{theirs}: {list(entry.shape)} in the delta, missing in the base model")
-        return []
-    if other is not None and other.shape != entry.shape and not (vocabulary and _longer(entry.shape, other.shape)):
-        problems.append(f"{theirs}: {list(entry.shape)} in the delta, {list(other.shape)} in the base model")
-        return []
-    dtype = dtype if value.is_floating_point() else value.dtype
-    rows = min(known, entry.shape[0]) if vocabulary and known is not None else None
-
-    def blocks() -> Iterator[torch.Tensor]:
-        tensor = source.read(theirs)
-        if base is not None and other is not None:
-            made = _sum(tensor, base.read(theirs), dtype)
-        elif rows is not None and rows < expected[0]:
-            made = _extended(tensor[:rows], expected[0], dtype)
-        else:
-            made = (block.to(dtype) for block in _rows(tensor))
-        for block in made:
-            yield _checked(block, theirs)
-
-    return [Part(key, expected, dtype, str(entry.file), blocks)]
-
-
-def _longer(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether a matrix has other's columns and more rows."""
-    return len(shape) == len(other) == 2 and shape[1] == other[1] and shape[0] > other[0]
-
-
-def _rows(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The tensor in runs of whole rows, small enough that what is made of them needs little memory."""
-    if tensor.ndim == 0:
-        yield tensor
-        return
-    yield from torch.split(tensor, max(1, _BLOCK * len(tensor) // max(1, tensor.numel())))
-
-
-def _sum(delta: torch.Tensor, base: torch.Tensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """delta, and base added to its first rows."""
-    start = 0
-    for block in _rows(delta):
-        # In single precision, where the sum of two half-precision numbers is exact before it is rounded once.
-        block, added = block.float(), base[start:start + len(block)]
-        start += len(block)
-        block = torch.cat([block[:len(added)] + added, block[len(added):]])
-        yield block.to(dtype)
-
-
-def _extended(tensor: torch.Tensor, rows: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """The matrix, filled up to `rows` with its mean row."""
-    total = torch.zeros(tensor.shape[1], dtype=torch.float64)
-    for block in _rows(tensor):
-        total += block.sum(0, dtype=torch.float64)
-        yield block.to(dtype)
-    yield from _rows((total / len(tensor)).to(dtype).expand(rows - len(tensor), -1))
-
-
-def _checked(value: torch.Tensor, name: str) -> torch.Tensor:
-    """Raises CheckpointError where there are infinities, such as a narrower number format makes of large numbers."""
-    if value.is_floating_point() and not torch.isfinite(value).all():
-        raise CheckpointError(f"{name}: infinite or not a number in {value.dtype}, expected finite weights "
-                              "(a wider --dtype, if it is their format)")
-    return value
-
-
-def _vision_parts(expected: dict[str, torch.Tensor], source: WeightSource, dtype: torch.dtype,
-                  problems: list[str]) -> list[Part]:
-    """The encoder's weights. In the files of a larger model, a prefix leads their keys; the rest of it is left out."""
-    ours = [key for key in expected if key.startswith("vision.model.")]
-    names = [key.removeprefix("vision.model.") for key in ours]
-    prefixes = {""} | {key.removesuffix(names[0]) for key in source.entries if key.endswith(names[0])}
-    prefix = max(sorted(prefixes), key=lambda p: sum(p + name in source.entries for name in names))
-    parts = []
-    for key, name in zip(ours, names):
-        if prefix + name in source.entries:
-            parts += _part(key, expected[key], source, prefix + name, dtype, problems)
-        else:
-            problems.append(f"{prefix}{name} of {source.folder}: missing, expected {list(expected[key].shape)}")
-    return parts
-
-
-def _projector_parts(expected: dict[str, torch.Tensor], source: WeightSource, dtype: torch.dtype,
-                     problems: list[str]) -> list[Part]:
-    """The projector's weights, from a file of LLaVA's, in which a prefix may lead their keys."""
-    found = {key.rpartition("mm_projector.")[2]: key for key in source.entries if "mm_projector." in key}
-    parts = []
-    for name in ("weight", "bias"):
-        if name in found:
-            parts += _part(f"projector.{name}", expected[f"projector.{name}"], source, found[name], dtype, problems)
-    if set(found) != {"weight", "bias"}:
-        problems.append(f"mm_projector of {source.folder} has {sorted(found)}, expected weight and bias of one linear "
-                        "layer (LLaVA 1.5 and later have several)")
-    return parts
-
-
-def _random_parts(model: GPT4RoI, seed: int, dtype: torch.dtype) -> list[Part]:
-    """Freshly initialised: projector, region extractor and what the config adds to it."""
-    config, width = model.config, model.projector.out_features
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        projector = torch.nn.Linear(model.projector.in_features, width)
-        regions = build_region_extractor(config.regions, model.vision.level_channels, width)
-        fresh: dict[str, torch.nn.Module] = {"projector": projector, "regions": regions}
-        focal = build_focal_crop(config, regions)
-        if focal is not None:
-            fresh["focal"] = focal
-        if model.numbers is not None:
-            fresh["numbers"] = numbers = torch.nn.Embedding(*model.numbers.weight.shape)
-            # Small beside the embeddings of what a region looks like.
-            torch.nn.init.normal_(numbers.weight, std=0.05)
-
-    def part(key: str, value: torch.Tensor) -> Part:
-        return Part(key, tuple(value.shape), dtype, "", lambda: iter([value.to(dtype)]))
-
-    return [part(f"{name}.{key}", value)
-            for name, module in fresh.items() for key, value in module.state_dict().items()]

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
+from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.model.config import ModelConfig
+from ros_gpt4roi.model.convert import plan_published
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -115,3 +117,10 @@ def write_folder(folder: Path, weights: dict[str, torch.Tensor], kind: str = "sa
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     return folder
+
+
+def run_published(folder: Path, config: ModelConfig, **options) -> LoadedModel:
+    """The model that conversion makes of folder/published and folder/clip."""
+    plan = plan_published(folder / "published", folder / "clip", config=config, **options)
+    plan.run(folder / "ours", progress=False)
+    return load_checkpoint(folder / "ours")
