@@ -28,6 +28,7 @@ from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Refused
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Answer, Frame, Status
 
+from .clicks import Clicks
 from .conversions import (
     NO_POSITIONS,
     Positions,
@@ -83,7 +84,7 @@ class _OnSystemTime:
 
 
 class Questions:
-    """The ways to ask, `ask`, `ask_question`, `query_text` and `describe_regions`, and the `answers` to questions.
+    """The ways to ask, `ask`, `ask_question`, `query_text`, `describe_regions` and clicks, and the `answers` to them.
 
     is_active: whether the node takes work. No callback waits: the action and the services are coroutines.
     """
@@ -115,6 +116,7 @@ class Questions:
                                 callback_group=group),
             node.create_service(DescribeRegions, "describe_regions", self._on_describe, callback_group=group)]
         self._texts = node.create_subscription(String, "query_text", self._on_text, _TEXT_HISTORY)
+        self._clicks = Clicks(node, frames, depth, scheduler, self._publish, is_active)
 
     def destroy(self) -> None:
         """Takes the interfaces back."""
@@ -122,6 +124,7 @@ class Questions:
         for service in self._services:
             self._node.destroy_service(service)
         self._node.destroy_subscription(self._texts)
+        self._clicks.destroy()
         self._node.destroy_publisher(self._answers)
         self._node.destroy_publisher(self._answer_texts)
         # The action's server and this object hold each other, and an executor may hold the server for longer: neither
@@ -267,6 +270,7 @@ class Questions:
     def _submit(self, query: Query, query_id: str,
                 on_text: Callable[[str], None] | None) -> futures.Future[Answer]:
         """The answer to come; one that is refused has come already."""
+        self._clicks.on_question(query.text)
         question = Question(query.text, query_id, query.conversation_id, on_text)
         try:
             self._check_active()

@@ -1,0 +1,133 @@
+"""Clicks that stock tools publish, as questions about what was clicked on."""
+from __future__ import annotations
+
+import math
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+
+from geometry_msgs.msg import Point, PointStamped
+from rclpy.lifecycle import LifecycleNode
+from rclpy.subscription import Subscription
+
+from ros_gpt4roi.runtime.regions import BoxError, check_box, name_regions
+from ros_gpt4roi.runtime.request import DescriptionRequest, Question
+from ros_gpt4roi.runtime.scheduler import Scheduler
+from ros_gpt4roi.runtime.types import Answer, Frame, FrameDescriptions, Region, Status
+
+from .depth import DepthSource
+from .frame_source import FrameSource
+from .process import shown
+
+_DEPTH = 10
+# "this", but not where the whole picture is meant.
+_THIS = re.compile(r"\bthis\b(?!\s+(?:image|picture|photo|frame|scene|view)\b)(?:\s+(?:one|thing|object|region)\b)?",
+                   re.IGNORECASE)
+
+
+class Clicks:
+    """Answers a click on the newest frame: with the description of what was clicked on, or with an answer about it.
+
+    A click inside regions is about the smallest of them, any other about the point itself. Once somebody has asked a
+    question about "this", each click asks it again of what was clicked on.
+
+    Args:
+        node: The node.
+        frames: Gives the newest frame.
+        depth: Says where points in space show in the image.
+        scheduler: Takes the requests.
+        publish: Publishes an answer.
+        is_active: Whether the node takes work.
+    """
+
+    def __init__(self, node: LifecycleNode, frames: FrameSource, depth: DepthSource, scheduler: Scheduler,
+                 publish: Callable[[Answer], object], is_active: Callable[[], bool]) -> None:
+        self._node, self._frames, self._depth, self._scheduler = node, frames, depth, scheduler
+        self._publish, self._is_active = publish, is_active
+        self._question = ""
+        # rqt_image_view names its topic by that of the image it shows, after remapping.
+        shown_images = [node.resolve_topic_name(name) for name in ("image", "annotated_image")]
+        self._subscriptions: list[Subscription] = [
+            *(node.create_subscription(Point, f"{name}_mouse_left", self._on_pixel, _DEPTH) for name in shown_images),
+            node.create_subscription(PointStamped, "clicked_point", self._on_point, _DEPTH)]
+
+    def destroy(self) -> None:
+        """Takes the subscriptions back."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        del self._frames, self._depth, self._scheduler  # what holds this object may not keep a model
+
+    def on_question(self, text: str) -> None:
+        """Hears every question: the last about "this" is what a click asks."""
+        if _THIS.search(text):
+            self._question = text
+
+    def _on_pixel(self, message: Point) -> None:
+        self._answer(lambda frame: (message.x, message.y))
+
+    def _on_point(self, message: PointStamped) -> None:
+        point, name = message.point, message.header.frame_id
+
+        def pixel(frame: Frame) -> tuple[float, float]:
+            if not point.z:  # of an image, not of a scene
+                return point.x, point.y
+            if name != frame.frame_id:
+                raise BoxError(f"clicked point is of frame {name[:80]!r}, expected pixels (z = 0) or a point of the "
+                               f"camera's frame {frame.frame_id[:80]!r}")
+            return self._depth.pixel(frame, (point.x, point.y, point.z))
+        self._answer(pixel)
+
+    def _answer(self, pixel: Callable[[Frame], tuple[float, float]]) -> None:
+        name = f"click {uuid.uuid4().hex}"
+        try:
+            if not self._is_active():
+                raise BoxError(f"node {self._node.get_name()} is not active")
+            frame = self._frames.newest()
+            if frame is None:
+                self._publish(Answer(Status.NO_FRAME, "", "no image has arrived yet", query_id=name))
+                return
+            frame, region = _clicked(frame, *pixel(frame))
+            self._depth.hold(frame)
+            if self._question:
+                question = Question(_THIS.sub(lambda match: f"region {region.id}", self._question), name)
+                question.frame = frame
+                question.future.add_done_callback(lambda done: self._publish(done.result()))
+                self._scheduler.submit(question)
+            else:
+                described = DescriptionRequest(frame=replace(frame, regions=(region,)))
+                described.future.add_done_callback(
+                    lambda done: self._publish(_as_answer(done.result(), frame, region, name)))
+                self._scheduler.submit(described)
+        except BoxError as error:
+            self._publish(Answer(Status.INVALID, "", str(error), query_id=name))
+        except Exception as error:  # whoever clicked waits for an answer
+            self._publish(Answer(Status.FAILED, "", shown(error), query_id=name))
+
+
+def _clicked(frame: Frame, x: float, y: float) -> tuple[Frame, Region]:
+    """What was clicked on: the smallest region around the pixel, or the point, which the frame then has as well.
+
+    Raises BoxError for a click outside the image.
+    """
+    height, width = frame.image.shape[:2]
+    if not (math.isfinite(x) and math.isfinite(y) and 0 <= x <= width and 0 <= y <= height):
+        raise BoxError(f"click at ({x:g} {y:g}) is outside the image of {width}x{height}")
+    around = [region for region in frame.regions
+              if region.box[0] <= x <= region.box[2] and region.box[1] <= y <= region.box[3]]
+    if around:
+        return frame, min(around, key=lambda region: (region.box[2] - region.box[0]) * (region.box[3] - region.box[1]))
+    (point,), _ = name_regions([("", (x, y, x, y), "", 1.0)], lambda box: check_box(box, width, height),
+                               {region.id for region in frame.regions})
+    return replace(frame, regions=(point, *frame.regions)), point
+
+
+def _as_answer(result: FrameDescriptions, frame: Frame, region: Region, name: str) -> Answer:
+    """The description of what was clicked on, about the frame with all its regions."""
+    text, confidence, error = "", 0.0, result.error
+    for description in result.descriptions:
+        text, confidence = description.text, description.confidence
+    status = result.status
+    if status == Status.OK and not result.descriptions:
+        status, error = Status.INVALID, "; ".join(result.refused) or "there is no description of it"
+    return Answer(status, text, error, (region.id,), query_id=name, frame=frame, confidence=confidence)
