@@ -25,6 +25,7 @@ from .conversions import (
 from .diagnostics import Problems
 from .frame_buffer import FrameBuffer, Held
 from .images import MAX_PIXELS, ImageError, MessageImage
+from .yolo import detections_from_yolo
 
 _SHOWN_NAMES = 3
 
@@ -53,6 +54,8 @@ class ImageParameters(Configuration):
 class DetectionParameters(Configuration):
     """How detections are read."""
 
+    type: str = setting("vision_msgs", "Whose messages `detections` has: vision_msgs/Detection2DArray, or yolo_ros's "
+                        "yolo_msgs/DetectionArray.", choices=("vision_msgs", "yolo_msgs"))
     max: int = setting(500, "Most detections that are taken of an array, from the first one on.", at_least=1,
                        at_most=5000)
     width: int = setting(0, "Width of the picture that the boxes are of, where the detector works on another size of "
@@ -124,7 +127,8 @@ class FrameSource:
         self._detections += 1
         most = self._detection_parameters.max
         try:
-            message, count = detections_from_cdr(data, most)
+            read = detections_from_yolo if self._detection_parameters.type == "yolo_msgs" else detections_from_cdr
+            message, count = read(data, most)
         except DetectionsError as error:
             self._problems.report("detections refused", str(error))
             return

@@ -37,6 +37,7 @@ from .parameters import TopicQos, declare, names, read
 from .process import run_node, shown
 from .questions import Questions
 from .topics import Input
+from .yolo import yolo_type
 
 _STOP_LIMIT_S = 10.0
 _PATIENCE_S = 5.0  # beyond the time that a frame's descriptions may take
@@ -129,6 +130,7 @@ class Perception(LifecycleNode):
         self._failure, self._placement = "", {}
         try:
             self._settings = parameters = read(self, PerceptionParameters)
+            self._detection_type = yolo_type() if parameters.detections.type == "yolo_msgs" else Detection2DArray
             folder = find_model(parameters.model)
             with self._diagnostics.during(f"loading {folder}"):
                 use_all_threads()  # also for an engine that runs on the CPU
@@ -170,7 +172,7 @@ class Perception(LifecycleNode):
         self._inputs = [
             Input(self, CompressedImage if compressed else Image, "image/compressed" if compressed else "image",
                   self._frames.on_image, qos.image.profile(), self.problems),
-            Input(self, Detection2DArray, "detections", self._frames.on_detections, qos.detections.profile(),
+            Input(self, self._detection_type, "detections", self._frames.on_detections, qos.detections.profile(),
                   self.problems, raw=True),
             Input(self, Image, "depth/image", self._depth.on_depth, qos.depth.profile(), self.problems, optional=True),
             Input(self, CameraInfo, "camera_info", self._depth.on_camera_info, qos.depth.profile(), self.problems,
