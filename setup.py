@@ -10,7 +10,7 @@ setup(
     name=NAME,
     version="0.1.0",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["nodes/fastdds.xml"]},
+    package_data={NAME: ["fastdds.xml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -32,6 +32,7 @@ setup(
             f"perception = {NAME}.executables:perception",
             f"sim_camera = {NAME}.executables:sim_camera",
             f"describe = {NAME}.executables:describe",
+            f"ask = {NAME}.executables:ask",
             f"build_engine = {NAME}.executables:build_engine",
         ],
     },

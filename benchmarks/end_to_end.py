@@ -20,23 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 import torch
-from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.time import Time
-from ros_gpt4roi_interfaces.action import Ask
-from ros_gpt4roi_interfaces.msg import Query, RegionDescriptionArray
+from ros_gpt4roi_interfaces.msg import RegionDescriptionArray
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from benchmarks.common import machine_facts, seconds, write_results
 from benchmarks.language_models import published_procedure
+from ros_gpt4roi.client import Client, ClientError
+from ros_gpt4roi.interrupts import Interrupts
+from ros_gpt4roi.messages import box_to_message
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
-from ros_gpt4roi.nodes.conversions import box_to_message
 from ros_gpt4roi.nodes.images import rgb_to_image
-from ros_gpt4roi.nodes.process import use_large_messages
 from ros_gpt4roi.runtime.language_format import FORMATS
 from ros_gpt4roi.runtime.pipeline import PipelineConfig
 from ros_gpt4roi.runtime.region_text import RegionText
@@ -63,7 +60,6 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    use_large_messages()
     scenes = render(options)
     loaded = load_checkpoint(options.model)
     results: dict[str, Any] = {"command": "python -m benchmarks.end_to_end " + " ".join(sys.argv[1:]),
@@ -113,21 +109,22 @@ class Station:
         environment.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)  # the ROS wheels' own: with it, they find no libraries
         self._log = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log)
-        rclpy.init()
-        self.node = rclpy.create_node("benchmark")
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self.node)
-        self._images = self.node.create_publisher(Image, "image", 10)
-        self._detections = self.node.create_publisher(Detection2DArray, "detections", 10)
+        self._interrupts = Interrupts()
+        self.client = Client(name="benchmark", check=self._check)
+        self._images = self.client.node.create_publisher(Image, "image", 10)
+        self._detections = self.client.node.create_publisher(Detection2DArray, "detections", 10)
         self.received: list[tuple[float, RegionDescriptionArray]] = []
-        self.node.create_subscription(RegionDescriptionArray, "region_descriptions",
-                                      lambda message: self.received.append((time.time(), message)), 10)
-        self.ask = ActionClient(self.node, Ask, "ask")
+        self.client.on_descriptions(lambda message: self.received.append((time.time(), message)))
 
     def __enter__(self) -> Station:
-        self.wait_for(lambda: self._images.get_subscription_count() and self._detections.get_subscription_count()
-                      and self.ask.server_is_ready() and self.node.count_publishers("region_descriptions"),
-                      "the perception node")
+        self._interrupts.__enter__()
+        try:
+            self.client.wait_for_node(LIMIT_S)
+            self.wait_for(lambda: self._images.get_subscription_count() and self._detections.get_subscription_count()
+                          and self.client.node.count_publishers("region_descriptions"), "the perception node")
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,24 +138,18 @@ class Station:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._executor.shutdown()
-        self.node.destroy_node()
-        rclpy.try_shutdown()
+        self.client.close()
+        self._interrupts.__exit__()
+
+    def _check(self) -> None:
+        self._interrupts.check()
+        if self._process.poll() is not None:
+            self._log.seek(0)
+            raise ClientError(f"the perception node has ended; it says:\n{self._log.read()[-3000:]}")
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
-        """Handle messages until `condition()`; end the program, naming `what`, where that takes too long."""
-        end = time.monotonic() + LIMIT_S
-        while not condition():
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.close()
-                self._log.seek(0)
-                raise SystemExit(f"waited in vain for {what}; the node says:\n{self._log.read()[-3000:]}")
-            self._executor.spin_once(timeout_sec=0.05)
-
-    def spin_until(self, moment: float) -> None:
-        """Handles what arrives until a moment of time.monotonic."""
-        while (left := moment - time.monotonic()) > 0:
-            self._executor.spin_once(timeout_sec=left)
+        """Wait until `condition()`; end the program, naming `what`, where that takes too long."""
+        self.client.wait_for(condition, LIMIT_S, what)
 
     def publish(self, scene: Scene, count: int) -> float:
         """Publishes a frame with the present time as its stamp; returns the stamp, seconds."""
@@ -215,9 +206,9 @@ def at_rate(station: Station, scenes: Sequence[Scene], options: argparse.Namespa
     period, began = 1 / options.rate, time.monotonic()
     stamps = []
     for number, scene in enumerate([*scenes, *reversed(scenes)]):
-        station.spin_until(began + number * period)
+        time.sleep(max(0.0, began + number * period - time.monotonic()))
         stamps.append(station.publish(scene, options.regions))
-    station.spin_until(time.monotonic() + 2.0)
+    time.sleep(2.0)
     latencies = [moment - (message.header.stamp.sec + message.header.stamp.nanosec / 1e9)
                  for moment, message in station.received]
     texts = [text for _, message in station.received for text in message.descriptions]
@@ -234,12 +225,8 @@ def questions(station: Station, scene: Scene, options: argparse.Namespace) -> di
     for number in range(max(3, options.frames // 3)):
         heard: list[float] = []
         began = time.monotonic()
-        goal = Ask.Goal(query=Query(text=f"What is region {1 + number % options.regions}?"))
-        accepted = station.ask.send_goal_async(goal, feedback_callback=lambda _: heard.append(time.monotonic()))
-        station.wait_for(accepted.done, "the goal's acceptance")
-        result = accepted.result().get_result_async()
-        station.wait_for(result.done, "an answer")
-        answer = result.result().result.answer
+        answer = station.client.ask(f"What is region {1 + number % options.regions}?",
+                                    on_text=lambda piece: heard.append(time.monotonic()))
         if answer.status:
             raise SystemExit(f"an answer failed: {answer.error}")
         wholes.append(time.monotonic() - began)

@@ -29,6 +29,11 @@ def describe() -> int:
     return _run_tool("ros_gpt4roi.describe")
 
 
+def ask() -> int:
+    """Run the command that asks the perception node a question. Returns the exit status."""
+    return _run_tool("ros_gpt4roi.console.ask")
+
+
 def _run_node(module: str) -> int:
     _exit_on_signals(0)  # as later, when the node has handlers of its own: it was told to end, and did
     return int(importlib.import_module(module).main())

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import signal
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -21,10 +21,11 @@ import numpy as np
 from ament_index_python.packages import get_package_prefix
 from isolation import claim_domain, for_children, variables
 from processes import ProcessDied, Processes
-from robot_client import STATUS, ClientError, RobotClient
 from ros_gpt4roi_interfaces.msg import Answer, RegionDescription, RegionDescriptionArray
 from sensor_msgs.msg import Image
 
+from ros_gpt4roi.client import STATUS_NAMES, Client, ClientError
+from ros_gpt4roi.interrupts import Interrupts
 from ros_gpt4roi.printable import show
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,24 +45,16 @@ class DemoError(RuntimeError):
 class Demo:
     """What the client has received, and the steps of the demonstration."""
 
-    def __init__(self, client: RobotClient) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
-        self._described: list[RegionDescriptionArray] = []
-        self._images: dict[tuple[int, int], Image] = {}
-        client.on_descriptions(self._described.append)
-        client.on_annotated_image(self._keep_image)
-
-    def _keep_image(self, message: Image) -> None:
-        self._images[_stamp(message)] = message
-        while len(self._images) > FRAMES:
-            self._images.pop(next(iter(self._images)))
+        self._images: deque[Image] = deque(maxlen=1)
+        self._region_id = "1"  # of one that was seen
+        client.on_annotated_image(self._images.append)
 
     def show_frames(self) -> list[RegionDescription]:
         """Print `FRAMES` frames as they come. Returns the last one's descriptions of regions that all of them have."""
         frames: list[RegionDescriptionArray] = []
-        while len(frames) < FRAMES:
-            self._client.wait_for(lambda: bool(self._described), FRAME_LIMIT_S, "descriptions of another frame")
-            frame = self._described.pop(0)
+        for frame in self._client.descriptions(FRAME_LIMIT_S):
             if len(frame.descriptions) < 2:
                 continue  # of the camera's first moment; the questions need two regions
             frames.append(frame)
@@ -71,16 +64,19 @@ class Demo:
             for description in frame.descriptions:
                 kept = ", kept" if description.reused else ""
                 show(f"  region {description.region.id:>2}  {description.text}  ({description.confidence:.2f}{kept})")
+            if len(frames) == FRAMES:
+                break
         in_all = set.intersection(*({d.region.id for d in frame.descriptions} for frame in frames))
         common = [d for d in frames[-1].descriptions if d.region.id in in_all]
         if len(common) < 2:
             raise DemoError(f"the {FRAMES} frames have fewer than two regions in common; the questions need two")
+        self._region_id = common[0].region.id
         return common
 
     def save_picture(self) -> None:
         """Write the newest annotated frame to PICTURE."""
         self._client.wait_for(lambda: bool(self._images), FRAME_LIMIT_S, "an annotated image")
-        message = next(reversed(self._images.values()))
+        message = self._images[-1]
         if message.encoding != "rgb8":
             raise DemoError(f"annotated image has encoding {message.encoding!r}; expected rgb8")
         rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
@@ -93,11 +89,11 @@ class Demo:
     def ask(self, title: str, question: str, conversation_id: str = "") -> Answer:
         """Ask and print the answer as it grows. Raises DemoError where its status is not OK or it is empty."""
         print(f"\n{title}\n  ? {question}\n  > ", end="", flush=True)
-        answer = self._client.ask(question, conversation_id, lambda piece: show(piece, end=""),
-                                  ANSWER_LIMIT_S)
+        answer = self._client.ask(question, conversation_id=conversation_id, limit_s=ANSWER_LIMIT_S,
+                                  on_text=lambda piece: show(piece, end=""))
         print()
         if answer.status != Answer.OK:
-            status = STATUS.get(answer.status, answer.status)
+            status = STATUS_NAMES.get(answer.status, answer.status)
             raise DemoError(f"{question!r} was answered with {status}: {answer.error}")
         if not answer.text.strip():
             raise DemoError(f"{question!r} was answered with an empty text")
@@ -124,23 +120,19 @@ Camera and node keep running; Ctrl-C ends them. In another terminal:
 
     cd {ROOT} && . scripts/env.sh
     export ROS_DOMAIN_ID={domain} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
-    python scripts/ask.py "What is region {self._described[-1].descriptions[0].region.id if self._described else 1}?"
+    python -m ros_gpt4roi.console.ask "What is region {self._region_id}?"
 
 or, where the ros2 command is installed:
 
+    ros2 run ros_gpt4roi ask "What is region {self._region_id}?"
     ros2 topic pub --once /query_text std_msgs/msg/String "{{data: 'How many red things are there?'}}"
 
 Answers:""", flush=True)
-        self._client.on_answer_text(lambda text: show(f"  > {text}"))
+        self._client.on_answers(lambda answer: show(f"  > {answer.text or answer.error}"))
         with suppress(KeyboardInterrupt):
-            while True:
-                self._described.clear()
-                self._client.wait_for(lambda: bool(self._described), FRAME_LIMIT_S, "descriptions of another frame")
+            for _ in self._client.descriptions(FRAME_LIMIT_S):
+                pass
         print()
-
-
-def _stamp(message: Image) -> tuple[int, int]:
-    return message.header.stamp.sec, message.header.stamp.nanosec
 
 
 def _two_apart(descriptions: Sequence[RegionDescription]) -> tuple[RegionDescription, RegionDescription]:
@@ -163,9 +155,12 @@ def executable(name: str) -> str:
     return str(path)
 
 
-def run(arguments: argparse.Namespace) -> None:
+@contextmanager
+def running_nodes(interrupts: Interrupts, name: str, *, rate_hz: float, views: int, seed: int = 0,
+                  model: Path | None = None) -> Iterator[tuple[Client, int]]:
+    """A simulated camera and the perception node, until the block ends. Yields a client and the ROS domain."""
     with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ros_gpt4roi_demo_")))
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"ros_gpt4roi_{name}_")))
         domain, claim = claim_domain()
         stack.enter_context(claim)
         os.environ.update(variables(domain, home))
@@ -173,11 +168,21 @@ def run(arguments: argparse.Namespace) -> None:
         environment = for_children({"MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "536870912"})
         processes = stack.enter_context(Processes(home, environment))
         print(f"Starting a simulated camera and the perception node (ROS domain {domain}) ...", flush=True)
-        processes.start("camera", [executable("sim_camera"), "--ros-args", "-p", f"rate_hz:={RATE_HZ}",
-                                   "-p", f"views:={VIEWS}", "-p", f"seed:={arguments.seed}"])
-        model = ["--ros-args", "-p", f"model:={arguments.model.resolve()}"] if arguments.model else []
-        processes.start("perception", [executable("perception"), *model])
-        client = stack.enter_context(RobotClient("demo", processes.check))
+        processes.start("camera", [executable("sim_camera"), "--ros-args", "-p", f"rate_hz:={rate_hz}",
+                                   "-p", f"views:={views}", "-p", f"seed:={seed}"])
+        parameters = ["--ros-args", "-p", f"model:={model.resolve()}"] if model else []
+        processes.start("perception", [executable("perception"), *parameters])
+
+        def check() -> None:
+            interrupts.check()
+            processes.check()
+
+        yield stack.enter_context(Client(name=name, check=check)), domain
+
+
+def run(arguments: argparse.Namespace, interrupts: Interrupts) -> None:
+    with running_nodes(interrupts, "demo", rate_hz=RATE_HZ, views=VIEWS, seed=arguments.seed,
+                       model=arguments.model) as (client, domain):
         demo = Demo(client)
         client.wait_for_node(START_LIMIT_S)
         descriptions = demo.show_frames()
@@ -187,19 +192,15 @@ def run(arguments: argparse.Namespace) -> None:
             demo.stay(domain)
 
 
-def _end(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stay", action="store_true", help="keep camera and node running until Ctrl-C")
     parser.add_argument("--seed", type=int, default=0, help="which scene the camera sees (0)")
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="a checkpoint of your own (the embedded model)")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _end)  # so that the children are stopped as after Ctrl-C
     try:
-        run(arguments)
+        with Interrupts() as interrupts:  # within, so that a signal while the children are stopped does no harm
+            run(arguments, interrupts)
     except KeyboardInterrupt:
         print("\ndemo.py: interrupted", file=sys.stderr)
         return 130

@@ -10,21 +10,19 @@ is set here, so that it can be read.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
 import numpy as np
-from demo import DemoError, executable
-from isolation import claim_domain, for_children, variables
+from demo import DemoError, running_nodes
 from PIL import Image as Picture
-from processes import ProcessDied, Processes
-from robot_client import ClientError, RobotClient
+from processes import ProcessDied
 from ros_gpt4roi_interfaces.msg import Answer
 from sensor_msgs.msg import Image
+
+from ros_gpt4roi.client import Client, ClientError
+from ros_gpt4roi.interrupts import Interrupts
 
 QUESTIONS = ("Is region {left} left or right of region {right}?", "Which region is the {looks}?", "Why?")
 RATE_HZ = 4.0  # slow enough that every view is described, also on a busy machine
@@ -39,7 +37,7 @@ QUALITY = 72
 class Recording:
     """The annotated frames in the order in which the node published them."""
 
-    def __init__(self, client: RobotClient) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
         self._frames: list[np.ndarray] = []
         client.on_annotated_image(self._keep)
@@ -51,7 +49,8 @@ class Recording:
     def take(self, count: int) -> list[np.ndarray]:
         """Return the next `count` frames, uint8 RGB [H, W, 3]."""
         self._client.wait_for(lambda: len(self._frames) >= count, LIMIT_S, f"{count} annotated images")
-        taken, self._frames = self._frames[:count], self._frames[count:]
+        taken = self._frames[:count]
+        del self._frames[:count]  # not a new list: the client's thread adds to this one
         return taken
 
 
@@ -70,7 +69,7 @@ def pace(text: str, frames: int) -> list[str]:
     return [text[: round(len(text) * (step + 1) / frames)] for step in range(frames)]
 
 
-def record(client: RobotClient) -> list[np.ndarray]:
+def record(client: Client) -> list[np.ndarray]:
     """Return all frames of the picture. Raises ClientError, DemoError."""
     described: list = []
     client.on_descriptions(described.append)
@@ -81,7 +80,7 @@ def record(client: RobotClient) -> list[np.ndarray]:
     conversation = ""
     for pattern in QUESTIONS:
         question = pattern.format(left=regions[0].region.id, right=regions[-1].region.id, looks=looks)
-        answer = client.ask(question, conversation if pattern == "Why?" else "", lambda piece: None, LIMIT_S)
+        answer = client.ask(question, conversation_id=conversation if pattern == "Why?" else "", limit_s=LIMIT_S)
         if answer.status != Answer.OK:
             raise DemoError(f"{question!r}: {answer.error}")
         conversation = answer.conversation_id
@@ -93,18 +92,9 @@ def record(client: RobotClient) -> list[np.ndarray]:
     return shots
 
 
-def run(path: Path, seed: int) -> None:
+def run(path: Path, seed: int, interrupts: Interrupts) -> None:
     """Record the nodes and write the picture."""
-    with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ros_gpt4roi_picture_")))
-        domain, claim = claim_domain()
-        stack.enter_context(claim)
-        os.environ.update(variables(domain, home))
-        processes = stack.enter_context(Processes(home, for_children()))
-        processes.start("camera", [executable("sim_camera"), "--ros-args", "-p", f"rate_hz:={RATE_HZ}",
-                                   "-p", f"views:={VIEWS}", "-p", f"seed:={seed}"])
-        processes.start("perception", [executable("perception")])
-        client = stack.enter_context(RobotClient("picture", processes.check))
+    with running_nodes(interrupts, "picture", rate_hz=RATE_HZ, views=VIEWS, seed=seed) as (client, _):
         client.wait_for_node(LIMIT_S)
         shots = [Picture.fromarray(shot) for shot in record(client)]
     shots[0].save(path, save_all=True, append_images=shots[1:], duration=FRAME_MS, loop=0, quality=QUALITY, method=6)
@@ -117,7 +107,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="which scene the camera sees (0)")
     arguments = parser.parse_args()
     try:
-        run(arguments.path, arguments.seed)
+        with Interrupts() as interrupts:
+            run(arguments.path, arguments.seed, interrupts)
+    except KeyboardInterrupt:
+        return interrupts.status
     except (DemoError, ClientError, ProcessDied, OSError) as error:
         print(f"demo_picture.py: {error}", file=sys.stderr)
         return 1

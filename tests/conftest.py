@@ -1,4 +1,7 @@
-"""What all tests share: a ROS domain of their own and log files of their own."""
+"""What all tests share: a ROS domain and log files of their own, a peer of the nodes, a tiny model.
+
+ROS is imported by those that need it: without it, their modules skip themselves.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,17 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from ros_peer import Peer
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "nodes")]
 
 from isolation import claim_domain, variables  # noqa: E402
 
@@ -44,3 +52,67 @@ def ros_domain() -> int:
 def ros_home() -> Path:
     """Where this test process and those it starts keep ROS log files; removed at the end."""
     return _ros_home
+
+
+@pytest.fixture(scope="session")
+def ros() -> Iterator[None]:
+    """ROS in this test process, in the domain that the tests have claimed."""
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
+    from ros_gpt4roi.transport import use_large_messages
+    use_large_messages()
+    # Ctrl-C is pytest's: rclpy would shut down and let every remaining test fail.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture(scope="module")
+def peer(ros: None) -> Iterator[Peer]:
+    from ros_peer import Peer
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the real architecture, smaller than small, with random weights: it says anything,
+    always up to the limit of tokens."""
+    import torch
+
+    from ros_gpt4roi.model.checkpoint import build_model, save_checkpoint
+    from ros_gpt4roi.model.config import (
+        LanguageConfig,
+        ModelConfig,
+        PreprocessConfig,
+        PromptConfig,
+        RoIAlignConfig,
+        VisionConfig,
+    )
+    from training.from_scratch.tokenizer import train_tokenizer
+
+    texts = ["what is region 1? it is a small red mug to the left of the large blue bowl"] * 4
+    tokenizer = train_tokenizer(texts, 300, "chatml")
+    config = ModelConfig(
+        vision=VisionConfig(
+            encoder=dict(model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1],
+                         layer_type="basic"),
+            levels=("stage1", "stage2"), tokens="stage2"),
+        regions=RoIAlignConfig(channels=16, scales=None, fusion_rounds=1, groups=4, roi_size=3, hidden=16,
+                               position_hidden=16),
+        language=LanguageConfig(dict(
+            model_type="llama", hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, vocab_size=len(tokenizer), max_position_embeddings=1024, tie_word_embeddings=False,
+            pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=None)),
+        prompt=PromptConfig(template="chatml", image_text="{image}", max_regions=16, context=1024),
+        preprocess=PreprocessConfig(image_size=64))
+    torch.manual_seed(0)
+    loaded = build_model(config, tokenizer)
+    # Words only: random weights would as soon repeat a line break for ever, or end before the first word.
+    wordless = [i for i in range(len(tokenizer)) if not tokenizer.decode([i]).strip().isalpha()]
+    loaded.model.language.get_output_embeddings().weight.data[wordless] = 0
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_checkpoint(loaded.model, tokenizer, folder)
+    return folder

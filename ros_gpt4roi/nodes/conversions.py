@@ -14,6 +14,7 @@ from ros_gpt4roi_interfaces.msg import RegionDescription, RegionDescriptionArray
 from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray
 
+from ros_gpt4roi.messages import box_to_message
 from ros_gpt4roi.runtime.regions import Box, BoxError, check_box, name_regions
 from ros_gpt4roi.runtime.types import Answer, FrameDescriptions, Region, Status
 
@@ -65,14 +66,6 @@ def box_from_message(message: BoundingBox2D, width: int, height: int, resolution
     across, down = (1.0, 1.0) if resolution is None else (width / resolution[0], height / resolution[1])
     box = ((x - size_x / 2) * across, (y - size_y / 2) * down, (x + size_x / 2) * across, (y + size_y / 2) * down)
     return check_box(box, width, height, points=points, normalised=resolution is None, shown=shown)
-
-
-def box_to_message(box: Sequence[float]) -> BoundingBox2D:
-    """Centre and size of a box (x1, y1, x2, y2)."""
-    x1, y1, x2, y2 = map(float, box)
-    message = BoundingBox2D(size_x=x2 - x1, size_y=y2 - y1)
-    message.center.position.x, message.center.position.y = (x1 + x2) / 2, (y1 + y2) / 2
-    return message
 
 
 def _best_hypothesis(detection: Detection2D) -> tuple[str, float]:

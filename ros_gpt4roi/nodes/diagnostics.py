@@ -104,12 +104,13 @@ class DiagnosticsPublisher:
 
     Args:
         node: The node.
-        part: What the report is of, behind the node's name.
+        part: What the report is of, behind the node's name with its namespace.
         report: Gives the report.
     """
 
     def __init__(self, node: Node, part: str, report: Callable[[], Report]) -> None:
-        self._node, self._name, self._report = node, f"{node.get_name()}: {part}", report
+        self._node, self._report = node, report
+        self._name = f"{node.get_fully_qualified_name().lstrip('/')}: {part}"
         self.progress = ""  # what a long step is at
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
         # With use_sim_time and no /clock, or a paused one, ROS time stands still.

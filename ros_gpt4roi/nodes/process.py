@@ -22,30 +22,18 @@ from rclpy.service import Service
 from rclpy.signals import SignalHandlerOptions
 
 from ros_gpt4roi.printable import PrintableHandler, printable
+from ros_gpt4roi.transport import use_large_messages
 
 from .diagnostics import Problems
 from .shared_memory import remove_abandoned_segments
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SIGNAL_POLL_S = 0.2  # Python sees a signal only between two waits of the middleware
-_TRANSPORT_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE",
-                        "FASTDDS_BUILTIN_TRANSPORTS")
 _BROKEN_S = 10.0  # an executor in which nothing succeeds for so long has no way on
 
 
 class NodeFailure(Exception):
     """Raised by a callback to end the node; the text says why. Any other exception costs its callback alone."""
-
-
-def use_large_messages() -> None:
-    """Gives Fast DDS shared memory that holds images, unless the environment already says which transports to use.
-
-    Call it before rclpy.init. Without it, a best-effort image over 0.5 MiB is mostly lost between processes. The
-    profile would override FASTDDS_BUILTIN_TRANSPORTS, which is set where shared memory can't work, as between
-    containers.
-    """
-    if not any(os.environ.get(name) for name in _TRANSPORT_VARIABLES):
-        os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(Path(__file__).with_name("fastdds.xml"))
 
 
 def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import rclpy
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -47,6 +48,7 @@ _RESULT_KEPT_S = 60  # for a client that asks for its result late; a goal's memo
 # The middleware drops what a history (10 by default) doesn't hold, and nobody would ever know.
 _HISTORY = 200  # of answers and of each service
 _TEXT_HISTORY = 1000  # of questions on a topic, whose senders wait for nothing
+_REMEMBERED = 256  # queries whose repetitions get the same answer
 _SHOWN_REFUSALS = 3
 _FORMATS = ("", "text", "json")
 _DRAIN_POLL_S = 0.05
@@ -83,6 +85,13 @@ class _OnSystemTime:
         return self._clock
 
 
+class _Asked(NamedTuple):
+    """A query that came over the action: the name of its goal, and the answer to come."""
+
+    goal: str
+    answer: futures.Future[AnswerMessage]
+
+
 class Questions:
     """The ways to ask, `ask`, `ask_question`, `query_text`, `describe_regions` and clicks, and the `answers` to them.
 
@@ -99,7 +108,8 @@ class Questions:
         self._is_active = is_active
         self._open = 0  # goals and requests without a result
         self._last_result_s = -math.inf
-        self._goals_received = self._goals_accepted = 0
+        self._goals_received = self._goals_accepted = self._goals_repeated = 0
+        self._asked: OrderedDict[str, _Asked] = OrderedDict()  # by query id, the newest ones
         self._answers = node.create_publisher(AnswerMessage, "answers", _HISTORY)
         self._answer_texts = node.create_publisher(String, "answer_text", _HISTORY)
         # Reentrant, since a coroutine holds its group while it awaits the worker.
@@ -151,7 +161,8 @@ class Questions:
     def statistics(self) -> dict[str, int]:
         """Counters since the start."""
         return {"goals received": self._goals_received,
-                "goals whose acceptance was lost": self._goals_received - self._goals_accepted}
+                "goals whose acceptance was lost": self._goals_received - self._goals_accepted,
+                "goals repeated": self._goals_repeated}
 
     # The ways in
 
@@ -168,16 +179,40 @@ class Questions:
     async def _on_goal(self, goal: ServerGoalHandle) -> Ask.Result:
         query = goal.request.query
         try:
-            answer = await self._answer(goal)
-        except Exception as error:  # rclpy would respond with a result's defaults, which say OK
-            answer = Answer(Status.FAILED, "", shown(error), conversation_id=query.conversation_id,
-                            query_id=_goal_name(goal))
-            if goal.is_active:
+            if (earlier := self._earlier(goal)) is not None:
+                self._goals_repeated += 1
+                message = await _finished(earlier.answer, self._node.executor)
+            else:
+                asked = self._remember(query.query_id, _goal_name(goal))
+                try:
+                    answer = await self._answer(goal)
+                except Exception as error:  # rclpy would respond with a result's defaults, which say OK
+                    answer = Answer(Status.FAILED, "", shown(error), conversation_id=query.conversation_id,
+                                    query_id=_goal_name(goal))
+                message = self._publish(replace(answer, query_id=query.query_id or answer.query_id), query.format)
+                asked.answer.set_result(message)
+            if message.status == Status.OK:
+                goal.succeed()
+            elif message.status == Status.CANCELED and goal.is_cancel_requested:
+                goal.canceled()
+            else:
                 goal.abort()
         finally:
             self._close_one()
-        return Ask.Result(answer=self._publish(replace(answer, query_id=query.query_id or answer.query_id),
-                                               query.format))
+        return Ask.Result(answer=message)
+
+    def _remember(self, query_id: str, goal_name: str) -> _Asked:
+        asked = _Asked(goal_name, futures.Future())
+        if query_id:
+            self._asked[query_id] = asked
+            self._asked.move_to_end(query_id)
+            if len(self._asked) > _REMEMBERED:
+                self._asked.popitem(last=False)
+        return asked
+
+    def _earlier(self, goal: ServerGoalHandle) -> _Asked | None:
+        """What a goal repeats, because its asker has got no acceptance of it."""
+        return self._asked.get(goal.request.query.query_id) if goal.request.attempt else None
 
     async def _answer(self, goal: ServerGoalHandle) -> Answer:
         text = ""
@@ -190,17 +225,11 @@ class Questions:
         submitted = self._submit(goal.request.query, _goal_name(goal), on_text)
         if goal.is_cancel_requested:  # before there was anything to cancel
             self._scheduler.cancel(_goal_name(goal))
-        answer = await _finished(submitted, self._node.executor)
-        if answer.status == Status.OK:
-            goal.succeed()
-        elif answer.status == Status.CANCELED and goal.is_cancel_requested:
-            goal.canceled()
-        else:
-            goal.abort()
-        return answer
+        return await _finished(submitted, self._node.executor)
 
     def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
-        self._scheduler.cancel(_goal_name(goal))
+        earlier = self._earlier(goal)
+        self._scheduler.cancel(_goal_name(goal) if earlier is None else earlier.goal)
         return CancelResponse.ACCEPT
 
     async def _on_question(self, request: AskQuestion.Request, response: AskQuestion.Response) -> AskQuestion.Response:

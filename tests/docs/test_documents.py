@@ -19,7 +19,8 @@ BLOCKS = [block for page in PAGES for block in shell_blocks(page)]
 # What a run of a page's blocks finds in its folder; all else that it makes there is its own.
 _LINKED = (*documents.ROOMS, ".venv", "install", "setup.py", "package.xml")
 _OPTION = re.compile(r"^--[\w-]+")
-_COMMANDS = {"build_engine": "ros_gpt4roi.engine.build_engine", "describe": "ros_gpt4roi.describe"}  # of `ros2 run`
+_COMMANDS = {"build_engine": "ros_gpt4roi.engine.build_engine", "describe": "ros_gpt4roi.describe",
+             "ask": "ros_gpt4roi.console.ask"}  # of `ros2 run`
 
 
 def write(folder: Path, text: str) -> Path:

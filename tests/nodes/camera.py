@@ -34,10 +34,10 @@ def claim_size(picture: CompressedImage, width: int, height: int) -> CompressedI
 class Camera:
     """Publishes frames with rising stamps, one for every `send`."""
 
-    def __init__(self, peer: Peer, first_second: int = 1000) -> None:
+    def __init__(self, peer: Peer, first_second: int = 1000, namespace: str = "") -> None:
         self._first_second = first_second
-        self._images = peer.publisher(Image, "image", 10)
-        self._detections = peer.publisher(Detection2DArray, "detections", 10)
+        self._images = peer.publisher(Image, f"{namespace}/image", 10)
+        self._detections = peer.publisher(Detection2DArray, f"{namespace}/detections", 10)
         self._count = 0
 
     def send(self, boxes: Sequence[tuple[float, float, float, float]], boxes_first: bool = False,

@@ -1,29 +1,12 @@
 """What a node's process does before its node: which transports it takes, and who may read its log."""
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 from ros_peer import Peer, Process  # noqa: E402
-
-from ros_gpt4roi.nodes.process import use_large_messages  # noqa: E402
-
-VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
-
-
-@pytest.mark.parametrize("name", VARIABLES)
-def test_transports_that_the_environment_names_are_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv(name, "given")
-    use_large_messages()
-    assert {variable: os.environ[variable] for variable in VARIABLES if variable in os.environ} == {name: "given"}
-    monkeypatch.setenv(name, "")  # an empty variable names nothing
-    use_large_messages()
-    assert os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"].endswith("fastdds.xml")
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")

@@ -16,7 +16,7 @@ _SHARED = Path("/dev/shm")
 _PARTICIPANT = """
 import sys
 import rclpy
-from ros_gpt4roi.nodes.process import use_large_messages
+from ros_gpt4roi.transport import use_large_messages
 use_large_messages()
 rclpy.init()
 node = rclpy.create_node("with_shared_memory")

@@ -30,9 +30,9 @@ def test_the_demo_answers_draws_and_stays_for_questions(root: Path) -> None:
         assert len(re.findall(r"^  \? .+\n  > .+", shown, re.MULTILINE)) == 4, shown
         assert cv2.imread(str(picture)).shape == (480, 640, 3)
         domain = re.search(r"ROS_DOMAIN_ID=(\d+)", shown)[1]
-        question = re.search(r'ask\.py "(.+)"', shown)[1]
-        asked = subprocess.run([sys.executable, root / "scripts" / "ask.py", question], capture_output=True, text=True,
-                               env={**os.environ, "ROS_DOMAIN_ID": domain}, timeout=120)
+        question = re.search(r'console\.ask "(.+)"', shown)[1]
+        asked = subprocess.run([sys.executable, "-m", "ros_gpt4roi.console.ask", question], capture_output=True,
+                               text=True, env={**os.environ, "ROS_DOMAIN_ID": domain}, timeout=120)
         assert asked.returncode == 0 and "--conversation" in asked.stdout, asked.stderr
         demo.terminate()
         rest = demo.communicate(timeout=120)[0]

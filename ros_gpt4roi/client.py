@@ -1,0 +1,409 @@
+"""A Python client of the perception node: ask, describe, listen.
+
+    from ros_gpt4roi.client import Client
+
+    with Client() as client:
+        answer = client.ask("what is left of region 2?", on_text=lambda piece: print(piece, end="", flush=True))
+        print(client.ask("Why?", conversation_id=answer.conversation_id).text)
+        for frame in client.descriptions():
+            print({description.region.id: description.text for description in frame.descriptions})
+
+`ask` and `describe` wait. `ask_async` and `describe_async` return a `Reply`, a `concurrent.futures.Future`, for
+programs with an event loop of their own: `answer = await asyncio.wrap_future(client.ask_async("why?"))`.
+
+ROS is used only where the client's node is spun: in a thread of the client's own, or in the caller's executor. The
+caller's functions are called there, and must return at once. So every method may be called from any thread, and a
+KeyboardInterrupt in a thread that waits for an answer never meets rclpy in the middle of a message.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from ros_gpt4roi_interfaces.msg import Answer, Query, Region, RegionDescriptionArray
+from ros_gpt4roi_interfaces.srv import DescribeRegions
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from .client_connection import (
+    AskReply,
+    ClientError,
+    Connection,
+    DescribeReply,
+    NodeState,
+    NoNodeError,
+    ReadyReply,
+    Reply,
+)
+from .messages import box_to_message
+from .transport import use_large_messages
+
+__all__ = ["STATUS_NAMES", "AskReply", "Client", "ClientError", "DescribeReply", "NoNodeError", "NodeState", "Reply"]
+
+#: Answer.status in words.
+STATUS_NAMES: dict[int, str] = {getattr(Answer, name): name for name in (
+    "OK", "CANCELED", "TIMEOUT", "NO_FRAME", "UNKNOWN_REGION", "OVERLOADED", "INVALID", "FAILED")}
+_POLL_S = 0.1
+_SPUN_S = 5.0  # beyond a request's own limit: by then, a node that is spun has ended it
+_START_S, _STOP_S = 60.0, 10.0
+_DEPTH = 10
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to the perception node, in a node of the caller's or in one of its own.
+
+    Close it, or use it as a context manager.
+
+    Args:
+        node: A node of the caller's, who spins it; while the client waits for something and the node is in no
+            executor, the client spins it. None: a node of the client's own, in a ROS context and a thread of its own,
+            which takes ROS arguments from the command line.
+        name: Of the client's own node.
+        namespace: Where the perception node's topics are, such as "/robot1"; by default the client node's.
+        connect_limit_s: How long a request waits for a perception node before it ends with a NoNodeError.
+        check: Called ten times a second by the thread that waits for something; what it raises ends the wait. For flags
+            that signal handlers set, and processes that must not have ended.
+
+    Attributes:
+        node: The node. A thread that isn't spinning it must expect a KeyboardInterrupt within rclpy, if it uses it.
+    """
+
+    node: Node
+
+    def __init__(self, node: Node | None = None, *, name: str = "gpt4roi_client", namespace: str = "",
+                 connect_limit_s: float = 10.0, check: Callable[[], None] = lambda: None) -> None:
+        self._check, self._connect_limit_s = check, connect_limit_s
+        self._progress = threading.Condition()  # notified when something was handled
+        self._ending = threading.Event()
+        self._spinning = threading.Lock()  # held while the next two change
+        self._waiting = 0  # threads for which a node of the caller's is spun
+        self._spinner: threading.Thread | None = None
+        self._state_listeners: list[Callable[[NodeState], None]] = []
+
+        def connect(node: Node) -> None:
+            absolute = namespace or node.get_namespace()
+            self.node = node
+            self._connection = Connection(node, f"/{absolute.strip('/')}", self._on_state)
+
+        self._owns_node = node is None
+        if node is not None:
+            connect(node)
+            return
+        started: futures.Future[None] = futures.Future()
+        self._spinner = threading.Thread(target=self._run_own_node, args=(name, connect, started), daemon=True,
+                                         name="gpt4roi-client")
+        self._spinner.start()
+        try:
+            self._poll(started.done, _START_S, "start of the client's node")
+            started.result()
+        except BaseException:
+            self._ending.set()
+            raise
+        atexit.register(self.close)  # before the interpreter stops the thread wherever it is
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the client; what is still open ends with a ClientError. A second call does nothing."""
+        if self._ending.is_set():
+            return
+        self._ending.set()
+        if self._owns_node:
+            self._end_spinner()
+            atexit.unregister(self.close)
+        else:
+            self._connection.destroy()
+
+    # Asking
+
+    def ask(self, question: str | Query, *, on_text: Callable[[str], None] = lambda piece: None,
+            conversation_id: str = "", boxes: Sequence[Region | Sequence[float]] = (), header: Header | None = None,
+            limit_s: float = 60.0) -> Answer:
+        """Asks, and waits for the answer.
+
+        An exception that ends the wait, such as a KeyboardInterrupt, cancels the question.
+
+        Args:
+            question: In words; "region 2" speaks of a region. Or a whole `Query`, to which the other arguments are
+                added.
+            on_text: Receives each piece of the answer as it comes.
+            conversation_id: The conversation that it continues, of an earlier answer; empty opens a new one.
+            boxes: Regions beside the detections: (x1, y1, x2, y2) or a point (x, y) in pixels of the image, or a
+                `Region`.
+            header: Of the image that is asked about; None: the newest.
+            limit_s: Most seconds until the answer.
+
+        Returns:
+            The answer, also one whose status isn't OK.
+
+        Raises:
+            NoNodeError: There is no perception node to ask.
+            ClientError: The answer did not come.
+        """
+        return self._result(self.ask_async(question, on_text=on_text, conversation_id=conversation_id, boxes=boxes,
+                                           header=header, limit_s=limit_s), limit_s)
+
+    def ask_async(self, question: str | Query, *, on_text: Callable[[str], None] = lambda piece: None,
+                  conversation_id: str = "", boxes: Sequence[Region | Sequence[float]] = (),
+                  header: Header | None = None, limit_s: float = 60.0) -> AskReply:
+        """As `ask`, but returns at once with what the answer will come to; `cancel()` stops it within one token."""
+        query = Query(text=question) if isinstance(question, str) else copy.copy(question)
+        query.query_id = query.query_id or uuid.uuid4().hex
+        query.conversation_id = conversation_id or query.conversation_id
+        query.boxes = [*query.boxes, *map(_region, boxes)]
+        query.header = header if header is not None else query.header
+        reply = AskReply(self._connection, query, on_text, limit_s, self._connect_limit_s)
+        self._begin(reply)
+        return reply
+
+    def describe(self, boxes: Sequence[Region | Sequence[float]] = (), *, header: Header | None = None,
+                 limit_s: float = 60.0) -> Any:
+        """Has boxes described, and waits for it.
+
+        Args:
+            boxes: As in `ask`; none: the newest detections.
+            header: Of the image that they are of; None: the newest.
+            limit_s: Most seconds until the response.
+
+        Returns:
+            A `DescribeRegions.Response`, also one whose status isn't OK.
+
+        Raises:
+            NoNodeError: There is no perception node.
+            ClientError: The response did not come.
+        """
+        return self._result(self.describe_async(boxes, header=header, limit_s=limit_s), limit_s)
+
+    def describe_async(self, boxes: Sequence[Region | Sequence[float]] = (), *, header: Header | None = None,
+                       limit_s: float = 60.0) -> DescribeReply:
+        """As `describe`, but returns at once with what the response will come to."""
+        request = DescribeRegions.Request(header=header or Header(), boxes=[_region(box) for box in boxes])
+        reply = DescribeReply(self._connection, request, limit_s, self._connect_limit_s)
+        self._begin(reply)
+        return reply
+
+    @property
+    def repeats(self) -> int:
+        """How many times a request was sent again because nothing came of it."""
+        return self._connection.repeats
+
+    # Listening
+
+    def descriptions(self, limit_s: float = 10.0) -> Iterator[RegionDescriptionArray]:
+        """The descriptions of one frame after the other, as they come; a reader who is slow misses frames.
+
+        Raises:
+            ClientError: None came for `limit_s` seconds.
+        """
+        newest: deque[RegionDescriptionArray] = deque(maxlen=1)
+        stop = self.on_descriptions(newest.append)
+        try:
+            while True:
+                self.wait_for(lambda: bool(newest), limit_s, "descriptions of another frame")
+                yield newest.popleft()
+        finally:
+            stop()
+
+    def on_descriptions(self, callback: Callable[[RegionDescriptionArray], None]) -> Callable[[], None]:
+        """Has a function called with the descriptions of every frame. Returns a function that ends it."""
+        return self.listen(RegionDescriptionArray, "region_descriptions", callback)
+
+    def on_answers(self, callback: Callable[[Answer], None]) -> Callable[[], None]:
+        """Has a function called with every answer, whoever asked. Returns a function that ends it."""
+        return self.listen(Answer, "answers", callback)
+
+    def on_annotated_image(self, callback: Callable[[Image], None]) -> Callable[[], None]:
+        """Has a function called with pictures of what is described, rgb8. Returns a function that ends it."""
+        return self.listen(Image, "annotated_image", callback, qos_profile_sensor_data)
+
+    def on_state(self, callback: Callable[[NodeState], None]) -> Callable[[], None]:
+        """Has a function called once a second with the node's state. Returns a function that ends it."""
+        self._state_listeners.append(callback)
+        return lambda: self._state_listeners.remove(callback) if callback in self._state_listeners else None
+
+    def listen(self, kind: type, topic: str, callback: Callable[[Any], None],
+               qos: QoSProfile | int = _DEPTH) -> Callable[[], None]:
+        """Has a function called with every message of a topic. Returns a function that ends it.
+
+        Args:
+            kind: The message type.
+            topic: The topic's name; a relative one is of the perception node's namespace.
+            callback: Receives each message where the node is spun.
+            qos: Profile or depth of the subscription.
+        """
+        name = topic if topic.startswith("/") else self._connection.name(topic)
+        made: list[Any] = []
+
+        def receive(message: Any) -> None:  # rclpy can't read the signature of a built-in such as `list.append`
+            callback(message)
+
+        def begin() -> None:
+            made.append(self.node.create_subscription(kind, name, receive, qos, callback_group=self._connection.group))
+
+        def end() -> None:
+            if made:
+                self.node.destroy_subscription(made.pop())
+
+        self._connection.call(begin)
+        return lambda: self._connection.call(end)
+
+    @property
+    def namespace(self) -> str:
+        """Where the perception node's topics are."""
+        return self._connection.name("").rstrip("/") or "/"
+
+    @property
+    def state(self) -> NodeState | None:
+        """The last state of the node; None while there is none. `state.received_s` says how old it is."""
+        return self._connection.state
+
+    # Waiting
+
+    def wait_for_node(self, limit_s: float) -> None:
+        """Waits until a perception node answers.
+
+        Raises:
+            NoNodeError: None does within `limit_s` seconds; or at once, where it can't load its model.
+        """
+        ready = ReadyReply(self._connection, limit_s)
+        self._begin(ready)
+        self._result(ready, limit_s)
+
+    def wait_for(self, condition: Callable[[], object], limit_s: float, what: str) -> None:
+        """Waits for a condition that something which is received brings about.
+
+        Args:
+            condition: Called whenever something was received, and ten times a second.
+            limit_s: Most seconds until it holds.
+            what: What is waited for, for the error.
+
+        Raises:
+            ClientError: It does not hold after `limit_s` seconds.
+            RuntimeError: It was called where the node is spun, in a callback: nothing could be received.
+        """
+        if threading.current_thread() is self._spinner:
+            raise RuntimeError(f"{what} can not be waited for in a callback; use ask_async or describe_async there")
+        with self._spun():
+            self._poll(condition, limit_s, what)
+
+    def _poll(self, condition: Callable[[], object], limit_s: float, what: str) -> None:
+        end = time.monotonic() + limit_s
+        with self._progress:
+            while not condition():
+                self._check()
+                if (left := end - time.monotonic()) <= 0:
+                    raise ClientError(f"{what}: not within {limit_s:g} s")
+                self._progress.wait(min(left, _POLL_S))
+
+    def _begin(self, reply: Reply[Any]) -> None:
+        if self._ending.is_set():
+            raise ClientError("the client is closed")
+        reply.add_done_callback(self._notify)
+        self._connection.begin(reply)
+
+    def _result(self, reply: Reply[T], limit_s: float) -> T:
+        try:
+            self.wait_for(reply.done, limit_s + _SPUN_S, f"a reply (does the executor of node {self.node.get_name()} "
+                                                         "spin, in another thread?)")
+        except BaseException:
+            reply.cancel()
+            raise
+        return reply.result()
+
+    def _on_state(self, state: NodeState) -> None:
+        for listener in list(self._state_listeners):
+            listener(state)
+        self._notify()
+
+    def _notify(self, _: object = None) -> None:
+        with self._progress:
+            self._progress.notify_all()
+
+    # Spinning
+
+    @contextmanager
+    def _spun(self) -> Iterator[None]:
+        """Spins a node of the caller's that is in no executor, as long as somebody waits."""
+        if self._owns_node:
+            yield
+            return
+        with self._spinning:
+            executor = self.node.executor
+            if self._waiting == 0 and (executor is None or self.node not in executor.get_nodes()):
+                self._spinner = threading.Thread(target=self._spin, args=(lambda: self._waiting == 0,), daemon=True)
+            counted = self._spinner is not None
+            self._waiting += counted
+            if self._spinner is not None and not self._spinner.is_alive():
+                self._spinner.start()
+        try:
+            yield
+        finally:
+            with self._spinning:
+                self._waiting -= counted
+                if counted and self._waiting == 0:
+                    self._end_spinner()
+
+    def _end_spinner(self) -> None:
+        spinner, self._spinner = self._spinner, None
+        if spinner is not None:
+            self._connection.call(lambda: None)  # wakes the executor
+            spinner.join(_STOP_S)
+
+    def _spin(self, ended: Callable[[], bool]) -> None:
+        executor = SingleThreadedExecutor(context=self.node.context)
+        executor.add_node(self.node)
+        while not ended() and self.node.context.ok():
+            try:
+                executor.spin_once(_POLL_S)
+            except Exception as error:  # a callback's own: it costs what called it, not the others
+                self.node.get_logger().error(f"{type(error).__name__} in a callback: {error}")
+            self._notify()
+        self.node.executor = None  # type: ignore[assignment]  # rclpy's way to say that it is in none
+        executor.shutdown()
+
+    def _run_own_node(self, name: str, connect: Callable[[Node], None], started: futures.Future[None]) -> None:
+        use_large_messages()
+        context = Context()
+        try:
+            rclpy.init(context=context)  # no signal handlers: those of a context that isn't the default one's
+            connect(rclpy.create_node(name, context=context, enable_rosout=False, start_parameter_services=False))
+        except Exception as error:
+            started.set_exception(error)
+            context.try_shutdown()
+            return
+        started.set_result(None)
+        self._notify()
+        self._spin(self._ending.is_set)
+        self._connection.destroy()
+        self.node.destroy_node()
+        context.try_shutdown()
+
+
+def _region(box: Region | Sequence[float]) -> Region:
+    if isinstance(box, Region):
+        return box
+    if len(box) == 2:  # a point
+        box = (*box, *box)
+    if len(box) != 4:
+        raise ValueError(f"a box has {len(box)} numbers; expected x1, y1, x2, y2, or x, y of a point")
+    return Region(bbox=box_to_message(box))

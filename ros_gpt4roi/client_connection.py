@@ -1,0 +1,419 @@
+"""What `ros_gpt4roi.client` does with ROS: requests on their way to the perception node, and replies on their way back.
+
+Everything here runs where the node is spun, one callback at a time; only a reply's own methods are for any thread.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent import futures
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
+from rclpy.action.client import ClientGoalHandle
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from ros_gpt4roi_interfaces.action import Ask
+from ros_gpt4roi_interfaces.msg import Answer, Query
+from ros_gpt4roi_interfaces.srv import DescribeRegions
+
+_ASK_TYPE = "ros_gpt4roi_interfaces/action/Ask"
+_TICK_S = 0.05  # how often replies that are waited for are looked after
+# The middleware drops what a history (10 by default) doesn't hold.
+_HISTORY = 200  # of responses: so many questions may be asked at once
+_REPEAT_S, _LONGEST_REPEAT_S = 1.0, 8.0  # without an acceptance, a question is sent again after 1, 2, 4, 8, 8 ... s
+_DESCRIBE_AGAIN_S = 5.0  # descriptions, which nothing accepts before they come, are asked for again after 5, 10 ... s
+_RESULT_AGAIN_S = 10.0  # an answer may take long, but the response that brings it may also be lost
+_MATCH_S = 3.0  # how long a node's first diagnostics are waited for, which come once a second
+_GONE_S = 2.0  # an action server that the graph doesn't show for so long has ended
+_SILENT_S = 10.0  # a node that answers reports once a second
+_CANCEL_S = 5.0  # for the answer to a question that is cancelled; it comes within one token
+_SHOWN_NODES = 5
+
+
+class ClientError(RuntimeError):
+    """Something that was waited for did not come; the text says what, for how long, and what was there instead."""
+
+
+class NoNodeError(ClientError):
+    """No perception node answers; the text says what was looked for, where, and what was found."""
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What the perception node says of itself in `/diagnostics`, once a second.
+
+    Attributes:
+        name: Of the node.
+        level: 0 OK, 1 WARN, 2 ERROR, 3 STALE, as in diagnostic_msgs/DiagnosticStatus.
+        message: Its state in a sentence.
+        model: The model that it runs.
+        values: Counters and states by name.
+        received_s: When it was received, by `time.monotonic`.
+    """
+
+    name: str
+    level: int
+    message: str
+    model: str
+    values: Mapping[str, str]
+    received_s: float
+
+
+T = TypeVar("T")
+
+
+class Reply(futures.Future[T], Generic[T]):
+    """What will come of a request: a future that every thread may wait for.
+
+    It ends within the request's own limit, as long as the client's node is spun. `cancel()` asks the node to stop: the
+    future then gives a result of status CANCELED, with what there was by then, and is not `cancelled()`.
+    """
+
+    def __init__(self, connection: Connection, what: str, limit_s: float, connect_limit_s: float) -> None:
+        super().__init__()
+        self.set_running_or_notify_cancel()
+        self._connection = connection
+        self._what, self._limit_s, self._connect_limit_s = what, limit_s, min(connect_limit_s, limit_s)
+        self._began_s = time.monotonic()
+        self._end_s = self._began_s + limit_s
+        self._sent = False
+        self._again_s = math.inf  # when it is sent again, unless something comes
+
+    def cancel(self) -> bool:
+        """Asks the node to stop. Returns whether the request was still open."""
+        if self.done():
+            return False
+        self._connection.call(self._cancel)
+        return True
+
+    def _step(self, now: float) -> None:
+        """Does what is due; called when the request is made and then every _TICK_S until it has ended."""
+        if not self._sent and self._connection.is_ready(self._began_s, self._connect_limit_s, now):
+            self._sent = True
+            self._send(now)
+        elif self._sent and now > self._again_s:
+            self._insist(now)
+        if now > self._end_s:
+            raise ClientError(f"{self._what}: no reply within {self._limit_s:g} s")
+
+    def _lose_node(self, why: str, now: float) -> None:
+        """Waits for a node again, as at first: the graph may have shown one that had died before."""
+        self._sent, self._began_s = False, now
+
+    def _send(self, now: float) -> None:
+        raise NotImplementedError
+
+    def _insist(self, now: float) -> None:
+        self._connection.repeats += 1
+        self._send(now)
+
+    def _cancel(self) -> None:
+        raise NotImplementedError
+
+    def _end(self, result: T | None = None, error: BaseException | None = None) -> None:
+        if self.done():
+            return
+        self._connection.open.discard(self)
+        if error is not None:
+            self.set_exception(error)
+        else:
+            assert result is not None
+            self.set_result(result)
+
+
+class ReadyReply(Reply[bool]):
+    """True, once the perception node answers."""
+
+    def __init__(self, connection: Connection, limit_s: float) -> None:
+        super().__init__(connection, "a perception node", limit_s, limit_s)
+
+    def _send(self, now: float) -> None:
+        self._end(True)
+
+    def _cancel(self) -> None:
+        self._end(False)
+
+
+class AskReply(Reply[Answer]):
+    """The answer to a question.
+
+    Attributes:
+        query: What is asked.
+        text: Of the answer, so far.
+    """
+
+    def __init__(self, connection: Connection, query: Query, on_text: Callable[[str], None], limit_s: float,
+                 connect_limit_s: float) -> None:
+        super().__init__(connection, f"question {query.text[:80]!r}", limit_s, connect_limit_s)
+        self.query, self.text = query, ""
+        self._on_text = on_text
+        self._goals: list[ClientGoalHandle] = []  # accepted; more than one where an acceptance came late
+        self._attempt = 0
+        self._repeat_s = _REPEAT_S
+        self._cancelled_s = math.inf
+
+    def _step(self, now: float) -> None:
+        super()._step(now)
+        if now > self._cancelled_s + _CANCEL_S:
+            self._end(self._canceled(f"the node did not confirm it within {_CANCEL_S:g} s"))
+
+    def _insist(self, now: float) -> None:
+        if self._goals:
+            self._ask_for_result(self._goals[0])
+        elif self._cancelled_s == math.inf:
+            self._attempt += 1
+            super()._insist(now)
+
+    def _lose_node(self, why: str, now: float) -> None:
+        if self._goals:  # it has begun to answer
+            raise ClientError(f"{self._what}: the perception node has gone: {why}")
+        super()._lose_node(why, now)
+        self._attempt += 1
+        self._connection.repeats += 1
+
+    def _send(self, now: float) -> None:
+        self._again_s = now + self._repeat_s
+        self._repeat_s = min(2 * self._repeat_s, _LONGEST_REPEAT_S)
+        goal = Ask.Goal(query=self.query, attempt=self._attempt)
+        sent = self._connection.ask.send_goal_async(goal, lambda message: self._grow(message.feedback.text))
+        sent.add_done_callback(lambda done: self._guarded(self._accepted, done.result()))
+
+    def _accepted(self, goal: ClientGoalHandle) -> None:
+        if not goal.accepted:
+            raise ClientError(f"{self._what} was refused by the action server")
+        if self._cancelled_s < math.inf or self.done():
+            goal.cancel_goal_async()
+        if not self.done():
+            self._goals.append(goal)
+            self._ask_for_result(goal)
+
+    def _ask_for_result(self, goal: ClientGoalHandle) -> None:
+        self._again_s = time.monotonic() + _RESULT_AGAIN_S
+        goal.get_result_async().add_done_callback(lambda done: self._guarded(self._answered, done.result()))
+
+    def _answered(self, response: Any) -> None:
+        if self.done():
+            return
+        answer = response.result.answer
+        if answer.query_id != self.query.query_id:  # a response's defaults, which say OK: the goal is unknown
+            raise ClientError(f"{self._what}: the node does not know of it any more; it may have been restarted")
+        if self.query.format in ("", "text"):
+            self._grow(answer.text)  # what feedback has not brought
+        self._end(answer)
+
+    def _grow(self, text: str) -> None:
+        if self.done() or len(text) <= len(self.text) or not text.startswith(self.text):
+            return
+        piece, self.text = text[len(self.text):], text
+        try:
+            self._on_text(piece)
+        except Exception as error:  # the caller's own
+            self._end(error=error)
+
+    def _guarded(self, take: Callable[[Any], None], value: Any) -> None:
+        try:
+            take(value)
+        except Exception as error:
+            self._end(error=error)
+
+    def _cancel(self) -> None:
+        self._cancelled_s = time.monotonic()
+        self._withdraw()
+        if not self._sent:
+            self._end(self._canceled("it was not sent yet"))
+
+    def _withdraw(self) -> None:
+        for goal in self._goals:
+            goal.cancel_goal_async()
+
+    def _canceled(self, why: str) -> Answer:
+        return Answer(status=Answer.CANCELED, query_id=self.query.query_id, text=self.text, error=f"cancelled; {why}",
+                      conversation_id=self.query.conversation_id, header=self.query.header)
+
+    def _end(self, result: Answer | None = None, error: BaseException | None = None) -> None:
+        if error is not None and not self.done():
+            self._withdraw()
+        super()._end(result, error)
+
+
+class DescribeReply(Reply[Any]):
+    """The descriptions of given boxes, a `DescribeRegions.Response`."""
+
+    def __init__(self, connection: Connection, request: Any, limit_s: float, connect_limit_s: float) -> None:
+        super().__init__(connection, f"description of {len(request.boxes) or 'all'} regions", limit_s, connect_limit_s)
+        self._request = request
+        self._repeat_s = _DESCRIBE_AGAIN_S
+
+    def _send(self, now: float) -> None:
+        self._again_s = now + self._repeat_s
+        self._repeat_s *= 2
+        self._connection.describe.call_async(self._request).add_done_callback(lambda done: self._end(done.result()))
+
+    def _cancel(self) -> None:
+        self._end(DescribeRegions.Response(status=Answer.CANCELED, error="cancelled"))
+
+
+class Connection:
+    """A node's side of the conversation with the perception node.
+
+    Args:
+        node: The node.
+        namespace: Absolute; where the perception node's interfaces are.
+        on_state: Receives each state.
+    """
+
+    def __init__(self, node: Node, namespace: str, on_state: Callable[[NodeState], None]) -> None:
+        self._node, self._namespace, self._on_state = node, namespace, on_state
+        self._closed = False
+        self.open: set[Reply[Any]] = set()
+        self.repeats = 0
+        self.state: NodeState | None = None
+        self._there_s = math.inf  # since when there is a server
+        self._lost_s = math.inf  # since when there is none any more
+        self._calls: deque[Callable[[], None]] = deque()
+        self.group = MutuallyExclusiveCallbackGroup()
+        history = QoSProfile(depth=_HISTORY)
+        self.ask = ActionClient(node, Ask, self.name("ask"), callback_group=self.group,
+                                goal_service_qos_profile=history, result_service_qos_profile=history,
+                                cancel_service_qos_profile=history)
+        self.describe = node.create_client(DescribeRegions, self.name("describe_regions"), callback_group=self.group)
+        # After those two: discovery tells of readers in their order, so that a node whose diagnostics get here has
+        # found the readers of responses, too. Responses that it sends before that are lost.
+        self._diagnostics = node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10,
+                                                     callback_group=self.group)
+        self._guard = node.create_guard_condition(self._do_calls, self.group)
+        self._timer = node.create_timer(_TICK_S, self._tick, self.group, Clock(clock_type=ClockType.STEADY_TIME))
+
+    def name(self, topic: str) -> str:
+        """The absolute name of one of the perception node's interfaces."""
+        return f"{self._namespace.rstrip('/')}/{topic}"
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Has something done where the node is spun; from any thread."""
+        self._calls.append(function)
+        if not self._closed:
+            self._guard.trigger()
+
+    def begin(self, reply: Reply[Any]) -> None:
+        """Sends a request, now or when there is a node; from any thread."""
+        def start() -> None:
+            self.open.add(reply)
+            if self._timer.is_canceled():
+                self._timer.reset()
+            self._step(reply, time.monotonic())
+        self.call(start)
+        if self._closed:
+            reply._end(error=ClientError("the client is closed"))
+
+    def destroy(self) -> None:
+        """Ends what is open, and takes the interfaces back."""
+        self._do_calls()
+        for reply in list(self.open):
+            reply._end(error=ClientError("the client is closed"))
+        self._closed = True
+        self.ask.destroy()
+        self._node.destroy_client(self.describe)
+        self._node.destroy_subscription(self._diagnostics)
+        self._node.destroy_guard_condition(self._guard)
+        self._node.destroy_timer(self._timer)
+
+    def is_ready(self, since_s: float, limit_s: float, now: float) -> bool:
+        """Whether a request can be sent.
+
+        Raises:
+            NoNodeError: There was no node for `limit_s` since `since_s`; or it says that there will be none.
+        """
+        if self._there_s < math.inf:
+            # Without diagnostics, the first reply may get lost, which then costs a repetition.
+            return self.state is not None or now > self._there_s + _MATCH_S
+        if self.state is not None and self.state.level == ord(DiagnosticStatus.ERROR):
+            raise NoNodeError(f"the perception node could not be configured: {self.state.message}")
+        if now > since_s + limit_s:
+            raise NoNodeError(self._explanation(now - since_s))
+        return False
+
+    def _do_calls(self) -> None:
+        while self._calls:
+            self._calls.popleft()()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._look_for_server(now)
+        for reply in list(self.open):
+            self._step(reply, now)
+        if not self.open:
+            self._timer.cancel()
+
+    def _step(self, reply: Reply[Any], now: float) -> None:
+        try:
+            if reply._sent and (gone := self._gone(now)):
+                reply._lose_node(gone, now)
+            if not reply._sent:
+                self._look_for_server(now)
+            reply._step(now)
+        except Exception as error:
+            reply._end(error=error)
+
+    def _look_for_server(self, now: float) -> None:
+        if self._is_silent(now):  # the graph still shows a process that was killed, for 20 s
+            self._there_s = self._lost_s = math.inf
+            return
+        there = self.ask.server_is_ready() and self.describe.service_is_ready()
+        if there:
+            self._there_s, self._lost_s = min(self._there_s, now), math.inf
+        elif self._there_s < math.inf and self._lost_s == math.inf:
+            self._lost_s = now
+        elif now > self._lost_s + _GONE_S:
+            self._there_s, self.state = math.inf, None
+
+    def _is_silent(self, now: float) -> bool:
+        return self.state is not None and now > self.state.received_s + _SILENT_S
+
+    def _gone(self, now: float) -> str:
+        """Why a request that was sent will get no reply."""
+        if self._is_silent(now):
+            return f"it has said nothing for {_SILENT_S:g} s"
+        return "its action is not there any more" if self._there_s == math.inf else ""
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            name = status.name.removesuffix(": pipeline")
+            if name != status.name and f"/{name}".rpartition("/")[0] == self._namespace.rstrip("/"):
+                self.state = NodeState(name, ord(status.level), status.message, status.hardware_id,
+                                       {pair.key: pair.value for pair in status.values}, time.monotonic())
+                self._on_state(self.state)
+
+    def _explanation(self, waited_s: float) -> str:
+        others, servers = [], []
+        for name, namespace in self._node.get_node_names_and_namespaces():
+            full_name = f"{namespace.rstrip('/')}/{name}"
+            if full_name != self._node.get_fully_qualified_name():
+                others.append(full_name)
+            try:
+                actions = get_action_server_names_and_types_by_node(self._node, name, namespace)
+            except Exception:  # gone in the meantime
+                continue
+            servers += [f"{action} of node {full_name}" for action, kinds in actions if _ASK_TYPE in kinds]
+        if self.name("ask") in (server.split(" ")[0] for server in servers):
+            found = "found it, but no connection to it came about"
+        elif servers:
+            found = f"found {', '.join(servers)}: give its namespace"
+        elif others:
+            found = f"found none in any namespace, but the nodes {', '.join(sorted(others)[:_SHOWN_NODES])}"
+        else:
+            found = ("found no node at all: it does not run, or in another domain, or discovery is limited "
+                     "(ROS_AUTOMATIC_DISCOVERY_RANGE)")
+        says = ""
+        if self.state is not None:
+            age_s = time.monotonic() - self.state.received_s
+            says = f"; {self.state.name} said {age_s:.0f} s ago: {self.state.message}"
+        return (f"no perception node answers: looked for {waited_s:.0f} s for the action {self.name('ask')} "
+                f"({_ASK_TYPE}) in ROS domain {self._node.context.get_domain_id()}, {found}{says}")

@@ -1,0 +1,62 @@
+"""The command `ask` in a process of its own, as a shell runs it."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+from camera import Camera  # noqa: E402
+from isolation import for_children  # noqa: E402
+from ros_peer import ROOT, WAIT_S  # noqa: E402
+
+
+def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
+    environment = for_children({"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ["PYTHONPATH"]]))})
+    return subprocess.Popen([sys.executable, "-m", "ros_gpt4roi.console.ask", *arguments], env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    process = start(arguments)
+    out, error = process.communicate(timeout=WAIT_S)
+    return process.returncode, out, error
+
+
+def test_an_answer_is_printed_and_its_conversation_goes_on(camera: Camera) -> None:
+    status, out, error = run("what is region 1?")
+    assert (status, error) == (0, "") and len(out.splitlines()[0].split()) > 3
+    conversation = out.split("--conversation ")[1].strip(")\n")
+    status, out, error = run("and region 2?", "--conversation", conversation, "--json")
+    answer = json.loads(out)
+    assert (status, answer["status"], answer["conversation_id"]) == (0, "OK", conversation), error
+    assert answer["text"] and answer["stamp"].startswith("1000.")
+
+
+def test_the_exit_status_says_what_became_of_the_question(camera: Camera) -> None:
+    status, _, error = run("what is region 77?")
+    assert status == 1 and error.startswith("ask: UNKNOWN_REGION: ") and "77" in error
+    status, _, error = run("what is region 1?", "--namespace", "/elsewhere")
+    assert status == 3 and "/elsewhere/ask" in error and "/perception" in error and "Traceback" not in error
+    assert run()[0] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_the_answer(camera: Camera, number: signal.Signals, tmp_path: Path) -> None:
+    asking = start(["what is region 1?"])
+    try:
+        asking.stdout.read(1)  # its first word
+        asking.send_signal(number)
+        _, error = asking.communicate(timeout=WAIT_S)
+        # A node that is faster than this process may have said it all.
+        assert asking.returncode == 128 + number and "CANCELED" in error or asking.returncode == 0
+        assert "Traceback" not in error
+    finally:
+        asking.kill()
+        asking.wait()
