@@ -15,7 +15,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", sorted(glob("launch/*.py"))),
-        (f"share/{NAME}/config", sorted(glob("config/*.yaml"))),
+        (f"share/{NAME}/config", sorted(glob("config/*.*"))),
         (f"share/{NAME}/engines", sorted(glob("engines/*.yaml"))),
         (f"share/{NAME}/engines/probe", sorted(glob("engines/probe/*"))),
         (f"share/{NAME}/models/tabletop",
