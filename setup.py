@@ -33,6 +33,7 @@ setup(
             f"sim_camera = {NAME}.executables:sim_camera",
             f"describe = {NAME}.executables:describe",
             f"ask = {NAME}.executables:ask",
+            f"console = {NAME}.executables:console",
             f"build_engine = {NAME}.executables:build_engine",
         ],
     },

@@ -34,6 +34,11 @@ def ask() -> int:
     return _run_tool("ros_gpt4roi.console.ask")
 
 
+def console() -> int:
+    """Run the terminal console. Returns the exit status."""
+    return _run_tool("ros_gpt4roi.console.terminal")
+
+
 def _run_node(module: str) -> int:
     _exit_on_signals(0)  # as later, when the node has handlers of its own: it was told to end, and did
     return int(importlib.import_module(module).main())

@@ -84,6 +84,8 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
     except KeyboardInterrupt:
         pass
     except Exception as error:
+        if ending.is_set() and not spinning.is_set():  # a KeyboardInterrupt within rclpy's C++ comes out as another
+            return 0
         logger = get_logger(node.get_name() if node is not None else "start")
         logger.fatal(printable(f"{type(error).__name__}: {error}", 2000))
         return 1

@@ -20,7 +20,7 @@ BLOCKS = [block for page in PAGES for block in shell_blocks(page)]
 _LINKED = (*documents.ROOMS, ".venv", "install", "setup.py", "package.xml")
 _OPTION = re.compile(r"^--[\w-]+")
 _COMMANDS = {"build_engine": "ros_gpt4roi.engine.build_engine", "describe": "ros_gpt4roi.describe",
-             "ask": "ros_gpt4roi.console.ask"}  # of `ros2 run`
+             "ask": "ros_gpt4roi.console.ask", "console": "ros_gpt4roi.console.terminal"}  # of `ros2 run`
 
 
 def write(folder: Path, text: str) -> Path:

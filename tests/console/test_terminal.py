@@ -1,0 +1,206 @@
+"""The terminal console against the real node: in Textual's pilot, and once in tmux as a person has it."""
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+from answering import BOXES, start_perception  # noqa: E402
+from camera import Camera  # noqa: E402
+from isolation import for_children  # noqa: E402
+from ros_peer import ROOT, WAIT_S, Peer  # noqa: E402
+from textual.pilot import Pilot  # noqa: E402
+
+from ros_gpt4roi.client import Client  # noqa: E402
+from ros_gpt4roi.console.question_input import QuestionInput, complete  # noqa: E402
+from ros_gpt4roi.console.terminal import Console, main  # noqa: E402
+
+SIZE = (80, 24)
+
+
+def screen(app: Console) -> str:
+    """What the terminal shows."""
+    return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
+
+
+async def until(pilot: Pilot[int], condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end, f"waited {WAIT_S:.0f} s for {what}:\n{screen(pilot.app)}"
+        await pilot.pause(0.05)
+
+
+def run(client: Client, steps: Callable[[Pilot[int], Console], Awaitable[None]]) -> int | None:
+    """Runs the console without a terminal; returns its exit status."""
+    app = Console(client, limit_s=WAIT_S)
+
+    async def script() -> None:
+        async with app.run_test(size=SIZE) as pilot:
+            await steps(pilot, app)
+    asyncio.run(script())
+    return app.return_value
+
+
+async def ask(pilot: Pilot[int], question: str) -> None:
+    pilot.app.query_one(QuestionInput).value = question
+    await pilot.press("enter")
+
+
+def test_regions_are_shown_with_their_age_and_answers_with_their_times(client: Client, camera: Camera) -> None:
+    async def steps(pilot: Pilot[int], app: Console) -> None:
+        def seen() -> bool:
+            camera.send(BOXES)
+            return "2 regions, as of 0." in screen(app) and "perception: active" in screen(app)
+        await until(pilot, seen, "regions and state")
+        assert all(len(line) == SIZE[0] for line in screen(app).splitlines())
+        await ask(pilot, "what is left of region 2?")
+        await until(pilot, lambda: "tokens/s" in screen(app), "an answer and its times")
+        assert "first words" in screen(app)
+        assert "Goes on about the picture of" in screen(app)
+        conversation = app._conversation_id
+        await ask(pilot, "and region 1?")
+        await until(pilot, lambda: not app.is_asking, "the second answer")
+        assert app._conversation_id == conversation
+        await pilot.press("ctrl+n")
+        assert "Asks about the newest picture" in screen(app) and not app._conversation_id
+        await ask(pilot, "what is region 77?")
+        await until(pilot, lambda: "UNKNOWN_REGION" in screen(app), "the reason")
+        await pilot.press("ctrl+c")
+    assert run(client, steps) == 0
+
+
+def test_ctrl_c_cancels_the_answer_and_a_second_one_leaves(client: Client, camera: Camera) -> None:
+    async def steps(pilot: Pilot[int], app: Console) -> None:
+        while "CANCELED" not in screen(app):  # a node that is faster than this process may have said it all
+            await ask(pilot, "what is region 1?")
+            if (exchange := app._exchange) is None:
+                continue
+            await until(pilot, lambda: exchange._reply.text, "the first words")
+            if exchange._reply.done():
+                await until(pilot, lambda: not app.is_asking, "the answer")
+                continue
+            await pilot.press("ctrl+c")
+            await until(pilot, lambda: not app.is_asking, "the end of the answer")
+        assert app.is_running
+        await pilot.press("ctrl+c")
+    assert run(client, steps) == 0
+
+
+def test_questions_come_back_and_names_are_completed(client: Client, camera: Camera) -> None:
+    async def steps(pilot: Pilot[int], app: Console) -> None:
+        field = app.query_one(QuestionInput)
+        await until(pilot, lambda: camera.send(BOXES, ids=["mug-7", "cup"]) and app.region_ids() == ["mug-7", "cup"],
+                    "regions")
+        await pilot.press(*"what is re")
+        await pilot.press("tab")
+        assert field.value == "what is region"
+        await pilot.press("space", "m", "tab")
+        assert field.value == "what is region mug-7"
+        await pilot.press("enter")
+        await until(pilot, lambda: not app.is_asking, "the answer")
+        await pilot.press(*"why")
+        await pilot.press("up")
+        assert field.value == "what is region mug-7"
+        await pilot.press("down")
+        assert field.value == "why"
+    run(client, steps)
+
+
+@pytest.mark.parametrize("typed, completed", [
+    ("What is reg", "What is region"), ("r", None), ("region", None), ("region ", "region 1"), ("region 1", None),
+    ("Is region 1 and cu", "Is region 1 and cup"), ("is region cu", "is region cup"), ("region x", None),
+    ("region \x1b", None), ("", None)])
+def test_completion(typed: str, completed: str | None) -> None:
+    assert complete(typed, ["1", "12", "cup", "\x1b[2J"]) == completed
+
+
+def test_hostile_text_is_shown_as_text(client: Client, camera: Camera) -> None:
+    name = "[red]x[/red]\x1b[2J"
+
+    async def steps(pilot: Pilot[int], app: Console) -> None:
+        await until(pilot, lambda: camera.send(BOXES, ids=[name, "b"]) and "[red]x[/red]\\x1b[2J" in screen(app),
+                    "the name as text")
+        await ask(pilot, "[bold]what[/bold] is region 77?")
+        await until(pilot, lambda: "UNKNOWN_REGION" in screen(app), "the reason")
+        assert "? [bold]what[/bold]" in screen(app) and "\x1b" not in screen(app)
+    run(client, steps)
+
+
+def test_without_a_node_the_console_says_so_and_goes_on(peer: Peer, tiny_model: Path, tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ros_gpt4roi.client_connection._SILENT_S", 4.0)
+
+    async def steps(pilot: Pilot[int], app: Console) -> None:
+        assert "No perception node yet" in screen(app) and "/robot2" in screen(app)
+        await ask(pilot, "anybody?")
+        await until(pilot, lambda: not app.is_asking, "the error")
+        assert "no perception node answers" in screen(app) and "/robot2/ask" in screen(app).replace("\n", "")
+        process = start_perception(tiny_model, tmp_path / "robot2.log", "-r", "__ns:=/robot2",
+                                   pipeline__answer_tokens=900)
+        try:
+            camera = Camera(peer, namespace="/robot2")
+            await until(pilot, lambda: camera.send(BOXES) and app.region_ids(), "descriptions")
+            await ask(pilot, "what is region 1?")
+            exchange = app._exchange
+            await until(pilot, lambda: exchange._reply.text, "the first words")
+        finally:
+            process.stop(signal.SIGKILL)
+        await until(pilot, lambda: not app.is_asking, "the end of the answer")
+        await until(pilot, lambda: "has said nothing for" in screen(app), "the node's silence")
+        assert "has gone" in screen(app) or "tokens/s" in screen(app)
+    with Client(namespace="/robot2", connect_limit_s=2.0) as client:
+        run(client, steps)
+
+
+def test_once_needs_no_terminal_and_the_console_does(camera: Camera, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in ((["--json"], "--once"), ([], "terminal")):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert words in capsys.readouterr().err
+    once = subprocess.run([sys.executable, "-m", "ros_gpt4roi.console.terminal", "--once", "what is region 77?"],
+                          capture_output=True, text=True, timeout=WAIT_S, env=for_children({"PYTHONPATH": _path()}))
+    assert once.returncode == 1 and "UNKNOWN_REGION" in once.stderr
+
+
+def _path() -> str:
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed (apt-get install tmux)")
+def test_in_a_terminal_without_colours(client: Client, camera: Camera, tmp_path: Path) -> None:
+    socket = str(tmp_path / "tmux")
+
+    def tmux(*arguments: str) -> str:
+        done = subprocess.run(["tmux", "-S", socket, *arguments], capture_output=True, text=True, timeout=WAIT_S)
+        return done.stdout
+
+    variables = for_children({"PYTHONPATH": _path(), "NO_COLOR": "1", "TERM": "xterm"})
+    command = " ".join([sys.executable, "-m", "ros_gpt4roi.console.terminal"])
+    subprocess.run(["tmux", "-S", socket, "-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24",
+                    f"{command}; echo left with $?; cat"], env=variables, check=True, timeout=WAIT_S)
+    try:
+        def shows(*words: str) -> Callable[[], bool]:
+            def shown() -> bool:
+                camera.send(BOXES)
+                return all(word in tmux("capture-pane", "-p") for word in words)
+            return shown
+        client.wait_for(shows("perception: active", "2 regions, as of"), WAIT_S, "the console")
+        tmux("send-keys", "what is region 1?", "Enter")
+        client.wait_for(shows("> ", "tokens/s"), WAIT_S, "an answer")
+        pane = tmux("capture-pane", "-p", "-e")
+        assert "\x1b[38;" not in pane and "\x1b[48;" not in pane and "\x1b[3" not in pane.replace("\x1b[39", ""), pane
+        assert len(tmux("capture-pane", "-p").splitlines()) <= 24
+        tmux("send-keys", "C-c")
+        client.wait_for(shows("left with 0"), WAIT_S, "the shell")
+    finally:
+        tmux("kill-server")
