@@ -72,12 +72,18 @@ class Recipe(Configuration):
     train: dict[str, Any] = setting(dataclasses.MISSING, "The training data, see data.check_section.")
     validation: dict[str, Any] = setting(dataclasses.MISSING, "The data that are validated on, likewise.")
     seed: int = setting(0, "Of everything random.", at_least=0)
+    changes: dict[str, Any] = setting({}, "Fields of the checkpoint's config.json that are changed before the first "
+                                          "stage, by section (regions, focal, …); weights that no longer fit are drawn "
+                                          "anew.")
     arguments: dict[str, Any] = setting({}, "TrainingArguments of all stages; a stage's own go over them.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.stages:
             raise RecipeError("stages is empty, expected one or more")
+        if self.changes and isinstance(self.model, ModelConfig):
+            raise RecipeError("changes are of a checkpoint, but model describes one to train from nothing, expected "
+                              "the fields there")
         if self.validation.get("kind") == "shards":
             raise RecipeError("validation: shards are a stream without an end, expected tabletop or mixture")
         if isinstance(self.model, ModelConfig) and self.train.get("kind") == "shards":

@@ -15,9 +15,17 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, load_checkpoint, read_config, untrained_parts
+from ros_gpt4roi.model.checkpoint import (
+    CheckpointError,
+    LoadedModel,
+    load_checkpoint,
+    load_tokenizer,
+    read_config,
+    untrained_parts,
+)
 from ros_gpt4roi.model.config import ConfigError, ModelConfig
 
+from .changes import changed_config, changed_model, random_parts
 from .data import DataError, open_dataset
 from .from_scratch.start import random_model
 from .recipe import Recipe, RecipeError, read_recipe
@@ -35,6 +43,7 @@ def check_start(recipe: Recipe) -> tuple[ModelConfig, frozenset[str]]:
     Raises:
         RecipeError: there is nothing to start from, or a stage would learn against a part that stays random.
         CheckpointError: the checkpoint cannot be used.
+        ConfigError: it cannot be changed so.
     """
     if isinstance(recipe.model, ModelConfig):
         return recipe.model, frozenset()
@@ -43,6 +52,9 @@ def check_start(recipe: Recipe) -> tuple[ModelConfig, frozenset[str]]:
                           "(`python -m ros_gpt4roi.model assemble` makes one of pretrained parts), or the description "
                           "of a model to train from nothing")
     config, untrained = read_config(recipe.model), untrained_parts(recipe.model)
+    if recipe.changes:
+        before, config = config, changed_config(config, recipe.changes)
+        untrained |= random_parts(before, config, load_tokenizer(recipe.model))
     left = untrained
     for stage in recipe.stages:
         stage.check_untrained(left)
@@ -50,12 +62,16 @@ def check_start(recipe: Recipe) -> tuple[ModelConfig, frozenset[str]]:
     return config, untrained
 
 
-def start_model(recipe: Recipe, out: Path) -> LoadedModel:
-    """The model before its first stage: the checkpoint that the recipe names, or what it describes, untrained."""
+def start_model(recipe: Recipe, config: ModelConfig, out: Path) -> LoadedModel:
+    """The model before its first stage: the checkpoint that the recipe names, or what it describes, untrained.
+
+    config: as `check_start` returns it.
+    """
     if isinstance(recipe.model, ModelConfig):
         # The words of all stages, whichever texts the first one has.
         return random_model(recipe.model, open_dataset(recipe.train, out, recipe.seed, recipe.model))
-    return load_checkpoint(recipe.model)
+    loaded = load_checkpoint(recipe.model)
+    return changed_model(loaded, config) if recipe.changes else loaded
 
 
 def train(recipe: Recipe, out: Path) -> Path:
@@ -72,7 +88,7 @@ def train(recipe: Recipe, out: Path) -> Path:
         samples, validation = (open_dataset({**section, **stage.data}, out, recipe.seed, config)
                                for section in (recipe.train, recipe.validation))
         # From the file also where the model is still there: an uninterrupted run then does what a resumed one does.
-        loaded = load_checkpoint(previous) if previous else start_model(recipe, out)
+        loaded = load_checkpoint(previous) if previous else start_model(recipe, config, out)
         run_stage(stage, loaded, samples, validation, result.parent, recipe.arguments, recipe.seed, sorted(untrained))
     assert result is not None  # a recipe has a stage
     return result

@@ -15,13 +15,17 @@ from ros_gpt4roi.configuration import check_arguments
 from ros_gpt4roi.model.checkpoint import load_checkpoint, read_config
 from ros_gpt4roi.model.config import LanguageConfig
 from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
+from ros_gpt4roi.runtime.types import Frame, Region, Status
+from training.changes import changed_model
 from training.data.mixture import SOURCES
 from training.data.record import Round
 from training.data.sample import Sample
 from training.data.source import parse_options
 from training.evaluation.registry import BENCHMARKS
 from training.recipe import read_recipe
-from training.trainer import DEFAULTS
+from training.train import check_start, train
+from training.trainer import DEFAULTS, freeze
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "training" / "configs"
@@ -52,7 +56,36 @@ def test_the_embedded_model_is_what_its_recipe_describes():
     assert (CONFIGS / "tabletop.yaml").read_text() == (ROOT / "models" / "tabletop" / "recipe.yaml").read_text()
 
 
-@pytest.mark.parametrize("name", ["stage1", "stage2", "stage2_lora", "tabletop"])
+CHANGED = ("tabletop_focal", "tabletop_deformable", "tabletop_embeddings")
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_recipes_that_change_the_embedded_model_can_start_and_learn_what_they_name(name):
+    recipe = dataclasses.replace(read_recipe(CONFIGS / f"{name}.yaml"), model=str(find_model("tabletop")))
+    config, untrained = check_start(recipe)
+    assert (untrained == {"regions"}) == (name == "tabletop_deformable") and config != read_config(recipe.model)
+    model = changed_model(load_checkpoint(recipe.model), config).model
+    for stage in recipe.stages:
+        freeze(model, stage.trainable)
+        assert any(value.requires_grad for value in model.parameters())
+    assert not untrained - recipe.stages[-1].learns
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHANGED)
+def test_recipes_that_change_the_embedded_model_train_to_their_end(name, tmp_path):
+    facts = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    facts["model"] = str(find_model("tabletop"))
+    facts["train"]["scenes"] = facts["validation"]["scenes"] = 4
+    for stage in facts["stages"]:
+        stage["arguments"] |= {"max_steps": 1, "per_device_train_batch_size": 2, "bf16": False, "report_to": "none"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(facts))
+    final = train(read_recipe(tmp_path / "recipe.yaml"), tmp_path)
+    frame = Frame(np.zeros((240, 320, 3), np.uint8), (Region("1", (20.0, 30.0, 90.0, 80.0)),), 0, "camera")
+    assert Pipeline(load_checkpoint(final), PipelineConfig()).describe(frame).status is Status.OK
+
+
+@pytest.mark.parametrize("name", ["stage1", "stage2", "stage2_lora", "tabletop", *CHANGED])
 def test_the_last_stage_is_trained_on_prompts_as_the_robot_writes_them(name):
     recipe = read_recipe(CONFIGS / f"{name}.yaml")
     model = load_checkpoint(find_model("tabletop"))

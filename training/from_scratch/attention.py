@@ -36,13 +36,16 @@ _LIKES = {"front": ("closer", "closest"), "behind": ("back",), "large": ("larger
 
 
 class AttentionTargets:
-    """Finds what tokens should attend to, in prompts that list all regions with one embedding each.
+    """Finds what tokens should attend to, in prompts that list all regions.
 
     Args:
         tokenizer: Writes digits one by one, as those of `train_tokenizer` do.
+        embeddings: Of a region; the first is attended to.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, embeddings: int = 1):
+        self._embeddings = embeddings
+
         def last(text: str) -> int:
             return tokenizer.encode(text, add_special_tokens=False)[-1]
 
@@ -59,7 +62,7 @@ class AttentionTargets:
         listed: dict[int, int] = {}
         for place, index in enumerate(prompt.region_index):
             if index >= 0:
-                listed.setdefault(index, place)
+                listed.setdefault(index // self._embeddings, place)
         names = self._names(prompt.input_ids, listed)
         self._spoken_of(prompt, names, found[0], found[4])
         begin = max(listed.values(), default=0) + 1

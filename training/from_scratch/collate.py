@@ -58,7 +58,7 @@ class SupervisedConversationCollator(ConversationCollator):
 
     def __init__(self, prompts: PromptBuilder):
         super().__init__(prompts)
-        self.targets = AttentionTargets(prompts.tokenizer)
+        self.targets = AttentionTargets(prompts.tokenizer, prompts.embeddings)
 
     @override
     def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:

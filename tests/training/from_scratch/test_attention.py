@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "model"))
 from model_fixtures import TEXTS  # noqa: E402
 
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, read_config  # noqa: E402
-from ros_gpt4roi.model.prompt import IGNORED  # noqa: E402
+from ros_gpt4roi.model.prompt import IGNORED, PromptBuilder  # noqa: E402
 from ros_gpt4roi.paths import find_model  # noqa: E402
 from training.from_scratch.attention import HEADS, NO_TARGET, AttentionTargets, attention_loss  # noqa: E402
 from training.from_scratch.losses import answer_loss  # noqa: E402
@@ -56,6 +57,17 @@ def test_names_and_what_is_said_of_them_attend_to_the_list(loaded):
     assert all(prompt.labels[place] != IGNORED for place in goals[listed[10]])
     (choice,) = (place for place, found in enumerate(targets[4]) if found != NO_TARGET)
     assert targets[4][choice] == listed[10] and "region".endswith(loaded.tokenizer.decode([prompt.input_ids[choice]]))
+
+
+def test_of_several_embeddings_the_first_is_attended_to(loaded):
+    rounds = ("What is left of <region2>?", "<region11>, a red mug.")
+    config = loaded.config
+    several = dataclasses.replace(config, regions=dataclasses.replace(config.regions, embeddings=3))
+    prompts = PromptBuilder(loaded.tokenizer, several, loaded.prompts.image_tokens)
+    prompt = prompts.encode([rounds], 12, list_regions=True)
+    targets = AttentionTargets(loaded.tokenizer, embeddings=3)(prompt)
+    assert set(targets[0]) == {NO_TARGET, prompt.region_index.index(3), prompt.region_index.index(30)}
+    assert set(targets[4]) == {NO_TARGET, prompt.region_index.index(30)}
 
 
 def test_answers_look_at_the_regions_of_their_question(loaded):
