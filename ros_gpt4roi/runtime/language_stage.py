@@ -108,13 +108,14 @@ class LanguageStage:
                         TextStream(self.text, self._stop_texts, render, hold), on_text)
 
     def answers(self, conversations: Several[Rounds], vision: VisionOutput, max_new_tokens: int, *,
-                list_regions: bool = True) -> list[str]:
+                points: Collection[int] = (), list_regions: bool = True) -> list[str]:
         """Write the greedy answers to conversations about one vision output, decoded together.
 
         Args:
             conversations: Each with its last answer open, regions as `<regionK>`.
             vision: Of one frame, image tokens [1, T, D] and region embeddings [1, N, K, D].
             max_new_tokens: Most tokens of an answer.
+            points: Places, from 1, of the regions that are points.
             list_regions: Whether all regions are introduced before the first question.
 
         Returns:
@@ -126,8 +127,8 @@ class LanguageStage:
         """
         vision = VisionOutput(*(value.to(self._model.device, self._model.dtype) for value in vision))
         key = object()  # a vision output that nobody else knows
-        sequences = [self.sequence(rounds, vision, key, max_new_tokens, sampling=Sampling(), list_regions=list_regions)
-                     for rounds in conversations]
+        sequences = [self.sequence(rounds, vision, key, max_new_tokens, sampling=Sampling(), points=points,
+                                   list_regions=list_regions) for rounds in conversations]
         self.generator.run(sequences)
         self.generator.prefixes.drop(("frame", key))
         for sequence in sequences:

@@ -305,18 +305,16 @@ class Pipeline:
         except ValueError as error:
             raise Refused(Status.INVALID, str(error)) from error
 
-    def encode(self, frame: Frame, all_regions: bool = False) -> EncodedFrame:
+    def encode(self, frame: Frame) -> EncodedFrame:
         """Run the vision stage on a frame, once.
 
         Args:
             frame: Image and regions.
-            all_regions: Take those beyond the model's limit and doubtful boxes, too, so that every region keeps its
-                place. Such a frame is not kept, but encoded every time.
 
         Raises:
-            Refused: The image is no good, or with `all_regions` a box.
+            Refused: The image is no good.
         """
-        known = None if all_regions else self._encoded.get(frame.key)
+        known = self._encoded.get(frame.key)
         if known is not None:
             self._encoded.move_to_end(frame.key)
             return known
@@ -324,8 +322,7 @@ class Pipeline:
         try:
             image = preprocess_frame(frame.image, self.model_config.preprocess)
             height, width = frame.image.shape[:2]
-            shown, omitted, refused = (frame.regions, (), ()) if all_regions else self._select(frame.regions, width,
-                                                                                               height)
+            shown, omitted, refused = self._select(frame.regions, width, height)
             regions = self._inputs(shown, width, height)
         except ValueError as error:
             raise Refused(Status.INVALID, str(error)) from error
@@ -336,8 +333,6 @@ class Pipeline:
         text = RegionText([region.id for region in shown], [region.id for region in omitted])
         encoded = EncodedFrame(frame, shown, omitted, refused, regions.points, vision, text, seconds)
         self.counters["frames_encoded"] += 1
-        if all_regions:
-            return encoded
         self._encoded[frame.key] = encoded
         self.counters["regions_omitted"] += len(omitted)
         if len(self._encoded) > _FRAMES_KEPT:

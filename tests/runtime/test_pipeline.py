@@ -11,6 +11,7 @@ import torch
 from ros_gpt4roi.model.checkpoint import LoadedModel
 from ros_gpt4roi.model.gpt4roi import VisionOutput
 from ros_gpt4roi.model.prompt import IMAGE_END, IMAGE_PATCH, IMAGE_START
+from ros_gpt4roi.model.region_shapes import box_region
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.region_text import RegionText
 from ros_gpt4roi.runtime.request import Conversation, DescriptionRequest, Question
@@ -253,13 +254,12 @@ def test_regions_beyond_the_limit_lose_by_score(make_pipeline: Callable, make_fr
 
 def test_benchmarks_ask_about_regions_beyond_the_limit(make_pipeline: Callable, make_frame: Callable) -> None:
     frame, pipeline = make_frame(18), make_pipeline()
-    boxes = np.array([region.box for region in frame.regions])
-    (text,) = answers(pipeline, frame.image, boxes, [[("What is <region18>?", None)]], max_new_tokens=3)
-    assert text
-    # What the node encodes of the same frame keeps to the limit, before and after.
-    assert [len(pipeline.encode(frame, all_regions=everything).shown) for everything in (False, True, False)] == [
-        16, 18, 16]
-    assert pipeline.statistics()["frames_encoded"] == 3
+    regions = [box_region(*region.box) for region in frame.regions]
+    for _ in range(2):
+        (text,) = answers(pipeline, frame.image, regions, [[("What is <region18>?", None)]], max_new_tokens=3)
+        assert text
+        # What the node encodes of the same frame keeps to the limit, before and after.
+        assert len(pipeline.encode(frame).shown) == 16
 
 
 def test_no_regions_describe_to_nothing_and_can_be_asked_about(make_pipeline: Callable, make_frame: Callable) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, load_checkpoint, read_config, save_checkpoint
 from ros_gpt4roi.model.preprocess import preprocess_frame
+from ros_gpt4roi.model.region_shapes import area_sample, box_region
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.sim.tabletop.conversations import SCORED_TASKS
@@ -126,6 +127,45 @@ def test_training_scenes_lack_the_held_out_pairs(folder):
     assert pairs and not pairs & HELD_OUT
 
 
+def test_masks_of_the_visible_pixels_follow_the_shuffled_regions(tmp_path, renderer):
+    folder, model = render(tmp_path / "train", 2), read_config(find_model("tabletop"))
+    with pytest.raises(TabletopError, match="repeat the render command"):
+        TabletopDataset(folder, masks=True)
+    render_scenes(folder, "train", 2, 4, workers=1, preprocess=PREPROCESS, masks=True)
+    boxes, masks = (TabletopDataset(folder, model=model, masks=masks) for masks in (False, True))
+    for index in range(2):
+        whole, sample, scene = boxes[index], masks[index], renderer.render("train", 4, index)
+        assert whole.masks is None and sample.masks.shape == (len(scene.objects), 7, 7)
+        np.testing.assert_array_equal(whole.boxes, sample.boxes)
+        assert whole.rounds == sample.rounds
+        seen = {tuple(o.box): scene.owner[o.box[1]:o.box[3], o.box[0]:o.box[2]] == o.object_index
+                for o in scene.objects}
+        for box, mask in zip(sample.boxes, sample.masks):
+            place = tuple(np.round(box * ((scene.width, scene.height) * 2)).astype(int).tolist())
+            np.testing.assert_array_equal(mask, area_sample(seen[place], 7))
+        assert (sample.masks < 1).any() and sample.masks.max() == 1
+
+
+def test_a_share_of_the_objects_becomes_points_inside_them(folder):
+    model = read_config(find_model("tabletop"))
+    whole = TabletopDataset(folder, model=model)
+    numbers = []
+    for seed_of_epoch in range(5):
+        pointed = TabletopDataset(folder, model=model, points=0.5)
+        for index in range(SCENES):
+            sample, boxes = _at(pointed, seed_of_epoch, index), _at(whole, seed_of_epoch, index)
+            assert sample.rounds == boxes.rounds
+            for number, (point, box) in enumerate(zip(sample.boxes, boxes.boxes), 1):
+                if number in sample.points:
+                    centre = (point[:2] + point[2:]) / 2
+                    assert (box[:2] <= centre).all() and (centre <= box[2:]).all()
+                    assert point[2] - point[0] == pytest.approx(0.05 * 0.75, abs=1e-6), "of the shorter side"
+                else:
+                    assert (point == box).all()
+                numbers.append(number in sample.points)
+    assert 0.3 < np.mean(numbers) < 0.7
+
+
 def test_rendering_goes_on_where_it_stopped(folder, tmp_path):
     whole = (folder / "shard-00000.npy").read_bytes()
     render(tmp_path / "again")
@@ -203,14 +243,14 @@ def test_batched_answers_equal_those_given_one_by_one(folder):
     rounds.append([(embedded.config.prompt.describe.replace("{region}", "<region1>"), None)])
     prompts = [embedded.prompts.encode(r, len(sample.boxes), list_regions=True) for r in rounds]
     pipeline = Pipeline(embedded, PipelineConfig())
-    boxes = sample.boxes * sample.image.shape[0]
+    regions = [box_region(*box) for box in (sample.boxes * sample.image.shape[0]).tolist()]
     with torch.inference_mode():
         vision = embedded.model.encode(torch.from_numpy(sample.image)[None], torch.from_numpy(sample.boxes)[None])
         expected = [one_by_one(embedded, vision, prompt, 40) for prompt in prompts]
     assert len({length for _, length in expected}) > 2
-    assert answers(pipeline, sample.image, boxes, rounds, max_new_tokens=40) == [text for text, _ in expected]
+    assert answers(pipeline, sample.image, regions, rounds, max_new_tokens=40) == [text for text, _ in expected]
     assert pipeline.statistics()["prefilled_tokens"] < len(prompts) * embedded.prompts.image_tokens, "shared beginning"
-    assert answers(pipeline, sample.image, boxes, rounds[:1], max_new_tokens=40) == [expected[0][0]]
+    assert answers(pipeline, sample.image, regions, rounds[:1], max_new_tokens=40) == [expected[0][0]]
 
 
 def test_every_region_and_every_task_is_asked(renderer, loaded):
@@ -220,6 +260,10 @@ def test_every_region_and_every_task_is_asked(renderer, loaded):
     again = examine(pipeline, scene, np.random.default_rng(0), zero_regions=True)
     assert [a.turn for a in asked] == [a.turn for a in again], "the control must be asked the same questions"
     assert [a.said for a in asked] != [a.said for a in again], "the answers must depend on the region embeddings"
+    for regions in ("masks", "points"):
+        shown = examine(pipeline, scene, np.random.default_rng(0), regions=regions, tasks=("kind", "colour"))
+        assert [a.turn for a in shown] == [a.turn for a in asked if a.turn.task in ("kind", "colour")]
+        assert {a.said for a in shown} != {a.said for a in asked if a.turn.task in ("kind", "colour")}
     figures = summary(asked)
     for task in SCORED_TASKS:
         assert figures["counts"][task] == (len(scene.objects) if task in PER_REGION else QUESTIONS)

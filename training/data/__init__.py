@@ -83,7 +83,9 @@ def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int, conf
 
     try:
         scenes = Path(folder) / "scenes" / f"{options.split}-{options.seed}"
-        render_scenes(scenes, options.split, options.scenes, options.seed, preprocess=config.preprocess)
-        return TabletopDataset(scenes, seed, options.texts, options.scenes)
+        render_scenes(scenes, options.split, options.scenes, options.seed, preprocess=config.preprocess,
+                      masks=options.masks)
+        return TabletopDataset(scenes, seed, options.texts, options.scenes, model=config, masks=options.masks,
+                               points=options.points)
     except (TabletopError, ValueError) as error:
         raise DataError(f"tabletop: {error}") from error

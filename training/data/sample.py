@@ -9,7 +9,7 @@ import numpy as np
 
 from ros_gpt4roi.model.config import ModelConfig
 from ros_gpt4roi.model.preprocess import preprocess_frame
-from ros_gpt4roi.model.region_shapes import RegionShape, point_region, region_inputs
+from ros_gpt4roi.model.region_shapes import RegionInputs, RegionShape, point_region, region_inputs
 from training.data.record import Record, RecordError, Round
 
 
@@ -49,14 +49,31 @@ def make_sample(record: Record, config: ModelConfig) -> Sample:
         RecordError: The image or a region is none that the network takes.
     """
     assert isinstance(record.image, np.ndarray)
-    height, width = record.image.shape[:2]
-    masks = record.masks or (None,) * len(record.boxes)
-    regions = [RegionShape(tuple(box), mask) for box, mask in zip(record.boxes.tolist(), masks, strict=True)]
     try:
-        for number, (x, y) in record.points.items():
-            regions[number - 1] = point_region(x, y, width, height, config.points)
-        inputs = region_inputs(regions, width, height, config.regions)
+        inputs = record_regions(record, config)
         image = preprocess_frame(record.image, config.preprocess)
     except ValueError as error:
         raise RecordError(f"{record.source}: {error}") from error
     return Sample(image, inputs.boxes, record.rounds, masks=inputs.masks, points=inputs.points)
+
+
+def record_regions(record: Record, config: ModelConfig) -> RegionInputs:
+    """Make a record's boxes, masks and points ready for the network.
+
+    Args:
+        record: Its image an array, of which only the size is looked at.
+        config: Of the model that is trained.
+
+    Returns:
+        The network's inputs.
+
+    Raises:
+        ValueError: A region is none that the network takes.
+    """
+    assert isinstance(record.image, np.ndarray)
+    height, width = record.image.shape[:2]
+    masks = record.masks or (None,) * len(record.boxes)
+    regions = [RegionShape(tuple(box), mask) for box, mask in zip(record.boxes.tolist(), masks, strict=True)]
+    for number, (x, y) in record.points.items():
+        regions[number - 1] = point_region(x, y, width, height, config.points)
+    return region_inputs(regions, width, height, config.regions)

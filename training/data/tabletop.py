@@ -3,8 +3,9 @@
     python -m training.data.tabletop render --scenes 32000 --split train --seed 1 --out runs/scenes/train --workers 2
 
 renders to shards of SHARD scenes: `shard-00000.npy`, the network's inputs, uint8 RGB [n, S, S, 3], and
-`shard-00000.jsonl`, the ground truth, a line a scene; a shard without its .jsonl is not finished. The same command
-goes on where it was interrupted; a larger --scenes adds to what is there.
+`shard-00000.jsonl`, the ground truth, a line a scene; a shard without its .jsonl is not finished. With --masks there is
+`shard-00000.masks.jsonl`, too: of each scene the run lengths of every object's mask over its box. The same command goes
+on where it was interrupted; a larger --scenes, or --masks, adds to what is there.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from tqdm import tqdm
 
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.model.checkpoint import CheckpointError, read_config
-from ros_gpt4roi.model.config import PreprocessConfig
-from ros_gpt4roi.model.preprocess import normalise_boxes, preprocess_frame, preprocess_hash
+from ros_gpt4roi.model.config import ModelConfig, PreprocessConfig
+from ros_gpt4roi.model.preprocess import preprocess_frame, preprocess_hash
+from ros_gpt4roi.model.region_shapes import RegionInputs
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.regular_file import read_json, write_whole
 from ros_gpt4roi.sim.tabletop.conversations import conversation, permuted, recall_rounds, short_rounds
@@ -40,14 +42,17 @@ from ros_gpt4roi.sim.tabletop.renderer import RendererError, TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene, SceneObject
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 
-from .record import Round
-from .sample import Sample
+from .mixture import draw_points
+from .record import Record, Round
+from .sample import Sample, record_regions
+from .segmentation import decode_mask, encode_mask
 
 SHARD = 128
 TEXTS = ("conversations", "captions", "recall")
 # Look-ups a scene, where texts are "recall".
 LOOK_UPS = 20
-MANIFEST, LOCK = "dataset.json", ".lock"
+MANIFEST, LOCK, _MASKS = "dataset.json", ".lock", ".masks.jsonl"
+_POINTS = 3  # random stream, beside those of from_scratch.augmentation
 _LOCK_LIMIT_S = 4 * 3600
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 _NO_OWNER = np.zeros((0, 0), np.int8)
@@ -67,6 +72,8 @@ class TabletopOptions(Configuration):
     seed: int = setting(dataclasses.MISSING, "Of the scenes.", at_least=0)
     texts: str = setting("conversations", "conversations of several rounds, captions (a short description a region) or "
                                           "recall (terse look-ups among some of the regions).", choices=TEXTS)
+    masks: bool = setting(False, "Show each object by the mask of its visible pixels, not by its whole box.")
+    points: float = setting(0.0, "Share of the objects that are shown by a point inside them.", at_least=0, at_most=1)
 
 
 # ---------------------------------------------------------------------------------------------- rendering
@@ -80,20 +87,33 @@ def _start_worker(width: int, height: int) -> None:
     _renderer = TabletopRenderer(width, height)
 
 
-def _render_shard(stem: str, split: str, seed: int, first: int, count: int, preprocess: PreprocessConfig) -> int:
+def _render_shard(stem: str, split: str, seed: int, first: int, count: int, preprocess: PreprocessConfig,
+                  with_masks: bool) -> int:
     # Kept in memory and written at the end: a full disk kills whoever writes to a mapped file.
     images = np.empty((count, preprocess.image_size, preprocess.image_size, 3), np.uint8)
-    lines = []
+    lines, masks = [], []
     assert _renderer is not None
     for row in range(count):
         scene = _renderer.render(split, seed, first + row)
         images[row] = preprocess_frame(scene.image, preprocess)
-        lines.append(json.dumps([[*dataclasses.astuple(o)] for o in scene.objects], separators=(",", ":")))
+        lines.append(_line([dataclasses.astuple(o) for o in scene.objects]))
+        masks.append(_line([encode_mask(_mask(scene, o)) for o in scene.objects]))
     file = io.BytesIO()
     np.save(file, images)
     write_whole(stem + ".npy", file.getvalue())
+    if with_masks:
+        write_whole(stem + _MASKS, ("\n".join(masks) + "\n").encode())
     write_whole(stem + ".jsonl", ("\n".join(lines) + "\n").encode())
     return count
+
+
+def _line(values: list[Any]) -> str:
+    return json.dumps(values, separators=(",", ":"))
+
+
+def _mask(scene: Scene, item: SceneObject) -> np.ndarray:
+    left, top, right, bottom = item.box
+    return scene.owner[top:bottom, left:right] == item.object_index
 
 
 def _shards(scenes: int) -> list[tuple[str, int, int]]:
@@ -101,16 +121,17 @@ def _shards(scenes: int) -> list[tuple[str, int, int]]:
     return [(f"shard-{first // SHARD:05d}", first, min(SHARD, scenes - first)) for first in range(0, scenes, SHARD)]
 
 
-def _is_whole(folder: Path, stem: str, count: int) -> bool:
+def _is_whole(folder: Path, stem: str, count: int, masks: bool) -> bool:
     try:
         images = np.load(folder / (stem + ".npy"), mmap_mode="r")  # which fails for a file that was cut short
-        return len(images) >= count <= (folder / (stem + ".jsonl")).read_bytes().count(b"\n")
+        return len(images) >= count and all((folder / (stem + suffix)).read_bytes().count(b"\n") >= count
+                                            for suffix in (".jsonl", _MASKS)[:1 + masks])
     except (OSError, ValueError, EOFError):
         return False
 
 
 def render_scenes(folder: str | Path, split: str, scenes: int, seed: int, workers: int = 2, width: int = 320,
-                  height: int = 240, *, preprocess: PreprocessConfig) -> Path:
+                  height: int = 240, *, preprocess: PreprocessConfig, masks: bool = False) -> Path:
     """Renders scenes; what is there already is kept.
 
     Args:
@@ -122,6 +143,7 @@ def render_scenes(folder: str | Path, split: str, scenes: int, seed: int, worker
         width: Of the camera's frame, pixels.
         height: Likewise.
         preprocess: Of the model that they are for.
+        masks: Keep the objects' masks, too.
 
     Returns:
         The folder.
@@ -142,16 +164,17 @@ def render_scenes(folder: str | Path, split: str, scenes: int, seed: int, worker
         folder.mkdir(parents=True, exist_ok=True)
         # Of several processes that train together one renders, the others wait and find everything there.
         with FileLock(folder / LOCK, timeout=_LOCK_LIMIT_S):
-            _render(folder, manifest, scenes, workers, preprocess)
+            _render(folder, manifest, scenes, workers, preprocess, masks)
     except OSError as error:
         raise TabletopError(f"{folder}: cannot write the scenes: {error.strerror or error}") from error
     return folder
 
 
-def _render(folder: Path, manifest: dict[str, Any], scenes: int, workers: int, preprocess: PreprocessConfig) -> None:
+def _render(folder: Path, manifest: dict[str, Any], scenes: int, workers: int, preprocess: PreprocessConfig,
+            masks: bool) -> None:
     _check_manifest(folder, manifest)
     begun = {path.name for path in folder.iterdir()}
-    missing = [s for s in _shards(scenes) if s[0] + ".jsonl" not in begun or not _is_whole(folder, s[0], s[2])]
+    missing = [s for s in _shards(scenes) if s[0] + ".jsonl" not in begun or not _is_whole(folder, s[0], s[2], masks)]
     needed = sum(count for _, _, count in missing) * (3 * preprocess.image_size**2 + 4096)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -160,18 +183,18 @@ def _render(folder: Path, manifest: dict[str, Any], scenes: int, workers: int, p
     write_whole(folder / MANIFEST, json.dumps({**manifest, "scenes": scenes}, indent=1).encode() + b"\n")
     if missing:
         _render_missing(folder, missing, manifest["split"], manifest["seed"], scenes, workers,
-                        (manifest["width"], manifest["height"]), preprocess)
+                        (manifest["width"], manifest["height"]), preprocess, masks)
 
 
 def _render_missing(folder: Path, missing: Sequence[tuple[str, int, int]], split: str, seed: int, scenes: int,
-                    workers: int, size: tuple[int, int], preprocess: PreprocessConfig) -> None:
+                    workers: int, size: tuple[int, int], preprocess: PreprocessConfig, masks: bool) -> None:
     TabletopRenderer(*size).close()  # what is wrong with OpenGL is said here, once and clearly
     done = scenes - sum(count for _, _, count in missing)
     # Not forked: an OpenGL driver's threads do not survive that.
     pool = ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn"), _start_worker, size)
     try:
-        futures = [pool.submit(_render_shard, str(folder / stem), split, seed, first, count, preprocess)
-                   for stem, first, count in missing]
+        futures = [pool.submit(_render_shard, str(folder / stem), split, seed, first, count, preprocess,
+                               masks) for stem, first, count in missing]
         with tqdm(total=scenes, initial=done, unit=" scenes", desc=f"rendering {split}") as progress:
             for future in as_completed(futures):
                 progress.update(future.result())
@@ -214,26 +237,36 @@ class TabletopDataset(Dataset):
             (terse look-ups among some of the regions).
         scenes: Read only so many; None: all.
         max_rounds: Of a conversation.
+        model: Of the model that is trained; it says how fine masks and how large points are (None: as published).
+        masks: Show objects by the masks of their visible pixels.
+        points: Share of the objects that are shown by a point instead.
 
     Raises:
         TabletopError: the folder is incomplete.
     """
 
     def __init__(self, folder: str | Path, seed: int = 0, texts: str = "conversations", scenes: int | None = None,
-                 max_rounds: int = 12) -> None:
+                 max_rounds: int = 12, model: ModelConfig | None = None, masks: bool = False,
+                 points: float = 0.0) -> None:
         if texts not in TEXTS:
             raise ValueError(f"texts is {texts!r}, expected one of {TEXTS}")
         self.folder, self.seed, self.texts, self.max_rounds, self.epoch = Path(folder), seed, texts, max_rounds, 0
+        self.model, self.masks, self.points = model or ModelConfig(), masks, points
         self.manifest = _read_manifest(self.folder)
         count = self.manifest["scenes"] if scenes is None else scenes
         self._truth: list[bytes] = []
+        self._mask_lines: list[bytes] = []
         self._places: list[tuple[int, int]] = []
         self._stems = []
         for number, (stem, _, size) in enumerate(_shards(count)):
-            if not _is_whole(self.folder, stem, size):
+            if not _is_whole(self.folder, stem, size, masks):
                 raise TabletopError(f"{self.folder}: {stem} is not finished; repeat the render command")
             self._stems.append(stem)
-            for row, line in enumerate((self.folder / (stem + ".jsonl")).read_bytes().splitlines()[:size]):
+            lines = (self.folder / (stem + ".jsonl")).read_bytes().splitlines()[:size]
+            if masks:
+                kept = (self.folder / (stem + _MASKS)).read_bytes().splitlines()[:size]
+                self._mask_lines += [line for line in kept if line != b"[]"]
+            for row, line in enumerate(lines):
                 if line != b"[]":
                     self._truth.append(line)
                     self._places.append((number, row))
@@ -287,8 +320,23 @@ class TabletopDataset(Dataset):
             rounds = conversation(scene, rng, self.max_rounds)
         attributes = np.array([[values.index(getattr(o, name)) for name, values in ATTRIBUTES.items()]
                                for o in scene.objects], np.int64)
-        return Sample(self.image(index), normalise_boxes(scene.boxes(), scene.width, scene.height),
-                      [Round(turn.question, turn.answer, turn.task) for turn in rounds], attributes)
+        inputs, texts = self._regions(index, scene), [Round(turn.question, turn.answer, turn.task) for turn in rounds]
+        return Sample(self.image(index), inputs.boxes, texts, attributes, inputs.masks, inputs.points)
+
+    def _regions(self, index: int, scene: Scene) -> RegionInputs:
+        """The objects of a scene, in its order, as this data set shows them."""
+        masks: tuple[np.ndarray | None, ...] = ()
+        if self.masks:
+            stored = dict(zip((o.object_index for o in self.scene(index).objects), json.loads(self._mask_lines[index]),
+                              strict=True))
+            masks = tuple(decode_mask(stored[o.object_index]) for o in scene.objects)
+        shape = np.broadcast_to(np.uint8(0), (scene.height, scene.width, 3))  # only its size is looked at
+        record = Record(shape, scene.boxes(), (), f"{self.folder} {scene.index}", masks)
+        if self.points:
+            # A stream of its own: the texts stay those of the same scenes without points.
+            rng = np.random.default_rng([self.seed, self.epoch, index, _POINTS])
+            record = draw_points(record, self.points, rng)
+        return record_regions(record, self.model)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -312,10 +360,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="checkpoint folder of the model that they are for (default: the embedded one)")
     render.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
     render.add_argument("--size", type=_size, default=(320, 240), metavar="WxH", help="camera frame (default 320x240)")
+    render.add_argument("--masks", action="store_true", help="keep the objects' masks, too")
     options = parser.parse_args(arguments)
     try:
         render_scenes(options.out, options.split, options.scenes, options.seed, options.workers, *options.size,
-                      preprocess=read_config(options.model).preprocess)
+                      preprocess=read_config(options.model).preprocess, masks=options.masks)
     except (TabletopError, RendererError, CheckpointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

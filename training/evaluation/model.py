@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from ros_gpt4roi.configuration import ConfigError
+from ros_gpt4roi.model.preprocess import preprocess_frame
 from ros_gpt4roi.model.prompt import PromptError
+from ros_gpt4roi.model.region_shapes import RegionShape, region_inputs
 from ros_gpt4roi.runtime.language_stage import Rounds
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
-from ros_gpt4roi.runtime.request import Refused
 from ros_gpt4roi.runtime.threads import fit_threads
-from ros_gpt4roi.runtime.types import Frame, Region
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
 
 from .errors import EvaluationError
@@ -62,14 +62,14 @@ def describe_pipeline(folder: Path, pipeline: Pipeline) -> dict[str, Any]:
             "vision_backend": pipeline.vision.backend, "device": pipeline.device.name}
 
 
-def answers(pipeline: Pipeline, image: np.ndarray, boxes: np.ndarray, conversations: Sequence[Rounds], *,
+def answers(pipeline: Pipeline, image: np.ndarray, regions: Sequence[RegionShape], conversations: Sequence[Rounds], *,
             max_new_tokens: int | None = None, list_regions: bool = True, zero_regions: bool = False) -> list[str]:
     """Answer conversations about one image greedily, all of them together.
 
     Args:
         pipeline: The model.
         image: uint8 RGB [H, W, 3].
-        boxes: x1 y1 x2 y2 in pixels of the image, [N, 4].
+        regions: In pixels of the image.
         conversations: Each with its last answer open, regions as `<regionK>`.
         max_new_tokens: Most tokens of an answer; None: as many as the node allows.
         list_regions: Whether all regions are introduced before the first question, as the node does.
@@ -79,16 +79,18 @@ def answers(pipeline: Pipeline, image: np.ndarray, boxes: np.ndarray, conversati
         The answers in the model's words, regions as ``region3``.
 
     Raises:
-        EvaluationError: The image, a box or a conversation is no good.
+        EvaluationError: The image, a region or a conversation is no good.
     """
-    regions = tuple(Region(str(number), tuple(box)) for number, box in enumerate(np.asarray(boxes).tolist(), start=1))
+    config = pipeline.model_config
     try:
-        vision = pipeline.encode(Frame(image, regions, 0, ""), all_regions=True).vision
+        inputs = region_inputs(regions, image.shape[1], image.shape[0], config.regions)
+        vision = pipeline.vision.encode(preprocess_frame(image, config.preprocess)[None], inputs.boxes[None],
+                                        None if inputs.masks is None else inputs.masks[None])
         if zero_regions:
             vision = vision._replace(region_embeddings=torch.zeros_like(vision.region_embeddings))
         return pipeline.language.answers(conversations, vision, max_new_tokens or pipeline.config.answer_tokens,
-                                         list_regions=list_regions)
-    except (Refused, PromptError) as error:
+                                         points=inputs.points, list_regions=list_regions)
+    except (ValueError, PromptError) as error:
         raise EvaluationError(str(error)) from error
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ros_gpt4roi.configuration import ConfigError, Configuration, read_yaml, setting
 from ros_gpt4roi.image_file import read_image
+from ros_gpt4roi.model.region_shapes import box_region
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from training.data.record import Record, RecordError
 from training.evaluation.base import Answer
@@ -45,10 +46,11 @@ def model_answers(pipeline: Pipeline, list_regions: bool, max_new_tokens: int | 
     def answer(records: Sequence[Record]) -> list[str]:
         first = records[0]
         pixels = first.image if isinstance(first.image, np.ndarray) else read_image(first.image)
+        regions = [box_region(*box) for box in first.boxes.tolist()]
         conversations = [[*((turn.question, turn.answer) for turn in record.rounds[:-1]),
                           (record.rounds[-1].question, None)] for record in records]
         try:
-            return answers(pipeline, pixels, first.boxes, conversations, max_new_tokens=max_new_tokens,
+            return answers(pipeline, pixels, regions, conversations, max_new_tokens=max_new_tokens,
                            list_regions=list_regions)
         except EvaluationError as error:
             raise EvaluationError(f"{first.source}: {error}") from error

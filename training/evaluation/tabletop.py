@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ros_gpt4roi.model.config import PointConfig
 from ros_gpt4roi.model.preprocess import normalise_boxes
+from ros_gpt4roi.model.region_shapes import RegionShape, box_region, mask_region, point_region
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.sim.tabletop.conversations import SCORED_TASKS, ask, permuted
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
@@ -36,6 +38,8 @@ from .model import answers, describe_pipeline, open_pipeline
 #: Questions of each task a scene, for the tasks that are not asked of every region.
 QUESTIONS = 4
 PER_REGION: tuple[str, ...] = (*ATTRIBUTES, "short", "describe")
+#: How an object is shown to the model.
+REGIONS: tuple[str, ...] = ("boxes", "masks", "points")
 #: Sides of boxes (square root of the area, pixels of the network's input) at which small, middling and large divide.
 BOX_SIDES: tuple[float, float] = (16.0, 34.0)
 _PACKAGES = ("torch", "transformers", "numpy", "mujoco", "opencv-python-headless")
@@ -80,11 +84,46 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[TextRound, .
     return found
 
 
-def examine(pipeline: Pipeline, scene: Scene, rng: np.random.Generator, zero_regions: bool = False) -> list[Asked]:
-    """Puts all questions about one scene to the model and scores the answers. ``zero_regions``: hide the regions."""
+def region_shapes(scene: Scene, kind: str, rng: np.random.Generator, points: PointConfig) -> list[RegionShape]:
+    """Show the objects of a scene in another way than by their boxes.
+
+    Args:
+        scene: With its pixels.
+        kind: A name in REGIONS: the whole boxes, the masks of the visible pixels, or one visible pixel each.
+        rng: Draws the points.
+        points: Of the model.
+
+    Returns:
+        A region an object.
+    """
+    if kind == "boxes":
+        return [box_region(*box) for box in scene.boxes().tolist()]
+    masks = [scene.owner == item.object_index for item in scene.objects]
+    if kind == "masks":
+        return [mask_region(mask) for mask in masks]
+    pixels = [np.argwhere(mask)[rng.integers(mask.sum())] + 0.5 for mask in masks]
+    return [point_region(x, y, scene.width, scene.height, points) for y, x in pixels]
+
+
+def examine(pipeline: Pipeline, scene: Scene, rng: np.random.Generator, zero_regions: bool = False,
+            regions: str = "boxes", tasks: Collection[str] = SCORED_TASKS) -> list[Asked]:
+    """Put questions about one scene to the model and score the answers.
+
+    Args:
+        pipeline: The model.
+        scene: With its pixels.
+        rng: Draws the questions, and the points where there are some.
+        zero_regions: Hide the regions.
+        regions: How the regions are shown, a name in REGIONS.
+        tasks: What is asked.
+
+    Returns:
+        The questions, which are the same however the regions are shown, and what came of each.
+    """
     scene = permuted(scene, rng)
-    asked = questions(scene, rng)
-    said = answers(pipeline, scene.image, scene.boxes(), [
+    asked = [turns for turns in questions(scene, rng) if turns[-1].task in tasks]
+    shapes = region_shapes(scene, regions, rng, pipeline.model_config.points)
+    said = answers(pipeline, scene.image, shapes, [
         [*((t.question, t.answer) for t in turns[:-1]), (turns[-1].question, None)] for turns in asked],
         zero_regions=zero_regions)
     boxes = normalise_boxes(scene.boxes(), scene.width, scene.height)
@@ -98,6 +137,19 @@ def examine(pipeline: Pipeline, scene: Scene, rng: np.random.Generator, zero_reg
             about = {"held_out": (obj.kind, obj.colour) in HELD_OUT, "side": float(sides[turn.regions[0] - 1])}
         results.append(Asked(turn, text, score(turn.expected, text), scene.index, **about))
     return results
+
+
+def ask_scenes(pipeline: Pipeline, scenes: int, seed: int, zero_regions: bool = False,
+               regions: str = "boxes", tasks: Collection[str] = SCORED_TASKS) -> list[Asked]:
+    """`examine` the first scenes of the test split's `seed`. Raises RendererError."""
+    asked: list[Asked] = []
+    with TabletopRenderer() as renderer:
+        for index in tqdm(range(scenes), unit=" scenes", desc="asking"):
+            rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
+            scene = renderer.render("test", seed, index)
+            if scene.objects:
+                asked += examine(pipeline, scene, rng, zero_regions, regions, tasks)
+    return asked
 
 
 # ---------------------------------------------------------------------------------------------- figures
@@ -190,6 +242,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S",
                         help="of scenes and questions; no seed meets training or validation (default %(default)s)")
     parser.add_argument("--zero-regions", action="store_true", help="hide the region embeddings, as a control")
+    parser.add_argument("--regions", choices=REGIONS, default="boxes",
+                        help="show objects by their boxes, masks of their visible pixels, or one of these pixels each")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     parser.add_argument("--answers", type=Path, metavar="FILE", help="write every question and answer here, JSON lines")
 
@@ -202,13 +256,7 @@ def run(options: argparse.Namespace) -> int:
         if path is not None and not os.access(path.parent, os.W_OK):
             raise EvaluationError(f"{path}: the folder {path.parent} does not exist or cannot be written")
     pipeline = open_pipeline(options)
-    asked: list[Asked] = []
-    with TabletopRenderer() as renderer:
-        for index in tqdm(range(options.scenes), unit=" scenes", desc="asking"):
-            rng = np.random.default_rng(np.random.SeedSequence([options.seed, index]))
-            scene = renderer.render("test", options.seed, index)
-            if scene.objects:
-                asked += examine(pipeline, scene, rng, options.zero_regions)
+    asked = ask_scenes(pipeline, options.scenes, options.seed, options.zero_regions, options.regions)
     figures = summary(asked)
     print(table(figures))
     if options.answers is not None:
@@ -217,7 +265,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json is not None:
         facts = {
             "command": "python -m training.evaluate " + " ".join(sys.argv[1:]), "scenes": options.scenes,
-            "split": "test", "seed": options.seed, "zero_regions": options.zero_regions,
+            "split": "test", "seed": options.seed, "zero_regions": options.zero_regions, "regions": options.regions,
             "model": describe_pipeline(options.model, pipeline),
             "versions": {name: version(name) for name in _PACKAGES}, **figures}
         options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

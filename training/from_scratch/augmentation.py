@@ -69,7 +69,8 @@ class RandomFlip(_Augmented):
     def _changed(self, sample: Sample, rng: np.random.Generator) -> Sample:
         x1, y1, x2, y2 = sample.boxes.T
         boxes = np.stack([1 - x2, y1, 1 - x1, y2], axis=1)
-        return dataclasses.replace(sample, image=sample.image[:, ::-1], boxes=boxes)
+        masks = None if sample.masks is None else sample.masks[:, :, ::-1].copy()
+        return dataclasses.replace(sample, image=sample.image[:, ::-1], boxes=boxes, masks=masks)
 
 
 class RandomChannelPermutation(_Augmented):

@@ -49,16 +49,18 @@ class AttributeClassifier(nn.Module):
         self.model = model
         self.heads = nn.ModuleList(nn.Linear(model.config.regions.hidden, n) for n in classes)
 
-    def forward(self, images: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, images: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor,
+                masks: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Loss, the sum over attributes, and accuracy [A].
 
         Args:
             images: uint8 RGB [B, S, S, 3].
             boxes: [B, N, 4] in units of the image.
             labels: [B, N, A], −100 where there is no region or the attribute is not known.
+            masks: As `GPT4RoI.encode` takes them.
         """
         _, levels = self.model.vision(images)
-        vectors = self.model.regions.features(levels, boxes)
+        vectors = self.model.regions.features(levels, boxes, masks)
         loss, right = vectors.new_zeros(()), []
         known = labels[..., 0] != IGNORED
         for attribute, head in enumerate(self.heads):
@@ -77,11 +79,12 @@ class FeatureAlignmentLoss(nn.Module):
         super().__init__()
         self.model, self.embeddings = model, embeddings.requires_grad_(False)
 
-    def forward(self, images: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, images: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor,
+                masks: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """The loss. labels: the regions' attributes [B, N, A], −100 where there is no region."""
         _, levels = self.model.vision(images)
         known = labels[..., 0] != IGNORED
-        seen, oracle = self.model.regions.features(levels, boxes), self.embeddings(self.model, labels, boxes)
+        seen, oracle = self.model.regions.features(levels, boxes, masks), self.embeddings(self.model, labels, boxes)
         return {"loss": F.mse_loss(seen[known].float(), oracle[known].float())}
 
 
@@ -123,12 +126,13 @@ class SupervisedConversationLoss(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, attributes: torch.Tensor,
                 counterfactual: torch.Tensor, region_index: torch.Tensor, labels: torch.Tensor,
-                attention_targets: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
+                attention_targets: torch.Tensor, masks: torch.Tensor | None = None,
+                **_: Any) -> dict[str, torch.Tensor]:
         """The loss of a batch of `SupervisedConversationCollator`."""
         moved = None
         if self.embeddings is not None:
             moved = self.embeddings.without_position(counterfactual) - self.embeddings.without_position(attributes)
-        embedded = self.model.embed(input_ids, self.model.encode(images, boxes, extra=moved), region_index)
+        embedded = self.model.embed(input_ids, self.model.encode(images, boxes, masks, moved), region_index)
         return {"loss": supervised_loss(self.model.language, embedded, labels, attention_targets)}
 
 

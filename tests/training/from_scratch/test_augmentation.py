@@ -65,15 +65,17 @@ class Halves(Scenes):
 
     def __getitem__(self, index: int) -> Sample:
         image = np.repeat(np.array([0, 0, 200, 200], np.uint8)[None, :, None], 4, axis=0).repeat(3, axis=2)
-        return Sample(image, np.array([[0, 0.25, 0.5, 1]], np.float32), (), np.array([[3, 5]]))
+        mask = np.array([[[1, 0.5], [0, 0]]], np.float32)
+        return Sample(image, np.array([[0, 0.25, 0.5, 1]], np.float32), (), np.array([[3, 5]]), mask)
 
 
-def test_a_mirrored_image_takes_its_boxes_along():
+def test_a_mirrored_image_takes_its_boxes_and_masks_along():
     samples, mirrored = RandomFlip(Halves(400), seed=1), 0
     for index in range(len(samples)):
         sample = samples[index]
         left = sample.image[0, 0, 0] == 0
         np.testing.assert_allclose(sample.boxes, [[0, 0.25, 0.5, 1] if left else [0.5, 0.25, 1, 1]])
+        assert sample.masks[0, 0].tolist() == ([1, 0.5] if left else [0.5, 1])
         mirrored += not left
     assert abs(mirrored - 200) < 4 * 10
 
@@ -121,7 +123,7 @@ def test_attributes_without_a_name_are_not_learned():
             super().__init__()
             self.config = type("Config", (), {"regions": type("Regions", (), {"hidden": 4})})
             self.vision = lambda images: (None, images)
-            self.regions = type("Extractor", (), {"features": staticmethod(lambda levels, boxes: levels)})
+            self.regions = type("Extractor", (), {"features": staticmethod(lambda levels, boxes, masks: levels)})
 
     torch.manual_seed(0)
     objective = AttributeClassifier(Model(), (8, 10))
