@@ -96,7 +96,9 @@ def run(path: Path, seed: int, interrupts: Interrupts) -> None:
     """Record the nodes and write the picture."""
     with running_nodes(interrupts, "picture", rate_hz=RATE_HZ, views=VIEWS, seed=seed) as (client, _):
         client.wait_for_node(LIMIT_S)
-        shots = [Picture.fromarray(shot) for shot in record(client)]
+        frames = record(client)
+    height = max(len(frame) for frame in frames)  # the node's pictures grow by a legend where it first needs one
+    shots = [Picture.fromarray(np.pad(frame, ((0, height - len(frame)), (0, 0), (0, 0)))) for frame in frames]
     shots[0].save(path, save_all=True, append_images=shots[1:], duration=FRAME_MS, loop=0, quality=QUALITY, method=6)
     print(f"{path}: {len(shots)} frames, {path.stat().st_size / 1e6:.2f} MB")
 

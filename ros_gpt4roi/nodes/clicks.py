@@ -82,7 +82,8 @@ class Clicks:
         name = f"click {uuid.uuid4().hex}"
         try:
             if not self._is_active():
-                raise BoxError(f"node {self._node.get_name()} is not active")
+                self._publish(Answer(Status.FAILED, "", f"node {self._node.get_name()} is not active", query_id=name))
+                return
             frame = self._frames.newest()
             if frame is None:
                 self._publish(Answer(Status.NO_FRAME, "", "no image has arrived yet", query_id=name))
