@@ -30,11 +30,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from ros_gpt4roi_interfaces.msg import Answer, Query, Region, RegionDescriptionArray
+from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, Region, RegionDescriptionArray
 from ros_gpt4roi_interfaces.srv import DescribeRegions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -100,6 +101,7 @@ class Client:
             absolute = namespace or node.get_namespace()
             self.node = node
             self._connection = Connection(node, f"/{absolute.strip('/')}", self._on_state)
+            self._corrections = node.create_publisher(Correction, self._connection.name("corrections"), _DEPTH)
 
         self._owns_node = node is None
         if node is not None:
@@ -133,6 +135,7 @@ class Client:
             atexit.unregister(self.close)
         else:
             self._connection.destroy()
+            self.node.destroy_publisher(self._corrections)
 
     # Asking
 
@@ -201,6 +204,11 @@ class Client:
         reply = DescribeReply(self._connection, request, limit_s, self._connect_limit_s)
         self._begin(reply)
         return reply
+
+    def correct(self, correction: Correction) -> None:
+        """Publishes what a person says about a description or an answer, on `corrections`, under the present time."""
+        correction.time = Clock(clock_type=ClockType.SYSTEM_TIME).now().to_msg()
+        self._corrections.publish(correction)
 
     @property
     def repeats(self) -> int:
