@@ -10,7 +10,7 @@ setup(
     name=NAME,
     version="0.1.0",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["fastdds.xml"]},
+    package_data={NAME: ["fastdds.xml", "console/static/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -35,6 +35,7 @@ setup(
             f"ask = {NAME}.executables:ask",
             f"console = {NAME}.executables:console",
             f"build_engine = {NAME}.executables:build_engine",
+            f"web_console = {NAME}.executables:web_console",
         ],
     },
 )

@@ -39,6 +39,11 @@ def console() -> int:
     return _run_tool("ros_gpt4roi.console.terminal")
 
 
+def web_console() -> int:
+    """Run the web console. Returns the exit status."""
+    return _run_node("ros_gpt4roi.console.web")
+
+
 def _run_node(module: str) -> int:
     _exit_on_signals(0)  # as later, when the node has handlers of its own: it was told to end, and did
     return int(importlib.import_module(module).main())

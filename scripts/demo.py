@@ -113,6 +113,24 @@ class Demo:
                   f"({box.center.position.x:.0f}, {box.center.position.y:.0f})")
         self.ask("And on, in the same conversation", "Why?", answer.conversation_id)
 
+    def stay_with_console(self) -> None:
+        """Start the web console, print its address, and stay until Ctrl-C."""
+        pattern = re.compile(r"^Web console: (\S+)$", re.MULTILINE)
+        with tempfile.TemporaryDirectory(prefix="ros_gpt4roi_console_") as folder, \
+                Processes(Path(folder), for_children({})) as processes:
+            processes.start("web_console", [executable("web_console")])
+
+            def address() -> re.Match[str] | None:
+                processes.check()
+                return pattern.search((Path(folder) / "web_console.log").read_text(encoding="utf-8"))
+
+            self._client.wait_for(address, START_LIMIT_S, "the web console's address")
+            shown = address()
+            assert shown is not None  # it was waited for
+            print(f"\nOpen  {shown[1]}  in a browser: click a box, draw one, or type a question. Ctrl-C ends all.",
+                  flush=True)
+            self._wait_for_ever()
+
     def stay(self, domain: int) -> None:
         """Print how to ask, then the answers to whatever is asked, until Ctrl-C."""
         print(f"""
@@ -129,6 +147,9 @@ or, where the ros2 command is installed:
 
 Answers:""", flush=True)
         self._client.on_answers(lambda answer: show(f"  > {answer.text or answer.error}"))
+        self._wait_for_ever()
+
+    def _wait_for_ever(self) -> None:
         with suppress(KeyboardInterrupt):
             for _ in self._client.descriptions(FRAME_LIMIT_S):
                 pass
@@ -185,6 +206,9 @@ def run(arguments: argparse.Namespace, interrupts: Interrupts) -> None:
                        model=arguments.model) as (client, domain):
         demo = Demo(client)
         client.wait_for_node(START_LIMIT_S)
+        if arguments.console:
+            demo.stay_with_console()
+            return
         descriptions = demo.show_frames()
         demo.ask_all(descriptions)
         demo.save_picture()
@@ -195,6 +219,7 @@ def run(arguments: argparse.Namespace, interrupts: Interrupts) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stay", action="store_true", help="keep camera and node running until Ctrl-C")
+    parser.add_argument("--console", choices=("web",), help="open a console on camera and node until Ctrl-C instead")
     parser.add_argument("--seed", type=int, default=0, help="which scene the camera sees (0)")
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="a checkpoint of your own (the embedded model)")
     arguments = parser.parse_args()

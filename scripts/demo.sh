@@ -4,6 +4,7 @@
 #
 #     scripts/demo.sh            ends by itself
 #     scripts/demo.sh --stay     keeps camera and node running until Ctrl-C, for questions of your own
+#     scripts/demo.sh --console web    the same in a browser
 #     scripts/demo.sh --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -84,6 +84,7 @@ PYTHON
 has_library() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null; } | grep -q "$1"; }
 has_egl() { has_library 'libEGL\.so\.1' && compgen -G '/usr/share/glvnd/egl_vendor.d/*.json' >/dev/null; }
 has_osmesa() { has_library 'libOSMesa\.so'; }
+has_chromium() { command -v chromium >/dev/null || command -v chromium-browser >/dev/null; }
 has_cmake() {
     local version
     version=$(cmake --version 2>/dev/null | sed -n 's/^cmake version \([0-9.]*\).*/\1/p')
@@ -112,6 +113,7 @@ find_missing() {
     has_compiler || { missing+=("a C++ compiler") packages+=(g++); }
     command -v make >/dev/null || { missing+=("make") packages+=(make); }
     has_cmake || { missing+=("CMake $OLDEST_CMAKE or later") packages+=(cmake); }
+    if $dev; then has_chromium || { missing+=("Chromium (tests of the web console)") packages+=(chromium); }; fi
     has_egl || has_osmesa || { missing+=("EGL or OSMesa (offscreen OpenGL)") packages+=(libegl1 libgl1 libgl1-mesa-dri); }
 }
 

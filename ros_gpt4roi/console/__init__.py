@@ -1,1 +1,1 @@
-"""What people beside the robot use: questions and answers in a terminal, through `ros_gpt4roi.client`."""
+"""What people beside the robot use, in a terminal and in a browser, through `ros_gpt4roi.client`."""

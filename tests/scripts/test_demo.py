@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import cv2
@@ -38,6 +39,26 @@ def test_the_demo_answers_draws_and_stays_for_questions(root: Path) -> None:
         rest = demo.communicate(timeout=120)[0]
         assert demo.returncode == 0 and "\nDone. Try next:" in rest, rest
         assert f"> {asked.stdout.splitlines()[0]}" in rest
+    finally:
+        demo.kill()
+        demo.wait()
+
+
+@pytest.mark.slow
+def test_the_demo_opens_the_web_console(root: Path) -> None:
+    demo = subprocess.Popen([sys.executable, root / "scripts" / "demo.py", "--console", "web"], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)
+    try:
+        shown = ""
+        while not (address := re.search(r"Open  (http://127\.0\.0\.1:\d+/)  in a browser", shown)):
+            line = demo.stdout.readline()
+            assert line, shown
+            shown += line
+        with urllib.request.urlopen(address[1], timeout=60) as response:
+            assert "script-src 'self'" in response.headers["Content-Security-Policy"]
+            assert b"What the robot sees" in response.read()
+        demo.terminate()
+        assert "\nDone." in demo.communicate(timeout=120)[0] and demo.returncode == 0
     finally:
         demo.kill()
         demo.wait()

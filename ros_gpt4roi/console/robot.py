@@ -1,0 +1,170 @@
+"""The robot's side of the web console: what the client receives, brought into the server's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.qos import qos_profile_sensor_data
+from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, RegionDescriptionArray
+from sensor_msgs.msg import CompressedImage, Image
+
+from ros_gpt4roi.client import AskReply, Client, NodeState
+from ros_gpt4roi.nodes.images import ImageError, MessageImage
+
+from .frames import Frames
+
+_MOST_ARRIVED = 64  # messages that wait for the event loop; the oldest go first
+_RATES_S = 5.0  # over which rates are counted
+_SILENT_S = 3.0  # the node reports once a second
+_NO_IMAGE_S = 5.0
+
+
+class Rate:
+    """How often something happens."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=512)
+
+    def count(self, now: float) -> None:
+        """It happened."""
+        self._times.append(now)
+
+    def hertz(self, now: float) -> float:
+        """Its rate over the last seconds."""
+        return sum(now - each < _RATES_S for each in self._times) / _RATES_S
+
+
+class Robot:
+    """Frames, state and answers of one perception node, for use in the event loop alone.
+
+    Images are received only while somebody watches.
+
+    Args:
+        client: The client; its node is spun in another thread.
+        loop: The event loop.
+        image: The camera's topic. Where only `TOPIC/compressed` is published, that is taken.
+        on_change: Called in the loop when another frame is shown.
+    """
+
+    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop, image: str,
+                 on_change: Callable[[], None]) -> None:
+        self.frames = Frames()
+        self._client, self._loop, self._on_change = client, loop, on_change
+        self._topic = image if image.startswith("/") else f"{client.namespace.rstrip('/')}/{image}"
+        self._source = ""  # the topic that is subscribed
+        self._watching_s: float | None = None
+        self._arrived: deque[tuple[float, Any]] = deque(maxlen=_MOST_ARRIVED)
+        self._stops: list[Callable[[], None]] = []
+        self._stop_image: Callable[[], None] = lambda: None
+        self._image_s = 0.0
+        self._image_error = ""
+        self._images, self._descriptions = Rate(), Rate()
+        self._latency_s: float | None = None
+
+    @property
+    def namespace(self) -> str:
+        """Where the perception node's topics are."""
+        return self._client.namespace
+
+    def watch(self) -> None:
+        """Begins to receive, or looks anew for the camera; called once a second while somebody watches."""
+        if self._watching_s is None:
+            self._watching_s = time.monotonic()
+            self._stops = [self._client.on_descriptions(self._receive)]
+        source = self._image_source()
+        if source != self._source:
+            self._stop_image()
+            kind = CompressedImage if source.endswith("/compressed") else Image
+            self._stop_image = self._client.listen(kind, source, self._receive, qos_profile_sensor_data)
+            self._source = source
+
+    def rest(self) -> None:
+        """Receives nothing any more: nobody watches."""
+        for stop in [*self._stops, self._stop_image]:
+            stop()
+        self._stops, self._stop_image, self._source, self._watching_s = [], lambda: None, "", None
+        self._arrived.clear()
+        self.frames.clear()
+
+    def ask(self, query: Query, on_text: Callable[[str], None], on_end: Callable[[Answer | str], None],
+            limit_s: float) -> AskReply:
+        """Asks; both functions are called in the loop.
+
+        Args:
+            query: What is asked.
+            on_text: Receives each piece of the answer.
+            on_end: Receives the answer, or why there is none.
+            limit_s: Most seconds until the answer.
+        """
+        def ended(reply: Any) -> None:
+            error = reply.exception()
+            self._call(on_end, str(error) if error is not None else reply.result())
+
+        reply = self._client.ask_async(query, on_text=lambda piece: self._call(on_text, piece), limit_s=limit_s)
+        reply.add_done_callback(ended)
+        return reply
+
+    def correct(self, correction: Correction) -> None:
+        """Publishes a person's correction."""
+        self._client.correct(correction)
+
+    def state(self) -> dict[str, Any]:
+        """What a page shows about the robot's health."""
+        now = time.monotonic()
+        return {"node": self._node_state(now), "picture_error": self._picture_error(now), "image_topic": self._topic,
+                "rates": {"images": round(self._images.hertz(now), 1),
+                          "descriptions": round(self._descriptions.hertz(now), 1),
+                          "description latency [ms]": round(1000 * self._latency_s) if self._latency_s else None}}
+
+    def _node_state(self, now: float) -> dict[str, Any]:
+        state: NodeState | None = self._client.state
+        if state is None or now - state.received_s > _SILENT_S:
+            return {"there": False, "message": f"no perception node is heard in namespace {self.namespace}"}
+        return {"there": True, "name": state.name, "level": state.level, "message": state.message,
+                "model": state.model, "values": dict(state.values)}
+
+    def _picture_error(self, now: float) -> str:
+        if self._image_error:
+            return self._image_error
+        if self._watching_s is not None and now - max(self._image_s, self._watching_s) > _NO_IMAGE_S:
+            return f"no image has come on {self._source or self._topic} for more than {_NO_IMAGE_S:.0f} s"
+        return ""
+
+    def _image_source(self) -> str:
+        compressed = f"{self._topic}/compressed"
+        raw_there = self._client.node.count_publishers(self._topic)
+        return compressed if not raw_there and self._client.node.count_publishers(compressed) else self._topic
+
+    def _call(self, function: Callable[[Any], None], value: Any) -> None:
+        """Has a function called in the loop, from any thread; after the loop's end nobody is interested."""
+        try:
+            self._loop.call_soon_threadsafe(function, value)
+        except RuntimeError:
+            pass
+
+    def _receive(self, message: Any) -> None:
+        """In the client's thread. The queue is bounded: a loop that is late loses what is old."""
+        self._arrived.append((time.monotonic(), message))
+        self._call(self._take, None)
+
+    def _take(self, _: None) -> None:
+        shown = self.frames.shown.number if self.frames.shown is not None else 0
+        while self._arrived:
+            received_s, message = self._arrived.popleft()
+            if isinstance(message, RegionDescriptionArray):
+                self._descriptions.count(received_s)
+                self._latency_s = self.frames.add_descriptions(message, received_s)
+                continue
+            self._images.count(received_s)
+            self._image_s = received_s
+            try:
+                self.frames.add_image(message.header, MessageImage(message), received_s)
+                self._image_error = ""
+            except ImageError as error:
+                self._image_error = f"the picture of {self._source} can't be shown: {error}"
+        if self.frames.shown is not None and self.frames.shown.number != shown:
+            self._on_change()

@@ -1,0 +1,214 @@
+// Conversations side by side: each beside the picture that it is about, with its questions and answers.
+
+import { addVerdict } from "./verdict.js";
+import { View } from "./view.js";
+
+const MOST_CARDS = 12;
+const MOST_TURNS = 100;
+const WORDS = {
+  CANCELED: "Stopped", TIMEOUT: "Out of time", NO_FRAME: "No picture", UNKNOWN_REGION: "Unknown region",
+  OVERLOADED: "Too many questions", INVALID: "Not understood", FAILED: "Failed",
+};
+let count = 0;
+
+/** A question about one region: "this" and "it" mean that one; a question without them is told which. */
+export function aboutRegion(question, id) {
+  const text = question.trim();
+  if (!text) return `Describe region ${id}.`;
+  if (/\bregion\b/i.test(text)) return text;
+  const pointed = text.replace(/\b(this|that|it)\b/i, `region ${id}`);
+  return pointed === text ? `Region ${id}: ${text}` : pointed;
+}
+
+/** The smallest number that no region of a frame has. */
+export function freeId(regions) {
+  const taken = new Set(regions.map((region) => region.id));
+  let number = 1;
+  while (taken.has(String(number))) number += 1;
+  return String(number);
+}
+
+export class Conversations {
+  constructor(place, empty, connection, announce) {
+    Object.assign(this, { place, empty, connection, announce, cards: [], turns: new Map() });
+  }
+
+  /** Opens a conversation about a frame; `boxes` are drawn ones, [{id, box}]. Without a frame: about the newest. */
+  open(frame, text, boxes = []) {
+    const card = new Card(this, text);
+    this.cards.unshift(card);
+    this.place.prepend(card.element);
+    this.empty.hidden = true;
+    while (this.cards.length > MOST_CARDS) this.close(this.cards.at(-1));
+    if (frame) {
+      frame.kept = true;
+      card.show(frame, boxes);
+    }
+    card.ask(text, boxes, frame?.stamp ?? "");
+    return card;
+  }
+
+  close(card) {
+    for (const turn of card.turns) {
+      if (turn.open) this.connection.send({ type: "cancel", ask: turn.name });
+      this.turns.delete(turn.name);
+    }
+    card.element.remove();
+    this.cards = this.cards.filter((other) => other !== card);
+    this.empty.hidden = this.cards.length > 0;
+  }
+
+  asked(message) {
+    this.turns.get(message.ask)?.card.asked(message);
+  }
+
+  still(message, bitmap) {
+    const card = this.turns.get(message.ask)?.card;
+    card?.view.say(message.error ?? "");
+    card?.show({ ...message, bitmap, kept: true });
+  }
+
+  text(message) {
+    this.turns.get(message.ask)?.append(message.piece);
+  }
+
+  answer(message) {
+    this.turns.get(message.ask)?.end(message);
+  }
+
+  failed(message) {
+    this.turns.get(message.ask)?.end({ status: "FAILED", text: "", regions: [], region_ids: [], ...message });
+  }
+
+  /** The connection broke: nothing will come any more of what is open. */
+  lost(why) {
+    for (const turn of this.turns.values()) {
+      if (turn.open) this.failed({ ask: turn.name, error: `the connection broke: ${why}` });
+    }
+  }
+}
+
+class Card {
+  constructor(all, title) {
+    this.all = all;
+    this.element = document.getElementById("card-template").content.cloneNode(true).firstElementChild;
+    this.element.querySelector("h3").textContent = title;
+    this.conversation = "";
+    this.turns = [];
+    this.drawn = [];
+    this.view = new View(this.element.querySelector(".card-view"), `Picture of the conversation “${title}”`,
+      (frame, region) => this.ask(aboutRegion(this.take(), region.id)),
+      (frame, box) => {
+        const id = freeId([...this.view.regions(), ...this.drawn]);
+        this.ask(aboutRegion(this.take(), id), [{ id, box }]);
+      });
+    this.element.querySelector(".close").addEventListener("click", () => {
+      const next = this.element.nextElementSibling ?? this.element.previousElementSibling;
+      all.close(this);
+      (next ?? document.getElementById("live-question")).focus();
+    });
+    this.input = this.element.querySelector(".composer input");
+    this.element.querySelector(".composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.input.value.trim()) this.ask(this.take());
+    });
+  }
+
+  take() {
+    const text = this.input.value.trim();
+    this.input.value = "";
+    return text;
+  }
+
+  show(frame, boxes = []) {
+    this.drawn.push(...boxes.map((box) => ({ ...box, drawn: true })));
+    this.view.show(frame);
+    this.view.light(boxes.map((box) => box.id), this.drawn);
+  }
+
+  ask(text, boxes = [], stamp = this.view.frame?.stamp ?? "") {
+    if (this.turns.length && boxes.length) this.drawn.push(...boxes.map((box) => ({ ...box, drawn: true })));
+    if (boxes.length) this.view.light(boxes.map((box) => box.id), this.drawn);
+    const turn = new Turn(this, text);
+    this.turns.push(turn);
+    if (this.turns.length > MOST_TURNS) this.turns.shift().remove();
+    this.all.turns.set(turn.name, turn);
+    this.element.querySelector(".turns").append(turn.element);
+    const message = { type: "ask", ask: turn.name, text, conversation: this.conversation, stamp, boxes };
+    if (!this.all.connection.send(message)) turn.end({
+      status: "FAILED", text: "", error: "there is no connection to the console", regions: [], region_ids: [],
+    });
+    turn.element.scrollIntoView({ block: "nearest" });
+  }
+
+  asked(message) {
+    if (this.view.frame?.stamp === message.stamp) return;
+    this.view.say("The picture is on its way.");
+  }
+}
+
+class Turn {
+  constructor(card, question) {
+    this.card = card;
+    this.question = question;
+    this.name = `question ${count++}`;
+    this.open = true;
+    this.element = document.getElementById("turn-template").content.cloneNode(true).firstElementChild;
+    this.element.classList.add("open");
+    this.find(".question").textContent = question;
+    this.asked = performance.now();
+    this.find(".cancel").addEventListener("click", () => {
+      card.all.connection.send({ type: "cancel", ask: this.name });
+    });
+  }
+
+  find(selector) {
+    return this.element.querySelector(selector);
+  }
+
+  remove() {
+    this.card.all.turns.delete(this.name);
+    this.element.remove();
+  }
+
+  append(piece) {
+    this.first ??= performance.now() - this.asked;
+    this.find(".answer").append(piece);
+  }
+
+  end(answer) {
+    if (!this.open) return;
+    this.open = false;
+    const { card } = this;
+    const hadFocus = document.activeElement === this.find(".cancel");
+    this.element.classList.remove("open");
+    this.find(".cancel").remove();
+    if (hadFocus) card.input.focus();
+    if (answer.text) this.find(".answer").textContent = answer.text;
+    card.conversation = answer.conversation || card.conversation;
+    const error = this.find(".error");
+    if (answer.status !== "OK" || answer.error) {
+      error.hidden = false;
+      error.textContent = answer.status === "OK" ? answer.error : `${WORDS[answer.status] ?? answer.status}: ${answer.error}`;
+    }
+    if (answer.status !== "OK") return;
+    const ms = Math.round(this.first ?? performance.now() - this.asked);
+    const ids = answer.region_ids;
+    this.find(".about").textContent = [ids.length ? `region ${ids.join(", region ")}` : "",
+      `${Math.round(100 * answer.confidence)} % sure`, `first word after ${ms} ms`].filter(Boolean).join(" · ");
+    this.light(answer);
+    card.all.announce(`${this.question} – ${answer.text}`);
+    addVerdict(this.find(".verdict"), `the answer to “${this.question}”`, () => ({
+      kind: "answer", stamp: answer.stamp, frame_id: answer.frame_id, said: answer.text, question: this.question,
+      query_id: answer.query_id, conversation: answer.conversation,
+      regions: answer.regions.filter((region) => ids.includes(region.id)).slice(0, 16),
+    }), card.all.connection);
+    // A picture may show the regions of an earlier answer again.
+    this.element.addEventListener("mouseenter", () => this.light(answer));
+    this.element.addEventListener("focusin", () => this.light(answer));
+  }
+
+  light(answer) {
+    this.card.view.light(answer.region_ids, [...this.card.drawn, ...answer.regions]);
+  }
+}

@@ -1,0 +1,375 @@
+"""The web console in real Chromium, with the real node and the simulated camera behind it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from browsing import WAIT_MS, Child, chromium, watch, web_console  # noqa: E402
+from playwright.sync_api import Browser, Locator, Page, expect  # noqa: E402
+from rclpy.action import ActionServer  # noqa: E402
+from rclpy.action.server import ServerGoalHandle  # noqa: E402
+from ros_gpt4roi_interfaces.action import Ask  # noqa: E402
+from ros_gpt4roi_interfaces.msg import (  # noqa: E402
+    Answer,
+    Correction,
+    Region,
+    RegionDescription,
+    RegionDescriptionArray,
+)
+from ros_gpt4roi_interfaces.srv import DescribeRegions  # noqa: E402
+from ros_peer import Peer  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
+
+from ros_gpt4roi.messages import box_to_message  # noqa: E402
+from ros_gpt4roi.nodes.images import rgb_to_image  # noqa: E402
+
+expect.set_options(timeout=WAIT_MS)
+pytestmark = pytest.mark.slow
+SLOW_BITS = 100_000 / 8  # bytes a second
+
+
+def start_node(folder: Path, name: str = "perception") -> Child:
+    # PyTorch: an engine would have to be built first.
+    return Child(folder / f"{name}.log", "nodes.perception", "--ros-args", "-p", "pipeline.vision.backend:=torch")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Child]]:
+    """The running node as the one element of a list: a test may put another in its place."""
+    folder = tmp_path_factory.mktemp("node")
+    camera = Child(folder / "camera.log", "nodes.sim_camera", "--ros-args", "-p", "rate_hz:=4.0", "-p", "views:=1")
+    running = [start_node(folder)]
+    yield running
+    assert running[0].stop() == 0, running[0].output()
+    assert camera.stop() == 0, camera.output()
+
+
+@pytest.fixture(scope="module")
+def address(node: list[Child], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with web_console(tmp_path_factory.mktemp("console") / "web.log") as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """A page on which regions are described; nothing that a page must not do may have happened in the end."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    faults = watch(page)
+    page.goto(address)
+    expect(page.locator("#regions li").first).to_be_visible(timeout=4 * WAIT_MS)
+    yield page
+    context.close()
+    assert faults == []
+
+
+@contextmanager
+def spinning(peer: Peer) -> Iterator[None]:
+    """The peer's callbacks run beside the test."""
+    ending = threading.Event()
+
+    def spin() -> None:
+        while not ending.is_set():
+            peer.executor.spin_once(0.05)
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+def drag(page: Page, canvas: Locator, box: tuple[float, float, float, float]) -> None:
+    """Draws a box in fractions of the picture."""
+    place = canvas.bounding_box()
+    across, down = place["width"], place["height"]
+    page.mouse.move(place["x"] + box[0] * across, place["y"] + box[1] * down)
+    page.mouse.down()
+    page.mouse.move(place["x"] + box[2] * across, place["y"] + box[3] * down, steps=4)
+    page.mouse.up()
+
+
+def finished(card: Locator, turn: int = 0) -> Locator:
+    """A turn of a conversation, once it has ended."""
+    element = card.locator(".turn").nth(turn)
+    expect(element).not_to_have_class(re.compile(r"\bopen\b"))
+    return element
+
+
+def test_a_drawn_box_is_asked_about_and_the_answer_streams(page: Page) -> None:
+    page.evaluate("""() => {
+        window.lengths = new Set();
+        new MutationObserver(() => {
+            const answer = document.querySelector(".turn.open .answer");
+            if (answer?.textContent) window.lengths.add(answer.textContent.length);
+        }).observe(document.getElementById("cards"), {subtree: true, childList: true, characterData: true});
+    }""")
+    live = page.locator("#live canvas")
+    drag(page, live, (0.35, 0.35, 0.65, 0.65))
+    card = page.locator(".card").first
+    turn = finished(card)
+    expect(turn.locator(".error")).to_be_hidden()
+    assert turn.locator(".answer").inner_text().strip()
+    assert page.evaluate("window.lengths.size") > 1  # it came in pieces
+    asked = re.fullmatch(r"Describe region (\d+)\.", turn.locator(".question").inner_text())[1]
+    assert asked not in page.locator("#regions li").evaluate_all("items => items.map(item => item.dataset.region)")
+    expect(card.locator("figcaption")).to_contain_text("s ago")
+
+
+def test_the_regions_that_an_answer_asserts_light_up_on_its_frame(page: Page) -> None:
+    regions = page.locator("#regions li").evaluate_all(
+        "items => items.map(item => [item.dataset.region, item.querySelector('.region-text').textContent])")
+    identifier, text = regions[0]
+    looks = re.split("[.,;]", text.lower())[0].strip()
+    page.get_by_label("Question about the live picture").fill(f"Which region is {looks}?")
+    page.get_by_label("Question about the live picture").press("Enter")
+    card = page.locator(".card").first
+    turn = finished(card)
+    expect(turn.locator(".error")).to_be_hidden()
+    lit = card.locator("canvas").get_attribute("data-lit")
+    named = re.findall(r"region (\w+)", turn.locator(".answer").inner_text())
+    assert lit and set(lit.split()) <= set(named)
+    assert f"lit: region {lit.split()[0]}" in card.locator("canvas").get_attribute("aria-label")
+    # Its outline is really drawn, in the colour that nothing else has.
+    assert card.locator("canvas").evaluate("""canvas => {
+        const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        let lit = 0;
+        for (let i = 0; i < data.length; i += 4) lit += data[i] === 255 && data[i + 1] === 210 && data[i + 2] === 63;
+        return lit;
+    }""") > 100
+    # A follow-up stays in its conversation.
+    card.get_by_label("Question in this conversation").fill("Why?")
+    card.get_by_label("Question in this conversation").press("Enter")
+    assert finished(card, 1).locator(".answer").inner_text().strip()
+    expect(page.locator(".card")).to_have_count(1)
+
+
+def test_everything_is_reached_by_keyboard(page: Page) -> None:
+    expected = {"who", "CANVAS", "live-question", "select", "right", "wrong", "correct", "health-title"}
+    reached = set()
+    while not expected <= reached and len(reached) < 300:
+        page.keyboard.press("Tab")
+        name = page.evaluate("document.activeElement.id || document.activeElement.className"
+                             " || document.activeElement.tagName")
+        if name == "BODY" and "who" in reached:  # once around
+            break
+        reached.add(name)
+    assert expected <= reached
+    live = page.locator("#live canvas")
+    live.focus()
+    page.keyboard.press("Space")
+    for key in ("ArrowRight", "ArrowDown"):
+        for _ in range(8):
+            page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    assert finished(page.locator(".card").first).locator(".answer").inner_text().strip()
+
+
+def test_a_correction_says_what_was_shown_and_what_is_right(page: Page, peer: Peer) -> None:
+    corrections = peer.collect(Correction, "corrections")
+    page.get_by_label("Your name").fill("Ada")
+    item = page.locator("#regions li").first
+    identifier, said = item.get_attribute("data-region"), item.locator(".region-text").inner_text()
+    item.locator(".correct").click()
+    item.locator(".correction input").fill("red valve")
+    item.locator(".correction input").press("Enter")
+    expect(item.locator(".outcome")).to_have_text("Noted: it is a red valve.")
+    peer.wait_for(lambda: corrections, "the correction")
+    correction = corrections[0]
+    assert (correction.kind, correction.verdict) == (Correction.DESCRIPTION, Correction.WRONG)
+    assert (correction.said, correction.right, correction.who) == (said, "red valve", "Ada")
+    assert [region.id for region in correction.regions] == [identifier]
+    assert correction.regions[0].bbox.size_x > 0 and correction.header.stamp.sec and correction.time.sec
+
+    page.get_by_label("Question about the live picture").fill(f"What is region {identifier}?")
+    page.get_by_label("Question about the live picture").press("Enter")
+    turn = finished(page.locator(".card").first)
+    turn.locator(".right").click()
+    expect(turn.locator(".outcome")).to_have_text("Noted: right.")
+    peer.wait_for(lambda: len(corrections) > 1, "the second correction")
+    assert (corrections[1].kind, corrections[1].verdict) == (Correction.ANSWER, Correction.RIGHT)
+    assert corrections[1].question == f"What is region {identifier}?" and corrections[1].query_id
+
+
+def test_health_is_shown(page: Page) -> None:
+    page.locator("summary").click()
+    expect(page.locator("#health-groups table")).not_to_have_count(0)
+    shown = page.locator("#health-groups").inner_text()
+    for name in ("images a second", "descriptions a second", "stage", "questions_waiting"):
+        assert name in shown, shown
+
+
+def test_a_slow_browser_gets_crops_and_text_and_keeps_nobody_waiting(browser: Browser, address: str,
+                                                                     page: Page) -> None:
+    slow_context = browser.new_context(viewport={"width": 390, "height": 800})
+    slow = slow_context.new_page()
+    slow.goto(address)
+    expect(slow.locator("#regions li").first).to_be_visible()
+    session = slow_context.new_cdp_session(slow)
+    session.send("Network.enable")
+    session.send("Network.emulateNetworkConditions", {
+        "offline": False, "latency": 20, "downloadThroughput": SLOW_BITS, "uploadThroughput": SLOW_BITS})
+    caption = slow.locator("#live figcaption")
+    expect(caption).to_contain_text("the regions alone")
+    slow.get_by_label("Question about the live picture").fill("What is region 1?")
+    slow.get_by_label("Question about the live picture").press("Enter")
+    assert finished(slow.locator(".card").first).locator(".answer").inner_text().strip()
+    assert slow.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # it fits a phone
+    expect(page.locator("#live figcaption")).not_to_contain_text("the regions alone")
+    slow_context.close()
+
+
+def test_a_message_of_ten_megabytes_ends_its_connection_alone(page: Page, address: str) -> None:
+    code = page.evaluate("""() => new Promise((resolve) => {
+        const socket = new WebSocket(`ws://${location.host}/ws`);
+        socket.onopen = () => socket.send("x".repeat(10 * 1024 * 1024));
+        socket.onclose = (event) => resolve(event.code);
+    })""")
+    assert code in (1009, 1006)  # 1006 where the browser is still sending when the console has hung up
+    before = page.locator("#regions li").count()
+    assert before
+    page.get_by_label("Question about the live picture").fill("What is region 1?")
+    page.get_by_label("Question about the live picture").press("Enter")
+    assert finished(page.locator(".card").first).locator(".answer").inner_text().strip()
+
+
+def test_a_node_that_dies_in_mid_answer_is_named_and_taken_up_again(page: Page, node: list[Child],
+                                                                    tmp_path: Path) -> None:
+    page.evaluate("""() => new MutationObserver(() => {
+        if (document.querySelector(".turn .answer")?.textContent) document.title = "streaming";
+    }).observe(document.getElementById("cards"), {subtree: true, childList: true, characterData: true})""")
+    page.get_by_label("Question about the live picture").fill("Describe region 1 in detail.")
+    page.get_by_label("Question about the live picture").press("Enter")
+    node[0].process.send_signal(signal.SIGKILL)
+    node[0].process.wait()
+    turn = finished(page.locator(".card").first)
+    expect(turn.locator(".error")).to_be_visible()
+    assert "Failed" in turn.locator(".error").inner_text()
+    expect(page.locator("#connection")).to_contain_text("no perception node is heard")
+    node[0] = start_node(tmp_path)
+    expect(page.locator("#connection")).to_contain_text("active", timeout=4 * WAIT_MS)
+    page.get_by_label("Question about the live picture").fill("What is region 1?")
+    page.get_by_label("Question about the live picture").press("Enter")
+    assert finished(page.locator(".card").first).locator(".answer").inner_text().strip()
+
+
+class HostileRobot:
+    """A camera and a perception node, as far as a console sees them, that say what nobody should."""
+
+    TEXT = "<img src=x onerror=alert(1)><script>alert(2)</script> \u202eevil"
+
+    def __init__(self, peer: Peer, namespace: str) -> None:
+        from camera import HEIGHT, WIDTH
+        self.size = WIDTH, HEIGHT
+        node = self.node = peer.node
+        self.images = node.create_publisher(Image, f"{namespace}/image", 1)
+        self.descriptions = node.create_publisher(RegionDescriptionArray, f"{namespace}/region_descriptions", 1)
+        self.server = ActionServer(node, Ask, f"{namespace}/ask", self.answer)
+        self.service = node.create_service(DescribeRegions, f"{namespace}/describe_regions",
+                                           lambda request, reply: reply)
+        self.encoding = "rgb8"
+        self.timer = node.create_timer(0.2, self.send)
+
+    def region(self) -> Region:
+        return Region(id=self.TEXT, label=self.TEXT, bbox=box_to_message((5, 5, 30, 30)))
+
+    def send(self) -> None:
+        header = Header(frame_id=self.TEXT, stamp=self.node.get_clock().now().to_msg())
+        width, height = self.size
+        image = rgb_to_image(np.zeros((height, width, 3), np.uint8), header)
+        image.encoding = self.encoding
+        self.images.publish(image)
+        self.descriptions.publish(RegionDescriptionArray(header=header, descriptions=[
+            RegionDescription(region=self.region(), text=self.TEXT, confidence=float("nan"))]))
+
+    def answer(self, goal: ServerGoalHandle) -> Ask.Result:
+        query = goal.request.query
+        goal.publish_feedback(Ask.Feedback(text=self.TEXT))
+        goal.succeed()
+        return Ask.Result(answer=Answer(header=query.header, query_id=query.query_id, conversation_id=self.TEXT,
+                                        text=self.TEXT, region_ids=[self.TEXT], regions=[self.region()]))
+
+    def close(self) -> None:
+        self.node.destroy_timer(self.timer)
+        self.server.destroy()
+        self.node.destroy_service(self.service)
+
+
+def test_hostile_text_is_shown_as_text(browser: Browser, peer: Peer, tmp_path: Path) -> None:
+    robot = HostileRobot(peer, "/hostile")
+    with web_console(tmp_path / "web.log", "--ros-args", "-r", "__ns:=/hostile") as address:
+        page = browser.new_page()
+        faults = watch(page)
+        page.goto(address)
+        with spinning(peer):
+            item = page.locator("#regions li").first
+            expect(item.locator(".region-text")).to_have_text(HostileRobot.TEXT)
+            page.get_by_label("Question about the live picture").fill(HostileRobot.TEXT)
+            page.get_by_label("Question about the live picture").press("Enter")
+            turn = finished(page.locator(".card").first)
+            expect(turn.locator(".answer")).to_have_text(HostileRobot.TEXT)
+            expect(turn.locator(".question")).to_have_text(HostileRobot.TEXT)
+            turn.locator(".right").click()
+            expect(turn.locator(".outcome")).to_have_text("Noted: right.")
+            expect(page.locator("img, script:not([src])")).to_have_count(0)
+            # Encodings that no console can show are said where the picture would be.
+            robot.encoding = "<b>32FC9</b>"
+            expect(page.locator("#live .notice")).to_contain_text("image encoding '<b>32FC9</b>' is not supported")
+        assert faults == []
+        page.close()
+    robot.close()
+
+
+def test_a_click_beside_the_picture_says_so(page: Page) -> None:
+    page.locator("#live canvas").evaluate("canvas => { canvas.style.height = '300px'; canvas.style.width = '600px'; }")
+    page.locator("#live canvas").click(position={"x": 5, "y": 100})
+    expect(page.locator("#live .notice")).to_have_text("That place is outside the picture.")
+    expect(page.locator(".card")).to_have_count(0)
+
+
+def test_beyond_this_machine_a_token_is_asked_for(browser: Browser, tmp_path: Path) -> None:
+    with web_console(tmp_path / "web.log", "--host", "0.0.0.0", "--ros-args", "-r", "__ns:=/nowhere") as shown:
+        url, token = re.fullmatch(r"(http://0\.0\.0\.0:\d+/)#token=(\S+)", shown).groups()
+        url = url.replace("0.0.0.0", "127.0.0.1")
+        page = browser.new_page()
+        faults = watch(page)
+        page.goto(url)
+        expect(page.locator("#token-reason")).to_have_text("this console asks for a token")
+        page.get_by_label("Token", exact=True).fill("wrong")
+        page.get_by_label("Token", exact=True).press("Enter")
+        expect(page.locator("#token-reason")).to_have_text("this token is not the console's")
+        expect(page.locator("#console")).to_be_hidden()
+        page.get_by_label("Token", exact=True).fill(token)
+        page.get_by_label("Token", exact=True).press("Enter")
+        expect(page.locator("#console")).to_be_visible()
+        expect(page.locator("#connection")).to_contain_text("no perception node is heard in namespace /nowhere")
+        page.get_by_label("Question about the live picture").fill("Hello?")
+        page.get_by_label("Question about the live picture").press("Enter")
+        expect(page.locator(".card .error")).to_contain_text("no picture has come yet")
+        expect(page.locator("#live .notice")).to_contain_text("no image has come on /nowhere/image")
+        page.goto(f"{url}#token={token}")
+        page.reload()
+        expect(page.locator("#console")).to_be_visible()
+        assert token not in page.url
+        assert faults == []
+        page.close()
