@@ -40,6 +40,7 @@ from ros_gpt4roi.runtime.language_format import (
 
 from .collate import ConversationCollator
 from .data import DataError, open_dataset
+from .errors import tells_errors
 from .recipe import Recipe, RecipeError, read_recipe
 from .trainer import CURVE_FILE, FINAL_FOLDER
 
@@ -55,7 +56,7 @@ def read_curves(recipe: Recipe, run: Path) -> dict[str, list[dict[str, float]]]:
         path = run / stage.name / CURVE_FILE
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: {error}, expected what a finished stage wrote") from error
         wanted = [{k: v for k, v in e.items() if k in ("step", "loss", "eval_loss") or k.startswith("accuracy")}
                   for e in entries if "loss" in e or "eval_loss" in e]
@@ -153,7 +154,8 @@ def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (),
     shutil.copyfile(recipe_file, out / RECIPE_FILE)
 
 
-def main() -> int:
+@tells_errors(RecipeError, DataError, CheckpointError, EngineError, OSError)
+def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m training.deploy", description=__doc__.partition("\n")[0])
     parser.add_argument("recipe", type=Path)
@@ -162,13 +164,9 @@ def main() -> int:
     parser.add_argument("--quantise", nargs="+", default=[], choices=QUANTISED, metavar="FORMAT",
                         help=f"also store the language model as {', '.join(QUANTISED)}")
     parser.add_argument("--export-vision", action="store_true", help="also store the vision stage as an ONNX graph")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        deploy(options.recipe, options.run, options.out, options.quantise, options.export_vision)
-    except (RecipeError, DataError, CheckpointError, EngineError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    deploy(options.recipe, options.run, options.out, options.quantise, options.export_vision)
     print(f"{options.out}: ready")
     return 0
 

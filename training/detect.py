@@ -29,6 +29,7 @@ from ros_gpt4roi.image_file import ImageFileError, read_image
 from training.data.detections import load_class_names, pack, save_detections
 from training.data.record import RecordError
 from training.data.report import Malformed
+from training.errors import tells_errors
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 TORCHVISION = {
@@ -231,7 +232,7 @@ def _resume(partial: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     whole = whole[:whole.rfind(b"\n") + 1]
     try:
         lines = [json.loads(line) for line in whole.splitlines()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{partial} is damaged: {error}; remove it to begin anew") from error
     if not lines or lines[0] != {"settings": settings}:
         raise RecordError(f"{partial} is of another detector or other settings; remove it, or name another file")
@@ -239,6 +240,7 @@ def _resume(partial: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     return lines[1:]
 
 
+@tells_errors(RecordError, interrupted="interrupted; the same command goes on from here")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.detect", description=__doc__.splitlines()[0])
@@ -254,23 +256,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        if options.detector == "transformers":
-            detector = transformers_detector(options.weights, options.score, options.device)
-        else:
-            names = load_class_names(options.class_names) if options.class_names else None
-            detector = torchvision_detector(options.detector, options.weights, names, options.device)
-        settings = {"detector": options.detector, "weights": str(options.weights.resolve()), "score": options.score,
-                    "max_boxes": options.max_boxes, "images": str(options.images.resolve()),
-                    "names": list(detector.names)}
-        count = detect(detector, options.images, options.out, settings, options.score, options.max_boxes, options.batch,
-                       options.malformed_limit)
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    if options.detector == "transformers":
+        detector = transformers_detector(options.weights, options.score, options.device)
+    else:
+        names = load_class_names(options.class_names) if options.class_names else None
+        detector = torchvision_detector(options.detector, options.weights, names, options.device)
+    settings = {"detector": options.detector, "weights": str(options.weights.resolve()), "score": options.score,
+                "max_boxes": options.max_boxes, "images": str(options.images.resolve()), "names": list(detector.names)}
+    count = detect(detector, options.images, options.out, settings, options.score, options.max_boxes, options.batch,
+                   options.malformed_limit)
     print(f"{options.out}: {count} images")
     return 0
 

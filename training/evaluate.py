@@ -17,6 +17,7 @@ from importlib import import_module
 from ros_gpt4roi.model.checkpoint import CheckpointError
 from ros_gpt4roi.sim.tabletop.renderer import RendererError
 
+from .errors import tells_errors
 from .evaluation.errors import EvaluationError
 
 #: Command → (module, what it measures).
@@ -26,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+@tells_errors(EvaluationError, CheckpointError, RendererError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
@@ -36,11 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         modules[name].add_arguments(commands.add_parser(name, help=help_text))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        return modules[options.command].run(options)
-    except (EvaluationError, CheckpointError, RendererError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return modules[options.command].run(options)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def damage(checkpoint: Path) -> str | None:
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         try:
             _check(path)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+        except (OSError, ValueError, RecursionError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
             return f"{path.relative_to(checkpoint)}: {error}"
     return None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import set_seed
@@ -27,6 +28,7 @@ from ros_gpt4roi.model.config import ConfigError, ModelConfig
 
 from .changes import changed_config, changed_model, random_parts
 from .data import DataError, open_dataset
+from .errors import tells_errors
 from .from_scratch.start import random_model
 from .recipe import Recipe, RecipeError, read_recipe
 from .trainer import FINAL_FOLDER, run_stage
@@ -94,21 +96,16 @@ def train(recipe: Recipe, out: Path) -> Path:
     return result
 
 
-def main() -> int:
+@tells_errors(RecipeError, DataError, CheckpointError, ConfigError, OSError,
+              interrupted="interrupted; the same command goes on from the last checkpoint")
+def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.partition("\n")[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; give it again to go on")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        print(train(read_recipe(options.recipe), options.out))
-    except (RecipeError, DataError, CheckpointError, ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    print(train(read_recipe(options.recipe), options.out))
     return 0
 
 

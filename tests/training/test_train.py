@@ -274,7 +274,7 @@ def test_what_is_deployed_besides_is_what_the_robot_runs(finished, tmp_path, cap
 
 @pytest.mark.parametrize("change, message", [
     ({"objective": {"kind": "dream"}}, "objective.kind is 'dream', expected"),
-    ({"data": {"texts": "medium"}}, "texts 'medium'"),
+    ({"data": {"texts": "medium"}}, "texts is 'medium'"),
     ({"data": {"text": "recall"}}, "text is unknown"),
     ({"colour": 1}, "colour is unknown"),
     ({"objective": {"kind": "feature_alignment"}}, "attribute_embeddings is missing"),

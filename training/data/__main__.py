@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from training.data.check import check
@@ -16,10 +17,12 @@ from training.data.detections import load_class_names, load_pickle, save_detecti
 from training.data.mixture import open_mixture
 from training.data.record import RecordError
 from training.data.shards import write_shards
-from training.recipe import RecipeError, read_recipe
+from training.errors import RecipeError, tells_errors
+from training.recipe import read_recipe
 
 
-def main(arguments: list[str] | None = None) -> int:
+@tells_errors(RecordError, RecipeError)
+def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 where all is well, 1 where data cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m training.data", description=__doc__)
     commands = parser.add_subparsers(required=True)
@@ -43,11 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     # What is malformed is printed in the table; a line each would bury it.
     logging.getLogger("training.data.report").setLevel(logging.ERROR)
-    try:
-        return options.run(options)
-    except (RecordError, RecipeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return options.run(options)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ class _Augmented(Dataset, ABC):
 
     _stream = 0  # each subclass draws from numbers of its own
 
-    def __init__(self, samples: Any, seed: int, share: float):
+    def __init__(self, samples: Any, seed: int, share: float = 0.5):
         self.samples, self.seed, self.share, self.epoch = samples, seed, share, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -63,9 +63,6 @@ class RandomFlip(_Augmented):
     For attributes only: what a thing is does not depend on its side, but what is said of its place does.
     """
 
-    def __init__(self, samples: Dataset, seed: int):
-        super().__init__(samples, seed, share=0.5)
-
     def _changed(self, sample: Sample, rng: np.random.Generator) -> Sample:
         x1, y1, x2, y2 = sample.boxes.T
         boxes = np.stack([1 - x2, y1, 1 - x1, y2], axis=1)
@@ -88,7 +85,7 @@ class RandomChannelPermutation(_Augmented):
     _stream = 1
 
     def __init__(self, samples: Dataset, seed: int, colour: int):
-        super().__init__(samples, seed, share=0.5)
+        super().__init__(samples, seed)
         self.colour = colour
 
     def _changed(self, sample: Sample, rng: np.random.Generator) -> Sample:

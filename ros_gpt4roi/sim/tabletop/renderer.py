@@ -162,13 +162,23 @@ class TabletopRenderer:
         self.close()
 
     def render(self, split: str, seed: int, index: int) -> Scene:
-        """The scene of that split, seed and index (both ≥ 0), from its first camera position."""
+        """The scene from its first camera position; see `render_view`."""
         return self.render_view(split, seed, index, 0)
 
     def render_view(self, split: str, seed: int, index: int, step: int) -> Scene:
-        """The same scene after `step` steps (≥ 0) of a camera that circles it.
+        """The scene as a camera that circles it sees it.
 
-        object_index names the same object in every view. Raises ValueError for an unknown split or a negative number.
+        Args:
+            split: A name in SPLITS; scenes of different splits never meet.
+            seed: Chooses a sequence of scenes.
+            index: The scene's place in that sequence, from 0.
+            step: Steps that the camera has gone round, from 0.
+
+        Returns:
+            The scene; an object's object_index is the same in every view.
+
+        Raises:
+            ValueError: The split is unknown or a number negative.
         """
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")

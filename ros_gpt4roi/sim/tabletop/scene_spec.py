@@ -217,7 +217,15 @@ def _lights(rng: np.random.Generator, azimuth: float) -> tuple[float, tuple[Ligh
 
 
 def sample_scene_spec(rng: np.random.Generator, split: str) -> SceneSpec:
-    """A random scene. Pairs in scene.HELD_OUT occur in the split "test" only."""
+    """A random scene.
+
+    Args:
+        rng: Draws everything.
+        split: A name in scene.SPLITS; pairs in scene.HELD_OUT occur in "test" only.
+
+    Raises:
+        ValueError: The split is unknown.
+    """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
     azimuth = float(rng.uniform(-np.pi, np.pi))

@@ -95,7 +95,12 @@ def _first_clause(text: str) -> str:
 
 
 def score(expected: Expected, answer: str) -> bool:
-    """Whether ``answer`` (generated text, regions as ``region3`` or ``<region3>``) says what is expected."""
+    """Whether an answer says what is expected.
+
+    Args:
+        expected: What the question asks for, and its right values.
+        answer: Generated text; regions are written ``region3`` or ``<region3>``.
+    """
     found = meaning(answer)
     values = set(expected.values)
     if expected.what in ATTRIBUTES:
