@@ -118,7 +118,7 @@ class Demo:
         pattern = re.compile(r"^Web console: (\S+)$", re.MULTILINE)
         with tempfile.TemporaryDirectory(prefix="ros_gpt4roi_console_") as folder, \
                 Processes(Path(folder), for_children({})) as processes:
-            processes.start("web_console", [executable("web_console")])
+            processes.start("web_console", [executable("web_console"), "--port", "0"])  # any that is free
 
             def address() -> re.Match[str] | None:
                 processes.check()
