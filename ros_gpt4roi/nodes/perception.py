@@ -55,6 +55,15 @@ class QosParameters(Configuration):
 
 
 @dataclass(frozen=True)
+class ConversationParameters(Configuration):
+    """How texts on `query_text` become conversations."""
+
+    follow_up_s: float = setting(30.0, "A text goes on with the conversation of the text before it, and its frame, "
+                                       "until so long after the first of its questions; 0: each opens its own.",
+                                 at_least=0, unit="seconds")
+
+
+@dataclass(frozen=True)
 class PerceptionParameters(Configuration):
     """Parameters of the perception node. They take effect at `configure`."""
 
@@ -67,6 +76,7 @@ class PerceptionParameters(Configuration):
     sync: SyncParameters = SyncParameters()
     depth: DepthParameters = DepthParameters()
     qos: QosParameters = QosParameters()
+    conversation: ConversationParameters = ConversationParameters()
     pipeline: PipelineConfig = PipelineConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
 
@@ -156,7 +166,7 @@ class Perception(LifecycleNode):
         self._frames = FrameSource(parameters.sync, parameters.image, parameters.detections, self.problems,
                                    scheduler.submit_frame)
         self._questions = Questions(self, self._frames, self._depth, scheduler, self.problems,
-                                    lambda: self._state == "active")
+                                    lambda: self._state == "active", parameters.conversation.follow_up_s)
         self._scheduler = scheduler
         self._state = "inactive"
         self.get_logger().info(f"model {printable(folder.name)} is ready")
@@ -219,6 +229,8 @@ class Perception(LifecycleNode):
             self._depth.clear()
         if self._frames is not None:
             self._frames.clear()  # after the next activation, a question would speak of a scene that is long past
+        if self._questions is not None:
+            self._questions.texts.forget()
 
     def _release(self) -> None:
         """Gives back what `configure` took. A second call does nothing."""

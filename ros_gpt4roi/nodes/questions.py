@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 import rclpy
@@ -28,6 +29,7 @@ from std_msgs.msg import Header, String
 from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Refused
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Answer, Frame, Status
+from ros_gpt4roi.runtime.types import Region as RuntimeRegion
 
 from .clicks import Clicks
 from .conversions import (
@@ -43,11 +45,11 @@ from .depth import DepthSource
 from .diagnostics import Problems
 from .frame_source import FrameSource
 from .process import shown
+from .text_questions import TextQuestions
 
 _RESULT_KEPT_S = 60  # for a client that asks for its result late; a goal's memory is freed after it
 # The middleware drops what a history (10 by default) doesn't hold, and nobody would ever know.
 _HISTORY = 200  # of answers and of each service
-_TEXT_HISTORY = 1000  # of questions on a topic, whose senders wait for nothing
 _REMEMBERED = 256  # queries whose repetitions get the same answer
 _SHOWN_REFUSALS = 3
 _FORMATS = ("", "text", "json")
@@ -95,11 +97,12 @@ class _Asked(NamedTuple):
 class Questions:
     """The ways to ask, `ask`, `ask_question`, `query_text`, `describe_regions` and clicks, and the `answers` to them.
 
-    is_active: whether the node takes work. No callback waits: the action and the services are coroutines.
+    is_active: whether the node takes work. follow_up_s: see `TextQuestions`. No callback waits: the action and the
+    services are coroutines. texts: the topic's own part.
     """
 
     def __init__(self, node: LifecycleNode, frames: FrameSource, depth: DepthSource, scheduler: Scheduler,
-                 problems: Problems, is_active: Callable[[], bool]) -> None:
+                 problems: Problems, is_active: Callable[[], bool], follow_up_s: float) -> None:
         self._node = node
         self._frames = frames
         self._depth = depth
@@ -125,16 +128,16 @@ class Questions:
             node.create_service(AskQuestion, "ask_question", self._on_question, qos_profile=history,
                                 callback_group=group),
             node.create_service(DescribeRegions, "describe_regions", self._on_describe, callback_group=group)]
-        self._texts = node.create_subscription(String, "query_text", self._on_text, _TEXT_HISTORY)
         self._clicks = Clicks(node, frames, depth, scheduler, self._publish, is_active)
+        self.texts = TextQuestions(node, scheduler, self._submit, self._publish, follow_up_s)
 
     def destroy(self) -> None:
         """Takes the interfaces back."""
         self._action.destroy()
         for service in self._services:
             self._node.destroy_service(service)
-        self._node.destroy_subscription(self._texts)
         self._clicks.destroy()
+        self.texts.destroy()
         self._node.destroy_publisher(self._answers)
         self._node.destroy_publisher(self._answer_texts)
         # The action's server and this object hold each other, and an executor may hold the server for longer: neither
@@ -222,7 +225,7 @@ class Questions:
             text += piece
             goal.publish_feedback(Ask.Feedback(text=text))
 
-        submitted = self._submit(goal.request.query, _goal_name(goal), on_text)
+        submitted = self._submit(goal.request.query, _goal_name(goal), on_text).future
         if goal.is_cancel_requested:  # before there was anything to cancel
             self._scheduler.cancel(_goal_name(goal))
         return await _finished(submitted, self._node.executor)
@@ -236,23 +239,13 @@ class Questions:
         query, name = request.query, uuid.uuid4().hex
         self._open += 1
         try:
-            answer = await _finished(self._submit(query, name, None), self._node.executor)
+            answer = await _finished(self._submit(query, name).future, self._node.executor)
         except Exception as error:  # a response's defaults say OK
             answer = Answer(Status.FAILED, "", shown(error), conversation_id=query.conversation_id)
         finally:
             self._close_one()
         response.answer = self._publish(replace(answer, query_id=query.query_id or name), query.format)
         return response
-
-    def _on_text(self, message: String) -> None:
-        # Each text opens a conversation: a follow-up would keep speaking of the first one's frame.
-        query_id = uuid.uuid4().hex
-        try:
-            answered = self._submit(Query(text=message.data), query_id, None)
-        except Exception as error:  # whoever asked waits for an answer
-            self._publish(Answer(Status.FAILED, "", shown(error), query_id=query_id))
-        else:
-            answered.add_done_callback(lambda done: self._publish(done.result()))
 
     async def _on_describe(self, request: DescribeRegions.Request,
                            response: DescribeRegions.Response) -> DescribeRegions.Response:
@@ -275,7 +268,7 @@ class Questions:
             if frame is None:
                 raise Refused(Status.NO_FRAME, "no image has arrived yet")
             if request.boxes:
-                frame = self._with_boxes(replace(frame, regions=()), request.boxes)
+                frame = replace(frame, regions=_drawn(replace(frame, regions=()), request.boxes))
             elif not frame.regions:
                 raise Refused(Status.INVALID, f"no boxes are given and the frame of {frame.stamp_ns} ns has no "
                                                "detections")
@@ -296,9 +289,8 @@ class Questions:
         self._open -= 1
         self._last_result_s = time.monotonic()
 
-    def _submit(self, query: Query, query_id: str,
-                on_text: Callable[[str], None] | None) -> futures.Future[Answer]:
-        """The answer to come; one that is refused has come already."""
+    def _submit(self, query: Query, query_id: str, on_text: Callable[[str], None] | None = None) -> Question:
+        """The question, with its answer to come; one that is refused has come already."""
         self._clicks.on_question(query.text)
         question = Question(query.text, query_id, query.conversation_id, on_text)
         try:
@@ -307,12 +299,9 @@ class Questions:
                 raise Refused(Status.INVALID, f"format is {query.format[:40]!r}, expected text or json")
             frame = self._frame(query.header)
             if query.boxes:
-                if query.conversation_id:
-                    raise Refused(Status.INVALID, f"boxes are given with conversation {query.conversation_id[:40]!r}, "
-                                                   "but a conversation keeps the regions it began with")
-                if frame is None:
+                if frame is None and not query.conversation_id:
                     raise Refused(Status.NO_FRAME, "boxes are given but no image has arrived yet")
-                frame = self._with_boxes(frame, query.boxes)
+                question.draw = partial(_drawn, boxes=query.boxes)
             question.frame = frame
             if frame is not None:
                 self._depth.hold(frame)  # by the time of the answer it may be too old to be kept otherwise
@@ -321,7 +310,7 @@ class Questions:
             question.resolve()
         else:
             self._scheduler.submit(question)
-        return question.future
+        return question
 
     def _check_active(self) -> None:
         if not self._is_active():
@@ -339,14 +328,6 @@ class Questions:
             raise Refused(Status.NO_FRAME, f"no frame of stamp {header.stamp.sec}.{header.stamp.nanosec:09d} s "
                                             f"is held; {held}")
         return frame
-
-    def _with_boxes(self, frame: Frame, boxes: list[Region]) -> Frame:
-        height, width = frame.image.shape[:2]
-        regions, refusals = regions_from_messages(boxes, frame.regions, width, height)
-        if refusals:  # an operator's box, unlike a detector's, is missed at once when it is left out
-            more = f" (and {len(refusals) - _SHOWN_REFUSALS} more)" if len(refusals) > _SHOWN_REFUSALS else ""
-            raise Refused(Status.INVALID, "; ".join(refusals[:_SHOWN_REFUSALS]) + more)
-        return replace(frame, regions=regions + frame.regions)  # drawn ones first: of equal scores, the first are shown
 
     def _positions(self, answer: Answer) -> Positions:
         named = {*answer.region_ids, *answer.evidence_ids}
@@ -373,3 +354,13 @@ class Questions:
 def _goal_name(goal: ServerGoalHandle) -> str:
     """The runtime's name for a goal's question; the asker's own id need not be unique."""
     return bytes(goal.goal_id.uuid).hex()
+
+
+def _drawn(frame: Frame, boxes: list[Region]) -> tuple[RuntimeRegion, ...]:
+    """The regions that an asker has drawn on a frame, beside its own."""
+    height, width = frame.image.shape[:2]
+    regions, refusals = regions_from_messages(boxes, frame.regions, width, height)
+    if refusals:  # an operator's box, unlike a detector's, is missed at once when it is left out
+        more = f" (and {len(refusals) - _SHOWN_REFUSALS} more)" if len(refusals) > _SHOWN_REFUSALS else ""
+        raise Refused(Status.INVALID, "; ".join(refusals[:_SHOWN_REFUSALS]) + more)
+    return regions

@@ -126,11 +126,11 @@ class Prompt:
     """
 
     ids: np.ndarray  # int64 [L]
-    region_index: np.ndarray  # int64 [L], −1 where no region embedding stands
+    region_index: np.ndarray  # int64 [L]: which embedding of that output, or of regions added to it; −1 for none
     vision: Hashable
 
     @classmethod
-    def of(cls, ids: Sequence[int], region_index: Sequence[int], vision: Hashable) -> Prompt:
+    def of(cls, ids: Sequence[int], region_index: Sequence[int] | np.ndarray, vision: Hashable) -> Prompt:
         """Make one of lists."""
         return cls(np.asarray(ids, np.int64), np.asarray(region_index, np.int64), vision)
 

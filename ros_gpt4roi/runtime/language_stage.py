@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Hashable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ..configuration import setting
@@ -62,7 +63,8 @@ class LanguageStage:
                                    onnxruntime=config.onnxruntime)
 
     def sequence(self, rounds: Rounds, vision: VisionOutput, vision_key: Hashable, max_new_tokens: int, *,
-                 sampling: Sampling | None = None, points: Collection[int] = (), list_regions: bool = True,
+                 region_keys: np.ndarray | None = None, sampling: Sampling | None = None,
+                 points: Collection[int] = (), list_regions: bool = True,
                  draft: tuple[int, ...] = (), cache_key: Hashable | None = None, render: Callable[[str], str] = str,
                  hold: Callable[[str], int] = lambda text: 0,
                  on_text: Callable[[str], None] | None = None) -> Sequence:
@@ -75,6 +77,7 @@ class LanguageStage:
             vision: Of one frame, image tokens [1, T, D] and region embeddings [1, N, K, D].
             vision_key: Names the vision output.
             max_new_tokens: Most tokens of the answer.
+            region_keys: Names the embeddings of each region, int64 [N]; None where they all belong to that output.
             sampling: How tokens are chosen; None: as configured.
             points: Places, from 1, of the regions that are points.
             list_regions: Whether all regions are introduced before the first question.
@@ -97,12 +100,16 @@ class LanguageStage:
             encoded = self.prompts.encode(rounds[-1:], regions, list_regions=list_regions, points=points,
                                           reserve=unusable + 1)
             dropped = len(rounds) - 1
-        prompt = Prompt.of(encoded.input_ids, encoded.region_index, vision_key)
+        index = np.asarray(encoded.region_index, np.int64)
+        size = vision.region_embeddings.shape[2]
+        keys = index if region_keys is None or not regions else np.where(
+            index < 0, -1, region_keys[index // size] * size + index % size)
+        prompt = Prompt.of(encoded.input_ids, keys, vision_key)
 
         def embed() -> torch.Tensor:
             device = self._model.device
             return self._model.embed(torch.from_numpy(prompt.ids).to(device).unsqueeze(0), vision,
-                                     torch.from_numpy(prompt.region_index).to(device).unsqueeze(0))[0]
+                                     torch.from_numpy(index).to(device).unsqueeze(0))[0]
 
         return Sequence(prompt, embed, max_new_tokens, sampling or self._sampling, draft, cache_key, dropped,
                         TextStream(self.text, self._stop_texts, render, hold), on_text)

@@ -261,7 +261,9 @@ class Pipeline:
             raise Refused(Status.INVALID, str(error)) from error
         encoded = question.encoded = self.encode(conversation.frame)
         try:
-            question.asked = encoded.text.to_model(text)
+            question.subject = conversation.subject if not question.drawn else \
+                question.drawn[0] if len(question.drawn) == 1 else ""
+            question.asked = encoded.text.to_model(text, question.subject, bool(question.drawn))
         except UnknownRegionError as error:
             raise Refused(Status.UNKNOWN_REGION, "; ".join((str(error), *encoded.refused))) from error
         sequence = self._sequence([*conversation.rounds, (question.asked, None)], encoded, self.config.answer_tokens,
@@ -279,7 +281,7 @@ class Pipeline:
             conversation.rounds.append((question.asked, raw.strip()))
             if sequence.cut:
                 error = f"the answer was cut after {len(sequence.generated)} tokens"
-        region_ids, evidence_ids = encoded.text.asserted(question.asked, raw, conversation.subject,
+        region_ids, evidence_ids = encoded.text.asserted(question.asked, raw, question.subject,
                                                          question.status is Status.OK and not sequence.cut)
         if region_ids:
             conversation.subject = region_ids[0] if len(region_ids) == 1 else ""
@@ -294,8 +296,9 @@ class Pipeline:
 
     def _sequence(self, rounds: Rounds, encoded: EncodedFrame, tokens: int, **how: Any) -> Sequence:
         try:
-            return self.language.sequence(rounds, encoded.vision, encoded.frame.key, tokens, points=encoded.points,
-                                          render=encoded.text.to_user, hold=RegionText.unfinished, **how)
+            return self.language.sequence(rounds, encoded.vision, encoded.vision_key, tokens, points=encoded.points,
+                                          region_keys=encoded.region_keys, render=encoded.text.to_user,
+                                          hold=RegionText.unfinished, **how)
         except PromptError as error:
             raise Refused(Status.INVALID, str(error)) from error
 
@@ -308,6 +311,9 @@ class Pipeline:
     def encode(self, frame: Frame) -> EncodedFrame:
         """Run the vision stage on a frame, once.
 
+        Of a frame that has more regions than its base, only these are new: image tokens, and the places and embeddings
+        of the base's regions, are the base's. A prompt's beginning stays the same up to the new ones in its list.
+
         Args:
             frame: Image and regions.
 
@@ -318,11 +324,13 @@ class Pipeline:
         if known is not None:
             self._encoded.move_to_end(frame.key)
             return known
+        base = self.encode(frame.base) if frame.base is not None else None
+        given = frame.regions if base is None else frame.regions[len(base.frame.regions):]
         began = time.perf_counter()
         try:
             image = preprocess_frame(frame.image, self.model_config.preprocess)
             height, width = frame.image.shape[:2]
-            shown, omitted, refused = self._select(frame.regions, width, height)
+            shown, omitted, refused = self._select(given, width, height)
             regions = self._inputs(shown, width, height)
         except ValueError as error:
             raise Refused(Status.INVALID, str(error)) from error
@@ -330,8 +338,16 @@ class Pipeline:
         vision = self.vision.encode(image[None], regions.boxes[None],
                                     None if regions.masks is None else regions.masks[None])
         seconds = {"preprocess": prepared - began, "vision": time.perf_counter() - prepared}
+        vision_key, points, keys = frame.key, regions.points, np.arange(len(shown))
+        if base is not None:
+            first = len(base.shown)
+            embeddings = torch.cat([base.vision.region_embeddings, vision.region_embeddings], 1)
+            vision, vision_key = base.vision._replace(region_embeddings=embeddings), base.vision_key
+            keys = np.concatenate([base.region_keys, ((frame.key + 1) << 32) + keys])
+            points = base.points | {first + place for place in points}
+            shown, omitted, refused = base.shown + shown, base.omitted + omitted, base.refused + refused
         text = RegionText([region.id for region in shown], [region.id for region in omitted])
-        encoded = EncodedFrame(frame, shown, omitted, refused, regions.points, vision, text, seconds)
+        encoded = EncodedFrame(frame, shown, omitted, refused, points, vision, vision_key, keys, text, seconds)
         self.counters["frames_encoded"] += 1
         self._encoded[frame.key] = encoded
         self.counters["regions_omitted"] += len(omitted)

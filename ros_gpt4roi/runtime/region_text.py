@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .assertions import assertions
 
@@ -37,6 +37,27 @@ _UNKNOWN = re.compile(rf"{_HEAD.pattern}(?:[“‘\"']([^\"'“”‘’]+)[”�
                       rf"|({'|'.join(word for word in _NUMBERS if word != 'one')})\b)")
 _LISTED = re.compile(rf"(?<![{_LATIN}<])regions {_ID_LIKE.pattern}(?:(?:{_SEPARATOR.pattern}){_ID_LIKE.pattern})+")
 
+# Regions are also spoken of without that word. What could be a mere number has to stand where a region's name would.
+_NUMBERED = re.compile(rf"(?<![{_LATIN}<#])(?:(?P<word>numbers?|no\.|nr\.) ?|# ?)(?=(?P<number>\d+(?![\w.])|[a-z]))")
+_ORDINALS = {word: str(number) for number, word in enumerate(
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), start=1)}
+_ORDINAL = re.compile(rf"\bthe (?:({'|'.join(_ORDINALS)})|(\d+)(?:st|nd|rd|th)) (?:one|region|box|object)(?!\w)"
+                      r"(?! (?:from|on|in|at|to|of|that|which|who|you|i|we|behind|before|after|above|below|beside|near|"
+                      r"left|right|counting)\b)")
+_BARE = re.compile(r"(?<![\w.,:%+*/$€#<-])\d+(?:(?: ?, ?(?:and |or )?| and | or | ?& ?)\d+)*(?![\w%°]|[.,:/-]\d)")
+_COUNTING = re.compile(r"\bhow (?:many|much|old)\b|\bcount\b|\bnumber of\b|\bfrom \d+ to \d+|"
+                       r"\b(?:more|less|fewer|other|rather) than \d")
+_THIS = re.compile(r"\bthis(?P<noun> (?:region|one|box|object|thing|item|area|spot|point|place))?(?![\w'])")
+_IS_THIS = re.compile(r"(?:and |so |but )?(?:is|was) this \w+ ?[.?!]?")  # "is this red?"
+_IT = re.compile(r"\bit(?![\w'])")
+_BEFORE_NAME = frozenset("""
+    is are was were do does did has have describe compare name about in to than from between behind beside near under
+    above below around with and or what's where's see show find like""".split())
+_BEFORE_OF = frozenset("left right front top side color colour kind type material size shape which".split())
+_AFTER_NAME = frozenset("""
+    and or is are was than left right in on behind near next closer further larger smaller bigger taller the a an from
+    to look looks have has do does called made still both between above below under beside not with""".split())
+
 _LONGEST_SHOWN = 100  # characters of an unknown name
 
 
@@ -46,6 +67,10 @@ class UnknownRegionError(ValueError):
 
 class RegionText:
     """Translates between ids and places, for one frame.
+
+    Understood are "region 2", "regions 2 and 3", "region two", "number 2", "#2", "the second one", an id by itself if
+    it is no mere word ("mug_3"), and mere numbers where a name would stand ("is 2 left of 3?"); "this", where it is
+    known what that is. A number that counts or measures something is none ("are there 2 balls?").
 
     Names are matched by their compatibility form without case (NFKC, case-folded): "CUP" and a full-width "２" name
     "cup" and "2"; a dotless "ı" is no "i".
@@ -67,15 +92,21 @@ class RegionText:
                 self._folded.setdefault(word, self._folded[number])
         # The longest first: "cup 12" is not "cup 1".
         self._names = sorted(filter(None, self._folded), key=len, reverse=True)
+        # These are found without the word "region" before them; a mere word or number is not.
+        distinctive = [re.escape(name) for name in self._names
+                       if re.search(r"\d", name) and re.search(r"[^\W\d]", name)]
+        self._distinctive = re.compile(rf"(?<![\w<-])(?:{'|'.join(distinctive)})") if distinctive else None
 
-    def to_model(self, text: str) -> str:
+    def to_model(self, text: str, this: str = "", it: bool = False) -> str:
         """Marks the regions in a user's text.
 
         Args:
             text: The text, such as "what is left of region 2?".
+            this: The id of the region that "this" means; empty where it means none.
+            it: Whether "it" means that region, too, in a text that speaks of no other.
 
         Returns:
-            The text with every "region <id>" as <regionK>.
+            The text with every region as <regionK>.
 
         Raises:
             UnknownRegionError: The text speaks of a region that is not there.
@@ -85,23 +116,48 @@ class RegionText:
             for word in _ID_LIKE.findall(listed[0]):
                 if _name(word.strip("#")) not in self._folded:
                     raise UnknownRegionError(self._unknown(word.strip("#")))
-        marked, rest, done = [], [], 0
-        for start, end, name in self._mentions(folded):
-            written = text[places[name.start]:places[name.stop]]
-            place = self._places.get(written) or self._folded[folded[name]]
-            marked += [text[places[done]:places[start]], f"<region{place}>"]
-            rest += [folded[done:start], "\0"]
-            done = end
-        stranger = _UNKNOWN.search("".join([*rest, folded[done:]]))
-        if stranger:
+        found: list[tuple[int, int, int]] = []  # where a mention starts and ends in the folded text, and its place
+        rest = folded  # with what was found blotted out
+
+        def take(mentions: Iterable[tuple[int, int, slice]]) -> None:
+            nonlocal rest
+            for start, end, name in mentions:
+                written = text[places[name.start]:places[name.stop]]
+                found.append((start, end, self._places.get(written) or self._folded[folded[name]]))
+            for start, end, _ in found:
+                rest = rest[:start] + "\0" * (end - start) + rest[end:]
+
+        take(self._mentions(rest, _HEAD))
+        take(self._mentions(rest, _NUMBERED))
+        if stranger := _UNKNOWN.search(rest):
             raise UnknownRegionError(self._unknown((stranger[1] or stranger[2] or stranger[3]).strip("#.").strip()))
+        if self._distinctive is not None:
+            take((match.start(), match.end(), slice(*match.span())) for match in self._distinctive.finditer(rest)
+                 if not _goes_on(match[0][-1], rest[match.end():match.end() + 1]))
+        for match in _NUMBERED.finditer(rest):
+            if match["number"] and _introduced(rest, match):
+                raise UnknownRegionError(self._unknown(match["number"]))
+        more = [(match.start(), match.end(), self._folded[number]) for match in _ORDINAL.finditer(rest)
+                if (number := _ORDINALS.get(match[1], match[2])) in self._folded]
+        more += self._numbers(rest)
+        if (place := self._places.get(this)) is not None:
+            more += [(*match.span(), place) for match in _THIS.finditer(rest) if _is_pronoun(rest, match)]
+            if it and not found and not more:
+                more += [(*match.span(), place) for match in _IT.finditer(rest)][:1]
+        marked, done = [], 0
+        for start, end, place in sorted([*found, *more]):
+            marked += [text[places[done]:places[start]], f"<region{place}>"]
+            done = end
         return "".join([*marked, text[places[done]:]])
 
-    def _mentions(self, folded: str) -> Iterator[tuple[int, int, slice]]:
-        """(start, end, where the name stands) of each region spoken of: after "region", and in a list after that."""
-        head = _HEAD.search(folded)
+    def _mentions(self, folded: str, heads: re.Pattern[str]) -> Iterator[tuple[int, int, slice]]:
+        """(start, end, where the name stands) of each region spoken of: after a head, and in a list after that."""
+        head = heads.search(folded)
         while head is not None:
             start, place, end = head.start(), head.end(), head.end()
+            if heads is _NUMBERED and not _introduced(folded, head):
+                head = heads.search(folded, end)
+                continue
             while (found := self._name_at(folded, place)) is not None:
                 end, name = found
                 yield start, end, name
@@ -109,9 +165,22 @@ class RegionText:
                 if separator is None:
                     break
                 start = separator.end()
-                again = _HEAD.match(folded, start)
+                again = heads.match(folded, start)
                 place = again.end() if again else start
-            head = _HEAD.search(folded, end)
+            head = heads.search(folded, end)
+
+    def _numbers(self, folded: str) -> Iterator[tuple[int, int, int]]:
+        """Mere numbers that name regions, all of a list or none."""
+        if _COUNTING.search(folded):
+            return
+        for match in _BARE.finditer(folded):
+            numbers = list(re.finditer(r"\d+", match[0]))
+            before, after = _word_before(folded, match.start()), _word_after(folded, match.end())
+            subject = len(numbers) == 1 and before in ("is", "was") and after.isalpha()  # "is 2 red?"
+            if (all(number[0] in self._folded for number in numbers) and (subject or _ends_name(after))
+                    and _begins_name(folded, match.start(), before)):
+                for number in numbers:
+                    yield (match.start() + number.start(), match.start() + number.end(), self._folded[number[0]])
 
     def _name_at(self, folded: str, place: int) -> tuple[int, slice] | None:
         opening = _OPEN.match(folded, place)
@@ -195,6 +264,44 @@ def _fold(text: str) -> tuple[str, list[int]]:
 def _name(written: str) -> str:
     """The folded form of a name, by which it is looked up."""
     return _fold(written)[0].strip()
+
+
+def _word_before(folded: str, place: int) -> str:
+    """The word or mark that stands before a place; empty at the beginning."""
+    found = re.search(r"(?:[^\W\d_]+(?:'[a-z]+)?|\S) ?$", folded[max(0, place - 40):place])
+    return found[0].strip() if found else ""
+
+
+def _word_after(folded: str, place: int) -> str:
+    found = re.match(r" ?([^\W\d_]+|\S)", folded[place:place + 40])
+    return found[1] if found else ""
+
+
+def _begins_name(folded: str, place: int, before: str) -> bool:
+    """Whether a region's name may begin there, after the word `before`."""
+    if before == "of":
+        return _word_before(folded, place - len("of ")) in _BEFORE_OF
+    return before in _BEFORE_NAME or before in ("", "\0") or before in ",:;(\"“‘"
+
+
+def _ends_name(after: str) -> bool:
+    return after in _AFTER_NAME or after in ("", "\0") or after in ".?!,;:)\"”’"
+
+
+def _introduced(folded: str, numbered: re.Match[str]) -> bool:
+    """Whether "number 2" names a region, as "#2" does; "the number 2" and "phone number 2" do not."""
+    start = numbered.start()
+    return numbered["word"] is None or _begins_name(folded, start, _word_before(folded, start))
+
+
+def _is_pronoun(folded: str, this: re.Match[str]) -> bool:
+    """Whether "this" stands for a region: not in "this picture", nor in "why is this?"."""
+    if folded.startswith(("why", "how do you know", "how come")):
+        return False
+    if this["noun"] or _IS_THIS.fullmatch(folded):
+        return True
+    before, after = _word_before(folded, this.start()), _word_after(folded, this.end())
+    return _begins_name(folded, this.start(), before) and _ends_name(after)
 
 
 def _goes_on(last: str, following: str) -> bool:

@@ -180,6 +180,8 @@ class EncodedFrame:
         refused: Why boxes of the frame could not be used; a text for each.
         points: Places, from 1, of the regions that are points.
         vision: Image tokens [1, T, D] and region embeddings [1, N, K, D].
+        vision_key: Names the vision output of the frame, or of its base, to the prefix cache.
+        region_keys: The same of each region, int64 [N]: what conversations have added differs between them.
         text: Translates between region ids and places.
         seconds: How long preprocessing and vision stage took.
     """
@@ -190,6 +192,8 @@ class EncodedFrame:
     refused: tuple[str, ...]
     points: frozenset[int]
     vision: VisionOutput
+    vision_key: int
+    region_keys: np.ndarray
     text: RegionText
     seconds: dict[str, float]
 
@@ -268,17 +272,24 @@ class Question(Request[Answer]):
         text: In a user's words; "region <id>" speaks of a region.
         id: Names it for `Scheduler.cancel`. The scheduler makes one up where there is none.
         conversation_id: The conversation it continues; empty opens one about `frame`.
+        draw: Makes the regions that come with the question, given the conversation's frame; they join its regions.
+            Called while the question is handed in; it may raise Refused.
         on_text: Receives the answer as it grows, piece by piece, on the worker's thread: it must return at once.
         conversation: What `conversation_id` names; set by whoever keeps the conversations.
+        drawn: The ids of the regions that came with it.
         asked: The question in the model's words, once it has begun.
+        subject: The id of the region that "it" and "this" mean in it; empty where they mean none.
     """
 
     text: str
     id: str = ""
     conversation_id: str = ""
     on_text: Callable[[str], None] | None = None
+    draw: Callable[[Frame], tuple[Region, ...]] | None = None
     conversation: Conversation | None = None
+    drawn: tuple[str, ...] = field(default=(), init=False)
     asked: str = field(default="", init=False)
+    subject: str = field(default="", init=False)
 
     def refusal(self, status: Status, error: str) -> Answer:
         """The answer to a question that has no complete one: the text so far, and why there is no more."""

@@ -7,12 +7,12 @@ import time
 import uuid
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..configuration import Configuration, setting
 from .pipeline import Pipeline
 from .request import Conversation, DescriptionRequest, Question, Refused
-from .types import Answer, Frame, FrameDescriptions, Status
+from .types import Answer, Frame, FrameDescriptions, Region, Status
 
 logger = logging.getLogger(__name__)
 _IDLE_WAIT_S = 0.5  # how long an idle worker sleeps before it looks at deadlines and at `stop` by itself
@@ -161,10 +161,16 @@ class Scheduler:
             if conversation is None:
                 raise Refused(Status.INVALID, f"conversation {_short(question.conversation_id)} is unknown or was "
                                               "closed, expected an open one, or none to open one")
+            if question.draw is not None:
+                self._add_regions(conversation, question, question.draw)
             self._conversations.move_to_end(conversation.id)
             return conversation
         if question.frame is None:
             raise Refused(Status.NO_FRAME, "there is no frame to ask about yet")
+        frame = question.frame
+        if question.draw is not None:  # drawn ones first: of equal scores, the first are shown
+            drawn = question.draw(frame)
+            frame, question.drawn = replace(frame, regions=drawn + frame.regions), tuple(region.id for region in drawn)
         if len(self._conversations) >= self.config.conversations:  # close the one that was unused for longest
             busy = {other.conversation.id for other in self._open.values() if other.conversation is not None}
             idle = next((name for name in self._conversations if name not in busy), None)
@@ -172,9 +178,26 @@ class Scheduler:
                 raise Refused(Status.OVERLOADED, f"{self.config.conversations} conversations are busy")
             del self._conversations[idle]
             self._closed.append(idle)
-        conversation = Conversation(uuid.uuid4().hex, question.frame)
+        conversation = Conversation(uuid.uuid4().hex, frame)
         self._conversations[conversation.id] = conversation
         return conversation
+
+    def _add_regions(self, conversation: Conversation, question: Question,
+                     draw: Callable[[Frame], tuple[Region, ...]]) -> None:
+        """Let the regions that come with a question join its conversation's, which keep their ids and places."""
+        frame, most = conversation.frame, self._pipeline.model_config.prompt.max_regions
+        regions = draw(frame)
+        added = len(frame.regions) - len((frame.base or frame).regions) + len(regions)
+        if added > most:
+            raise Refused(Status.INVALID, f"conversation {_short(conversation.id)} would have {added} boxes beside "
+                                          f"those that it began with, expected at most {most}")
+        conversation.frame = frame.with_regions(regions)
+        question.drawn = tuple(region.id for region in regions)
+
+    def is_open(self, conversation_id: str) -> bool:
+        """Whether a conversation can be continued."""
+        with self._changed:
+            return conversation_id in self._conversations
 
     def cancel(self, query_id: str) -> bool:
         """Stop a question within one decode step; False where none of that id is open."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
@@ -50,7 +50,8 @@ class Frame:
     `numpy.asarray` turns into one, such as a picture that stays encoded until then. stamp_ns: the image's stamp in
     nanoseconds. frame_id: the optical frame of the camera. header: the message's own header; the runtime hands it back
     untouched.
-    key: this object's own number, by which what was computed from it is found again; a copy gets another.
+    key: this object's own number, by which what was computed from it is found again; a copy gets another. base: the
+    frame that this one has more regions than; what was computed from that holds for this one, too.
     """
 
     image: np.ndarray
@@ -58,7 +59,12 @@ class Frame:
     stamp_ns: int
     frame_id: str
     header: object = None
+    base: Frame | None = None
     key: int = field(default_factory=_frame_keys.__next__, init=False)
+
+    def with_regions(self, added: tuple[Region, ...]) -> Frame:
+        """The same frame with more regions behind its own, which keep their places."""
+        return replace(self, regions=self.regions + added, base=self.base or self)
 
 
 @dataclass(frozen=True)

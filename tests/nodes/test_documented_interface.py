@@ -48,7 +48,7 @@ def test_the_perception_node_offers_what_is_documented(peer: Peer, tiny_model: P
     try:
         peer.watch(process)
         expected = transports(documented("perception"), transport == "compressed")
-        assert len(expected) == 21
+        assert len(expected) == 22
         peer.wait_for(lambda: ("/detections", "vision_msgs/Detection2DArray", "in") in offered(peer.node, "perception"),
                       "an active node")
         peer.wait_for(lambda: offered(peer.node, "perception") >= expected, "all that is documented, in the graph")

@@ -369,13 +369,29 @@ def test_a_bad_question_is_told_why_and_the_next_one_is_answered(peer: Peer, cam
     assert ask()[1].status == Answer.OK
 
 
-def test_boxes_can_not_join_a_conversation(peer: Peer, camera: Camera, ask: Asker,
-                                           descriptions: list[RegionDescriptionArray]) -> None:
-    described(peer, descriptions, camera.send(BOXES))
+def test_boxes_join_a_conversation(peer: Peer, camera: Camera, ask: Asker,
+                                   descriptions: list[RegionDescriptionArray]) -> None:
+    header = described(peer, descriptions, camera.send(BOXES)).header
     _, opening = ask()
-    _, answer = ask("what is region 3?", conversation_id=opening.conversation_id,
-                    boxes=[Region(bbox=box_to_message((5, 5, 15, 15)))])
-    assert answer.status == Answer.INVALID and opening.conversation_id in answer.error
+    described(peer, descriptions, camera.send(BOXES[:1]))  # the conversation stays on its frame
+    more = {"conversation_id": opening.conversation_id}
+    _, answer = ask("and what is this?", **more, boxes=[Region(bbox=box_to_message((5, 5, 15, 15)))])
+    assert (answer.status, answer.header, list(answer.region_ids)) == (Answer.OK, header, ["3"])
+    assert answer.regions[0].bbox == box_to_message((5, 5, 15, 15))
+    _, answer = ask("what is region mine?", **more, boxes=[Region(id="mine", bbox=box_to_message((9, 9, 9, 9)))])
+    assert list(answer.region_ids) == ["mine"] and answer.regions[0].bbox.size_x == 0
+    for name in ("1", "3", "mine"):  # in later rounds, too, under the same ids
+        _, answer = ask(f"what is region {name}?", **more)
+        assert (answer.status, list(answer.region_ids)) == (Answer.OK, [name])
+    _, answer = ask("what is this?", **more, boxes=[Region(id="3", bbox=box_to_message((5, 5, 15, 15)))])
+    assert answer.status == Answer.INVALID and "'3'" in answer.error
+    _, answer = ask("what is region 4?", **more)
+    assert answer.status == Answer.UNKNOWN_REGION
+    for boxes in (15, 1):  # beside those two, 14 are as many as the model takes
+        _, answer = ask("and now?", **more, boxes=[Region(bbox=box_to_message((i, 5, 40, 40))) for i in range(boxes)])
+        assert (answer.status == Answer.OK) == (boxes == 1)
+    assert "16" in ask("and now?", **more, boxes=[Region(bbox=box_to_message((i, 5, 40, 40))) for i in range(14)]
+                       )[1].error
 
 
 def test_cancelling_keeps_what_was_said(peer: Peer, camera: Camera, ask: Asker,

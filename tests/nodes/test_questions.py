@@ -26,6 +26,7 @@ from ros_gpt4roi_interfaces.srv import AskQuestion, DescribeRegions  # noqa: E40
 from ros_peer import Peer  # noqa: E402
 from rosgraph_msgs.msg import Clock as ClockMessage  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
 
 from ros_gpt4roi.nodes import questions  # noqa: E402
 from ros_gpt4roi.nodes.perception import Perception  # noqa: E402
@@ -172,6 +173,43 @@ def test_answers_in_json_are_whole_however_they_end(peer: Peer, node: Perception
     wrong = answer_of(send("what is region 1?", "xml"))
     assert (wrong.status, wrong.text) == (Answer.INVALID, "") and "'xml'" in wrong.error and "json" in wrong.error
     client.destroy()
+
+
+def test_texts_go_on_with_one_conversation_until_told_otherwise(
+        peer: Peer, node: Perception, described: list[RegionDescriptionArray]) -> None:
+    answers, publisher = peer.collect(Answer, "answers", 10), peer.publisher(String, "query_text")
+
+    def say(text: str) -> Answer:
+        known = len(answers)
+        publisher.publish(String(data=text))
+        peer.wait_for(lambda: len(answers) > known, "an answer")
+        return answers[-1]
+
+    opening = say("what is region 1?")
+    Camera(peer, 2000).send([(2, 2, 20, 20), (20, 20, 40, 40)])
+    peer.wait_for(lambda: len(described) > 1, "a second frame")
+    follow_up = say("and what is this?")  # the region that was asserted last
+    assert follow_up.conversation_id == opening.conversation_id and follow_up.header == opening.header
+    assert list(follow_up.region_ids) == ["1"]
+
+    newest = say("what is region 2?")  # which only the newest frame has
+    assert newest.status == Answer.OK and newest.header == described[1].header
+    assert newest.conversation_id != opening.conversation_id
+    assert say("why?").conversation_id == newest.conversation_id
+    unknown = say("what is region 9?")
+    assert unknown.status == Answer.UNKNOWN_REGION and unknown.conversation_id != newest.conversation_id
+
+    last = say("what is region 1?").conversation_id
+    response = peer.call(Trigger, "new_conversation", Trigger.Request())
+    assert response.success and last in response.message
+    assert say("why?").conversation_id != last
+
+    aged = node._questions.texts
+    aged._opened_s -= aged._follow_up_s
+    assert say("why?").conversation_id not in (last, answers[-2].conversation_id)
+    node.trigger_deactivate()
+    node.trigger_activate()
+    assert say("why?").status == Answer.NO_FRAME
 
 
 def answered_goal(peer: Peer, client: ActionClient) -> ClientGoalHandle:

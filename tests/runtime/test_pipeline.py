@@ -318,6 +318,89 @@ def test_a_point_is_a_small_box_with_a_token_of_its_own(loaded: LoadedModel, mak
     assert refused.status is Status.INVALID and "point (49 5) is outside" in refused.error
 
 
+def added(name: str, x: float, size: float = 9.0) -> tuple[Region, ...]:
+    return (Region(name, (x, x, x + size, x + size)),)
+
+
+def test_regions_that_join_later_keep_all_places_and_answers(loaded: LoadedModel, make_pipeline: Callable,
+                                                             make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(), make_frame(["a", "b"])
+    conversation = Conversation("c", frame)
+    pipeline.ask(conversation, Question("What is region b?"))
+    conversation.frame = frame.with_regions(added("new", 3)).with_regions(added("point", 30, 0.0))
+    encoded = pipeline.encode(conversation.frame)
+    assert encoded.text.ids == ("a", "b", "new", "point") and encoded.points == {4}
+    whole = pipeline.encode(dataclasses.replace(conversation.frame, base=None))
+    torch.testing.assert_close(encoded.vision, whole.vision)
+    answer = pipeline.ask(conversation, Question("Is region new left of region point?"))
+    alone = Conversation("alone", whole.frame, list(conversation.rounds[:1]))
+    assert answer.text == make_pipeline().ask(alone, Question("Is region new left of region point?")).text
+    assert conversation.rounds[1][0] == "Is <region3> left of <region4>?"
+
+
+def test_of_a_prompt_with_new_regions_only_what_follows_them_is_computed(make_pipeline: Callable,
+                                                                         make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(), make_frame(3)
+    conversation = Conversation("c", frame)
+    pipeline.ask(conversation, Question("What is region 1?"))
+    conversation.frame = frame.with_regions(added("4", 3))
+    question = Question("What is region 4?", conversation=conversation)
+    before = dict(pipeline.language.generator.counters)
+    pipeline.begin(question)
+    while not pipeline.step():
+        pass
+    ids = pipeline.language.prompts.tokenizer.convert_ids_to_tokens(question.sequences[0].prompt.ids.tolist())
+    third = [place for place, token in enumerate(ids) if token == "<bbox>"][2]
+    reused = pipeline.language.generator.counters["reused_tokens"] - before["reused_tokens"]
+    assert third < reused < len(ids)
+
+
+def test_two_conversations_about_one_frame_do_not_share_what_they_added(make_pipeline: Callable,
+                                                                        make_frame: Callable) -> None:
+    frame, texts = make_frame(2), []
+    shared, answers_of = make_pipeline(), []
+    for name, x in (("one", 2.0), ("two", 25.0)):
+        for pipeline in (shared, make_pipeline()):
+            conversation = Conversation(name, frame)
+            pipeline.ask(conversation, Question("What is region 1?"))
+            conversation.frame = frame.with_regions(added("3", x))
+            texts.append(pipeline.ask(conversation, Question("Describe region 3.")).text)
+            answers_of.append(pipeline.encode(conversation.frame).vision.region_embeddings[0, 2])
+    assert texts[0] == texts[1] and texts[2] == texts[3]
+    assert not torch.equal(answers_of[0], answers_of[2])
+
+
+def test_more_regions_than_are_listed_are_introduced_by_the_question(make_pipeline: Callable,
+                                                                     make_frame: Callable) -> None:
+    pipeline, frame = make_pipeline(), make_frame(16)
+    conversation = Conversation("c", frame.with_regions(added("17", 4)))
+    question = Question("What is region 17?", conversation=conversation)
+    pipeline.begin(question)
+    tokens = pipeline.language.prompts.tokenizer.convert_ids_to_tokens(question.sequences[0].prompt.ids.tolist())
+    assert tokens.count("<bbox>") == 17
+    while not pipeline.step():
+        pass
+    assert question.result.status is Status.OK and question.result.region_ids == ("17",)
+
+
+def test_this_is_the_drawn_region_or_the_one_last_asserted(make_pipeline: Callable, make_frame: Callable) -> None:
+    pipeline = make_pipeline()
+    conversation = Conversation("c", make_frame(["cup", "7"]))
+
+    def asked(text: str, *drawn: str) -> str:
+        question = Question(text)
+        question.drawn = drawn
+        pipeline.ask(conversation, question)
+        return question.asked
+
+    assert asked("What is this?") == "What is this?"
+    assert asked("What is this?", "7") == "What is <region2>?"
+    assert asked("And what is it?", "7") == "And what is <region2>?"
+    assert conversation.subject == "7"
+    assert asked("What colour is this?") == "What colour is <region2>?" and asked("What is it?") == "What is it?"
+    assert asked("What is this?", "7", "cup") == "What is this?"
+
+
 def test_a_prompt_longer_than_the_context_is_refused(make_pipeline: Callable, make_frame: Callable) -> None:
     text = " ".join("z q" for _ in range(400))
     answer = make_pipeline().ask(Conversation("c", make_frame(2)), Question(text, "q"))

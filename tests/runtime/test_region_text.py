@@ -58,6 +58,66 @@ def test_a_detectors_own_names_become_places(text: str, expected: str) -> None:
     assert TRACKS.to_model(text) == expected
 
 
+@pytest.mark.parametrize(("text", "expected"), [
+    ("What is number 2?", "What is <region2>?"),
+    ("number two, please", "<region2>, please"),
+    ("What is #2?", "What is <region2>?"),
+    ("no. 2 and #3", "<region2> and <region3>"),
+    ("regions 2, #3 and number 4", "<region2>, <region3> and <region4>"),
+    ("Is the second one red?", "Is <region2> red?"),
+    ("the 2nd region", "<region2>"),
+    ("2?", "<region2>?"),
+    ("2 and 3", "<region2> and <region3>"),
+    ("compare 2, 3 and 4", "compare <region2>, <region3> and <region4>"),
+    ("is 2 left of 3?", "is <region2> left of <region3>?"),
+    ("is 2 red?", "is <region2> red?"),
+    ("which is larger, 2 or 3?", "which is larger, <region2> or <region3>?"),
+    ("which of 2 and 3 is larger?", "which of <region2> and <region3> is larger?"),
+    ("Are 2 and 3 the same colour?", "Are <region2> and <region3> the same colour?"),
+    ("What is left of 2?", "What is left of <region2>?"),
+    ("describe 2 in detail", "describe <region2> in detail"),
+])
+def test_a_region_is_named_without_that_word(text: str, expected: str) -> None:
+    assert NUMBERS.to_model(text) == expected
+
+
+@pytest.mark.parametrize("text", [
+    "are there 2 balls?", "How many are red, 2 or 3?", "Are there more than 2?", "a group of 2", "2 balls?",
+    "Is it 2 or 3?", "room number 2", "the number 2 is written where?", "what is 2 + 2", "Is 2.5 large?",
+    "Which has 2 mugs?", "step 2", "wait 2 minutes", "rate it from 1 to 10", "Are 2 red?",
+    "is there a number 99 on it", "Is 14 red?", "at 2:30", "50 %", "the second one from the left",
+    "What is the second one you mentioned?", "the first mug", "the 14th one", "2 m", "What is this?", "a second one",
+])
+def test_a_number_that_counts_or_measures_is_no_region(text: str) -> None:
+    assert NUMBERS.to_model(text) == text
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("what is mug_3?", "what is <region1>?"),
+    ("Is TRACK-7 left of cup 12?", "Is <region2> left of <region4>?"),
+    ("cup 1 and track-7", "<region3> and <region2>"),
+    ("is there a cup 1234", "is there a cup 1234"),
+    ("track-77 and my_mug_3", "track-77 and my_mug_3"),
+    ("A+B", "A+B"),
+])
+def test_a_trackers_id_is_a_name_by_itself(text: str, expected: str) -> None:
+    assert TRACKS.to_model(text) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("What is this?", "What is <region5>?"), ("what colour is this", "what colour is <region5>"),
+    ("Is this red?", "Is <region5> red?"), ("Is this region left of region 2?", "Is <region5> left of <region2>?"),
+    ("What is left of this?", "What is left of <region5>?"), ("And this?", "And <region5>?"),
+    ("What is it?", "What is <region5>?"), ("Is it left of region 2?", "Is it left of <region2>?"),
+    ("Is this mug clean?", "Is this mug clean?"), ("What is in this picture?", "What is in this picture?"),
+    ("Why is this?", "Why is this?"), ("Why do you say this?", "Why do you say this?"),
+    ("Which of this and 2 is it?", "Which of <region5> and <region2> is it?"),
+])
+def test_this_is_a_region_where_it_stands_for_one(text: str, expected: str) -> None:
+    assert NUMBERS.to_model(text, "5", it=True) == expected
+    assert NUMBERS.to_model(text).count("<region5>") == 0
+
+
 @pytest.mark.parametrize(("ids", "text", "expected"), [
     (["bin-1"], "what is region BIN-1?", "what is <region1>?"),
     (["杯子", "盘子"], "region 盘子是什么？", "<region2>是什么？"),
@@ -109,6 +169,8 @@ def test_no_letter_of_a_question_or_a_name_is_more_than_an_unknown_region() -> N
     (TRACKS, "region track-77", "'track-77'"),
     (RegionText([]), "What is region 1?", "it has none"),
     (TRACKS, "What is region far-9?", "left out"),
+    (NUMBERS, "what is number 13?", "'13'"),
+    (NUMBERS, "#99", "'99'"),
 ])
 def test_an_unknown_name_is_refused_by_name(regions: RegionText, text: str, named: str) -> None:
     with pytest.raises(UnknownRegionError) as error:

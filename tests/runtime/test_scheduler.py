@@ -218,10 +218,10 @@ def test_an_error_of_one_request_ends_that_request_alone(run: Callable, make_fra
     opened = running.ask("What is region 1?", frame).result(LIMIT_S)
     to_model = RegionText.to_model
 
-    def fail_by_name(text: RegionText, words: str) -> str:
+    def fail_by_name(text: RegionText, words: str, *more: object) -> str:
         if "fail" in words:
             raise KeyError("bın-1")
-        return to_model(text, words)
+        return to_model(text, words, *more)
 
     monkeypatch.setattr(RegionText, "to_model", fail_by_name)
     running.hold()
