@@ -11,9 +11,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -30,7 +29,7 @@ from ..model.checkpoint import (
     read_config,
     weight_files,
 )
-from .quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear
+from .quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear, QuantisedLinear
 
 logger = logging.getLogger(__name__)
 _VERSION = "2"
@@ -38,8 +37,7 @@ _INT4_GROUPS = (64, 32)  # inputs that share a scale; the first that divides the
 _KEPT = torch.bfloat16  # what embeddings and norms are rounded to and stored in
 
 FLOAT_FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_QUANTISED: dict[str, type[Int8Linear | Int8DynamicLinear | Int4Linear]] = {
-    "int8": Int8Linear, "int8-dynamic": Int8DynamicLinear, "int4": Int4Linear}
+_QUANTISED: dict[str, Any] = {"int8": Int8Linear, "int8-dynamic": Int8DynamicLinear, "int4": Int4Linear}
 FORMATS = (*FLOAT_FORMATS, *_QUANTISED)
 
 
@@ -93,10 +91,9 @@ def quantised_file(folder: Path, number_format: str) -> Path:
 def save_quantised(language: nn.Module, number_format: str, folder: str | Path) -> Path:
     """Write a converted language model beside its checkpoint; the file appears when it is whole."""
     tensors: dict[str, torch.Tensor] = {}
-    layers = {name: m for name, m in language.named_modules()
-              if isinstance(m, (Int8Linear, Int8DynamicLinear, Int4Linear))}
-    for name, layer in layers.items():
-        tensors |= {f"{name}.{key}": value for key, value in layer.stored().items()}
+    for name, layer in language.named_modules():
+        if isinstance(layer, QuantisedLinear):
+            tensors |= {f"{name}.{key}": value for key, value in layer.stored().items()}
     tensors |= {name: value.to(_KEPT) for name, value in language.named_parameters()}
     path = quantised_file(Path(folder), number_format)
     partly = path.with_suffix(".partial")
@@ -183,13 +180,10 @@ def int4_group(inputs: int) -> int | None:
 
 def _from_float(layer: nn.Linear, number_format: str) -> nn.Module | None:
     """The converted layer, or None where the format cannot hold it."""
-    convert: Callable[..., nn.Module] = _QUANTISED[number_format].from_float
-    if number_format == "int4":
-        group = int4_group(layer.in_features)
-        if group is None:
-            return None
-        convert = partial(convert, group=group)
-    return convert(layer)
+    if number_format != "int4":
+        return _QUANTISED[number_format].from_float(layer)
+    group = int4_group(layer.in_features)
+    return None if group is None else Int4Linear.from_float(layer, group)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ graphs are written by hand, of ONNX Runtime's CPU operators, and read and write 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -28,7 +28,7 @@ _OPERATORS, _FORMAT = 21, 10  # versions of ONNX
 _STATIC_ROTARY = ("default", "linear", "llama3")
 _THREADS = 1  # a second session's threads would wait on the cores that the body's need
 
-Shape = TypeVar("Shape")  # tensors at the same addresses, and their binding
+Tensors = dict[str, torch.Tensor]
 
 
 class GraphWriter:
@@ -97,50 +97,43 @@ def value(name: str, shape: list[int | str], kind: int = TensorProto.FLOAT) -> V
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-class Steps(Generic[Shape]):
-    """A graph's session, and what is bound to it for each number of tokens.
+class Steps:
+    """A graph's session, and the tensors that are bound to it for each number of tokens, always at the same addresses.
 
-    threads: gives how many the session is to have, asked at every step.
+    threads: gives how many the session is to have, asked at every step. prepare: makes the tensors for a number of
+    tokens: all inputs and outputs by their names, and whatever else belongs to them.
     """
 
-    def __init__(self, model: ModelProto, threads: Callable[[], int]):
-        self._model, self._wanted, self._threads = model.SerializeToString(), threads, 0
-        self.session: Any = None  # onnxruntime.InferenceSession, from the first shape on
-        self._shapes: dict[int, Shape] = {}
+    def __init__(self, model: ModelProto, threads: Callable[[], int], prepare: Callable[[int], Tensors]):
+        self._model, self._wanted, self._threads, self._prepare = model.SerializeToString(), threads, 0, prepare
+        self._session: Any = None  # onnxruntime.InferenceSession, from the first shape on
+        self._shapes: dict[int, tuple[Tensors, onnxruntime.IOBinding]] = {}
 
-    def shape(self, count: int, prepare: Callable[[int, onnxruntime.InferenceSession], Shape]) -> Shape:
-        """What `prepare` has bound for so many tokens; `session`, with as many threads as it is to have, runs it."""
+    def tensors(self, count: int) -> Tensors:
+        """What `run` reads and writes for so many tokens."""
         threads = self._wanted()
         if self._threads != threads:
             self._threads = threads
-            self.session = onnxruntime.InferenceSession(self._model, session_options(threads),
-                                                        providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(self._model, session_options(threads),
+                                                         providers=["CPUExecutionProvider"])
             self.forget()
         if count not in self._shapes:
-            self._shapes[count] = prepare(count, self.session)
-        return self._shapes[count]
+            tensors, binding = self._prepare(count), self._session.io_binding()
+            for bind, values in ((binding.bind_input, self._session.get_inputs()),
+                                 (binding.bind_output, self._session.get_outputs())):
+                for name in (item.name for item in values):
+                    kind = np.int64 if tensors[name].dtype == torch.int64 else np.float32
+                    bind(name, "cpu", 0, kind, tensors[name].shape, tensors[name].data_ptr())
+            self._shapes[count] = tensors, binding
+        return self._shapes[count][0]
+
+    def run(self, count: int) -> None:
+        """Compute the outputs, after `tensors` was asked for the inputs."""
+        self._session.run_with_iobinding(self._shapes[count][1])
 
     def forget(self) -> None:
         """Have everything bound again, where the memory has changed."""
         self._shapes.clear()
-
-
-def bind(to: Callable[..., None], name: str, tensor: torch.Tensor) -> None:
-    """Binds an input or output of a session to a tensor's memory; the tensor has to stay."""
-    kind = np.int64 if tensor.dtype == torch.int64 else np.float32
-    to(name, "cpu", 0, kind, tensor.shape, tensor.data_ptr())
-
-
-class _BodyShape(NamedTuple):
-    """Inputs and outputs for one number of tokens, always at the same addresses, bound to a session."""
-
-    embeddings: torch.Tensor
-    positions: torch.Tensor
-    mask: torch.Tensor
-    parts: torch.Tensor  # how many slots and how many tokens the mask is about
-    hidden: torch.Tensor
-    new: torch.Tensor  # keys and values of the tokens, as the cache holds them
-    binding: onnxruntime.IOBinding
 
 
 class OnnxBody:
@@ -158,7 +151,7 @@ class OnnxBody:
         if rotary not in _STATIC_ROTARY:
             raise ValueError(f"rotary positions of type {rotary!r}, expected one of {_STATIC_ROTARY}")
         writer = _BodyWriter(body, context)
-        self._steps, self._otherwise = Steps[_BodyShape](writer.body(), torch.get_num_threads), otherwise
+        self._steps, self._otherwise = Steps(writer.body(), torch.get_num_threads, self._prepare), otherwise
         self._width, self._groups = body.config.hidden_size, writer.groups
         #: Whether it computes with float weights.
         self.exact = writer.exact
@@ -173,37 +166,30 @@ class OnnxBody:
         if self._over is not cache.memory:
             self._over = cache.memory
             self._steps.forget()
-        shape, slots, seen = self._steps.shape(count, self._prepare), cache.slots.numpy(), sees.numpy()
-        shape.embeddings.copy_(embeddings)
-        shape.positions.copy_(positions)
+        tensors, slots, seen = self._steps.tensors(count), cache.slots.numpy(), sees.numpy()
+        tensors["embeddings"].copy_(embeddings)
+        tensors["positions"].copy_(positions)
         # What is fed now is seen beside the cache; its slots still hold what was there before.
-        mask, held = shape.mask.numpy(), cache.capacity
+        mask, held = tensors["mask"].unflatten(0, (self._groups, count)).numpy(), cache.capacity
         mask.fill(-np.inf)
         mask[:, :, :seen.shape[1]][:, seen] = 0
         mask[:, :, slots] = -np.inf
         mask[:, :, held:][:, seen[:, slots]] = 0
-        self._steps.session.run_with_iobinding(shape.binding)
-        if not np.isfinite(shape.hidden.numpy()).all():  # which would spoil every row; the other body keeps them apart
+        self._steps.run(count)
+        if not np.isfinite(tensors["hidden"].numpy()).all():  # which would spoil all rows; the other keeps them apart
             return self._otherwise(embeddings, positions, cache, sees)
-        cache.memory.numpy()[:, :, :, slots] = shape.new.numpy()
-        return shape.hidden[0]
+        cache.memory.numpy()[:, :, :, slots] = tensors["new"].numpy()
+        return tensors["hidden"][0]
 
-    def _prepare(self, count: int, session: onnxruntime.InferenceSession) -> _BodyShape:
+    def _prepare(self, count: int) -> Tensors:
         layers, two, heads, slots, size = self._over.shape
-        shape = _BodyShape(torch.empty(1, count, self._width), torch.empty(1, count, dtype=torch.long),
-                       torch.empty(self._groups, count, slots + count), torch.tensor([slots, count]),
-                       torch.empty(1, count, self._width), torch.empty(layers, two, heads, count, size),
-                       session.io_binding())
-        for name in ("embeddings", "positions", "parts"):
-            bind(shape.binding.bind_input, name, getattr(shape, name))
-        bind(shape.binding.bind_input, "mask", shape.mask.flatten(0, 1))
-        bind(shape.binding.bind_output, "hidden", shape.hidden)
-        for to, prefix, pool in ((shape.binding.bind_input, "", self._over),
-                                 (shape.binding.bind_output, "new_", shape.new)):
-            for layer, pair in enumerate(pool.unsqueeze(2)):
-                for part, tensor in zip(("key", "value"), pair):
-                    bind(to, f"{prefix}{part}_{layer}", tensor)
-        return shape
+        new = torch.empty(layers, two, heads, count, size)  # keys and values of the tokens, as the cache holds them
+        return {"embeddings": torch.empty(1, count, self._width), "positions": torch.empty(1, count, dtype=torch.long),
+                "mask": torch.empty(self._groups * count, slots + count), "parts": torch.tensor([slots, count]),
+                "hidden": torch.empty(1, count, self._width), "new": new,
+                **{f"{prefix}{part}_{layer}": pool[layer, place].unsqueeze(0)
+                   for prefix, pool in (("", self._over), ("new_", new))
+                   for layer in range(layers) for place, part in enumerate(("key", "value"))}}
 
 
 class _BodyWriter(GraphWriter):
@@ -295,16 +281,6 @@ class _BodyWriter(GraphWriter):
         return total, normal
 
 
-class _HeadShape(NamedTuple):
-    """Input and outputs for one number of tokens, always at the same addresses, bound to a session."""
-
-    hidden: torch.Tensor
-    logits: torch.Tensor
-    tokens: torch.Tensor
-    probabilities: torch.Tensor
-    binding: onnxruntime.IOBinding
-
-
 class OnnxHead:
     """Chooses at few places here, at more in `otherwise`. never: ids [k] of tokens that are not to be chosen.
 
@@ -322,26 +298,22 @@ class OnnxHead:
         writer.node("ArgMax", ["logits"], names=["tokens"], axis=-1, keepdims=0)
         largest, total = (writer.node(kind, ["logits", last], keepdims=0) for kind in ("ReduceMax", "ReduceLogSumExp"))
         writer.node("Exp", [writer.node("Sub", [largest, total])], names=["probabilities"])
-        self._steps, self._otherwise = Steps[_HeadShape](writer.model(
+        self._steps, self._otherwise = Steps(writer.model(
             [value("hidden", ["n", self._width])],
             [value("logits", ["n", self._vocabulary]), value("tokens", ["n"], TensorProto.INT64),
-             value("probabilities", ["n"])]), lambda: _THREADS), otherwise
+             value("probabilities", ["n"])]), lambda: _THREADS, self._prepare), otherwise
 
     def __call__(self, hidden: torch.Tensor, wanted: list[int]) -> Choice:
         """As `language_model.Head`."""
         count = len(wanted)
         if count > FEW:
             return self._otherwise(hidden, wanted)
-        shape = self._steps.shape(count, self._prepare)
-        shape.hidden.copy_(hidden if count == len(hidden) else hidden[wanted])
-        self._steps.session.run_with_iobinding(shape.binding)
-        return Choice(shape.tokens.tolist(), shape.probabilities.tolist(), shape.logits,
+        tensors = self._steps.tensors(count)
+        tensors["hidden"].copy_(hidden if count == len(hidden) else hidden[wanted])
+        self._steps.run(count)
+        return Choice(tensors["tokens"].tolist(), tensors["probabilities"].tolist(), tensors["logits"],
                       np.isfinite(hidden.numpy()).all(-1))
 
-    def _prepare(self, count: int, session: onnxruntime.InferenceSession) -> _HeadShape:
-        shape = _HeadShape(torch.empty(count, self._width), torch.empty(count, self._vocabulary),
-                       torch.empty(count, dtype=torch.long), torch.empty(count), session.io_binding())
-        bind(shape.binding.bind_input, "hidden", shape.hidden)
-        for name in ("logits", "tokens", "probabilities"):
-            bind(shape.binding.bind_output, name, getattr(shape, name))
-        return shape
+    def _prepare(self, count: int) -> Tensors:
+        return {"hidden": torch.empty(count, self._width), "logits": torch.empty(count, self._vocabulary),
+                "tokens": torch.empty(count, dtype=torch.long), "probabilities": torch.empty(count)}

@@ -5,6 +5,7 @@ times fp32 on two cores); plain modules do not, save as plain tensors and load w
 """
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cache
 
 import torch
@@ -22,18 +23,40 @@ def _cpu_multiplies_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-class Int8Linear(nn.Module):
+class QuantisedLinear(nn.Module, ABC):
+    """What the layers of all formats have: tensors that are no parameters, and a bias where the layer has one."""
+
+    bias: torch.Tensor | None
+
+    def __init__(self, **tensors: torch.Tensor | None):
+        super().__init__()
+        for name, value in tensors.items():
+            self.register_buffer(name, value)
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """The tensors that `__init__` takes."""
+        return dict(self.named_buffers())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute [..., out] of [..., in]."""
+        out = self._product(x.reshape(-1, x.shape[-1]))
+        out = out if self.bias is None else out + self.bias
+        return out.to(x.dtype).reshape(*x.shape[:-1], -1)
+
+    @abstractmethod
+    def _product(self, flat: torch.Tensor) -> torch.Tensor:
+        """[n, out] of [n, in], without the bias."""
+
+
+class Int8Linear(QuantisedLinear):
     """int8 weights, one scale an output; activations as they come (weight-only)."""
 
     weight: torch.Tensor
     scale: torch.Tensor
-    bias: torch.Tensor | None
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None):
         """weight: int8 [out, in]. scale: bfloat16 [out]."""
-        super().__init__()
-        for name, value in (("weight", weight), ("scale", scale), ("bias", bias)):
-            self.register_buffer(name, value)
+        super().__init__(weight=weight, scale=scale, bias=bias)
 
     @classmethod
     def from_float(cls, linear: nn.Linear) -> Int8Linear:
@@ -41,24 +64,16 @@ class Int8Linear(nn.Module):
         weight, scale = _int8(linear)
         return cls(weight, scale.to(_COMPUTE), _bias(linear))
 
-    def stored(self) -> dict[str, torch.Tensor]:
-        """The tensors that `__init__` takes."""
-        return {name: value for name, value in self.named_buffers()}
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute [..., out] of [..., in]."""
-        flat, on_cpu = x.reshape(-1, x.shape[-1]), x.device.type == "cpu"
+    def _product(self, flat: torch.Tensor) -> torch.Tensor:
+        on_cpu = flat.device.type == "cpu"
         if on_cpu and len(flat) <= _INT8_TOKENS:
-            out = torch.ops.aten._weight_int8pack_mm(flat.to(_COMPUTE).contiguous(), self.weight, self.scale)
-        else:
-            # Without instructions for bfloat16 a CPU takes several times as long in it as in float32.
-            flat = flat if on_cpu and not _cpu_multiplies_bfloat16() else flat.to(_COMPUTE)
-            out = torch.nn.functional.linear(flat, self.weight.to(flat.dtype)) * self.scale
-        out = out if self.bias is None else out + self.bias
-        return out.to(x.dtype).reshape(*x.shape[:-1], -1)
+            return torch.ops.aten._weight_int8pack_mm(flat.to(_COMPUTE).contiguous(), self.weight, self.scale)
+        # Without instructions for bfloat16 a CPU takes several times as long in it as in float32.
+        flat = flat if on_cpu and not _cpu_multiplies_bfloat16() else flat.to(_COMPUTE)
+        return torch.nn.functional.linear(flat, self.weight.to(flat.dtype)) * self.scale
 
 
-class Int8DynamicLinear(nn.Module):
+class Int8DynamicLinear(QuantisedLinear):
     """int8 weights, one scale an output; activations become int8 too, one scale a token, whatever else is in the batch.
 
     On a CPU with the instructions for it, oneDNN multiplies; it alone then holds the weights, in its own layout.
@@ -66,18 +81,13 @@ class Int8DynamicLinear(nn.Module):
 
     weight: torch.Tensor
     scale: torch.Tensor
-    bias: torch.Tensor | None
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None):
         """weight: int8 [out, in]. scale: float32 [out]."""
-        super().__init__()
-        self._packed: torch.Tensor | None = None
-        if weight.device.type == "cpu" and _onednn_is_exact():
-            self._packed = torch.ops.onednn.qlinear_prepack(weight, None)
-            self._zeros = torch.zeros(len(scale), dtype=torch.long)
-        self.register_buffer("weight", None if self._packed is not None else weight)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", bias)
+        packs = weight.device.type == "cpu" and _onednn_is_exact()
+        super().__init__(weight=None if packs else weight, scale=scale, bias=bias)
+        self._packed = torch.ops.onednn.qlinear_prepack(weight, None) if packs else None
+        self._zeros = torch.zeros(len(scale), dtype=torch.long)
 
     @classmethod
     def from_float(cls, linear: nn.Linear) -> Int8DynamicLinear:
@@ -87,19 +97,17 @@ class Int8DynamicLinear(nn.Module):
     def stored(self) -> dict[str, torch.Tensor]:
         """The tensors that `__init__` takes."""
         weight = self.weight if self._packed is None else self._packed.to_dense().t().contiguous()
-        tensors = {"weight": weight, "scale": self.scale}
-        return tensors if self.bias is None else {**tensors, "bias": self.bias}
+        return {**super().stored(), "weight": weight}
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights, in whichever layout."""
         return (self.weight if self._packed is None else self._packed).numel()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute [..., out] of [..., in]."""
-        flat = x.reshape(-1, x.shape[-1]).float()
-        largest = flat.abs().amax(1, keepdim=True).clamp_min_(1e-6)
-        steps = flat * (127 / largest)
+    def _product(self, flat: torch.Tensor) -> torch.Tensor:
+        wide = flat.float()
+        largest = wide.abs().amax(1, keepdim=True).clamp_min_(1e-6)
+        steps = wide * (127 / largest)
         if self._packed is not None:
             # The kernel takes unsigned numbers: 128 is its zero.
             quantised = steps.add_(128.5).to(torch.uint8)
@@ -110,12 +118,10 @@ class Int8DynamicLinear(nn.Module):
             if flat.device.type == "cuda" and rows <= 16:  # the CUDA kernel takes 17 rows or more
                 quantised = torch.nn.functional.pad(quantised, (0, 0, 0, 17 - rows))
             product = torch._int_mm(quantised, self.weight.t())[:rows] * self.scale
-        out = product.mul_(largest.mul_(1 / 127)).to(x.dtype)
-        out = out if self.bias is None else out + self.bias
-        return out.reshape(*x.shape[:-1], -1)
+        return product.mul_(largest.mul_(1 / 127)).to(flat.dtype)
 
 
-class Int4Linear(nn.Module):
+class Int4Linear(QuantisedLinear):
     """4-bit weights in groups of inputs, each with a scale and a middle; activations in bfloat16.
 
     Stored as `nibbles` uint8 [out, in / 2] (even inputs in the low half) and `scale_middle` [in / group, out, 2]:
@@ -125,13 +131,10 @@ class Int4Linear(nn.Module):
     nibbles: torch.Tensor | None
     packed: torch.Tensor
     scale_middle: torch.Tensor
-    bias: torch.Tensor | None
 
     def __init__(self, nibbles: torch.Tensor, scale_middle: torch.Tensor, bias: torch.Tensor | None = None):
-        super().__init__()
-        self._out, inputs = nibbles.shape[0], nibbles.shape[1] * 2
-        self.group = inputs // scale_middle.shape[0]
-        padding = -self._out % _INT4_ROWS
+        outputs, group = nibbles.shape[0], nibbles.shape[1] * 2 // scale_middle.shape[0]
+        padding = -outputs % _INT4_ROWS
         if padding:
             nibbles = torch.nn.functional.pad(nibbles, (0, 0, 0, padding))
             scale_middle = torch.nn.functional.pad(scale_middle, (0, 0, 0, padding))
@@ -142,10 +145,9 @@ class Int4Linear(nn.Module):
         else:
             packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(_unpack(nibbles), 1)
         known = nibbles.device.type == "cpu" and _cpu_layout_is_known()
-        self.register_buffer("nibbles", None if known else nibbles)  # else `packed` can be read back
-        self.register_buffer("packed", packed)
-        self.register_buffer("scale_middle", scale_middle.contiguous())
-        self.register_buffer("bias", bias)
+        super().__init__(nibbles=None if known else nibbles,  # else `packed` can be read back
+                         packed=packed, scale_middle=scale_middle.contiguous(), bias=bias)
+        self._out, self.group = outputs, group
 
     @classmethod
     def from_float(cls, linear: nn.Linear, group: int) -> Int4Linear:
@@ -158,9 +160,10 @@ class Int4Linear(nn.Module):
     def stored(self) -> dict[str, torch.Tensor]:
         """The tensors that `__init__` takes."""
         values = self._values()[:self._out].to(torch.uint8)
-        tensors = {"nibbles": values[:, ::2] | values[:, 1::2] << 4,
+        tensors = {**super().stored(), "nibbles": values[:, ::2] | values[:, 1::2] << 4,
                    "scale_middle": self.scale_middle[:, :self._out].contiguous()}
-        return tensors if self.bias is None else {**tensors, "bias": self.bias}
+        del tensors["packed"]
+        return tensors
 
     def dequantised(self) -> torch.Tensor:
         """The weights [out, in] in the format of the scales, for when there are many tokens."""
@@ -172,9 +175,8 @@ class Int4Linear(nn.Module):
         """The 4-bit values [out, in] one by one."""
         return _read_cpu_layout(self.packed) if self.nibbles is None else _unpack(self.nibbles)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute [..., out] of [..., in]."""
-        flat = x.reshape(-1, x.shape[-1]).to(_COMPUTE)
+    def _product(self, flat: torch.Tensor) -> torch.Tensor:
+        flat = flat.to(_COMPUTE)
         if flat.device.type == "cuda":
             out = torch.ops.aten._weight_int4pack_mm(flat, self.packed, self.group, self.scale_middle)
         elif len(flat) <= _INT4_TOKENS:
@@ -182,9 +184,7 @@ class Int4Linear(nn.Module):
                                                              self.scale_middle)
         else:
             out = torch.nn.functional.linear(flat, self.dequantised())
-        out = out[:, :self._out]
-        out = out if self.bias is None else out + self.bias
-        return out.to(x.dtype).reshape(*x.shape[:-1], -1)
+        return out[:, :self._out]
 
 
 def _bias(linear: nn.Linear) -> torch.Tensor | None:
