@@ -1,6 +1,7 @@
 """What the model was given and what it wrote, token by token: for a person who looks for the reason of an answer."""
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,11 @@ from .runtime.vision_stage import VisionStage
 BLANKS = {"image": "image_tokens", "regions": "region_embeddings"}
 
 
+def blank(output: VisionOutput, part: str) -> VisionOutput:
+    """The output of a vision stage with one part of it, of `BLANKS`, set to zero."""
+    return output._replace(**{BLANKS[part]: torch.zeros_like(getattr(output, BLANKS[part]))})
+
+
 class BlankedVision(VisionStage):
     """A vision stage of whose output one part is zero: what is said without having seen it.
 
@@ -26,13 +32,12 @@ class BlankedVision(VisionStage):
     """
 
     def __init__(self, stage: VisionStage, part: str):
-        self._stage, self._part = stage, BLANKS[part]
+        self._stage, self._part = stage, part
         self.backend, self.reason = stage.backend, f"{stage.reason}; {part} blanked"
 
     def encode(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
         """As `VisionStage.encode`."""
-        output = self._stage.encode(images, boxes, masks)
-        return output._replace(**{self._part: torch.zeros_like(getattr(output, self._part))})
+        return blank(self._stage.encode(images, boxes, masks), self._part)
 
 
 def components(pipeline: Pipeline) -> dict[str, str]:
@@ -70,30 +75,16 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, sequence: Sequence, encoded:
     norms = encoded.vision.region_embeddings[0].flatten(0, 1).float().norm(dim=-1).tolist()
     per_region = encoded.vision.region_embeddings.shape[2]
     parts: list[str] = []
-    pending: list[int] = []
-    image_tokens = 0
-
-    def flush() -> None:
-        nonlocal image_tokens
-        if pending:
-            parts.append(tokenizer.decode(pending, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-            pending.clear()
-        if image_tokens:
-            parts.append(f"⟪{image_tokens} image tokens⟫")
-            image_tokens = 0
-
-    for token, index in zip(sequence.prompt.ids.tolist(), sequence.prompt.region_index.tolist()):
-        is_image = token == image_id
-        if index >= 0 or (pending and is_image) or (image_tokens and not is_image):
-            flush()
+    tokens = zip(sequence.prompt.ids.tolist(), sequence.prompt.region_index.tolist())
+    for (index, is_image), run in groupby(tokens, key=lambda token: (token[1], token[0] == image_id)):
+        ids = [token for token, _ in run]
         if index >= 0:
             region = encoded.shown[index // per_region]
             parts.append(f"⟪embedding of region {region.id}, norm {norms[index]:.3g}⟫")
         elif is_image:
-            image_tokens += 1
+            parts.append(f"⟪{len(ids)} image tokens⟫")
         else:
-            pending.append(token)
-    flush()
+            parts.append(_decode(tokenizer, ids))
     return "".join(parts)
 
 
@@ -108,9 +99,10 @@ def token_table(tokenizer: PreTrainedTokenizerBase, sequence: Sequence) -> list[
         For each token its `text`, `probability` and `alternatives`, a list of (text, probability), the likeliest first.
         The last entry is the token that ended the text, where one did.
     """
-    def shown(token: int) -> str:
-        return tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    return [{"text": shown(choice.token), "probability": choice.probability,
-             "alternatives": [(shown(token), probability) for token, probability in choice.likeliest]}
+    return [{"text": _decode(tokenizer, [choice.token]), "probability": choice.probability,
+             "alternatives": [(_decode(tokenizer, [token]), probability) for token, probability in choice.likeliest]}
             for choice in sequence.choices]
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -188,27 +188,8 @@ class MessageImage:
         return np.array(pixels, dtype) if copy else np.asarray(pixels, dtype)
 
 
-def image_to_rgb(message: Image) -> np.ndarray:
-    """Converts an image message.
-
-    Returns:
-        uint8 RGB [H, W, 3]. rgb8 is a read-only view of the message's buffer, with the padding of its rows left out;
-        everything else is converted into a new array.
-
-    Raises:
-        ImageError: the message can't be read.
-    """
-    check_image(message)
-    return _convert(message)
-
-
-def compressed_to_rgb(message: CompressedImage) -> np.ndarray:
-    """Decodes a jpeg or png into uint8 RGB [H, W, 3]. Raises ImageError."""
-    check_compressed(message)
-    return _decode(message)
-
-
 def _convert(message: Image) -> np.ndarray:
+    """rgb8 is a read-only view of the message's buffer; everything else is converted into a new array."""
     encoding = message.encoding
     rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
     rows = rows[:, :message.width * _PIXEL_BYTES[encoding]]

@@ -126,27 +126,18 @@ def _spin(executor: SingleThreadedExecutor, ending: threading.Event, problems: P
 def _guard(service: Service, problems: Problems) -> None:
     """Lets a service respond even where its callback raises, as rclpy's own do: its client would wait for ever."""
     callback: Callable[[Any, Any], Any] = service.callback
-    name, response_type = service.service_name, cast(Any, service.srv_type).Response
 
-    def failed(error: Exception) -> Any:
-        problems.report(f"service {name} failed", shown(error))
-        return response_type()
-
-    async def guarded_coroutine(request: Any, response: Any) -> Any:
-        try:
-            return await callback(request, response)
-        except Exception as error:
-            return failed(error)
-
-    def guarded(request: Any, response: Any) -> Any:
+    async def guarded(request: Any, response: Any) -> Any:
         try:
             if isinstance(request, ChangeState.Request):  # rcl logs a label that it does not know, as it came
                 request.transition.label = printable(request.transition.label)
-            return callback(request, response)
+            result = callback(request, response)
+            return await result if inspect.isawaitable(result) else result
         except Exception as error:
-            return failed(error)
+            problems.report(f"service {service.service_name} failed", shown(error))
+            return cast(Any, service.srv_type).Response()
 
-    service.callback = cast(Any, guarded_coroutine if inspect.iscoroutinefunction(callback) else guarded)
+    service.callback = cast(Any, guarded)
 
 
 def shown(error: Exception) -> str:

@@ -71,7 +71,7 @@ class Pipeline:
         language: The language stage.
         reuse: The descriptions that may be kept.
         live: The requests that have begun and are not done.
-        counters: What has happened since construction, for diagnostics.
+        counters: What has happened since construction or warm-up, for diagnostics.
     """
 
     def __init__(self, loaded: LoadedModel, config: PipelineConfig, vision: VisionStage | None = None):
@@ -382,9 +382,10 @@ class Pipeline:
         _must_work(self.ask(Conversation("", frame), Question("What is region 1?")))
         self.language.generator.warm_up()
         self.reset()
+        self._uncount()
 
     def rehearse(self, regions: int) -> Frame:
-        """Describe so many regions of a grey frame, which is returned. Forgets all that was computed before.
+        """Describe so many regions of a grey frame, which is returned. Forgets what was computed and counted before.
 
         Raises:
             ValueError: The model fails.
@@ -395,7 +396,15 @@ class Pipeline:
                       tuple(Region(str(i + 1), (x, x, x + 8.0, x + 8.0)) for i, x in enumerate(edges.tolist())), 0, "")
         self.reset()
         _must_work(self.describe(frame))
+        self._uncount()
         return frame
+
+    def _uncount(self) -> None:
+        """Set all counters to zero: nobody has asked for anything yet."""
+        generator = self.language.generator
+        for counters in (self.counters, generator.counters):
+            counters.update(dict.fromkeys(counters, 0))
+        self.reuse.looked_up = self.reuse.kept = generator.prefixes.evictions = 0
 
     def reset(self) -> None:
         """Forget all that was computed; what is needed again is computed again. Clears up after a failure, too."""
@@ -405,7 +414,7 @@ class Pipeline:
         self._encoded.clear()
 
     def statistics(self) -> dict[str, float]:
-        """Counters since construction and the present state, for diagnostics."""
+        """Counters since construction or warm-up and the present state, for diagnostics."""
         generator = self.language.generator
         numbers = {**self.counters, **generator.counters, "live_rows": generator.live_rows,
                    "cache_bytes": generator.prefixes.bytes, "cache_evictions": generator.prefixes.evictions,

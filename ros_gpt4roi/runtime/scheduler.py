@@ -126,6 +126,7 @@ class Scheduler:
                     self._counts["questions_received"] += 1
                     self._accept_question(request)
                 else:
+                    self._counts["frames_received"] += 1
                     self._accept_frame(request)
                 self._changed.notify_all()
             except Refused as refusal:

@@ -30,7 +30,7 @@ from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import Header, String  # noqa: E402
 
 from ros_gpt4roi.nodes.conversions import box_to_message, stamp_ns  # noqa: E402
-from ros_gpt4roi.nodes.images import compressed_to_rgb  # noqa: E402
+from ros_gpt4roi.nodes.images import MessageImage  # noqa: E402
 
 BOXES = ((2, 2, 20, 20), (30, 10, 60, 40))
 ANSWER_TOKENS = 200
@@ -482,7 +482,7 @@ def test_the_annotated_image_shows_the_regions(peer: Peer, camera: Camera, qos: 
     pixels = np.frombuffer(image.data, np.uint8).reshape(image.height, WIDTH, 3)
     assert pixels[:HEIGHT].std() > 0 and pixels[HEIGHT:].std() > 0
     assert any(message.header == image.header for message in descriptions)
-    same = compressed_to_rgb(other)
+    same = np.asarray(MessageImage(other))
     assert same.shape == pixels.shape
     assert np.abs(same.mean(-1) - pixels.mean(-1)).mean() < 15  # jpeg, of noise
 

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from vision_msgs.msg import Detection2DArray  # noqa: E402
 
 from ros_gpt4roi.nodes.conversions import regions_from_detections, stamp_ns  # noqa: E402
-from ros_gpt4roi.nodes.images import compressed_to_rgb, image_to_rgb  # noqa: E402
+from ros_gpt4roi.nodes.images import MessageImage  # noqa: E402
 
 SIZE = {"width": 160, "height": 120}
 
@@ -54,7 +54,7 @@ def test_images_and_true_boxes_of_a_moving_camera(peer: Peer, start: Callable[..
     assert stamps == sorted(set(stamps))
     for image, detections in received:
         assert image.encoding == "rgb8" and detections.header == image.header and image.header.frame_id == "eye"
-        assert image_to_rgb(image).shape == (120, 160, 3)
+        assert np.asarray(MessageImage(image)).shape == (120, 160, 3)
         regions, refusals = regions_from_detections(detections, image.width, image.height)
         assert regions and not refusals
         assert {region.label for region in regions} == {"thing"}
@@ -68,7 +68,7 @@ def test_images_and_true_boxes_of_a_moving_camera(peer: Peer, start: Callable[..
 def test_a_compressed_camera_that_stands_still(peer: Peer, start: Callable[..., Process]) -> None:
     process = start(views=1, encoding="png", **SIZE)
     received = frames(peer, CompressedImage, "image/compressed", 3)
-    pictures = [compressed_to_rgb(image) for image, _ in received]
+    pictures = [np.asarray(MessageImage(image)) for image, _ in received]
     assert pictures[0].shape == (120, 160, 3)
     for picture in pictures[1:]:
         np.testing.assert_array_equal(picture, pictures[0])

@@ -423,6 +423,7 @@ def test_numbers_that_are_not_finite_fail_the_text_and_nothing_after_it(make_pip
 def test_the_warm_up_leaves_no_trace(make_pipeline: Callable, make_frame: Callable) -> None:
     warm, cold = make_pipeline(reuse_distance=2.0), make_pipeline()
     warm.warm_up()
+    assert not any(value for name, value in warm.statistics().items() if name != "live_rows")
     result = warm.describe(make_frame(3))
     assert not any(d.reused for d in result.descriptions)
     assert [d.text for d in result.descriptions] == [d.text for d in cold.describe(make_frame(3)).descriptions]

@@ -401,8 +401,10 @@ def test_describe_once_describes_that_frame_and_says_what_is_wrong_with_it(run: 
     assert set(result.timings) == {"preprocess", "vision", "language"}
     bad = dataclasses.replace(frame, regions=(dataclasses.replace(frame.regions[0], box=(3.0, 3.0, 1.0, 9.0)),))
     result = running.describe(bad).result(LIMIT_S)
-    assert result.status is Status.INVALID and "3.0, 3.0, 1.0, 9.0" in result.error
+    assert result.status is Status.INVALID and "3 3 1 9" in result.error
     assert running.results.empty()
+    statistics = running.scheduler.statistics()
+    assert [statistics[f"frames_{name}"] for name in ("received", "ok", "invalid")] == [2, 1, 1]
 
 
 @pytest.mark.parametrize("limits", [{"queue_length": 0}, {"conversations": 0}, {"answer_timeout_s": 0.0},

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ros_gpt4roi.configuration import ConfigError
+from ros_gpt4roi.explain import blank
 from ros_gpt4roi.model.preprocess import preprocess_frame
 from ros_gpt4roi.model.prompt import PromptError
 from ros_gpt4roi.model.region_shapes import RegionShape, region_inputs
@@ -87,7 +87,7 @@ def answers(pipeline: Pipeline, image: np.ndarray, regions: Sequence[RegionShape
         vision = pipeline.vision.encode(preprocess_frame(image, config.preprocess)[None], inputs.boxes[None],
                                         None if inputs.masks is None else inputs.masks[None])
         if zero_regions:
-            vision = vision._replace(region_embeddings=torch.zeros_like(vision.region_embeddings))
+            vision = blank(vision, "regions")
         return pipeline.language.answers(conversations, vision, max_new_tokens or pipeline.config.answer_tokens,
                                          points=inputs.points, list_regions=list_regions)
     except (ValueError, PromptError) as error:
