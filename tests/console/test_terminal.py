@@ -82,13 +82,8 @@ def test_ctrl_c_cancels_the_answer_and_a_second_one_leaves(client: Client, camer
     async def steps(pilot: Pilot[int], app: Console) -> None:
         while "CANCELED" not in screen(app):  # a node that is faster than this process may have said it all
             await ask(pilot, "what is region 1?")
-            if (exchange := app._exchange) is None:
-                continue
-            await until(pilot, lambda: exchange._reply.text, "the first words")
-            if exchange._reply.done():
-                await until(pilot, lambda: not app.is_asking, "the answer")
-                continue
-            await pilot.press("ctrl+c")
+            if (exchange := app._exchange) is not None and not exchange._reply.done():
+                await pilot.press("ctrl+c")
             await until(pilot, lambda: not app.is_asking, "the end of the answer")
         assert app.is_running
         await pilot.press("ctrl+c")
