@@ -30,10 +30,10 @@ from vision_msgs.msg import Detection2D, Detection2DArray
 from benchmarks.common import machine_facts, seconds, write_results
 from benchmarks.language_models import published_procedure
 from ros_gpt4roi.client import Client, ClientError
+from ros_gpt4roi.image_messages import rgb_to_image
 from ros_gpt4roi.interrupts import Interrupts
 from ros_gpt4roi.messages import box_to_message
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
-from ros_gpt4roi.nodes.images import rgb_to_image
 from ros_gpt4roi.runtime.language_format import FORMATS
 from ros_gpt4roi.runtime.pipeline import PipelineConfig
 from ros_gpt4roi.runtime.region_text import RegionText

@@ -1,6 +1,6 @@
 """Image files → RGB arrays: the one place that opens pictures for training, evaluation, calibration and commands.
 
-Camera messages are another matter (`nodes/images.py`): they carry no file, and their orientation tags are not applied.
+Camera messages are another matter (`image_messages.py`): they carry no file, and their orientation tags are not used.
 """
 
 from __future__ import annotations

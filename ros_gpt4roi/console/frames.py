@@ -14,7 +14,7 @@ import numpy as np
 from ros_gpt4roi_interfaces.msg import Region, RegionDescriptionArray
 from std_msgs.msg import Header
 
-from ros_gpt4roi.nodes.images import MessageImage
+from ros_gpt4roi.image_messages import MessageImage
 
 _MOST_FRAMES, _MOST_BYTES = 64, 128 * 2**20
 _UNDESCRIBED_S = 2.0  # without descriptions for so long, the camera's newest picture is shown as it is

@@ -13,7 +13,7 @@ from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, RegionDescript
 from sensor_msgs.msg import CompressedImage, Image
 
 from ros_gpt4roi.client import AskReply, Client, NodeState
-from ros_gpt4roi.nodes.images import ImageError, MessageImage
+from ros_gpt4roi.image_messages import ImageError, MessageImage
 
 from .frames import Frames
 

@@ -15,7 +15,7 @@ from fastapi import WebSocket, WebSocketDisconnect
 from ros_gpt4roi_interfaces.msg import Answer, Query
 
 from ros_gpt4roi.client import STATUS_NAMES, AskReply
-from ros_gpt4roi.nodes.images import ImageError
+from ros_gpt4roi.image_messages import ImageError
 
 from .commands import Acknowledge, Ask, Cancel, Command, CommandError, Correct, Pong, header_of, read_command
 from .frames import LEVELS, Frame, corners, finite, stamp_of

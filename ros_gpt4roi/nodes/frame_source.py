@@ -12,6 +12,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from ros_gpt4roi.configuration import ConfigError, Configuration, setting
+from ros_gpt4roi.image_messages import MAX_PIXELS, ImageError, MessageImage
 from ros_gpt4roi.runtime.types import Frame, Region
 
 from .conversions import (
@@ -24,7 +25,6 @@ from .conversions import (
 )
 from .diagnostics import Problems
 from .frame_buffer import FrameBuffer, Held
-from .images import MAX_PIXELS, ImageError, MessageImage
 from .yolo import detections_from_yolo
 
 _SHOWN_NAMES = 3

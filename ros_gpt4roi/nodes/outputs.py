@@ -15,6 +15,7 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
 from ros_gpt4roi.annotate import annotate
+from ros_gpt4roi.image_messages import rgb_to_compressed, rgb_to_image
 from ros_gpt4roi.runtime.types import FrameDescriptions
 
 from .conversions import Positions, descriptions_to_message
@@ -27,7 +28,6 @@ from .displays import (
     image_marker,
     text_markers,
 )
-from .images import rgb_to_compressed, rgb_to_image
 from .optional import optional_messages
 from .process import shown
 from .topics import publisher_events

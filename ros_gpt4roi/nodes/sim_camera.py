@@ -18,11 +18,11 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 from ros_gpt4roi.configuration import Configuration, setting
+from ros_gpt4roi.image_messages import rgb_to_compressed, rgb_to_image
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene
 
 from .conversions import box_to_message
-from .images import rgb_to_compressed, rgb_to_image
 from .parameters import TopicQos, declare, read
 from .process import NodeFailure, run_node
 

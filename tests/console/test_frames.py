@@ -12,8 +12,8 @@ from ros_gpt4roi_interfaces.msg import Region, RegionDescription, RegionDescript
 from std_msgs.msg import Header  # noqa: E402
 
 from ros_gpt4roi.console.frames import LEVELS, Frames  # noqa: E402
+from ros_gpt4roi.image_messages import MessageImage, rgb_to_image  # noqa: E402
 from ros_gpt4roi.messages import box_to_message  # noqa: E402
-from ros_gpt4roi.nodes.images import MessageImage, rgb_to_image  # noqa: E402
 
 BOXES = ((0.0, 0.0, 60.0, 40.0), (100.0, 50.0, 300.0, 200.0), (250.0, 150.0, 400.0, 300.0))
 

@@ -32,8 +32,8 @@ from ros_peer import Peer  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
+from ros_gpt4roi.image_messages import rgb_to_image  # noqa: E402
 from ros_gpt4roi.messages import box_to_message  # noqa: E402
-from ros_gpt4roi.nodes.images import rgb_to_image  # noqa: E402
 
 expect.set_options(timeout=WAIT_MS)
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray
 
+from ros_gpt4roi.image_messages import rgb_to_image
 from ros_gpt4roi.nodes.conversions import box_to_message
-from ros_gpt4roi.nodes.images import rgb_to_image
 
 WIDTH, HEIGHT = 64, 48
 

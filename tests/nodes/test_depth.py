@@ -17,9 +17,9 @@ from std_msgs.msg import Header  # noqa: E402
 from vision_msgs.msg import Detection3DArray  # noqa: E402
 from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
 
+from ros_gpt4roi.image_messages import MessageImage, rgb_to_image  # noqa: E402
 from ros_gpt4roi.nodes.depth import DepthParameters, DepthSource  # noqa: E402
 from ros_gpt4roi.nodes.diagnostics import Problems  # noqa: E402
-from ros_gpt4roi.nodes.images import MessageImage, rgb_to_image  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import depth_to_image, pinhole  # noqa: E402
 from ros_gpt4roi.runtime.types import Frame, Region  # noqa: E402
 

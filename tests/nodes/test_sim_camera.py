@@ -14,8 +14,8 @@ from ros_peer import Peer, Process  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from vision_msgs.msg import Detection2DArray  # noqa: E402
 
+from ros_gpt4roi.image_messages import MessageImage  # noqa: E402
 from ros_gpt4roi.nodes.conversions import regions_from_detections, stamp_ns  # noqa: E402
-from ros_gpt4roi.nodes.images import MessageImage  # noqa: E402
 
 SIZE = {"width": 160, "height": 120}
 

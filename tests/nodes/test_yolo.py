@@ -15,8 +15,8 @@ from ros_peer import Peer, Process  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
+from ros_gpt4roi.image_messages import rgb_to_image  # noqa: E402
 from ros_gpt4roi.nodes.conversions import DetectionsError, box_to_message  # noqa: E402
-from ros_gpt4roi.nodes.images import rgb_to_image  # noqa: E402
 from ros_gpt4roi.nodes.optional import optional_messages  # noqa: E402
 from ros_gpt4roi.nodes.yolo import detections_from_yolo, yolo_type  # noqa: E402
 

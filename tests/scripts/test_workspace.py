@@ -91,7 +91,7 @@ def _ros_imports(*folders: Path) -> set[str]:
                 imported.add(node.module.split(".")[0])
             elif isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
-    return {name for name in imported if name in known or name.endswith(("_msgs", "_interfaces"))}
+    return {name for name in imported if name in known or name.endswith(("_msgs", "_srvs", "_interfaces"))}
 
 
 def test_the_manifest_names_what_is_imported_and_nothing_else(root: Path) -> None:
@@ -100,6 +100,37 @@ def test_the_manifest_names_what_is_imported_and_nothing_else(root: Path) -> Non
                       for kind in ("exec_depend", "test_depend"))
     assert needed == _ros_imports(root / "ros_gpt4roi", root / "launch")
     assert tested == _ros_imports(root / "tests") - needed
+
+
+# What the files of a room may not import: see docs/architecture.md.
+OUTER = {
+    "ros_gpt4roi/model": ("ros_gpt4roi.engine", "ros_gpt4roi.runtime", "ros_gpt4roi.sim", "training", "rclpy"),
+    "ros_gpt4roi/engine": ("ros_gpt4roi.runtime", "ros_gpt4roi.sim", "training", "rclpy"),
+    "ros_gpt4roi/runtime": ("ros_gpt4roi.sim", "training", "rclpy"),
+    "ros_gpt4roi/console": ("ros_gpt4roi.runtime", "ros_gpt4roi.model", "ros_gpt4roi.engine", "training"),
+    "ros_gpt4roi/sim": ("ros_gpt4roi.model", "ros_gpt4roi.engine", "ros_gpt4roi.runtime", "training", "rclpy"),
+    "ros_gpt4roi": ("ros_gpt4roi.nodes",),
+    "training": ("ros_gpt4roi.nodes", "rclpy"),
+}
+
+
+@pytest.mark.parametrize("room", OUTER)
+def test_imports_go_one_way(root: Path, room: str) -> None:
+    wrong = []
+    for path in (root / room).rglob("*.py"):
+        here = path.relative_to(root).parent.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                base = ".".join(here[:len(here) + 1 - node.level]) if node.level else ""
+                module = ".".join(filter(None, (base, node.module)))
+                names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            wrong += [(str(path.relative_to(root)), name) for name in names for outer in OUTER[room]
+                      if f"{name}.".startswith(f"{outer}.") and here[:2] != ("ros_gpt4roi", "nodes")]
+    assert not wrong
 
 
 def test_every_interface_file_is_built(root: Path) -> None:

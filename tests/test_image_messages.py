@@ -10,8 +10,8 @@ from camera import claim_size  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
-from ros_gpt4roi.nodes import images  # noqa: E402
-from ros_gpt4roi.nodes.images import (  # noqa: E402
+from ros_gpt4roi import image_messages as images  # noqa: E402
+from ros_gpt4roi.image_messages import (  # noqa: E402
     ENCODINGS,
     ImageError,
     MessageImage,
