@@ -41,9 +41,10 @@ class Exchange(Static):
         self._reply.add_done_callback(self._stop_watch)
 
     def cancel(self) -> bool:
-        """Cancels the answer. Returns False where that was done before."""
+        """Cancels the answer, or takes note where it has just ended. Returns False where that was done before."""
         before, self._cancelled = self._cancelled, True
-        return not before and self._reply.cancel()
+        self._reply.cancel()
+        return not before
 
     def _stop_watch(self, _: object) -> None:
         self._ended_s = time.monotonic()

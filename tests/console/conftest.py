@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def node(ros: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     from answering import start_perception
-    process = start_perception(tiny_model, tmp_path_factory.mktemp("log") / "perception.log")
+    # Long enough to be cancelled in its middle.
+    process = start_perception(tiny_model, tmp_path_factory.mktemp("log") / "perception.log",
+                               pipeline__answer_tokens=900)
     yield process
     assert process.stop() == 0
     assert "Traceback" not in process.output(), process.output()
