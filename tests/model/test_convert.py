@@ -291,7 +291,7 @@ def test_memory_stays_under_two_shards(tmp_path):
         from safetensors.torch import save_file
         from ros_gpt4roi.model.shard_writer import write_parts
         from ros_gpt4roi.model.weights_io import WeightSource
-        from ros_gpt4roi.model import convert
+        from ros_gpt4roi.model import convert_parts
         torch.set_num_threads(1)
         root = pathlib.Path(sys.argv[1])
         shard = 32 << 20
@@ -304,13 +304,13 @@ def test_memory_stays_under_two_shards(tmp_path):
         problems, parts = [], []
         for key, entry in delta.entries.items():
             wanted = torch.empty(entry.shape, device="meta")
-            parts += convert._part(key, wanted, delta, key, torch.float16, problems, base)
+            parts += convert_parts.tensor_part(key, wanted, delta, key, torch.float16, problems, base)
         assert not problems
         del weight
         def anonymous():
             with open("/proc/self/status") as f:
                 return next(int(line.split()[1]) for line in f if line.startswith("RssAnon")) << 10
-        list(convert._sum(torch.ones(2, 2), torch.ones(2, 2), torch.float16))
+        list(convert_parts._sum(torch.ones(2, 2), torch.ones(2, 2), torch.float16))
         start, peak, done = anonymous(), 0, threading.Event()
         def watch():
             global peak

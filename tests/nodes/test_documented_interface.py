@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,8 @@ def test_the_perception_node_offers_what_is_documented(peer: Peer, tiny_model: P
         peer.watch(process)
         expected = transports(documented("perception"), transport == "compressed")
         assert len(expected) == 22
+        if find_spec("foxglove_msgs") is not None:  # where another test has built it, too
+            expected.add(("/image_annotations", "foxglove_msgs/ImageAnnotations", "out"))
         peer.wait_for(lambda: ("/detections", "vision_msgs/Detection2DArray", "in") in offered(peer.node, "perception"),
                       "an active node")
         peer.wait_for(lambda: offered(peer.node, "perception") >= expected, "all that is documented, in the graph")
