@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent import futures
@@ -70,7 +71,7 @@ class NodeState:
 T = TypeVar("T")
 
 
-class Reply(futures.Future[T], Generic[T]):
+class Reply(futures.Future[T], ABC, Generic[T]):
     """What will come of a request: a future that every thread may wait for.
 
     It ends within the request's own limit, as long as the client's node is spun. `cancel()` asks the node to stop: the
@@ -108,15 +109,17 @@ class Reply(futures.Future[T], Generic[T]):
         """Waits for a node again, as at first: the graph may have shown one that had died before."""
         self._sent, self._began_s = False, now
 
+    @abstractmethod
     def _send(self, now: float) -> None:
-        raise NotImplementedError
+        """Hands the request to ROS, for the first time or again."""
 
     def _insist(self, now: float) -> None:
         self._connection.repeats += 1
         self._send(now)
 
+    @abstractmethod
     def _cancel(self) -> None:
-        raise NotImplementedError
+        """Asks the node to stop, or ends the reply."""
 
     def _end(self, result: T | None = None, error: BaseException | None = None) -> None:
         if self.done():

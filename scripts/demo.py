@@ -26,6 +26,7 @@ from sensor_msgs.msg import Image
 
 from ros_gpt4roi.client import STATUS_NAMES, Client, ClientError
 from ros_gpt4roi.interrupts import Interrupts
+from ros_gpt4roi.messages import stamp_text
 from ros_gpt4roi.printable import show
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +61,7 @@ class Demo:
             frames.append(frame)
             times = ", ".join(f"{item.stage} {item.duration.sec * 1000 + item.duration.nanosec / 1e6:.0f} ms"
                               for item in frame.stage_times)
-            print(f"\nFrame {frame.header.stamp.sec}.{frame.header.stamp.nanosec:09d} ({times})")
+            print(f"\nFrame {stamp_text(frame.header.stamp)} ({times})")
             for description in frame.descriptions:
                 kept = ", kept" if description.reused else ""
                 show(f"  region {description.region.id:>2}  {description.text}  ({description.confidence:.2f}{kept})")

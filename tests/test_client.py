@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 import rclpy  # noqa: E402
-from answering import BOXES, described_camera, start_perception  # noqa: E402
+from answering import BOXES, connected_client, described_camera, running_perception  # noqa: E402
 from camera import HEIGHT, WIDTH, Camera  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer, Query, Region, RegionDescriptionArray  # noqa: E402
@@ -24,18 +24,13 @@ from ros_gpt4roi.messages import box_to_message  # noqa: E402
 
 @pytest.fixture(scope="module")
 def node(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    process = start_perception(tiny_model, tmp_path_factory.mktemp("log") / "perception.log")
-    yield process
-    assert process.stop() == 0
-    assert "Traceback" not in process.output(), process.output()
+    with running_perception(tiny_model, tmp_path_factory.mktemp("log") / "perception.log") as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
 def client(ros: None, node: Process) -> Iterator[Client]:
-    def check() -> None:
-        assert node.running, node.output()
-    with Client(check=check) as client:
-        client.wait_for_node(WAIT_S)
+    with connected_client(node) as client:
         yield client
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
-from answering import BOXES, SETTINGS, described_camera, start_perception  # noqa: E402
+from answering import BOXES, SETTINGS, described_camera, perception_here, start_perception  # noqa: E402
 from camera import Camera  # noqa: E402
 from isolation import for_children  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
 from ros_gpt4roi_interfaces.action import Ask  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer, Query  # noqa: E402
 from ros_peer import WAIT_S, Peer  # noqa: E402
@@ -58,18 +57,9 @@ def ask_until(client: Client, camera: Camera, status: int) -> Answer:
 @pytest.fixture
 def own_node(peer: Peer, tiny_model: Path) -> Iterator[Perception]:
     """A node in this process, which is spun by this test only."""
-    import torch
-    threads = torch.get_num_threads()
-    own = Perception()
-    own.set_parameters([Parameter(name.replace("__", "."), value=value)
-                        for name, value in {**SETTINGS, "model": str(tiny_model)}.items()])
-    peer.executor.add_node(own)
-    own.autostart()
-    yield own
-    own.close()
-    peer.executor.remove_node(own)
-    own.destroy_node()
-    torch.set_num_threads(threads)
+    settings = {name.replace("__", "."): value for name, value in SETTINGS.items()}
+    with perception_here(peer, tiny_model, settings) as own:
+        yield own
 
 
 def test_a_question_without_an_acceptance_is_repeated_and_asked_once(peer: Peer, own_node: Perception) -> None:

@@ -21,6 +21,7 @@ from ros_gpt4roi_interfaces.msg import Answer
 
 from ros_gpt4roi.client import STATUS_NAMES, AskReply, Client, ClientError
 from ros_gpt4roi.interrupts import Interrupts
+from ros_gpt4roi.messages import corners, stamp_text
 from ros_gpt4roi.printable import printable, show
 
 _CANCEL_S = 10.0  # for the answer to a question that Ctrl-C has cancelled
@@ -71,16 +72,11 @@ def ask(question: str, options: argparse.Namespace) -> int:
 
 def answer_as_json(answer: Answer) -> dict[str, Any]:
     """An answer as JSON has it; boxes are x1, y1, x2, y2 in pixels of the image."""
-    stamp = answer.header.stamp
-    regions = []
-    for region in answer.regions:
-        centre, size = region.bbox.center.position, (region.bbox.size_x, region.bbox.size_y)
-        regions.append({"id": region.id, "box": [centre.x - size[0] / 2, centre.y - size[1] / 2,
-                                                 centre.x + size[0] / 2, centre.y + size[1] / 2]})
+    regions = [{"id": region.id, "box": list(corners(region.bbox))} for region in answer.regions]
     return {"status": STATUS_NAMES.get(answer.status, str(answer.status)), "text": answer.text, "error": answer.error,
             "region_ids": list(answer.region_ids), "evidence_ids": list(answer.evidence_ids), "regions": regions,
             "confidence": answer.confidence, "conversation_id": answer.conversation_id,
-            "stamp": f"{stamp.sec}.{stamp.nanosec:09d}"}
+            "stamp": stamp_text(answer.header.stamp)}
 
 
 def _answer(client: Client, reply: AskReply, interrupts: Interrupts) -> Answer:

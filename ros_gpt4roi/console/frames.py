@@ -15,6 +15,7 @@ from ros_gpt4roi_interfaces.msg import Region, RegionDescriptionArray
 from std_msgs.msg import Header
 
 from ros_gpt4roi.image_messages import MessageImage
+from ros_gpt4roi.messages import corners, stamp_text
 
 _MOST_FRAMES, _MOST_BYTES = 64, 128 * 2**20
 _UNDESCRIBED_S = 2.0  # without descriptions for so long, the camera's newest picture is shown as it is
@@ -25,15 +26,12 @@ _MOST_CROPS = 32
 
 def stamp_of(header: Header) -> str:
     """A frame's name: its stamp in seconds, to the nanosecond."""
-    return f"{header.stamp.sec}.{header.stamp.nanosec:09d}"
+    return stamp_text(header.stamp)
 
 
-def corners(region: Region) -> list[float]:
+def finite_corners(region: Region) -> list[float]:
     """A region's box (x1, y1, x2, y2) in pixels, finite."""
-    x, y = region.bbox.center.position.x, region.bbox.center.position.y
-    half_width, half_height = region.bbox.size_x / 2, region.bbox.size_y / 2
-    box = (x - half_width, y - half_height, x + half_width, y + half_height)
-    return [finite(value, 1) for value in box]
+    return [finite(value, 1) for value in corners(region.bbox)]
 
 
 def finite(value: float, digits: int) -> float:
@@ -88,7 +86,7 @@ class Frame:
         """What a page needs to know of it, without its picture."""
         height, width = self.image.shape[:2] if self.image is not None else (0, 0)
         regions = [] if self.descriptions is None else [
-            {"id": item.region.id, "box": corners(item.region), "label": item.region.label, "text": item.text,
+            {"id": item.region.id, "box": finite_corners(item.region), "label": item.region.label, "text": item.text,
              "confidence": finite(item.confidence, 3), "reused": item.reused}
             for item in self.descriptions.descriptions]
         return {"stamp": self.stamp, "frame_id": self.header.frame_id, "age_s": time.monotonic() - self.received_s,
@@ -119,7 +117,7 @@ class Frame:
                 pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
             return {"picture": "whole"}, _jpeg(pixels, level.quality)
         boxes = [] if self.descriptions is None else [
-            corners(item.region) for item in self.descriptions.descriptions]
+            finite_corners(item.region) for item in self.descriptions.descriptions]
         for side in _SHEET_TILES:
             tiles, sheet = _crops(pixels, boxes[:_MOST_CROPS], side)
             data = _jpeg(sheet, level.quality)

@@ -18,7 +18,7 @@ from ros_gpt4roi.client import STATUS_NAMES, AskReply
 from ros_gpt4roi.image_messages import ImageError
 
 from .commands import Acknowledge, Ask, Cancel, Command, CommandError, Correct, Pong, header_of, read_command
-from .frames import LEVELS, Frame, corners, finite, stamp_of
+from .frames import LEVELS, Frame, finite, finite_corners, stamp_of
 from .pace import Pace
 from .robot import Robot
 
@@ -258,7 +258,7 @@ class Session:
                         "text": answer.text, "error": answer.error, "conversation": answer.conversation_id,
                         "query_id": answer.query_id, "stamp": stamp_of(answer.header),
                         "frame_id": answer.header.frame_id, "region_ids": list(answer.region_ids),
-                        "regions": [{"id": region.id, "box": corners(region)} for region in answer.regions],
+                        "regions": [{"id": region.id, "box": finite_corners(region)} for region in answer.regions],
                         "confidence": finite(answer.confidence, 3)})
         return end
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from ..model.gpt4roi import VisionOutput
-from ..regular_file import read_json
+from ..regular_file import read_json, write_whole
 from . import EngineError
 from .graph import OUTPUTS
 from .precision.calibration import StoredFrame
@@ -62,9 +61,7 @@ class GateReport:
 
     def write(self, path: Path) -> None:
         """Writes what `read_report` reads."""
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())
 
 
 def read_report(path: Path) -> GateReport | None:

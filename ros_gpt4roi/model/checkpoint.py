@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..configuration import build, leaves
-from ..regular_file import read_json
+from ..regular_file import read_json, write_whole
 from .architecture import without_code
 from .config import ConfigError, DeformableConfig, ModelConfig, RoIAlignConfig
 from .gpt4roi import GPT4RoI
@@ -95,9 +95,7 @@ def write_config(config: ModelConfig, folder: Path, untrained: Sequence[str] = (
     """
     facts = {"format": "ros_gpt4roi", "version": VERSION, "preprocess_hash": preprocess_hash(config.preprocess),
              **({"untrained": list(untrained)} if untrained else {}), "model": config.to_dict()}
-    partial = folder / (CONFIG_FILE + ".partial")
-    partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / CONFIG_FILE)
+    write_whole(folder / CONFIG_FILE, (json.dumps(facts, indent=2) + "\n").encode())
 
 
 def unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

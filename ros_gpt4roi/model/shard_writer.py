@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from ..regular_file import file_digest, read_json
+from ..regular_file import file_digest, read_json, write_whole
 from .weights_io import DTYPE_NAMES, SUMS_FILE, WeightSource
 
 PROGRESS_FILE = "conversion.json"
@@ -109,9 +109,7 @@ def _finished(output: Path, plan: str) -> dict[str, str]:
 
 
 def _write_json(path: Path, facts: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(facts), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(facts).encode())
 
 
 def byte_count(shape: tuple[int, ...], dtype: torch.dtype) -> int:

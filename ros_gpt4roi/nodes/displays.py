@@ -13,14 +13,14 @@ from vision_msgs.msg import (
     Detection2DArray,
     Detection3D,
     Detection3DArray,
-    ObjectHypothesisWithPose,
 )
 from visualization_msgs.msg import ImageMarker, Marker, MarkerArray
 
 from ros_gpt4roi.annotate import region_colour
+from ros_gpt4roi.messages import box_to_message, hypothesis
 from ros_gpt4roi.runtime.types import Description, FrameDescriptions, Region
 
-from .conversions import Positions, box_to_message
+from .conversions import Positions
 
 _LINE_WIDTH = 2.0  # pixels
 _CROSS = 5.0  # pixels from a point to the ends of the cross that marks it
@@ -33,11 +33,9 @@ def described_detections(result: FrameDescriptions) -> Detection2DArray:
     """The regions as detections whose class is their description, with its confidence as score."""
     message = Detection2DArray(header=result.frame.header)
     for description in result.descriptions:
-        hypothesis = ObjectHypothesisWithPose()
-        hypothesis.hypothesis.class_id = description.text
-        hypothesis.hypothesis.score = float(description.confidence)
-        message.detections.append(Detection2D(header=message.header, id=description.region.id, results=[hypothesis],
-                                              bbox=box_to_message(description.region.box)))
+        message.detections.append(Detection2D(
+            header=message.header, id=description.region.id, bbox=box_to_message(description.region.box),
+            results=[hypothesis(description.text, description.confidence)]))
     return message
 
 
@@ -50,13 +48,11 @@ def described_detections_3d(result: FrameDescriptions, positions: Positions) -> 
             continue
         x, y, z = position.point
         pose = Pose(position=Point(x=x, y=y, z=z))  # a new orientation turns nothing
-        hypothesis = ObjectHypothesisWithPose()
-        hypothesis.hypothesis.class_id = description.text
-        hypothesis.hypothesis.score = float(description.confidence)
-        hypothesis.pose.pose = pose
+        result_in_space = hypothesis(description.text, description.confidence)
+        result_in_space.pose.pose = pose
         box = BoundingBox3D(center=pose, size=Vector3(x=position.size[0], y=position.size[1], z=2 * position.spread))
-        message.detections.append(Detection3D(header=message.header, id=description.region.id, results=[hypothesis],
-                                              bbox=box))
+        message.detections.append(Detection3D(header=message.header, id=description.region.id, bbox=box,
+                                              results=[result_in_space]))
     return message
 
 

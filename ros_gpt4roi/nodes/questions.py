@@ -26,6 +26,7 @@ from ros_gpt4roi_interfaces.msg import Query, Region
 from ros_gpt4roi_interfaces.srv import AskQuestion, DescribeRegions
 from std_msgs.msg import Header, String
 
+from ros_gpt4roi.messages import stamp_text
 from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Refused
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Answer, Frame, Status
@@ -305,11 +306,11 @@ class Questions:
             question.frame = frame
             if frame is not None:
                 self._depth.hold(frame)  # by the time of the answer it may be too old to be kept otherwise
-        except Refused as refused:
-            question.result = question.refusal(refused.status, str(refused))
-            question.resolve()
-        else:
             self._scheduler.submit(question)
+        except Refused as refused:
+            _refuse(question, refused.status, str(refused))
+        except Exception as error:  # whoever asks waits for an answer
+            _refuse(question, Status.FAILED, shown(error))
         return question
 
     def _check_active(self) -> None:
@@ -325,8 +326,7 @@ class Questions:
         if frame is None:
             newest = self._frames.newest()
             held = "none is held" if newest is None else f"the newest with boxes is of {newest.stamp_ns} ns"
-            raise Refused(Status.NO_FRAME, f"no frame of stamp {header.stamp.sec}.{header.stamp.nanosec:09d} s "
-                                            f"is held; {held}")
+            raise Refused(Status.NO_FRAME, f"no frame of stamp {stamp_text(header.stamp)} s is held; {held}")
         return frame
 
     def _positions(self, answer: Answer) -> Positions:
@@ -349,6 +349,11 @@ class Questions:
         except Exception as error:  # a future, whose callback this may be, would keep it to itself
             self._problems.report("answer not published", shown(error))
         return message
+
+
+def _refuse(question: Question, status: Status, error: str) -> None:
+    question.result = question.refusal(status, error)
+    question.resolve()
 
 
 def _goal_name(goal: ServerGoalHandle) -> str:

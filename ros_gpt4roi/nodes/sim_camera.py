@@ -15,14 +15,14 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+from vision_msgs.msg import Detection2D, Detection2DArray
 
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.image_messages import rgb_to_compressed, rgb_to_image
+from ros_gpt4roi.messages import box_to_message, hypothesis
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene
 
-from .conversions import box_to_message
 from .parameters import TopicQos, declare, read
 from .process import NodeFailure, run_node
 
@@ -132,11 +132,8 @@ class SimCamera(Node):
         detections = Detection2DArray()
         for item in scene.objects:
             # The object's own number, so that it is the same region in every view, as a tracker would have it.
-            detection = Detection2D(id=str(item.object_index + 1), bbox=box_to_message(item.box))
-            hypothesis = ObjectHypothesisWithPose()
-            hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = self._settings.label, 1.0
-            detection.results.append(hypothesis)
-            detections.detections.append(detection)
+            detections.detections.append(Detection2D(id=str(item.object_index + 1), bbox=box_to_message(item.box),
+                                                     results=[hypothesis(self._settings.label, 1.0)]))
         return write(scene.image, Header(), encoding), detections
 
     def _publish(self) -> None:

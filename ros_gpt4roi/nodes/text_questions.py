@@ -15,8 +15,6 @@ from ros_gpt4roi.runtime.request import Question
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Answer, Status
 
-from .process import shown
-
 _HISTORY = 1000  # of questions, whose senders wait for nothing: what the middleware drops, nobody would ever know
 
 
@@ -65,12 +63,7 @@ class TextQuestions:
         self._ask(message.data, self._conversation)
 
     def _ask(self, text: str, conversation_id: str) -> None:
-        query_id = uuid.uuid4().hex
-        try:
-            question = self._submit(Query(text=text, conversation_id=conversation_id), query_id)
-        except Exception as error:  # whoever asked waits for an answer
-            self._publish(Answer(Status.FAILED, "", shown(error), query_id=query_id))
-            return
+        question = self._submit(Query(text=text, conversation_id=conversation_id), uuid.uuid4().hex)
         if not conversation_id and question.conversation is not None:
             self._conversation, self._opened_s = question.conversation.id, time.monotonic()
 

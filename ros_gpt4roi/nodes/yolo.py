@@ -4,7 +4,9 @@ from __future__ import annotations
 from typing import Any
 
 from rclpy.serialization import deserialize_message
-from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+from vision_msgs.msg import Detection2D, Detection2DArray
+
+from ros_gpt4roi.messages import hypothesis
 
 from .conversions import DetectionsError
 from .optional import optional_messages
@@ -44,13 +46,11 @@ def detections_from_yolo(data: bytes, most: int) -> tuple[Detection2DArray, int]
         raise DetectionsError(f"{len(data)} bytes are no yolo_msgs/DetectionArray: {error}") from error
     converted = Detection2DArray(header=message.header)
     for found in message.detections[:most]:
-        detection = Detection2D(header=message.header, id=found.id)
+        detection = Detection2D(header=message.header, id=found.id,
+                                results=[hypothesis(found.class_name, found.score)])
         detection.bbox.center.position.x = found.bbox.center.position.x
         detection.bbox.center.position.y = found.bbox.center.position.y
         detection.bbox.center.theta = found.bbox.center.theta
         detection.bbox.size_x, detection.bbox.size_y = found.bbox.size.x, found.bbox.size.y
-        hypothesis = ObjectHypothesisWithPose()
-        hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = found.class_name, found.score
-        detection.results.append(hypothesis)
         converted.detections.append(detection)
     return converted, len(message.detections)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 from .assertions import assertions
 
@@ -92,10 +93,13 @@ class RegionText:
                 self._folded.setdefault(word, self._folded[number])
         # The longest first: "cup 12" is not "cup 1".
         self._names = sorted(filter(None, self._folded), key=len, reverse=True)
-        # These are found without the word "region" before them; a mere word or number is not.
+
+    @cached_property  # every frame has names, and few are asked about
+    def _distinctive(self) -> re.Pattern[str] | None:
+        """Names that are found without the word "region" before them; a mere word or number is not."""
         distinctive = [re.escape(name) for name in self._names
                        if re.search(r"\d", name) and re.search(r"[^\W\d]", name)]
-        self._distinctive = re.compile(rf"(?<![\w<-])(?:{'|'.join(distinctive)})") if distinctive else None
+        return re.compile(rf"(?<![\w<-])(?:{'|'.join(distinctive)})") if distinctive else None
 
     def to_model(self, text: str, this: str = "", it: bool = False) -> str:
         """Marks the regions in a user's text.

@@ -16,25 +16,16 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def node(ros: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    from answering import start_perception
-    # Long enough to be cancelled in its middle.
-    process = start_perception(tiny_model, tmp_path_factory.mktemp("log") / "perception.log",
-                               pipeline__answer_tokens=900)
-    yield process
-    assert process.stop() == 0
-    assert "Traceback" not in process.output(), process.output()
+    from answering import running_perception
+    log = tmp_path_factory.mktemp("log") / "perception.log"
+    with running_perception(tiny_model, log, pipeline__answer_tokens=900) as process:  # so long as to be cancelled
+        yield process
 
 
 @pytest.fixture(scope="module")
 def client(node: Process) -> Iterator[Client]:
-    from ros_peer import WAIT_S
-
-    from ros_gpt4roi.client import Client
-
-    def check() -> None:
-        assert node.running, node.output()
-    with Client(check=check) as client:
-        client.wait_for_node(WAIT_S)
+    from answering import connected_client
+    with connected_client(node) as client:
         yield client
 
 

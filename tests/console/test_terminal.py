@@ -54,8 +54,9 @@ async def begin(app: Console, question: str) -> None:
     """Asks; returns before the pilot would, which waits until all is drawn: by then the answer could be there."""
     app.query_one(QuestionInput).value = question
     app.simulate_key("enter")
-    while not app.is_asking:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(WAIT_S):
+        while not app.is_asking:  # another turn of this loop each
+            await asyncio.sleep(0)
 
 
 async def ask(pilot: Pilot[int], question: str) -> None:

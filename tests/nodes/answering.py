@@ -1,13 +1,20 @@
 """A perception node that answers, for tests of what talks to it."""
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from camera import Camera
+from rclpy.parameter import Parameter
 from ros_gpt4roi_interfaces.msg import RegionDescriptionArray
 from ros_peer import WAIT_S, Peer, Process
 
 from ros_gpt4roi.client import Client
+
+if TYPE_CHECKING:
+    from ros_gpt4roi.nodes.perception import Perception
 
 BOXES = ((2, 2, 20, 20), (30, 10, 60, 40))
 # A busy machine must not turn an answer into a TIMEOUT.
@@ -20,6 +27,45 @@ SETTINGS = {
 def start_perception(model: Path, log: Path, *arguments: str, **settings: object) -> Process:
     """The node, in a process of its own."""
     return Process("perception", log, *arguments, model=model, **{**SETTINGS, **settings})
+
+
+@contextmanager
+def running_perception(model: Path, log: Path, **settings: object) -> Iterator[Process]:
+    """The node, which must end well at the end."""
+    process = start_perception(model, log, **settings)
+    yield process
+    assert process.stop() == 0
+    assert "Traceback" not in process.output(), process.output()
+
+
+@contextmanager
+def perception_here(peer: Peer, model: Path, settings: Mapping[str, object]) -> Iterator[Perception]:
+    """The node in this process, spun by the peer. settings: parameters by their full names."""
+    import torch
+
+    from ros_gpt4roi.nodes.perception import Perception
+    threads = torch.get_num_threads()
+    node = Perception()
+    results = node.set_parameters([Parameter(name, value=value)
+                                   for name, value in {**settings, "model": str(model)}.items()])
+    assert all(result.successful for result in results), results
+    peer.executor.add_node(node)
+    node.autostart()
+    yield node
+    node.close()
+    peer.executor.remove_node(node)
+    node.destroy_node()
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def connected_client(node: Process) -> Iterator[Client]:
+    """A client that knows the node, and ends its waits where the node has died."""
+    def check() -> None:
+        assert node.running, node.output()
+    with Client(check=check) as client:
+        client.wait_for_node(WAIT_S)
+        yield client
 
 
 def described_camera(peer: Peer, client: Client) -> Camera:

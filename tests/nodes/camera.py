@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from ros_gpt4roi.image_messages import rgb_to_image
-from ros_gpt4roi.nodes.conversions import box_to_message
+from ros_gpt4roi.messages import box_to_message
 
 WIDTH, HEIGHT = 64, 48
 

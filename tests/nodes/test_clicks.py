@@ -14,8 +14,8 @@ from ros_peer import Peer, Process  # noqa: E402
 from sensor_msgs.msg import CameraInfo  # noqa: E402
 from std_msgs.msg import Header, String  # noqa: E402
 
+from ros_gpt4roi.messages import box_to_message  # noqa: E402
 from ros_gpt4roi.nodes.clicks import _THIS  # noqa: E402
-from ros_gpt4roi.nodes.conversions import box_to_message  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import pinhole  # noqa: E402
 
 # The second one lies in the first.

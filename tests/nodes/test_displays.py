@@ -17,7 +17,7 @@ from vision_msgs.msg import Detection2DArray  # noqa: E402
 from visualization_msgs.msg import ImageMarker  # noqa: E402
 
 from ros_gpt4roi.annotate import region_colour  # noqa: E402
-from ros_gpt4roi.nodes.conversions import box_to_message  # noqa: E402
+from ros_gpt4roi.messages import box_to_message  # noqa: E402
 from ros_gpt4roi.nodes.displays import described_detections, image_marker  # noqa: E402
 from ros_gpt4roi.nodes.optional import optional_messages  # noqa: E402
 from ros_gpt4roi.runtime.types import Description, Frame, FrameDescriptions, Region  # noqa: E402

@@ -31,7 +31,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray  # noqa: E402
 
 from ros_gpt4roi.engine.cache import EngineCache, model_entry  # noqa: E402
 from ros_gpt4roi.image_messages import rgb_to_compressed  # noqa: E402
-from ros_gpt4roi.nodes.conversions import box_to_message  # noqa: E402
+from ros_gpt4roi.messages import box_to_message  # noqa: E402
 
 
 class Managed:

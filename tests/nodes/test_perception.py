@@ -30,7 +30,8 @@ from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import Header, String  # noqa: E402
 
 from ros_gpt4roi.image_messages import MessageImage  # noqa: E402
-from ros_gpt4roi.nodes.conversions import box_to_message, stamp_ns  # noqa: E402
+from ros_gpt4roi.messages import box_to_message  # noqa: E402
+from ros_gpt4roi.nodes.conversions import stamp_ns  # noqa: E402
 
 BOXES = ((2, 2, 20, 20), (30, 10, 60, 40))
 ANSWER_TOKENS = 200

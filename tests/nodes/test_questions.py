@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
-import torch  # noqa: E402
 from action_msgs.msg import GoalStatus  # noqa: E402
+from answering import perception_here  # noqa: E402
 from builtin_interfaces.msg import Time  # noqa: E402
 from camera import Camera  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
@@ -45,18 +45,8 @@ def results_kept_s(monkeypatch: pytest.MonkeyPatch) -> float:
 
 @pytest.fixture
 def node(peer: Peer, tiny_model: Path) -> Iterator[Perception]:
-    threads = torch.get_num_threads()
-    node = Perception()
-    results = node.set_parameters([Parameter(name, value=value)
-                                   for name, value in {**SETTINGS, "model": str(tiny_model)}.items()])
-    assert all(result.successful for result in results), results
-    peer.executor.add_node(node)
-    node.autostart()
-    yield node
-    node.close()
-    peer.executor.remove_node(node)
-    node.destroy_node()
-    torch.set_num_threads(threads)
+    with perception_here(peer, tiny_model, SETTINGS) as node:
+        yield node
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from ros_gpt4roi.image_messages import rgb_to_image  # noqa: E402
-from ros_gpt4roi.nodes.conversions import DetectionsError, box_to_message  # noqa: E402
+from ros_gpt4roi.messages import box_to_message  # noqa: E402
+from ros_gpt4roi.nodes.conversions import DetectionsError  # noqa: E402
 from ros_gpt4roi.nodes.optional import optional_messages  # noqa: E402
 from ros_gpt4roi.nodes.yolo import detections_from_yolo, yolo_type  # noqa: E402
 
