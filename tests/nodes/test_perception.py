@@ -4,20 +4,29 @@ What it says is nonsense; to whom, about what and when must be right.
 """
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 from action_msgs.msg import GoalStatus  # noqa: E402
-from builtin_interfaces.msg import Time  # noqa: E402
 from camera import HEIGHT, WIDTH, Camera  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.srv import GetState  # noqa: E402
+from perception_fixtures import (  # noqa: F401, E402
+    ANSWER_TOKENS,
+    BOXES,
+    QUEUE,
+    Asker,
+    ask_fixture,
+    camera_fixture,
+    described,
+    descriptions_fixture,
+    diagnostics_fixture,
+    node_fixture,
+    query_goal,
+)
 from rcl_interfaces.msg import Parameter as ParameterMessage  # noqa: E402
 from rcl_interfaces.msg import ParameterType, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
@@ -31,95 +40,6 @@ from std_msgs.msg import Header, String  # noqa: E402
 
 from ros_gpt4roi.image_messages import MessageImage  # noqa: E402
 from ros_gpt4roi.messages import box_to_message  # noqa: E402
-from ros_gpt4roi.nodes.conversions import stamp_ns  # noqa: E402
-
-BOXES = ((2, 2, 20, 20), (30, 10, 60, 40))
-ANSWER_TOKENS = 200
-QUEUE = 4
-
-
-@pytest.fixture(scope="module")
-def node(peer: Peer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    process = Process(
-        "perception", tmp_path_factory.mktemp("log") / "perception.log", model=tiny_model,
-        qos__image__reliability="reliable", qos__detections__reliability="reliable",
-        pipeline__vision__backend="torch",
-        pipeline__description_tokens=150, pipeline__answer_tokens=ANSWER_TOKENS, pipeline__reuse_distance=0.0,
-        pipeline__decoding__draft_tokens=0,
-        scheduler__queue_length=QUEUE,
-        # A busy machine must not turn an answer into a TIMEOUT.
-        scheduler__answer_timeout_s=3600.0, scheduler__description_timeout_s=3600.0)
-    peer.watch(process)
-    yield process
-    assert process.running, f"the node has ended:\n{process.output()}"
-    words: list[str] = []  # it is interrupted in the middle of an answer, if it has got a frame to speak of
-    peer.action(Ask, "ask").send_goal_async(query_goal(Query(text="why?")), lambda message: words.append(message))
-    answers = peer.collect(Answer, "answers", 10)
-    peer.wait_for(lambda: words or answers, "the first words")
-    assert process.stop() == 0
-    assert "Traceback" not in process.output(), process.output()
-
-
-@pytest.fixture(scope="module")
-def descriptions(peer: Peer, node: Process) -> list[RegionDescriptionArray]:
-    return peer.collect(RegionDescriptionArray, "region_descriptions", 10)
-
-
-@pytest.fixture(scope="module")
-def diagnostics(peer: Peer, node: Process) -> list[DiagnosticArray]:
-    return peer.collect(DiagnosticArray, "/diagnostics", 10)
-
-
-@pytest.fixture(scope="module")
-def camera(peer: Peer, descriptions: list[RegionDescriptionArray]) -> Camera:
-    return Camera(peer)
-
-
-@pytest.fixture(scope="module")
-def ask(peer: Peer, node: Process) -> Asker:
-    return Asker(peer)
-
-
-class Asker:
-    """Sends goals and waits for what comes of them."""
-
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-        self._client = peer.action(Ask, "ask")
-
-    def send(self, query: Query, feedback: list | None = None):
-        """The accepted goal's handle."""
-        def received(message) -> None:
-            if feedback is not None:
-                feedback.append(message.feedback.text)
-        goal = self._peer.result_of(self._client.send_goal_async(query_goal(query), received), "a goal's acceptance")
-        assert goal.accepted
-        return goal
-
-    def result(self, goal) -> tuple[int, Answer]:
-        result = self._peer.result_of(goal.get_result_async(), "an answer")
-        return result.status, result.result.answer
-
-    def __call__(self, text: str = "what is region 1?", feedback: list | None = None,
-                 **fields: object) -> tuple[int, Answer]:
-        return self.result(self.send(Query(text=text, **fields), feedback))
-
-
-def query_goal(query: Query) -> Ask.Goal:
-    return Ask.Goal(query=query)
-
-
-def described(peer: Peer, descriptions: list[RegionDescriptionArray], header: Header) -> RegionDescriptionArray:
-    return peer.wait_for(lambda: next((m for m in descriptions if m.header == header), None),
-                         f"descriptions of {header.stamp}")
-
-
-def reported(peer: Peer, diagnostics: list[DiagnosticArray], key: str, *words: str) -> None:
-    """Waits until the diagnostics count a problem whose last text has all the words."""
-    def found() -> bool:
-        values = {pair.key: pair.value for pair in diagnostics[-1].status[0].values} if diagnostics else {}
-        return int(values.get(key, 0)) > 0 and all(word in values[f"{key}, last"] for word in words)
-    peer.wait_for(found, f"{key} with {words} in /diagnostics")
 
 
 @pytest.mark.parametrize("boxes_first", [False, True])
@@ -139,106 +59,6 @@ def test_a_frame_without_detections_has_no_descriptions(peer: Peer, camera: Came
     assert not described(peer, descriptions, camera.send(())).descriptions
 
 
-def test_a_bad_box_is_counted_and_the_others_are_described(peer: Peer, camera: Camera,
-                                                           descriptions: list[RegionDescriptionArray],
-                                                           diagnostics: list[DiagnosticArray]) -> None:
-    header = camera.send((BOXES[0], (float("nan"), 0, 10, 10), (500, 0, 510, 10), BOXES[1]))
-    message = described(peer, descriptions, header)
-    assert [d.region.id for d in message.descriptions] == ["1", "4"]
-    reported(peer, diagnostics, "box refused", "505", "outside")
-
-
-@pytest.mark.parametrize("bad, word", [((30, 10, 30 + 1e-5, 40), "too thin"), ((-1e39, 10, 1e39, 40), "beyond")])
-def test_a_box_that_the_network_can_not_hold_costs_only_itself(peer: Peer, camera: Camera, ask: Asker, bad: tuple,
-                                                               word: str, descriptions: list[RegionDescriptionArray],
-                                                               diagnostics: list[DiagnosticArray]) -> None:
-    message = described(peer, descriptions, camera.send((BOXES[0], bad, BOXES[1])))
-    assert [(d.region.id, bool(d.text)) for d in message.descriptions] == [("1", True), ("3", True)]
-    reported(peer, diagnostics, "box refused", word)
-    assert ask("what is region 3?")[1].status == Answer.OK
-    drawn = Region(id="thin", bbox=box_to_message(bad))
-    _, answer = ask("what is region thin?", boxes=[drawn])
-    assert answer.status == Answer.INVALID and word in answer.error
-    assert ask("what is region 3?")[1].status == Answer.OK
-
-
-def test_detections_of_one_id_are_told_apart_with_one_warning(peer: Peer, node: Process, camera: Camera, ask: Asker,
-                                                              descriptions: list[RegionDescriptionArray],
-                                                              diagnostics: list[DiagnosticArray]) -> None:
-    for _ in range(2):
-        message = described(peer, descriptions, camera.send(BOXES, ids=["cup", "cup"]))
-        assert [(d.region.id, bool(d.text)) for d in message.descriptions] == [("cup", True), ("cup 2", True)]
-    assert ask("is region cup left of region cup 2?")[1].status == Answer.OK
-    reported(peer, diagnostics, "detection ids repeat", "'cup'", "'cup 2'")
-    assert node.output().count("detection ids repeat") == 1
-
-
-def test_normalised_boxes_are_refused_with_the_reason(peer: Peer, camera: Camera,
-                                                      descriptions: list[RegionDescriptionArray],
-                                                      diagnostics: list[DiagnosticArray]) -> None:
-    assert not described(peer, descriptions, camera.send([(0.1, 0.2, 0.5, 0.9)])).descriptions
-    reported(peer, diagnostics, "box refused", "normalised", "detections.width")
-
-
-def test_of_endless_detections_the_first_are_taken(peer: Peer, camera: Camera,
-                                                   descriptions: list[RegionDescriptionArray],
-                                                   diagnostics: list[DiagnosticArray]) -> None:
-    message = described(peer, descriptions, camera.send(BOXES * 12_000))
-    assert [d.region.id for d in message.descriptions] == [str(i) for i in range(1, 17)]  # all that the model takes
-    reported(peer, diagnostics, "too many detections", "24000", "500", "detections.max")
-    reported(peer, diagnostics, "region over the limit", "region '500'")
-
-
-def test_names_from_outside_forge_no_line_of_the_log(peer: Peer, node: Process, camera: Camera, ask: Asker,
-                                                     descriptions: list[RegionDescriptionArray],
-                                                     diagnostics: list[DiagnosticArray]) -> None:
-    name = "cup\n[ERROR] [1.0] [perception]: forged\x1b[2J"
-    message = described(peer, descriptions, camera.send((BOXES[0], (500, 0, 510, 10)), ids=[name, f"{name}2"]))
-    assert [d.region.id for d in message.descriptions] == [name]
-    reported(peer, diagnostics, "box refused", "forged\\x1b[2J2")
-    assert ask(f"what is region {name}? xyzzy")[1].status == Answer.OK
-    assert "forged" in ask("what is region 77? xyzzy")[1].error
-    reported(peer, diagnostics, "query UNKNOWN_REGION", "forged\\x1b[2J")
-    output = node.output()
-    assert "\x1b" not in output and not any(line.startswith("[ERROR] [1.0]") for line in output.splitlines())
-    assert "xyzzy" not in output, "what people ask is nobody's business"
-
-
-def test_boxes_of_other_stamps_than_the_images_are_told(peer: Peer, camera: Camera,
-                                                        descriptions: list[RegionDescriptionArray],
-                                                        diagnostics: list[DiagnosticArray]) -> None:
-    header = camera.send(BOXES)
-    described(peer, descriptions, header)
-    seconds = itertools.count(5)
-
-    def told() -> bool:  # one by one, since the node keeps the newest only; until the first has waited long enough
-        camera.detect(Header(stamp=Time(sec=next(seconds))), BOXES)
-        values = {pair.key: pair.value for pair in diagnostics[-1].status[0].values} if diagnostics else {}
-        text = values.get("boxes without image, last", "")
-        return f"newest is of {stamp_ns(header.stamp)} ns" in text and "sync.slop_s" in text
-    peer.wait_for(told, "boxes without image in /diagnostics")
-    described(peer, descriptions, camera.send(BOXES))
-
-
-def test_a_camera_that_begins_again_is_told_and_described(peer: Peer, camera: Camera,
-                                                          descriptions: list[RegionDescriptionArray],
-                                                          diagnostics: list[DiagnosticArray]) -> None:
-    described(peer, descriptions, camera.send(BOXES))
-    again = Camera(peer, first_second=10)
-    described(peer, descriptions, again.send(BOXES))
-    reported(peer, diagnostics, "clock set back", "10033000000 ns")
-    described(peer, descriptions, camera.send(BOXES))
-
-
-def test_one_frame_an_hour_ahead_costs_no_other(peer: Peer, camera: Camera, ask: Asker,
-                                                descriptions: list[RegionDescriptionArray]) -> None:
-    described(peer, descriptions, camera.send(BOXES))
-    described(peer, descriptions, Camera(peer, first_second=5000).send(BOXES))
-    header = camera.send(BOXES)
-    described(peer, descriptions, header)
-    assert ask()[1].header == header, "the newest frame is the one that came last"
-
-
 @pytest.mark.slow
 def test_a_conversation_of_200_questions_keeps_answering_in_full(peer: Peer, camera: Camera, ask: Asker,
                                                                  descriptions: list[RegionDescriptionArray],
@@ -254,18 +74,6 @@ def test_a_conversation_of_200_questions_keeps_answering_in_full(peer: Peer, cam
     values = {pair.key: pair.value for pair in peer.wait_for(
         lambda: next((m for m in diagnostics[-1:] if "rounds_dropped" in str(m)), None), "statistics").status[0].values}
     assert float(values["rounds_dropped"]) > 0
-
-
-@pytest.mark.parametrize("changes, words", [
-    ({"encoding": "32FC7"}, ["'32FC7'"]), ({"step": 7}, ["step 7"]), ({"height": HEIGHT + 3}, ["data has"]),
-    ({"width": 0}, ["0x"]),
-])
-def test_a_bad_image_is_refused_and_the_next_one_served(peer: Peer, camera: Camera, changes: dict, words: list[str],
-                                                        descriptions: list[RegionDescriptionArray],
-                                                        diagnostics: list[DiagnosticArray]) -> None:
-    camera.send(BOXES, changes=changes)
-    reported(peer, diagnostics, "image refused", *words)
-    assert described(peer, descriptions, camera.send(BOXES)).descriptions
 
 
 def test_answers_stream_and_carry_the_frames_header(peer: Peer, camera: Camera, ask: Asker,
