@@ -139,7 +139,7 @@ def test_hostile_text_is_shown_as_text(client: Client, camera: Camera) -> None:
 
 def test_without_a_node_the_console_says_so_and_goes_on(peer: Peer, tiny_model: Path, tmp_path: Path,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ros_gpt4roi.client_connection._SILENT_S", 4.0)
+    monkeypatch.setattr("ros_gpt4roi.client.connection._SILENT_S", 4.0)
 
     async def steps(pilot: Pilot[int], app: Console) -> None:
         assert "No perception node yet" in screen(app) and "/robot2" in screen(app)

@@ -1,38 +1,14 @@
-"""A Python client of the perception node: ask, describe, listen.
-
-    from ros_gpt4roi.client import Client
-
-    with Client() as client:
-        answer = client.ask("what is left of region 2?", on_text=lambda piece: print(piece, end="", flush=True))
-        print(client.ask("Why?", conversation_id=answer.conversation_id).text)
-        for frame in client.descriptions():
-            print({description.region.id: description.text for description in frame.descriptions})
-
-`ask` and `describe` wait. `ask_async` and `describe_async` return a `Reply`, a `concurrent.futures.Future`, for
-programs with an event loop of their own: `answer = await asyncio.wrap_future(client.ask_async("why?"))`.
-
-ROS is used only where the client's node is spun: in a thread of the client's own, or in the caller's executor. The
-caller's functions are called there, and must return at once. So every method may be called from any thread, and a
-KeyboardInterrupt in a thread that waits for an answer never meets rclpy in the middle of a message.
-"""
+"""The client: what can be asked of the perception node, and listened to."""
 
 from __future__ import annotations
 
-import atexit
 import copy
-import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, Region, RegionDescriptionArray
@@ -40,27 +16,15 @@ from ros_gpt4roi_interfaces.srv import DescribeRegions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from .client_connection import (
-    AskReply,
-    ClientError,
-    Connection,
-    DescribeReply,
-    NodeState,
-    NoNodeError,
-    ReadyReply,
-    Reply,
-)
-from .messages import box_to_message
-from .transport import use_large_messages
-
-__all__ = ["STATUS_NAMES", "AskReply", "Client", "ClientError", "DescribeReply", "NoNodeError", "NodeState", "Reply"]
+from ..messages import box_to_message
+from .connection import ClientError, NodeState, Reply
+from .requests import AskReply, DescribeReply, ReadyReply
+from .spinner import Spinner
 
 #: Answer.status in words.
 STATUS_NAMES: dict[int, str] = {getattr(Answer, name): name for name in (
     "OK", "CANCELED", "TIMEOUT", "NO_FRAME", "UNKNOWN_REGION", "OVERLOADED", "INVALID", "FAILED")}
-_POLL_S = 0.1
 _SPUN_S = 5.0  # beyond a request's own limit: by then, a node that is spun has ended it
-_START_S, _STOP_S = 60.0, 10.0
 _DEPTH = 10
 
 T = TypeVar("T")
@@ -85,39 +49,12 @@ class Client:
         node: The node. A thread that isn't spinning it must expect a KeyboardInterrupt within rclpy, if it uses it.
     """
 
-    node: Node
-
     def __init__(self, node: Node | None = None, *, name: str = "gpt4roi_client", namespace: str = "",
                  connect_limit_s: float = 10.0, check: Callable[[], None] = lambda: None) -> None:
-        self._check, self._connect_limit_s = check, connect_limit_s
-        self._progress = threading.Condition()  # notified when something was handled
-        self._ending = threading.Event()
-        self._spinning = threading.Lock()  # held while the next two change
-        self._waiting = 0  # threads for which a node of the caller's is spun
-        self._spinner: threading.Thread | None = None
-        self._state_listeners: list[Callable[[NodeState], None]] = []
-
-        def connect(node: Node) -> None:
-            absolute = namespace or node.get_namespace()
-            self.node = node
-            self._connection = Connection(node, f"/{absolute.strip('/')}", self._on_state)
-            self._corrections = node.create_publisher(Correction, self._connection.name("corrections"), _DEPTH)
-
-        self._owns_node = node is None
-        if node is not None:
-            connect(node)
-            return
-        started: futures.Future[None] = futures.Future()
-        self._spinner = threading.Thread(target=self._run_own_node, args=(name, connect, started), daemon=True,
-                                         name="gpt4roi-client")
-        self._spinner.start()
-        try:
-            self._poll(started.done, _START_S, "start of the client's node")
-            started.result()
-        except BaseException:
-            self._ending.set()
-            raise
-        atexit.register(self.close)  # before the interpreter stops the thread wherever it is
+        self._connect_limit_s = connect_limit_s
+        self._spinner = Spinner(node, name, namespace, check)
+        self._connection = self._spinner.connection
+        self.node = self._spinner.node
 
     def __enter__(self) -> Client:
         return self
@@ -127,15 +64,7 @@ class Client:
 
     def close(self) -> None:
         """Ends the client; what is still open ends with a ClientError. A second call does nothing."""
-        if self._ending.is_set():
-            return
-        self._ending.set()
-        if self._owns_node:
-            self._end_spinner()
-            atexit.unregister(self.close)
-        else:
-            self._connection.destroy()
-            self.node.destroy_publisher(self._corrections)
+        self._spinner.close()
 
     # Asking
 
@@ -208,7 +137,7 @@ class Client:
     def correct(self, correction: Correction) -> None:
         """Publishes what a person says about a description or an answer, on `corrections`, under the present time."""
         correction.time = Clock(clock_type=ClockType.SYSTEM_TIME).now().to_msg()
-        self._corrections.publish(correction)
+        self._connection.corrections.publish(correction)
 
     @property
     def repeats(self) -> int:
@@ -246,8 +175,9 @@ class Client:
 
     def on_state(self, callback: Callable[[NodeState], None]) -> Callable[[], None]:
         """Has a function called once a second with the node's state. Returns a function that ends it."""
-        self._state_listeners.append(callback)
-        return lambda: self._state_listeners.remove(callback) if callback in self._state_listeners else None
+        listeners = self._connection.state_listeners
+        listeners.append(callback)
+        return lambda: listeners.remove(callback) if callback in listeners else None
 
     def listen(self, kind: type, topic: str, callback: Callable[[Any], None],
                qos: QoSProfile | int = _DEPTH) -> Callable[[], None]:
@@ -309,24 +239,12 @@ class Client:
             ClientError: It does not hold after `limit_s` seconds.
             RuntimeError: It was called where the node is spun, in a callback: nothing could be received.
         """
-        if threading.current_thread() is self._spinner:
-            raise RuntimeError(f"{what} can not be waited for in a callback; use ask_async or describe_async there")
-        with self._spun():
-            self._poll(condition, limit_s, what)
-
-    def _poll(self, condition: Callable[[], object], limit_s: float, what: str) -> None:
-        end = time.monotonic() + limit_s
-        with self._progress:
-            while not condition():
-                self._check()
-                if (left := end - time.monotonic()) <= 0:
-                    raise ClientError(f"{what}: not within {limit_s:g} s")
-                self._progress.wait(min(left, _POLL_S))
+        self._spinner.wait_for(condition, limit_s, what)
 
     def _begin(self, reply: Reply[Any]) -> None:
-        if self._ending.is_set():
+        if self._spinner.closed:
             raise ClientError("the client is closed")
-        reply.add_done_callback(self._notify)
+        reply.add_done_callback(self._spinner.notify)
         self._connection.begin(reply)
 
     def _result(self, reply: Reply[T], limit_s: float) -> T:
@@ -337,74 +255,6 @@ class Client:
             reply.cancel()
             raise
         return reply.result()
-
-    def _on_state(self, state: NodeState) -> None:
-        for listener in list(self._state_listeners):
-            listener(state)
-        self._notify()
-
-    def _notify(self, _: object = None) -> None:
-        with self._progress:
-            self._progress.notify_all()
-
-    # Spinning
-
-    @contextmanager
-    def _spun(self) -> Iterator[None]:
-        """Spins a node of the caller's that is in no executor, as long as somebody waits."""
-        if self._owns_node:
-            yield
-            return
-        with self._spinning:
-            executor = self.node.executor
-            if self._waiting == 0 and (executor is None or self.node not in executor.get_nodes()):
-                self._spinner = threading.Thread(target=self._spin, args=(lambda: self._waiting == 0,), daemon=True)
-            counted = self._spinner is not None
-            self._waiting += counted
-            if self._spinner is not None and not self._spinner.is_alive():
-                self._spinner.start()
-        try:
-            yield
-        finally:
-            with self._spinning:
-                self._waiting -= counted
-                if counted and self._waiting == 0:
-                    self._end_spinner()
-
-    def _end_spinner(self) -> None:
-        spinner, self._spinner = self._spinner, None
-        if spinner is not None:
-            self._connection.call(lambda: None)  # wakes the executor
-            spinner.join(_STOP_S)
-
-    def _spin(self, ended: Callable[[], bool]) -> None:
-        executor = SingleThreadedExecutor(context=self.node.context)
-        executor.add_node(self.node)
-        while not ended() and self.node.context.ok():
-            try:
-                executor.spin_once(_POLL_S)
-            except Exception as error:  # a callback's own: it costs what called it, not the others
-                self.node.get_logger().error(f"{type(error).__name__} in a callback: {error}")
-            self._notify()
-        self.node.executor = None  # type: ignore[assignment]  # rclpy's way to say that it is in none
-        executor.shutdown()
-
-    def _run_own_node(self, name: str, connect: Callable[[Node], None], started: futures.Future[None]) -> None:
-        use_large_messages()
-        context = Context()
-        try:
-            rclpy.init(context=context)  # no signal handlers: those of a context that isn't the default one's
-            connect(rclpy.create_node(name, context=context, enable_rosout=False, start_parameter_services=False))
-        except Exception as error:
-            started.set_exception(error)
-            context.try_shutdown()
-            return
-        started.set_result(None)
-        self._notify()
-        self._spin(self._ending.is_set)
-        self._connection.destroy()
-        self.node.destroy_node()
-        context.try_shutdown()
 
 
 def _region(box: Region | Sequence[float]) -> Region:

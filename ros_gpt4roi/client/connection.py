@@ -1,4 +1,4 @@
-"""What `ros_gpt4roi.client` does with ROS: requests on their way to the perception node, and replies on their way back.
+"""The client's side of ROS: whether there is a perception node, and the way of requests to it and of replies back.
 
 Everything here runs where the node is spun, one callback at a time; only a reply's own methods are for any thread.
 """
@@ -16,26 +16,21 @@ from typing import Any, Generic, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
-from rclpy.action.client import ClientGoalHandle
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from ros_gpt4roi_interfaces.action import Ask
-from ros_gpt4roi_interfaces.msg import Answer, Query
+from ros_gpt4roi_interfaces.msg import Correction
 from ros_gpt4roi_interfaces.srv import DescribeRegions
 
 _ASK_TYPE = "ros_gpt4roi_interfaces/action/Ask"
 _TICK_S = 0.05  # how often replies that are waited for are looked after
 # The middleware drops what a history (10 by default) doesn't hold.
 _HISTORY = 200  # of responses: so many questions may be asked at once
-_REPEAT_S, _LONGEST_REPEAT_S = 1.0, 8.0  # without an acceptance, a question is sent again after 1, 2, 4, 8, 8 ... s
-_DESCRIBE_AGAIN_S = 5.0  # descriptions, which nothing accepts before they come, are asked for again after 5, 10 ... s
-_RESULT_AGAIN_S = 10.0  # an answer may take long, but the response that brings it may also be lost
 _MATCH_S = 3.0  # how long a node's first diagnostics are waited for, which come once a second
 _GONE_S = 2.0  # an action server that the graph doesn't show for so long has ended
 _SILENT_S = 10.0  # a node that answers reports once a second
-_CANCEL_S = 5.0  # for the answer to a question that is cancelled; it comes within one token
 _SHOWN_NODES = 5
 
 
@@ -132,150 +127,28 @@ class Reply(futures.Future[T], ABC, Generic[T]):
             self.set_result(result)
 
 
-class ReadyReply(Reply[bool]):
-    """True, once the perception node answers."""
-
-    def __init__(self, connection: Connection, limit_s: float) -> None:
-        super().__init__(connection, "a perception node", limit_s, limit_s)
-
-    def _send(self, now: float) -> None:
-        self._end(True)
-
-    def _cancel(self) -> None:
-        self._end(False)
-
-
-class AskReply(Reply[Answer]):
-    """The answer to a question.
-
-    Attributes:
-        query: What is asked.
-        text: Of the answer, so far.
-    """
-
-    def __init__(self, connection: Connection, query: Query, on_text: Callable[[str], None], limit_s: float,
-                 connect_limit_s: float) -> None:
-        super().__init__(connection, f"question {query.text[:80]!r}", limit_s, connect_limit_s)
-        self.query, self.text = query, ""
-        self._on_text = on_text
-        self._goals: list[ClientGoalHandle] = []  # accepted; more than one where an acceptance came late
-        self._attempt = 0
-        self._repeat_s = _REPEAT_S
-        self._cancelled_s = math.inf
-
-    def _step(self, now: float) -> None:
-        super()._step(now)
-        if now > self._cancelled_s + _CANCEL_S:
-            self._end(self._canceled(f"the node did not confirm it within {_CANCEL_S:g} s"))
-
-    def _insist(self, now: float) -> None:
-        if self._goals:
-            self._ask_for_result(self._goals[0])
-        elif self._cancelled_s == math.inf:
-            self._attempt += 1
-            super()._insist(now)
-
-    def _lose_node(self, why: str, now: float) -> None:
-        if self._goals:  # it has begun to answer
-            raise ClientError(f"{self._what}: the perception node has gone: {why}")
-        super()._lose_node(why, now)
-        self._attempt += 1
-        self._connection.repeats += 1
-
-    def _send(self, now: float) -> None:
-        self._again_s = now + self._repeat_s
-        self._repeat_s = min(2 * self._repeat_s, _LONGEST_REPEAT_S)
-        goal = Ask.Goal(query=self.query, attempt=self._attempt)
-        sent = self._connection.ask.send_goal_async(goal, lambda message: self._grow(message.feedback.text))
-        sent.add_done_callback(lambda done: self._guarded(self._accepted, done.result()))
-
-    def _accepted(self, goal: ClientGoalHandle) -> None:
-        if not goal.accepted:
-            raise ClientError(f"{self._what} was refused by the action server")
-        if self._cancelled_s < math.inf or self.done():
-            goal.cancel_goal_async()
-        if not self.done():
-            self._goals.append(goal)
-            self._ask_for_result(goal)
-
-    def _ask_for_result(self, goal: ClientGoalHandle) -> None:
-        self._again_s = time.monotonic() + _RESULT_AGAIN_S
-        goal.get_result_async().add_done_callback(lambda done: self._guarded(self._answered, done.result()))
-
-    def _answered(self, response: Any) -> None:
-        if self.done():
-            return
-        answer = response.result.answer
-        if answer.query_id != self.query.query_id:  # a response's defaults, which say OK: the goal is unknown
-            raise ClientError(f"{self._what}: the node does not know of it any more; it may have been restarted")
-        if self.query.format in ("", "text"):
-            self._grow(answer.text)  # what feedback has not brought
-        self._end(answer)
-
-    def _grow(self, text: str) -> None:
-        if self.done() or len(text) <= len(self.text) or not text.startswith(self.text):
-            return
-        piece, self.text = text[len(self.text):], text
-        try:
-            self._on_text(piece)
-        except Exception as error:  # the caller's own
-            self._end(error=error)
-
-    def _guarded(self, take: Callable[[Any], None], value: Any) -> None:
-        try:
-            take(value)
-        except Exception as error:
-            self._end(error=error)
-
-    def _cancel(self) -> None:
-        self._cancelled_s = time.monotonic()
-        self._withdraw()
-        if not self._sent:
-            self._end(self._canceled("it was not sent yet"))
-
-    def _withdraw(self) -> None:
-        for goal in self._goals:
-            goal.cancel_goal_async()
-
-    def _canceled(self, why: str) -> Answer:
-        return Answer(status=Answer.CANCELED, query_id=self.query.query_id, text=self.text, error=f"cancelled; {why}",
-                      conversation_id=self.query.conversation_id, header=self.query.header)
-
-    def _end(self, result: Answer | None = None, error: BaseException | None = None) -> None:
-        if error is not None and not self.done():
-            self._withdraw()
-        super()._end(result, error)
-
-
-class DescribeReply(Reply[Any]):
-    """The descriptions of given boxes, a `DescribeRegions.Response`."""
-
-    def __init__(self, connection: Connection, request: Any, limit_s: float, connect_limit_s: float) -> None:
-        super().__init__(connection, f"description of {len(request.boxes) or 'all'} regions", limit_s, connect_limit_s)
-        self._request = request
-        self._repeat_s = _DESCRIBE_AGAIN_S
-
-    def _send(self, now: float) -> None:
-        self._again_s = now + self._repeat_s
-        self._repeat_s *= 2
-        self._connection.describe.call_async(self._request).add_done_callback(lambda done: self._end(done.result()))
-
-    def _cancel(self) -> None:
-        self._end(DescribeRegions.Response(status=Answer.CANCELED, error="cancelled"))
-
-
 class Connection:
     """A node's side of the conversation with the perception node.
 
     Args:
         node: The node.
-        namespace: Absolute; where the perception node's interfaces are.
-        on_state: Receives each state.
+        namespace: Where the perception node's interfaces are; empty: in the node's own.
+
+    Attributes:
+        group: The callback group of all that is received.
+        ask: Sends questions.
+        describe: Sends boxes to be described.
+        corrections: Publishes what people say about descriptions and answers.
+        open: The requests whose replies are waited for.
+        repeats: How many times a request was sent again because nothing came of it.
+        state: The last state of the perception node; None while there is none.
+        state_listeners: Called with each state.
     """
 
-    def __init__(self, node: Node, namespace: str, on_state: Callable[[NodeState], None]) -> None:
-        self._node, self._namespace, self._on_state = node, namespace, on_state
+    def __init__(self, node: Node, namespace: str = "") -> None:
+        self._node, self._namespace = node, f"/{(namespace or node.get_namespace()).strip('/')}"
         self._closed = False
+        self.state_listeners: list[Callable[[NodeState], None]] = []
         self.open: set[Reply[Any]] = set()
         self.repeats = 0
         self.state: NodeState | None = None
@@ -288,7 +161,8 @@ class Connection:
                                 goal_service_qos_profile=history, result_service_qos_profile=history,
                                 cancel_service_qos_profile=history)
         self.describe = node.create_client(DescribeRegions, self.name("describe_regions"), callback_group=self.group)
-        # After those two: discovery tells of readers in their order, so that a node whose diagnostics get here has
+        self.corrections = node.create_publisher(Correction, self.name("corrections"), 10)
+        # After the first two: discovery tells of readers in their order, so that a node whose diagnostics get here has
         # found the readers of responses, too. Responses that it sends before that are lost.
         self._diagnostics = node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10,
                                                      callback_group=self.group)
@@ -324,6 +198,7 @@ class Connection:
         self._closed = True
         self.ask.destroy()
         self._node.destroy_client(self.describe)
+        self._node.destroy_publisher(self.corrections)
         self._node.destroy_subscription(self._diagnostics)
         self._node.destroy_guard_condition(self._guard)
         self._node.destroy_timer(self._timer)
@@ -392,7 +267,8 @@ class Connection:
             if name != status.name and f"/{name}".rpartition("/")[0] == self._namespace.rstrip("/"):
                 self.state = NodeState(name, ord(status.level), status.message, status.hardware_id,
                                        {pair.key: pair.value for pair in status.values}, time.monotonic())
-                self._on_state(self.state)
+                for listener in list(self.state_listeners):
+                    listener(self.state)
 
     def _explanation(self, waited_s: float) -> str:
         others, servers = [], []

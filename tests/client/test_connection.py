@@ -23,7 +23,7 @@ from ros_gpt4roi.nodes.perception import Perception  # noqa: E402
 
 def test_a_node_that_dies_in_the_middle_ends_its_questions_and_the_next_one_is_found(
         ros: None, peer: Peer, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ros_gpt4roi.client_connection._SILENT_S", 4.0)
+    monkeypatch.setattr("ros_gpt4roi.client.connection._SILENT_S", 4.0)
     with Client(namespace="/robot1", connect_limit_s=WAIT_S) as client:
         for number in (signal.SIGKILL, signal.SIGTERM):
             process = start_perception(tiny_model, tmp_path / "robot1.log", "-r", "__ns:=/robot1",

@@ -159,7 +159,7 @@ def test_it_works_in_a_node_of_the_callers(client: Client, camera: Camera, spun:
 
 
 def test_an_executor_that_nobody_spins_is_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ros_gpt4roi.client._SPUN_S", 0.1)
+    monkeypatch.setattr("ros_gpt4roi.client.client._SPUN_S", 0.1)
     mine, executor = rclpy.create_node("mine"), SingleThreadedExecutor()
     executor.add_node(mine)
     with Client(mine) as own, pytest.raises(ClientError, match="executor of node mine spin"):
