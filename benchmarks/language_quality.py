@@ -127,7 +127,7 @@ def answers(pipeline: Pipeline, frame: Frame, asked: Sequence[tuple[TextRound, .
     """All questions about a scene at once, each with the true history it needs; the model's own words."""
     return pipeline.language.answers(
         [[*((turn.question, turn.answer) for turn in turns[:-1]), (turns[-1].question, None)] for turns in asked],
-        pipeline.encode(frame).vision, TOKENS)
+        pipeline.encoder.encode(frame).vision, TOKENS)
 
 
 def single(pipeline: Pipeline, frame: Frame) -> None:
@@ -141,7 +141,7 @@ def loss(loaded: LoadedModel, asked: Sequence[Asked]) -> float:
     """Mean cross-entropy of a token of the true answers, in nats."""
     total, count, pipeline = 0.0, 0, open_pipeline(loaded, 1)
     for frame, many in asked:
-        vision = pipeline.encode(frame).vision
+        vision = pipeline.encoder.encode(frame).vision
         for turns in many:
             prompt = loaded.prompts.encode([(t.question, t.answer) for t in turns], len(frame.regions),
                                            list_regions=True)

@@ -173,7 +173,7 @@ def sequences(pipeline: Pipeline, frame: Frame, tokens: int, questions: list[str
     if questions is None:
         question = pipeline.model_config.prompt.describe
         questions = [question.replace("{region}", f"<region{i + 1}>") for i in range(len(frame.regions))]
-    vision, key = pipeline.encode(frame).vision, next(_fresh)
+    vision, key = pipeline.encoder.encode(frame).vision, next(_fresh)
     return [pipeline.language.sequence([(text, None)], vision, key, tokens) for text in questions]
 
 

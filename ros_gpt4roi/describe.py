@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for refusal in refusals:
         print(f"describe: {refusal}", file=sys.stderr)
     if options.blank:
-        pipeline.vision = BlankedVision(pipeline.vision, options.blank)
+        pipeline.encoder.vision = BlankedVision(pipeline.encoder.vision, options.blank)
     requests: list[DescriptionRequest | Question] = [DescriptionRequest(frame=frame)]
     conversation = Conversation("", frame)
     requests += [Question(text, conversation=conversation) for text in options.ask]

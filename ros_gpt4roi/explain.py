@@ -49,7 +49,7 @@ def components(pipeline: Pipeline) -> dict[str, str]:
     Returns:
         Device, vision stage, language model and its output layer, each with its number format where it has one.
     """
-    generator, vision = pipeline.language.generator, pipeline.vision
+    generator, vision = pipeline.language.generator, pipeline.encoder.vision
     return {
         "device": str(generator.device),
         "vision stage": f"{vision.backend} ({vision.reason})",

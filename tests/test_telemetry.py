@@ -66,7 +66,7 @@ import training.trainer
 engines = EngineOptions(cache=sys.argv[3])
 pipeline = Pipeline.open(sys.argv[2], PipelineConfig(vision=VisionOptions(backend="onnxruntime", engine=engines)))
 pipeline.warm_up()
-print(pipeline.vision.backend)
+print(pipeline.encoder.vision.backend)
 """
 
 

@@ -94,7 +94,7 @@ class Outputs:
                 self._compressed.publish(rgb_to_compressed(picture, header))
 
     def _draw(self, result: FrameDescriptions) -> np.ndarray:
-        image = np.asarray(result.frame.image)
+        image = np.asarray(result.frame.image) if result.pixels is None else result.pixels
         # A legend's room stays while the camera's size does: viewers and video files bear no size that comes and goes.
         least = self._height if image.shape == self._shape else 0
         picture = annotate(image, [(item.region, item.text) for item in result.descriptions], least)

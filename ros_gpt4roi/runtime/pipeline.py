@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +15,18 @@ from ..configuration import ConfigError, Configuration, setting
 from ..engine.build_process import ProgressCallback
 from ..model.checkpoint import LoadedModel
 from ..model.gpt4roi import VisionOutput
-from ..model.preprocess import preprocess_frame
 from ..model.prompt import PromptError
-from ..model.region_shapes import RegionInputs, box_region, point_region, region_inputs
 from .device import Device, choose_device
+from .frame_encoder import FrameEncoder
 from .language_format import FORMATS, load_model
 from .language_stage import DecodingConfig, LanguageStage, Rounds
 from .region_text import RegionText, UnknownRegionError
-from .regions import usable_regions
 from .request import Conversation, DescriptionRequest, EncodedFrame, Question, Refused, Request, Result, Sequence
 from .reuse import DescriptionReuse
 from .types import Answer, Description, Frame, FrameDescriptions, Region, Status
 from .vision_stage import VisionOptions, VisionStage
 
 logger = logging.getLogger(__name__)
-_FRAMES_KEPT = 8  # vision outputs of recent frames; a conversation over an older one encodes its frame again
 
 
 @dataclass(frozen=True)
@@ -67,30 +63,29 @@ class Pipeline:
         config: How the model is run.
         model_config: The model's own configuration.
         device: Where it runs, and why.
-        vision: The vision stage.
+        encoder: Runs the vision stage.
         language: The language stage.
         reuse: The descriptions that may be kept.
         live: The requests that have begun and are not done.
         counters: What has happened since construction or warm-up, for diagnostics.
     """
 
-    def __init__(self, loaded: LoadedModel, config: PipelineConfig, vision: VisionStage | None = None):
-        """Make a pipeline of a loaded model.
+    def __init__(self, loaded: LoadedModel, config: PipelineConfig):
+        """Make a pipeline of a loaded model, with its vision stage in PyTorch.
 
         Args:
             loaded: The model.
             config: How it is run; `device`, `language_format` and `vision` are what `open` goes by.
-            vision: The vision stage to use; None runs it with PyTorch.
         """
         self.config, self.model_config = config, loaded.config
         self.device = Device(str(loaded.model.device), "the model's")
-        self.vision = vision or VisionStage(loaded.model)
         self.language = LanguageStage(loaded, config.decoding)
+        self.encoder = FrameEncoder(VisionStage(loaded.model), loaded.config,
+                                    lambda key: self.language.generator.prefixes.drop(("frame", key)))
         self.reuse = DescriptionReuse(config.reuse_distance, config.reuse_age_s)
         self._describe = config.describe or loaded.config.prompt.describe
-        self._encoded: OrderedDict[int, EncodedFrame] = OrderedDict()  # by the frame's key
         self.live: list[Question | DescriptionRequest] = []
-        self.counters = {"frames_encoded": 0, "regions_omitted": 0, "rounds_dropped": 0}
+        self.counters = {"rounds_dropped": 0}
 
     @classmethod
     def open(cls, model_folder: str | Path, config: PipelineConfig = PipelineConfig(),
@@ -111,14 +106,15 @@ class Pipeline:
         loaded = load_model(model_folder, config.language_format, device.name)
         pipeline = cls(loaded, config)
         pipeline.device = device
-        pipeline.vision = VisionStage.open(loaded, config.vision, Path(model_folder), progress,
-                                           pipeline.describe_output)
+        pipeline.encoder.vision = VisionStage.open(loaded, config.vision, Path(model_folder), progress,
+                                                   pipeline.describe_output)
         return pipeline
 
     def placement(self) -> dict[str, str]:
         """What runs where, and why: device, vision stage and language model, in words for people."""
+        vision = self.encoder.vision
         return {"device": f"{self.device.name}: {self.device.reason}",
-                "vision stage": f"{self.vision.backend}: {self.vision.precision}, {self.vision.reason}",
+                "vision stage": f"{vision.backend}: {vision.precision}, {vision.reason}",
                 "language model": self.config.language_format}
 
     # --- one request from start to end ---------------------------------------------------------------------------
@@ -198,7 +194,7 @@ class Pipeline:
 
     def _begin_description(self, request: DescriptionRequest) -> None:
         assert request.frame is not None
-        encoded = request.encoded = self.encode(request.frame)
+        encoded = request.encoded = self.encoder.encode(request.frame)
         if encoded.refused and not encoded.shown:
             raise Refused(Status.INVALID, "; ".join(encoded.refused))
         kept = self.reuse.keep([region.id for region in encoded.shown], encoded.vision.region_embeddings[0],
@@ -230,7 +226,7 @@ class Pipeline:
                 descriptions.append(Description(region, sequence.text, sequence.confidence))
         seconds = {**encoded.seconds, "language": time.perf_counter() - request.began}
         return FrameDescriptions(encoded.frame, tuple(descriptions), seconds, request.status, request.error,
-                                 encoded.omitted, encoded.refused)
+                                 encoded.omitted, encoded.refused, self.encoder.pixels(encoded.frame))
 
     def describe_output(self, vision: VisionOutput, regions: int, max_new_tokens: int) -> list[str]:
         """Describe the first regions of a vision output, greedily: what an engine is compared with PyTorch by.
@@ -259,7 +255,7 @@ class Pipeline:
             self.language.prompts.check_user_text(text)
         except PromptError as error:
             raise Refused(Status.INVALID, str(error)) from error
-        encoded = question.encoded = self.encode(conversation.frame)
+        encoded = question.encoded = self.encoder.encode(conversation.frame)
         try:
             question.subject = conversation.subject if not question.drawn else \
                 question.drawn[0] if len(question.drawn) == 1 else ""
@@ -308,68 +304,6 @@ class Pipeline:
         except ValueError as error:
             raise Refused(Status.INVALID, str(error)) from error
 
-    def encode(self, frame: Frame) -> EncodedFrame:
-        """Run the vision stage on a frame, once.
-
-        Of a frame that has more regions than its base, only these are new: image tokens, and the places and embeddings
-        of the base's regions, are the base's. A prompt's beginning stays the same up to the new ones in its list.
-
-        Args:
-            frame: Image and regions.
-
-        Raises:
-            Refused: The image is no good.
-        """
-        known = self._encoded.get(frame.key)
-        if known is not None:
-            self._encoded.move_to_end(frame.key)
-            return known
-        base = self.encode(frame.base) if frame.base is not None else None
-        given = frame.regions if base is None else frame.regions[len(base.frame.regions):]
-        began = time.perf_counter()
-        try:
-            image = preprocess_frame(frame.image, self.model_config.preprocess)
-            height, width = frame.image.shape[:2]
-            shown, omitted, refused = self._select(given, width, height)
-            regions = self._inputs(shown, width, height)
-        except ValueError as error:
-            raise Refused(Status.INVALID, str(error)) from error
-        prepared = time.perf_counter()
-        vision = self.vision.encode(image[None], regions.boxes[None],
-                                    None if regions.masks is None else regions.masks[None])
-        seconds = {"preprocess": prepared - began, "vision": time.perf_counter() - prepared}
-        vision_key, points, keys = frame.key, regions.points, np.arange(len(shown))
-        if base is not None:
-            first = len(base.shown)
-            embeddings = torch.cat([base.vision.region_embeddings, vision.region_embeddings], 1)
-            vision, vision_key = base.vision._replace(region_embeddings=embeddings), base.vision_key
-            keys = np.concatenate([base.region_keys, ((frame.key + 1) << 32) + keys])
-            points = base.points | {first + place for place in points}
-            shown, omitted, refused = base.shown + shown, base.omitted + omitted, base.refused + refused
-        text = RegionText([region.id for region in shown], [region.id for region in omitted])
-        encoded = EncodedFrame(frame, shown, omitted, refused, points, vision, vision_key, keys, text, seconds)
-        self.counters["frames_encoded"] += 1
-        self._encoded[frame.key] = encoded
-        self.counters["regions_omitted"] += len(omitted)
-        if len(self._encoded) > _FRAMES_KEPT:
-            oldest, _ = self._encoded.popitem(last=False)
-            self.language.generator.prefixes.drop(("frame", oldest))
-        return encoded
-
-    def _inputs(self, regions: tuple[Region, ...], width: int, height: int) -> RegionInputs:
-        config = self.model_config
-        return region_inputs([point_region(*region.box[:2], width, height, config.points) if region.is_point
-                              else box_region(*region.box) for region in regions], width, height, config.regions)
-
-    def _select(self, regions: tuple[Region, ...], width: int, height: int,
-                ) -> tuple[tuple[Region, ...], tuple[Region, ...], tuple[str, ...]]:
-        """The regions the model is shown, those beyond its limit (the lowest scores), and why others are refused."""
-        usable, refused = usable_regions(regions, width, height, normalised=False)
-        ranks = sorted(range(len(usable)), key=lambda place: -usable[place].score)
-        best = set(ranks[:self.model_config.prompt.max_regions])
-        return (tuple(region for place, region in enumerate(usable) if place in best),
-                tuple(region for place, region in enumerate(usable) if place not in best), refused)
-
     # --- before, after and beside --------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
@@ -402,7 +336,7 @@ class Pipeline:
     def _uncount(self) -> None:
         """Set all counters to zero: nobody has asked for anything yet."""
         generator = self.language.generator
-        for counters in (self.counters, generator.counters):
+        for counters in (self.counters, self.encoder.counters, generator.counters):
             counters.update(dict.fromkeys(counters, 0))
         self.reuse.looked_up = self.reuse.kept = generator.prefixes.evictions = 0
 
@@ -411,12 +345,12 @@ class Pipeline:
         self.live.clear()
         self.language.generator.reset()
         self.reuse.clear()
-        self._encoded.clear()
+        self.encoder.clear()
 
     def statistics(self) -> dict[str, float]:
         """Counters since construction or warm-up and the present state, for diagnostics."""
         generator = self.language.generator
-        numbers = {**self.counters, **generator.counters, "live_rows": generator.live_rows,
+        numbers = {**self.encoder.counters, **self.counters, **generator.counters, "live_rows": generator.live_rows,
                    "cache_bytes": generator.prefixes.bytes, "cache_evictions": generator.prefixes.evictions,
                    "reuse_rate": self.reuse.kept / max(1, self.reuse.looked_up)}
         return {name: float(value) for name, value in numbers.items()}

@@ -84,6 +84,7 @@ class FrameDescriptions:
     status is OK, or says why descriptions are missing (CANCELED, TIMEOUT, INVALID, FAILED), with the reason in `error`.
     omitted: regions that were left out because the frame had more than the model takes (lowest score first to go).
     refused: why boxes of the frame could not be used; a text for each.
+    pixels: the frame's image as an array, if it was the last one that was decoded; else None.
     """
 
     frame: Frame
@@ -93,6 +94,7 @@ class FrameDescriptions:
     error: str = ""
     omitted: tuple[Region, ...] = ()
     refused: tuple[str, ...] = ()
+    pixels: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -264,7 +264,7 @@ def test_what_is_deployed_besides_is_what_the_robot_runs(finished, tmp_path, cap
     monkeypatch.setattr(language_format, "quantise_language", None)
     pipeline = Pipeline.open(there, config)
     frame = Frame(np.zeros((64, 64, 3), np.uint8), (Region("1", (5.0, 5.0, 40.0, 40.0)),), 0, "")
-    assert len(pipeline.describe(frame).descriptions) == 1 and pipeline.vision.backend == "onnxruntime"
+    assert len(pipeline.describe(frame).descriptions) == 1 and pipeline.encoder.vision.backend == "onnxruntime"
     monkeypatch.undo()
     deploy(finished / "recipe.yaml", finished, there)
     names = {path.name for path in there.iterdir()}

@@ -59,7 +59,7 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
 def describe_pipeline(folder: Path, pipeline: Pipeline) -> dict[str, Any]:
     """Return what the figures depend on: the model's hash, number format, backend and device."""
     return {"folder": str(folder), "sha256": model_hash(folder), "language_format": pipeline.config.language_format,
-            "vision_backend": pipeline.vision.backend, "device": pipeline.device.name}
+            "vision_backend": pipeline.encoder.vision.backend, "device": pipeline.device.name}
 
 
 def answers(pipeline: Pipeline, image: np.ndarray, regions: Sequence[RegionShape], conversations: Sequence[Rounds], *,
@@ -84,8 +84,9 @@ def answers(pipeline: Pipeline, image: np.ndarray, regions: Sequence[RegionShape
     config = pipeline.model_config
     try:
         inputs = region_inputs(regions, image.shape[1], image.shape[0], config.regions)
-        vision = pipeline.vision.encode(preprocess_frame(image, config.preprocess)[None], inputs.boxes[None],
-                                        None if inputs.masks is None else inputs.masks[None])
+        masks = None if inputs.masks is None else inputs.masks[None]
+        vision = pipeline.encoder.vision.encode(preprocess_frame(image, config.preprocess)[None], inputs.boxes[None],
+                                                masks)
         if zero_regions:
             vision = blank(vision, "regions")
         return pipeline.language.answers(conversations, vision, max_new_tokens or pipeline.config.answer_tokens,

@@ -1,0 +1,111 @@
+"""Frames → what the language stage reads of them; once a frame."""
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ..model.config import ModelConfig
+from ..model.preprocess import preprocess_frame
+from ..model.region_shapes import RegionInputs, box_region, point_region, region_inputs
+from .region_text import RegionText
+from .regions import usable_regions
+from .request import EncodedFrame, Refused
+from .types import Frame, Region, Status
+from .vision_stage import VisionStage
+
+_FRAMES_KEPT = 8  # vision outputs of recent frames; a conversation over an older one encodes its frame again
+
+
+class FrameEncoder:
+    """Runs the vision stage on frames and keeps what it gives for the last ones. Not thread-safe.
+
+    Args:
+        vision: The vision stage.
+        config: The model's own configuration.
+        on_forgotten: Called with the key of a frame whose vision output is kept no longer.
+
+    Attributes:
+        vision: The vision stage.
+        counters: What has happened since construction or warm-up, for diagnostics.
+    """
+
+    def __init__(self, vision: VisionStage, config: ModelConfig, on_forgotten: Callable[[int], None]):
+        self.vision, self._config, self._on_forgotten = vision, config, on_forgotten
+        self._encoded: OrderedDict[int, EncodedFrame] = OrderedDict()  # by the frame's key
+        self._decoded: tuple[int, np.ndarray | None] = -1, None  # key and pixels of the frame that was encoded last
+        self.counters = {"frames_encoded": 0, "regions_omitted": 0}
+
+    def encode(self, frame: Frame) -> EncodedFrame:
+        """Run the vision stage on a frame, once.
+
+        Of a frame that has more regions than its base, only these are new: image tokens, and the places and embeddings
+        of the base's regions, are the base's. A prompt's beginning stays the same up to the new ones in its list.
+
+        Args:
+            frame: Image and regions.
+
+        Raises:
+            Refused: The image is no good.
+        """
+        known = self._encoded.get(frame.key)
+        if known is not None:
+            self._encoded.move_to_end(frame.key)
+            return known
+        base = self.encode(frame.base) if frame.base is not None else None
+        given = frame.regions if base is None else frame.regions[len(base.frame.regions):]
+        began = time.perf_counter()
+        try:
+            pixels = np.asarray(frame.image)
+            image = preprocess_frame(pixels, self._config.preprocess)
+            height, width = pixels.shape[:2]
+            shown, omitted, refused = self._select(given, width, height)
+            regions = self._inputs(shown, width, height)
+        except ValueError as error:
+            raise Refused(Status.INVALID, str(error)) from error
+        self._decoded = frame.key, pixels
+        prepared = time.perf_counter()
+        vision = self.vision.encode(image[None], regions.boxes[None],
+                                    None if regions.masks is None else regions.masks[None])
+        seconds = {"preprocess": prepared - began, "vision": time.perf_counter() - prepared}
+        vision_key, points, keys = frame.key, regions.points, np.arange(len(shown))
+        if base is not None:
+            first = len(base.shown)
+            embeddings = torch.cat([base.vision.region_embeddings, vision.region_embeddings], 1)
+            vision, vision_key = base.vision._replace(region_embeddings=embeddings), base.vision_key
+            keys = np.concatenate([base.region_keys, ((frame.key + 1) << 32) + keys])
+            points = base.points | {first + place for place in points}
+            shown, omitted, refused = base.shown + shown, base.omitted + omitted, base.refused + refused
+        text = RegionText([region.id for region in shown], [region.id for region in omitted])
+        encoded = EncodedFrame(frame, shown, omitted, refused, points, vision, vision_key, keys, text, seconds)
+        self.counters["frames_encoded"] += 1
+        self.counters["regions_omitted"] += len(omitted)
+        self._encoded[frame.key] = encoded
+        if len(self._encoded) > _FRAMES_KEPT:
+            self._on_forgotten(self._encoded.popitem(last=False)[0])
+        return encoded
+
+    def pixels(self, frame: Frame) -> np.ndarray | None:
+        """The image [H, W, 3] of the frame that was encoded last, as it was decoded for that; None of any other."""
+        return self._decoded[1] if self._decoded[0] == frame.key else None
+
+    def clear(self) -> None:
+        """Forget all frames."""
+        self._encoded.clear()
+        self._decoded = -1, None
+
+    def _inputs(self, regions: tuple[Region, ...], width: int, height: int) -> RegionInputs:
+        return region_inputs([point_region(*region.box[:2], width, height, self._config.points) if region.is_point
+                              else box_region(*region.box) for region in regions], width, height, self._config.regions)
+
+    def _select(self, regions: tuple[Region, ...], width: int, height: int,
+                ) -> tuple[tuple[Region, ...], tuple[Region, ...], tuple[str, ...]]:
+        """The regions the model is shown, those beyond its limit (the lowest scores), and why others are refused."""
+        usable, refused = usable_regions(regions, width, height, normalised=False)
+        ranks = sorted(range(len(usable)), key=lambda place: -usable[place].score)
+        best = set(ranks[:self._config.prompt.max_regions])
+        return (tuple(region for place, region in enumerate(usable) if place in best),
+                tuple(region for place, region in enumerate(usable) if place not in best), refused)
