@@ -27,7 +27,7 @@ from ros_gpt4roi.printable import printable
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
 from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
-from ros_gpt4roi.runtime.types import FrameDescriptions, Status
+from ros_gpt4roi.runtime.types import Frame, FrameDescriptions, Status
 
 from .depth import DepthParameters, DepthSource
 from .diagnostics import DiagnosticsPublisher, Problems, Report
@@ -37,6 +37,7 @@ from .parameters import TopicQos, declare, names, read
 from .process import run_node, shown
 from .questions import Questions
 from .topics import Input
+from .watches import WatchParameters
 from .yolo import yolo_type
 
 _STOP_LIMIT_S = 10.0
@@ -77,6 +78,7 @@ class PerceptionParameters(Configuration):
     depth: DepthParameters = DepthParameters()
     qos: QosParameters = QosParameters()
     conversation: ConversationParameters = ConversationParameters()
+    watch: WatchParameters = WatchParameters()
     pipeline: PipelineConfig = PipelineConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
 
@@ -164,9 +166,10 @@ class Perception(LifecycleNode):
                                   self.problems)
         self._outputs = Outputs(self, self._depth, parameters.qos.annotated_image.profile(), self.problems)
         self._frames = FrameSource(parameters.sync, parameters.image, parameters.detections, self.problems,
-                                   scheduler.submit_frame)
+                                   self._on_frame)
         self._questions = Questions(self, self._frames, self._depth, scheduler, self.problems,
-                                    lambda: self._state == "active", parameters.conversation.follow_up_s)
+                                    lambda: self._state == "active", parameters.conversation.follow_up_s,
+                                    parameters.watch)
         self._scheduler = scheduler
         self._state = "inactive"
         self.get_logger().info(f"model {printable(folder.name)} is ready")
@@ -230,7 +233,7 @@ class Perception(LifecycleNode):
         if self._frames is not None:
             self._frames.clear()  # after the next activation, a question would speak of a scene that is long past
         if self._questions is not None:
-            self._questions.texts.forget()
+            self._questions.stop()
 
     def _release(self) -> None:
         """Gives back what `configure` took. A second call does nothing."""
@@ -238,7 +241,7 @@ class Perception(LifecycleNode):
         self._stop_work()  # first: the worker publishes
         if self._scheduler is None or self._questions is None or self._outputs is None:
             return
-        self._questions.drain(_STOP_LIMIT_S)
+        self._questions.requests.drain(_STOP_LIMIT_S)
         self._questions.destroy()
         self._outputs.destroy()
         self._scheduler = self._frames = self._depth = self._questions = self._outputs = None
@@ -256,6 +259,12 @@ class Perception(LifecycleNode):
             return SetParametersResult(successful=True)
         return SetParametersResult(successful=False, reason=f"{refused}: taken at configure, but the node is "
                                                             f"{self._state}; deactivate and clean up first")
+
+    def _on_frame(self, frame: Frame) -> None:
+        """A frame with its regions, newer than the last."""
+        assert self._questions is not None and self._scheduler is not None  # configured
+        self._questions.watches.on_frame(frame)  # they go before descriptions
+        self._scheduler.submit_frame(frame)
 
     # Results; on the worker's thread
 

@@ -263,11 +263,12 @@ class Pipeline:
         except UnknownRegionError as error:
             raise Refused(Status.UNKNOWN_REGION, "; ".join((str(error), *encoded.refused))) from error
         sequence = self._sequence([*conversation.rounds, (question.asked, None)], encoded, self.config.answer_tokens,
-                                  cache_key=("conversation", conversation.id), on_text=question.on_text)
+                                  cache_key=None if question.for_watch else ("conversation", conversation.id),
+                                  on_text=question.on_text)
         self.counters["rounds_dropped"] += sequence.dropped_rounds
         del conversation.rounds[:sequence.dropped_rounds]  # for good: there will never be room for them again
         question.sequences = [sequence]
-        self._add(question.sequences, priority=True)
+        self._add(question.sequences, priority=not question.for_watch)
 
     def _answer(self, question: Question) -> Answer:
         sequence, conversation, encoded = question.sequences[0], question.conversation, question.encoded

@@ -274,6 +274,8 @@ class Question(Request[Answer]):
         conversation_id: The conversation it continues; empty opens one about `frame`.
         draw: Makes the regions that come with the question, given the conversation's frame; they join its regions.
             Called while the question is handed in; it may raise Refused.
+        for_watch: Whether a watch asks it and nobody waits for it: it is served behind other questions, one at a time,
+            and opens no conversation that could go on.
         on_text: Receives the answer as it grows, piece by piece, on the worker's thread: it must return at once.
         conversation: What `conversation_id` names; set by whoever keeps the conversations.
         drawn: The ids of the regions that came with it.
@@ -286,6 +288,7 @@ class Question(Request[Answer]):
     conversation_id: str = ""
     on_text: Callable[[str], None] | None = None
     draw: Callable[[Frame], tuple[Region, ...]] | None = None
+    for_watch: bool = False
     conversation: Conversation | None = None
     drawn: tuple[str, ...] = field(default=(), init=False)
     asked: str = field(default="", init=False)

@@ -36,8 +36,9 @@ class Scheduler:
     """Owns the pipeline while it runs: nobody else may call it between `start` and `stop`.
 
     Questions are served in the order they came, before frames, and join a decode that is going on at its next step; two
-    of one conversation are served one after the other. Frames handed in while one is being described are dropped and
-    counted, but for the newest. The methods are safe from any thread.
+    of one conversation are served one after the other. Those of watches come next, one at a time, in one of the rows in
+    which frames are described, so that neither keeps the other waiting for ever. Frames handed in while one is being
+    described are dropped and counted, but for the newest. The methods are safe from any thread.
     """
 
     def __init__(self, pipeline: Pipeline, config: SchedulerConfig = SchedulerConfig(),
@@ -123,7 +124,7 @@ class Scheduler:
         with self._changed:
             try:
                 if isinstance(request, Question):
-                    self._counts["questions_received"] += 1
+                    self._counts[f"{_whose(request)}questions_received"] += 1
                     self._accept_question(request)
                 else:
                     self._counts["frames_received"] += 1
@@ -148,7 +149,8 @@ class Scheduler:
             raise Refused(Status.FAILED, "the scheduler does not run")
         if question.id in self._open:
             raise Refused(Status.INVALID, f"query id {_short(question.id)} is in use, expected a new one")
-        if len(self._questions) >= self.config.queue_length:
+        # Whoever hands in those of watches has at most one of each that waits.
+        if not question.for_watch and self._waiting() >= self.config.queue_length:
             raise Refused(Status.OVERLOADED, f"{self.config.queue_length} questions wait already")
         question.conversation = self._conversation(question)
         question.deadline = time.monotonic() + self.config.answer_timeout_s
@@ -172,6 +174,8 @@ class Scheduler:
         if question.draw is not None:  # drawn ones first: of equal scores, the first are shown
             drawn = question.draw(frame)
             frame, question.drawn = replace(frame, regions=drawn + frame.regions), tuple(region.id for region in drawn)
+        if question.for_watch:
+            return Conversation("", frame)
         if len(self._conversations) >= self.config.conversations:  # close the one that was unused for longest
             busy = {other.conversation.id for other in self._open.values() if other.conversation is not None}
             idle = next((name for name in self._conversations if name not in busy), None)
@@ -195,6 +199,9 @@ class Scheduler:
         conversation.frame = frame.with_regions(regions)
         question.drawn = tuple(region.id for region in regions)
 
+    def _waiting(self) -> int:
+        return sum(not question.for_watch for question in self._questions)
+
     def is_open(self, conversation_id: str) -> bool:
         """Whether a conversation can be continued."""
         with self._changed:
@@ -214,7 +221,9 @@ class Scheduler:
         """Counters since construction and the present state, for diagnostics."""
         with self._changed:
             numbers = {name: float(count) for name, count in sorted(self._counts.items())}
-            numbers |= {"questions_waiting": float(len(self._questions)), "questions_open": float(len(self._open)),
+            waiting = self._waiting()
+            numbers |= {"questions_waiting": float(waiting), "questions_open": float(len(self._open)),
+                        "watch_questions_waiting": float(len(self._questions) - waiting),
                         "conversations": float(len(self._conversations)),
                         "worker_alive": float(self._worker is not None and self._worker.is_alive())}
         return numbers | self._pipeline.statistics()
@@ -259,16 +268,19 @@ class Scheduler:
             self._pipeline.forget_conversation(conversation_id)
 
     def _next(self) -> Question | DescriptionRequest | None:
-        """What may begin: questions in their order, as many as there are rows, one a conversation; then one frame."""
-        questions = [request for request in self._pipeline.live if isinstance(request, Question)]
+        """What may begin: questions in order, as there are rows, one a conversation; one of a watch; one frame."""
+        live = [request for request in self._pipeline.live if isinstance(request, Question)]
+        questions = [question for question in live if not question.for_watch]
         busy = {question.conversation.id for question in questions if question.conversation is not None}
+        row_free = len(questions) < self._pipeline.config.decoding.question_rows
+        watch_free = len(questions) == len(live)
         with self._changed:
-            if len(questions) < self._pipeline.config.decoding.question_rows:
-                for question in self._questions:
-                    if question.conversation is not None and question.conversation.id not in busy:
-                        self._questions.remove(question)
-                        return question
-            if len(questions) < len(self._pipeline.live):  # a frame is being described
+            for question in sorted(self._questions, key=lambda question: question.for_watch):
+                assert question.conversation is not None
+                if watch_free if question.for_watch else row_free and question.conversation.id not in busy:
+                    self._questions.remove(question)
+                    return question
+            if len(live) < len(self._pipeline.live):  # a frame is being described
                 return None
             if self._frames:
                 return self._frames.popleft()
@@ -298,7 +310,7 @@ class Scheduler:
             if isinstance(request, Question):
                 if self._open.get(request.id) is request:
                     del self._open[request.id]
-                self._counts[f"answers_{result.status.name.lower()}"] += 1
+                self._counts[f"{_whose(request)}answers_{result.status.name.lower()}"] += 1
             elif isinstance(result, FrameDescriptions):
                 self._counts[f"frames_{result.status.name.lower()}"] += 1
                 self._counts["descriptions"] += len(result.descriptions)
@@ -318,6 +330,11 @@ class Scheduler:
         for request in requests:
             request.end(status, reason)
             self._finish(request, request.refusal(status, reason))
+
+
+def _whose(question: Question) -> str:
+    """What the names of a question's counters begin with."""
+    return "watch_" if question.for_watch else ""
 
 
 def _over(request: Question | DescriptionRequest, now: float) -> bool:

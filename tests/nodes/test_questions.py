@@ -28,7 +28,7 @@ from rosgraph_msgs.msg import Clock as ClockMessage  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
-from ros_gpt4roi.nodes import questions  # noqa: E402
+from ros_gpt4roi.nodes import goals  # noqa: E402
 from ros_gpt4roi.nodes.perception import Perception  # noqa: E402
 
 SETTINGS = {
@@ -39,7 +39,7 @@ SETTINGS = {
 
 @pytest.fixture
 def results_kept_s(monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(questions, "_RESULT_KEPT_S", 1)
+    monkeypatch.setattr(goals, "_RESULT_KEPT_S", 1)
     return 1.0
 
 
