@@ -11,6 +11,8 @@ _INNER = 0.5  # the part of a box, each way around its centre, whose depth is ta
 _POINT_SIDE = 5  # pixels around a point
 _MOST_SAMPLES = 64  # pixels each way
 _LEAST_VALID = 0.2  # of the pixels that are looked at
+_PINHOLE = (4, 5, 8, 12, 14)  # numbers of coefficients that OpenCV knows
+_COEFFICIENTS = {"plumb_bob": _PINHOLE, "rational_polynomial": _PINHOLE, "equidistant": (4,)}
 _MIDDLE = (16, 84)  # percentiles: one standard deviation each way, were the depths normally distributed
 
 
@@ -54,9 +56,15 @@ class Calibration:
         if not (all(map(math.isfinite, numbers)) and min(self.focal) > 0):
             raise CalibrationError(f"focal lengths are {self.focal} and the centre {self.centre}; expected a "
                                    "calibrated camera, with focal lengths above 0")
-        if any(self.distortion) and self.model not in ("plumb_bob", "rational_polynomial", "equidistant"):
-            raise CalibrationError(f"distortion model is {self.model[:40]!r}; expected plumb_bob, rational_polynomial "
-                                   "or equidistant, or a rectified image (depth.rectified)")
+        if not any(self.distortion):
+            return
+        counts = _COEFFICIENTS.get(self.model)
+        if counts is None:
+            raise CalibrationError(f"distortion model is {self.model[:40]!r}; expected {', '.join(_COEFFICIENTS)}, or "
+                                   "a rectified image (depth.rectified)")
+        if len(self.distortion) not in counts:
+            raise CalibrationError(f"distortion model {self.model} comes with {len(self.distortion)} coefficients; "
+                                   f"expected {' or '.join(map(str, counts))}")
 
     def project(self, point: tuple[float, float, float]) -> tuple[float, float]:
         """The place (x, y) in the image of a point of the optical frame. Raises CalibrationError for one behind it."""
@@ -96,7 +104,8 @@ def locate(depth: np.ndarray, unit_m: float, box: tuple[float, float, float, flo
         calibration: Of the colour image.
 
     Returns:
-        The position, or None where less than a fifth of these pixels have a depth.
+        The position, or None where less than a fifth of these pixels have a depth, or the distortion is one that no
+        camera has, so that the place is not finite.
     """
     height, width = depth.shape
     x1, y1, x2, y2 = np.clip(box, 0, (width, height, width, height)).tolist()
@@ -107,8 +116,9 @@ def locate(depth: np.ndarray, unit_m: float, box: tuple[float, float, float, flo
         return None
     low, z, high = (float(value) * unit_m for value in np.percentile(known, (_MIDDLE[0], 50, _MIDDLE[1])))
     across, down = calibration.ray(*middle)
-    return Position((across * z, down * z, z), (high - low) / 2,
-                    ((x2 - x1) / calibration.focal[0] * z, (y2 - y1) / calibration.focal[1] * z))
+    found = Position((across * z, down * z, z), (high - low) / 2,
+                     ((x2 - x1) / calibration.focal[0] * z, (y2 - y1) / calibration.focal[1] * z))
+    return found if all(map(math.isfinite, (*found.point, *found.size))) else None
 
 
 def _inner(low: float, high: float, length: int) -> slice:

@@ -139,6 +139,7 @@ def test_a_depth_image_that_contradicts_itself_is_refused(changes: dict, words: 
     (dict(k=[0.0] * 9), {}, ["focal lengths are (0.0, 0.0)"]),
     (dict(binning_x=2), {}, ["binning"]),
     (dict(distortion_model="mine", d=[0.1]), {}, ["'mine'", "plumb_bob"]),
+    (dict(d=[0.1] * 3), {}, ["plumb_bob", "3 coefficients", "4 or 5"]),
     ({}, dict(width=32, step=64, height=96), ["depth image is of 32x96", "64x48"]),
     ({}, dict(header=header(SECOND, "depth_optical")), ["depth image", "'depth_optical'", "aligned"]),
 ])

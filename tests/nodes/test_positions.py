@@ -69,10 +69,16 @@ def test_distortion_is_undone(model: str, distortion: tuple[float, ...]) -> None
 
 
 @pytest.mark.parametrize("fields", [{"focal": (0.0, 0.0)}, {"focal": (math.nan, 500.0)}, {"centre": (math.inf, 1.0)},
-                                    {"model": "mine", "distortion": (0.1,)}])
+                                    {"model": "mine", "distortion": (0.1,)}, {"distortion": (0.1, 0.2, 0.3)},
+                                    {"distortion": (0.1,) * 100}, {"model": "equidistant", "distortion": (0.1,) * 5}])
 def test_a_camera_that_is_not_calibrated_is_refused(fields: dict) -> None:
     with pytest.raises(CalibrationError, match="expected"):
         Calibration(**{"focal": (500.0, 500.0), "centre": (319.5, 239.5), **fields})
+
+
+def test_a_distortion_that_leads_nowhere_gives_no_position() -> None:
+    camera = Calibration((500.0, 500.0), (319.5, 239.5), "rational_polynomial", (1e308, -1e308, 0, 0, 0, 1e308, 0, 0))
+    assert locate(np.ones((480, 640), np.float32), 1.0, (0, 0, 40, 40), camera) is None
 
 
 def test_rendered_objects_are_where_they_are() -> None:
