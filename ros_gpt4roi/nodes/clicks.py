@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import math
-import re
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from geometry_msgs.msg import Point, PointStamped
 from rclpy.lifecycle import LifecycleNode
 from rclpy.subscription import Subscription
 
+from ros_gpt4roi.runtime.region_text import speaks_of_this
 from ros_gpt4roi.runtime.regions import BoxError, check_box, name_regions
 from ros_gpt4roi.runtime.request import DescriptionRequest, Question
 from ros_gpt4roi.runtime.scheduler import Scheduler
@@ -21,9 +21,6 @@ from .frame_source import FrameSource
 from .process import shown
 
 _DEPTH = 10
-# "this", but not where the whole picture is meant.
-_THIS = re.compile(r"\bthis\b(?!\s+(?:image|picture|photo|frame|scene|view)\b)(?:\s+(?:one|thing|object|region)\b)?",
-                   re.IGNORECASE)
 
 
 class Clicks:
@@ -60,7 +57,7 @@ class Clicks:
 
     def on_question(self, text: str) -> None:
         """Hears every question: the last about "this" is what a click asks."""
-        if _THIS.search(text):
+        if speaks_of_this(text):
             self._question = text
 
     def _on_pixel(self, message: Point) -> None:
@@ -91,8 +88,7 @@ class Clicks:
             frame, region = _clicked(frame, *pixel(frame))
             self._depth.hold(frame)
             if self._question:
-                question = Question(_THIS.sub(lambda match: f"region {region.id}", self._question), name)
-                question.frame = frame
+                question = Question(self._question, name, frame=frame, subject=region.id)
                 question.future.add_done_callback(lambda done: self._publish(done.result()))
                 self._scheduler.submit(question)
             else:

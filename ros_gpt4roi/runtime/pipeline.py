@@ -257,9 +257,11 @@ class Pipeline:
             raise Refused(Status.INVALID, str(error)) from error
         encoded = question.encoded = self.encoder.encode(conversation.frame)
         try:
-            question.subject = conversation.subject if not question.drawn else \
-                question.drawn[0] if len(question.drawn) == 1 else ""
-            question.asked = encoded.text.to_model(text, question.subject, bool(question.drawn))
+            shown_to = bool(question.subject or question.drawn)
+            if not question.subject:
+                question.subject = conversation.subject if not question.drawn else \
+                    question.drawn[0] if len(question.drawn) == 1 else ""
+            question.asked = encoded.text.to_model(text, question.subject, shown_to)
         except UnknownRegionError as error:
             raise Refused(Status.UNKNOWN_REGION, "; ".join((str(error), *encoded.refused))) from error
         sequence = self._sequence([*conversation.rounds, (question.asked, None)], encoded, self.config.answer_tokens,

@@ -113,7 +113,7 @@ class RegionText:
             The text with every region as <regionK>.
 
         Raises:
-            UnknownRegionError: The text speaks of a region that is not there.
+            UnknownRegionError: The text speaks of a region that is not there, be it by "this".
         """
         folded, places = _fold(text)
         for listed in _LISTED.finditer(folded):  # "regions 1 and 7": the second would read as a mere number
@@ -144,10 +144,13 @@ class RegionText:
         more = [(match.start(), match.end(), self._folded[number]) for match in _ORDINAL.finditer(rest)
                 if (number := _ORDINALS.get(match[1], match[2])) in self._folded]
         more += self._numbers(rest)
-        if (place := self._places.get(this)) is not None:
-            more += [(*match.span(), place) for match in _THIS.finditer(rest) if _is_pronoun(rest, match)]
-            if it and not found and not more:
-                more += [(*match.span(), place) for match in _IT.finditer(rest)][:1]
+        if this:
+            meant = [match.span() for match in _THIS.finditer(rest) if _is_pronoun(rest, match)]
+            if it and not found and not more and not meant:
+                meant = [match.span() for match in _IT.finditer(rest)][:1]
+            if meant and this not in self._places:
+                raise UnknownRegionError(self._unknown(_name(this)))
+            more += [(*span, self._places[this]) for span in meant]
         marked, done = [], 0
         for start, end, place in sorted([*found, *more]):
             marked += [text[places[done]:places[start]], f"<region{place}>"]
@@ -243,6 +246,12 @@ class RegionText:
         """How many last characters of a model text may be the beginning of a longer mention."""
         match = _UNFINISHED.search(text)
         return len(match[0]) if match else 0
+
+
+def speaks_of_this(text: str) -> bool:
+    """Whether a user's text speaks of a region as "this"."""
+    folded, _ = _fold(text)
+    return any(_is_pronoun(folded, match) for match in _THIS.finditer(folded))
 
 
 def _fold(text: str) -> tuple[str, list[int]]:

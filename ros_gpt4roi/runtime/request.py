@@ -278,9 +278,10 @@ class Question(Request[Answer]):
             and opens no conversation that could go on.
         on_text: Receives the answer as it grows, piece by piece, on the worker's thread: it must return at once.
         conversation: What `conversation_id` names; set by whoever keeps the conversations.
+        subject: The id of the region that "it" and "this" mean in it, such as one that was clicked on. Where it is
+            empty, it becomes that of the one region that came with the question, else the conversation's.
         drawn: The ids of the regions that came with it.
         asked: The question in the model's words, once it has begun.
-        subject: The id of the region that "it" and "this" mean in it; empty where they mean none.
     """
 
     text: str
@@ -290,9 +291,9 @@ class Question(Request[Answer]):
     draw: Callable[[Frame], tuple[Region, ...]] | None = None
     for_watch: bool = False
     conversation: Conversation | None = None
+    subject: str = ""
     drawn: tuple[str, ...] = field(default=(), init=False)
     asked: str = field(default="", init=False)
-    subject: str = field(default="", init=False)
 
     def refusal(self, status: Status, error: str) -> Answer:
         """The answer to a question that has no complete one: the text so far, and why there is no more."""

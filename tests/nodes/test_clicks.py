@@ -15,7 +15,6 @@ from sensor_msgs.msg import CameraInfo  # noqa: E402
 from std_msgs.msg import Header, String  # noqa: E402
 
 from ros_gpt4roi.messages import box_to_message  # noqa: E402
-from ros_gpt4roi.nodes.clicks import _THIS  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import pinhole  # noqa: E402
 
 # The second one lies in the first.
@@ -126,12 +125,3 @@ def test_a_click_asks_the_last_question_about_this(peer: Peer, click: Clicker,
     answer = click(15, 15)
     assert answer.status == Answer.OK and answer.conversation_id, "a question opens a conversation, a description none"
     assert list(answer.region_ids) == ["mug"]
-
-
-@pytest.mark.parametrize("text, asked", [
-    ("Is this red?", "Is region 7 red?"), ("What is THIS?", "What is region 7?"),
-    ("Is this one left of region 2?", "Is region 7 left of region 2?"),
-    ("What is in this picture?", "What is in this picture?"), ("thistle?", "thistle?"),
-])
-def test_this_becomes_the_name_of_the_region(text: str, asked: str) -> None:
-    assert _THIS.sub("region 7", text) == asked

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ros_gpt4roi.runtime.region_text import RegionText, UnknownRegionError
+from ros_gpt4roi.runtime.region_text import RegionText, UnknownRegionError, speaks_of_this
 
 NUMBERS = RegionText([str(i) for i in range(1, 13)])
 TRACKS = RegionText(["mug_3", "track-7", "cup 1", "cup 12", "A+B"], left_out=["far-9"])
@@ -111,11 +111,19 @@ def test_a_trackers_id_is_a_name_by_itself(text: str, expected: str) -> None:
     ("What is it?", "What is <region5>?"), ("Is it left of region 2?", "Is it left of <region2>?"),
     ("Is this mug clean?", "Is this mug clean?"), ("What is in this picture?", "What is in this picture?"),
     ("Why is this?", "Why is this?"), ("Why do you say this?", "Why do you say this?"),
-    ("Which of this and 2 is it?", "Which of <region5> and <region2> is it?"),
+    ("Which of this and 2 is it?", "Which of <region5> and <region2> is it?"), ("What is THIS?", "What is <region5>?"),
+    ("Is this one left of region 2?", "Is <region5> left of <region2>?"), ("thistle?", "thistle?"),
 ])
 def test_this_is_a_region_where_it_stands_for_one(text: str, expected: str) -> None:
     assert NUMBERS.to_model(text, "5", it=True) == expected
     assert NUMBERS.to_model(text).count("<region5>") == 0
+    assert speaks_of_this(text) == ("this" in text.lower() and "<region5>" in expected)
+
+
+def test_this_may_be_a_region_that_was_left_out() -> None:
+    with pytest.raises(UnknownRegionError, match="'far-9' was left out"):
+        TRACKS.to_model("What is this?", "far-9")
+    assert TRACKS.to_model("What is cup 1?", "far-9", it=True) == "What is <region3>?"
 
 
 @pytest.mark.parametrize(("ids", "text", "expected"), [
