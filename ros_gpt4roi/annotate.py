@@ -93,7 +93,7 @@ def arrange(width: int, height: int, regions: Sequence[tuple[Region, str]]) -> L
 
 
 def annotate(image: np.ndarray, regions: Iterable[tuple[Region, str]], least_height: int = 0) -> np.ndarray:
-    """Draws each region's box, id and text.
+    """Draws each region's box, or the outline of its mask, id and text.
 
     Args:
         image: uint8 RGB [H, W, 3]; it is not changed.
@@ -124,6 +124,10 @@ def annotate(image: np.ndarray, regions: Iterable[tuple[Region, str]], least_hei
 
 def _outline(picture: np.ndarray, region: Region, line: int) -> None:
     height, width = picture.shape[:2]
+    if region.mask is not None:
+        outlines = [np.rint(outline).astype(np.int32) for outline in region.mask.outlines(width, height)]
+        cv2.polylines(picture, outlines, True, region_colour(region.id), line, cv2.LINE_AA)
+        return
     # Boxes may reach far outside; OpenCV takes 32-bit corners only.
     x1, y1, x2, y2 = (int(round(v)) for v in np.clip(region.box, -1, max(width, height) + 1))
     if region.is_point:

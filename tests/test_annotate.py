@@ -6,7 +6,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from ros_gpt4roi import run_lengths
 from ros_gpt4roi.annotate import Layout, annotate, arrange, region_colour
+from ros_gpt4roi.runtime.masks import Mask
 from ros_gpt4roi.runtime.types import Region
 
 TEXT = "A small matte red mug to the left of the large shiny blue bowl, in front of the box."
@@ -128,6 +130,18 @@ def test_every_region_is_drawn_and_the_frame_left_alone() -> None:
     assert drawn.shape == image.shape and not image.any()
     for region, _ in regions:
         assert (drawn == region_colour(region.id)).all(-1).sum() > 50
+
+
+@pytest.mark.parametrize("mask", [
+    Mask.of_polygons([[(100, 100), (300, 100), (100, 300)]]),
+    Mask.of_runs(640, 480, run_lengths.encode(np.pad(np.tri(200, dtype=bool)[::-1], ((100, 180), (100, 340)))))])
+def test_a_mask_is_outlined_in_place_of_its_box(mask: Mask) -> None:
+    regions = [(Region("1", (100, 100, 300, 300), mask=mask), "")]
+    drawn = annotate(np.zeros((480, 640, 3), np.uint8), regions)
+    corner = drawn[290:310, 290:310]
+    slope = drawn[195:205, 195:205]
+    assert not corner.any() and (slope == region_colour("1")).all(-1).any()
+    assert not drawn[150:160, 150:160].any(), "it is not filled"
 
 
 def test_a_picture_is_made_as_high_as_the_last_one() -> None:

@@ -6,6 +6,7 @@ marks with a token of its own. Coordinates are pixels of the frame, origin at th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,8 +18,11 @@ from .preprocess import normalise_boxes
 
 # Fractional bits of polygon corners, as cv2.fillPoly takes them.
 _SHIFT = 4
-# Cells a side that a polygon's box is divided into before it is sampled.
-_POLYGON_GRID = 128
+# Most cells a side that a box is divided into before it is sampled; a polygon's always is into so many.
+_GRID = 128
+# How far away a polygon's corner is taken for what it is, in boxes: OpenCV counts in whole numbers.
+_FARTHEST = 1 << 13
+_SHOWN = 200  # characters of a polygon in an error
 
 
 class ShapeError(ValueError):
@@ -54,53 +58,67 @@ def box_region(x1: float, y1: float, x2: float, y2: float) -> RegionShape:
     return RegionShape((float(x1), float(y1), float(x2), float(y2)))
 
 
-def mask_region(mask: np.ndarray) -> RegionShape:
-    """A mask's pixels and their tight box.
+def mask_region(mask: np.ndarray, box: Sequence[float] | None = None) -> RegionShape:
+    """Make a region of a mask's pixels.
 
-    mask: bool, or numbers in 0..1, [H, W] of the whole frame. Raises ShapeError for an empty or other array.
+    Args:
+        mask: bool, or numbers in 0..1, [H, W] of the whole frame.
+        box: x1 y1 x2 y2 in pixels of the mask, which may reach outside; None: the tight box of the pixels.
+
+    Returns:
+        The box and the part of it that they cover.
+
+    Raises:
+        ShapeError: It is another array, or the box shows nothing of it.
     """
     mask = np.asarray(mask)
     if mask.ndim != 2 or not (mask.dtype == bool or np.issubdtype(mask.dtype, np.number)):
         raise ShapeError(f"mask is {mask.dtype} {mask.shape}, expected bool or numbers in 0..1, [H, W]")
-    weights = mask.astype(np.float32)
-    if weights.size and not (weights.min() >= 0 and weights.max() <= 1):
-        raise ShapeError(f"mask holds {weights.min():g} to {weights.max():g}, expected 0 to 1")
-    rows, columns = np.flatnonzero(weights.any(1)), np.flatnonzero(weights.any(0))
+    if mask.dtype != bool and mask.size and not (mask.min() >= 0 and mask.max() <= 1):
+        raise ShapeError(f"mask holds {mask.min():g} to {mask.max():g}, expected 0 to 1")
+    if box is not None:
+        x1, y1, x2, y2 = map(float, box)
+        weights = _part(mask, (x1, y1, x2, y2))
+        if not weights.any():
+            raise ShapeError(f"mask of {mask.shape} is empty within box {list(box)}, expected a pixel of it there")
+        return RegionShape((x1, y1, x2, y2), weights)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         raise ShapeError(f"mask of {mask.shape} is empty, expected at least one pixel in it")
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    return RegionShape((left, top, right, bottom), weights[top:bottom, left:right])
+    return RegionShape((left, top, right, bottom), mask[top:bottom, left:right].astype(np.float32))
 
 
-def polygon_region(*polygons: np.ndarray) -> RegionShape:
+def polygon_region(*polygons: np.ndarray, box: Sequence[float] | None = None) -> RegionShape:
     """Make a region of the inside of a polygon, or of several together; may reach outside the frame.
 
     Args:
         *polygons: Corners [M, 2], x y, M at least 3.
+        box: x1 y1 x2 y2; None: the polygons' tight box.
 
     Returns:
-        Their tight box and the part of it that they cover.
+        The box and the part of it that they cover.
 
     Raises:
-        ShapeError: There are none, they are other arrays, or they enclose nothing.
+        ShapeError: There are none, they are other arrays, they enclose nothing, or nothing of the box.
     """
     parts = [np.asarray(corners, dtype=np.float64) for corners in polygons]
     for corners in parts:
         if corners.ndim != 2 or corners.shape[1:] != (2,) or len(corners) < 3 or not np.isfinite(corners).all():
-            raise ShapeError(f"polygon is {corners.tolist()}, expected at least 3 corners of finite x y")
+            raise ShapeError(f"polygon is {str(corners.tolist())[:_SHOWN]}, expected at least 3 corners of finite x y")
     everything = np.concatenate([np.zeros((0, 2)), *parts])
+    shown = str(everything.tolist())[:_SHOWN]
     if not parts or not (everything.min(0) < everything.max(0)).all():
-        raise ShapeError(f"polygon {everything.tolist()} encloses nothing")
-    low, high = everything.min(0), everything.max(0)
+        raise ShapeError(f"polygon {shown} encloses nothing")
+    low, high = (everything.min(0), everything.max(0)) if box is None else np.array(box, np.float64).reshape(2, 2)
     # Drawn enlarged, so that thin and small polygons keep their form; its grid covers exactly the box.
-    side = _POLYGON_GRID
-    canvas = np.zeros((side, side), np.uint8)
+    canvas = np.zeros((_GRID, _GRID), np.uint8)
     for corners in parts:
-        grid = (corners - low) / (high - low) * side
+        grid = ((corners - low) / (high - low)).clip(-_FARTHEST, _FARTHEST) * _GRID
         # cv2 counts from the centres of pixels.
         cv2.fillPoly(canvas, [np.round((grid - 0.5) * (1 << _SHIFT)).astype(np.int32)], 255, shift=_SHIFT)
     if not canvas.any():
-        raise ShapeError(f"polygon {everything.tolist()} encloses nothing")
+        raise ShapeError(f"polygon {shown} encloses nothing" + (f" of box {list(box)}" if box is not None else ""))
     return RegionShape((*low.tolist(), *high.tolist()), canvas.astype(np.float32) / 255)
 
 
@@ -131,12 +149,29 @@ def region_inputs(regions: Sequence[RegionShape], width: int, height: int, confi
 
 def area_sample(mask: np.ndarray, size: int) -> np.ndarray:
     """A mask over a box [h, w] → the part of every bin that it covers, [size, size], exact for any h and w."""
-    rows, columns = _overlaps(mask.shape[0], size), _overlaps(mask.shape[1], size)
+    height, width = mask.shape
+    rows, columns = _overlaps(0, height, height, size), _overlaps(0, width, width, size)
     return np.asarray(rows @ mask @ columns.T, np.float32)
 
 
-def _overlaps(length: int, size: int) -> np.ndarray:
-    """[size, length]: the part of bin i that lies in cell j, where both divide the same extent."""
-    bins, cells = np.arange(size)[:, None] / size, np.arange(length)[None] / length
-    shared = np.minimum(bins + 1 / size, cells + 1 / length) - np.maximum(bins, cells)
-    return np.asarray(shared.clip(min=0) * size)
+def _part(mask: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """A mask over a box: its own pixels where the box is made of whole ones, at most 128 a side."""
+    rows, top = _window(box[1], box[3], mask.shape[0])
+    columns, left = _window(box[0], box[2], mask.shape[1])
+    seen = mask[top:top + rows.shape[1], left:left + columns.shape[1]]
+    return np.asarray(rows @ seen @ columns.T, np.float32)
+
+
+def _window(low: float, high: float, length: int) -> tuple[np.ndarray, int]:
+    """`_overlaps` of the cells that an interval covers in a mask of `length`, and the first of them."""
+    first, end = max(0, math.floor(low)), max(0, min(length, math.ceil(high)))
+    size = min(_GRID, max(1, math.ceil(high - low)))
+    return _overlaps(low - first, high - first, max(0, end - first), size), first
+
+
+def _overlaps(low: float, high: float, length: int, size: int) -> np.ndarray:
+    """[size, length]: the part of bin i of the interval's `size` that lies in cell j, which is one wide."""
+    step = (high - low) / size
+    bins, cells = low + np.arange(size)[:, None] * step, np.arange(length)[None]
+    shared = np.minimum(bins + step, cells + 1) - np.maximum(bins, cells)
+    return np.asarray(shared.clip(min=0) / step)

@@ -26,8 +26,9 @@ _DEPTH = 10
 class Clicks:
     """Answers a click on the newest frame: with the description of what was clicked on, or with an answer about it.
 
-    A click inside regions is about the smallest of them, any other about the point itself. Once somebody has asked a
-    question about "this", each click asks it again of what was clicked on.
+    A click inside regions, which is inside the masks of those that have one, is about the smallest of them; any other
+    is about the point itself. Once somebody has asked a question about "this", each click asks it again of what was
+    clicked on.
 
     Args:
         node: The node.
@@ -110,11 +111,10 @@ def _clicked(frame: Frame, x: float, y: float) -> tuple[Frame, Region]:
     height, width = frame.image.shape[:2]
     if not (math.isfinite(x) and math.isfinite(y) and 0 <= x <= width and 0 <= y <= height):
         raise BoxError(f"click at ({x:g} {y:g}) is outside the image of {width}x{height}")
-    around = [region for region in frame.regions
-              if region.box[0] <= x <= region.box[2] and region.box[1] <= y <= region.box[3]]
+    around = [region for region in frame.regions if region.contains(x, y, width, height)]
     if around:
         return frame, min(around, key=lambda region: (region.box[2] - region.box[0]) * (region.box[3] - region.box[1]))
-    (point,), _ = name_regions([("", (x, y, x, y), "", 1.0)], lambda box: check_box(box, width, height),
+    (point,), _ = name_regions([("", (x, y, x, y), "", 1.0)], lambda box: (check_box(box, width, height), None),
                                {region.id for region in frame.regions})
     return replace(frame, regions=(point, *frame.regions)), point
 

@@ -1,21 +1,26 @@
 """Messages ↔ the runtime's dataclasses; with `images` the only files that know both sides."""
 from __future__ import annotations
 
+import array
 import math
 import struct
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any, NamedTuple
 
+import numpy as np
 from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import Point32, Polygon
 from rclpy.serialization import deserialize_message
 from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage
 from ros_gpt4roi_interfaces.msg import Region as RegionMessage
-from ros_gpt4roi_interfaces.msg import RegionDescription, RegionDescriptionArray, StageTime
+from ros_gpt4roi_interfaces.msg import RegionDescription, RegionDescriptionArray, RegionMask, StageTime
 from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray
 
 from ros_gpt4roi.messages import box_to_message
-from ros_gpt4roi.runtime.regions import Box, BoxError, check_box, name_regions
+from ros_gpt4roi.runtime.masks import Mask, MaskError, check_corners
+from ros_gpt4roi.runtime.regions import Box, BoxError, check_box, check_mask, name_regions
 from ros_gpt4roi.runtime.types import Answer, FrameDescriptions, Region, Status
 
 from .positions import Position
@@ -29,6 +34,18 @@ _MOST_BYTES = 2 * 2**20  # of a detection array; rclpy takes a second and more t
 
 class DetectionsError(ValueError):
     """A detection array that can not be read. The text says why."""
+
+
+class Outline(NamedTuple):
+    """The mask of a detection.
+
+    Attributes:
+        corners: float32 [M, 2], x y.
+        size: Width and height of the picture that they are in; zeros where the detector does not say.
+    """
+
+    corners: np.ndarray
+    size: tuple[int, int]
 
 
 def stamp_ns(stamp: Time) -> int:
@@ -78,14 +95,16 @@ def _best_hypothesis(detection: Detection2D) -> tuple[str, float]:
     return label, score
 
 
-def detections_from_cdr(data: bytes, most: int) -> tuple[Detection2DArray, int]:
+def detections_from_cdr(data: bytes, most: int, kind: type = Detection2DArray) -> tuple[Any, int]:
     """Reads a serialised detection array, but no more of its detections than are wanted.
 
-    rclpy makes about 5,000 detections a second, on the executor's thread: the number is bounded before it begins.
+    rclpy makes about 5,000 detections, or 150,000 corners of masks, a second, on the executor's thread: their number is
+    bounded before it begins.
 
     Args:
         data: the message as a raw subscription gives it.
         most: how many detections are read, from the first one on.
+        kind: the array's type; it begins with a header and the sequence of detections.
 
     Returns:
         The message, and how many detections it had.
@@ -103,11 +122,11 @@ def detections_from_cdr(data: bytes, most: int) -> tuple[Detection2DArray, int]:
         if len(data) > _MOST_BYTES:
             raise DetectionsError(f"an array of {count} detections has {len(data)} bytes; expected at most "
                                   f"{_MOST_BYTES}")
-        return deserialize_message(data, Detection2DArray), count
+        return deserialize_message(data, kind), count
     except DetectionsError:
         raise
     except Exception as error:  # struct's, and whatever the middleware has for malformed data
-        raise DetectionsError(f"{len(data)} bytes are no Detection2DArray: {error}") from error
+        raise DetectionsError(f"{len(data)} bytes are no {kind.__name__}: {error}") from error
 
 
 def tell_apart(message: Detection2DArray) -> tuple[str, ...]:
@@ -136,8 +155,8 @@ def tell_apart(message: Detection2DArray) -> tuple[str, ...]:
 
 
 def regions_from_detections(
-        message: Detection2DArray, width: int, height: int,
-        resolution: tuple[int, int] | None = None) -> tuple[tuple[Region, ...], tuple[str, ...]]:
+        message: Detection2DArray, width: int, height: int, resolution: tuple[int, int] | None = None,
+        outlines: Sequence[Outline | None] = ()) -> tuple[tuple[Region, ...], tuple[str, ...]]:
     """Makes regions of a detection array. One bad box costs only itself.
 
     Args:
@@ -145,35 +164,76 @@ def regions_from_detections(
         width: of the image, in pixels.
         height: of the image, in pixels.
         resolution: of the picture that the boxes are of, if it is not the image's (see `box_from_message`).
+        outlines: the mask of each detection that has one; or none of any.
 
     Returns:
         The regions in the array's order, and a text for each box refused. A region's id is the detection's, else its
         1-based place in the array; label and score are those of the best hypothesis.
     """
-    items = [(detection.id, detection.bbox, *_best_hypothesis(detection)) for detection in message.detections]
-    return name_regions(items, lambda box: box_from_message(box, width, height, resolution))
+    def shape_of(given: tuple[BoundingBox2D, Outline | None]) -> tuple[Box, Mask | None]:
+        box, outline = box_from_message(given[0], width, height, resolution), given[1]
+        if outline is None:
+            return box, None
+        across, down = outline.size if min(outline.size) > 0 else resolution or (width, height)
+        mask = Mask.of_polygons([outline.corners * (width / across, height / down)])
+        return check_mask(mask, box, width, height, normalised=False), mask
+
+    outlines = outlines or [None] * len(message.detections)
+    items = [(detection.id, (detection.bbox, outline), *_best_hypothesis(detection))
+             for detection, outline in zip(message.detections, outlines, strict=True)]
+    return name_regions(items, shape_of)
 
 
 def regions_from_messages(messages: Sequence[RegionMessage], present: Sequence[Region], width: int,
                           height: int) -> tuple[tuple[Region, ...], tuple[str, ...]]:
     """Regions an asker has drawn, beside those already present, and a text for each box refused.
 
-    A box whose sizes are both 0 is a point, the centre it names. Without a score of its own a region gets the best:
+    A box whose sizes are both 0 is a point, the centre it names; one whose numbers are all 0 becomes the box around its
+    mask. Without a score of its own a region gets the best:
     where there are more than the model takes, what somebody has drawn is not what is left out. More than 256 are
     refused, all of them.
     """
     if len(messages) > _MOST_DRAWN:
         return (), (f"{len(messages)} boxes are given; expected at most {_MOST_DRAWN}",)
-    items = [(message.id, message.bbox, message.label,
+    def shape_of(message: RegionMessage) -> tuple[Box, Mask | None]:
+        mask = mask_from_message(message.mask)
+        if mask is None:
+            return box_from_message(message.bbox, width, height, points=True), None
+        box = None if message.bbox == BoundingBox2D() else box_from_message(message.bbox, width, height)
+        return check_mask(mask, box, width, height), mask
+
+    items = [(message.id, message, message.label,
               message.score if message.score and math.isfinite(message.score) else 1.0) for message in messages]
-    return name_regions(items, lambda box: box_from_message(box, width, height, points=True),
-                        {region.id for region in present})
+    return name_regions(items, shape_of, {region.id for region in present})
+
+
+def mask_from_message(message: RegionMask) -> Mask | None:
+    """The mask of a message; None where it has none. Raises MaskError for one that no region can have."""
+    if message.polygons and message.counts:
+        raise MaskError("mask has both polygons and run lengths; expected one of them")
+    if message.polygons:
+        check_corners(sum(len(polygon.points) for polygon in message.polygons))
+        return Mask.of_polygons([[(corner.x, corner.y) for corner in polygon.points] for polygon in message.polygons])
+    if message.counts or message.width or message.height:
+        return Mask.of_runs(message.width, message.height, message.counts)
+    return None
+
+
+def mask_to_message(mask: Mask) -> RegionMask:
+    """A mask as it was given, in pixels of its frame."""
+    if mask.counts is not None:
+        width, height = mask.grid
+        return RegionMask(width=width, height=height, counts=array.array("I", mask.counts.tobytes()))
+    return RegionMask(polygons=[Polygon(points=[Point32(x=x, y=y) for x, y in polygon.tolist()])
+                                for polygon in mask.polygons])
 
 
 def region_to_message(region: Region, position: Position | None = None) -> RegionMessage:
-    """A region with its box as centre and size, and its position where that is known."""
+    """A region with its box as centre and size, its mask, and its position where that is known."""
     message = RegionMessage(id=region.id, bbox=box_to_message(region.box), label=region.label,
                             score=float(region.score))
+    if region.mask is not None:
+        message.mask = mask_to_message(region.mask)
     if position is not None:
         message.has_position, message.position_spread = True, position.spread
         message.position.x, message.position.y, message.position.z = position.point

@@ -22,10 +22,11 @@ class Held(Generic[Image, Boxes]):
     Attributes:
         stamp_ns: the image's stamp in nanoseconds.
         image: the payload.
-        size: its bytes.
+        size: its bytes, and those of its boxes.
         arrived_s: when it arrived, on the buffer's clock.
         number: how many images had arrived before it.
         boxes: the boxes of the image, or None.
+        boxes_size: their bytes.
     """
 
     stamp_ns: int
@@ -34,6 +35,7 @@ class Held(Generic[Image, Boxes]):
     arrived_s: float
     number: int
     boxes: Boxes | None = None
+    boxes_size: int = 0
 
 
 class FrameBuffer(Generic[Image, Boxes]):
@@ -46,7 +48,8 @@ class FrameBuffer(Generic[Image, Boxes]):
     Args:
         keep_s: how long images, and boxes without an image, are kept after they arrived, in seconds. The last two
             images stay for longer.
-        max_bytes: the most bytes of images that are kept; the oldest are dropped, but for the newest image.
+        max_bytes: the most bytes of images, and of boxes paired with them, that are kept; the oldest are dropped, but
+            for the newest image.
         slop_ns: how far the stamps of image and boxes may lie apart, in nanoseconds; 0 asks for equal stamps, which is
             what a detector gives that copies its image's header.
         clock: a steady clock in seconds.
@@ -65,7 +68,7 @@ class FrameBuffer(Generic[Image, Boxes]):
             raise ValueError(f"frame buffer slop is {slop_ns} ns; expected at least 0")
         self._keep_s, self._max_bytes, self._slop_ns, self._clock = keep_s, max_bytes, slop_ns, clock
         self._images: OrderedDict[int, Held[Image, Boxes]] = OrderedDict()  # in their order of arrival
-        self._waiting: OrderedDict[int, tuple[float, Boxes]] = OrderedDict()
+        self._waiting: OrderedDict[int, tuple[float, Boxes, int]] = OrderedDict()
         self._arrived = 0
         self._last_paired = -1
         self.bytes = 0
@@ -98,18 +101,18 @@ class FrameBuffer(Generic[Image, Boxes]):
         self.bytes += size
         self._drop()
         match = self._nearest(self._waiting, stamp_ns)
-        return None if match is None else self._pair(held, self._waiting.pop(match)[1])
+        return None if match is None else self._pair(held, *self._waiting.pop(match)[1:])
 
-    def add_boxes(self, stamp_ns: int, boxes: Boxes) -> Held[Image, Boxes] | None:
-        """Gives boxes to the image of their stamp, or keeps them waiting for it.
+    def add_boxes(self, stamp_ns: int, boxes: Boxes, size: int = 0) -> Held[Image, Boxes] | None:
+        """Gives boxes, with masks of `size` bytes, to the image of their stamp, or keeps them waiting for it.
 
         Returns:
             The image with its boxes, if it is there and no newer pair has been returned before.
         """
         match = self._nearest(self._images, stamp_ns)
         if match is not None:
-            return self._pair(self._images[match], boxes)
-        self._waiting[stamp_ns] = self._clock(), boxes
+            return self._pair(self._images[match], boxes, size)
+        self._waiting[stamp_ns] = self._clock(), boxes, size
         self._waiting.move_to_end(stamp_ns)
         self._drop()
         return None
@@ -159,8 +162,10 @@ class FrameBuffer(Generic[Image, Boxes]):
         nearest = min(stamps, key=lambda other: abs(other - stamp_ns))
         return nearest if abs(nearest - stamp_ns) <= self._slop_ns else None
 
-    def _pair(self, held: Held[Image, Boxes], boxes: Boxes) -> Held[Image, Boxes] | None:
-        held.boxes = boxes
+    def _pair(self, held: Held[Image, Boxes], boxes: Boxes, size: int) -> Held[Image, Boxes] | None:
+        self.bytes += size - held.boxes_size
+        held.size += size - held.boxes_size
+        held.boxes, held.boxes_size = boxes, size
         if held.number < self._last_paired:
             self.paired_late += 1  # kept for questions, but a newer frame has gone to be described
             return None

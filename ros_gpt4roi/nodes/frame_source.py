@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
@@ -18,6 +18,7 @@ from ros_gpt4roi.runtime.types import Frame, Region
 from .conversions import (
     NANOSECONDS,
     DetectionsError,
+    Outline,
     detections_from_cdr,
     regions_from_detections,
     stamp_ns,
@@ -38,7 +39,8 @@ class SyncParameters(Configuration):
                             at_least=0, at_most=10, unit="seconds")
     buffer_s: float = setting(3.0, "How long images are kept for boxes and questions that come later.", at_least=0.1,
                               at_most=600, unit="seconds")
-    buffer_mib: int = setting(256, "Most that the kept images may take, as they arrived.", at_least=1, at_most=65536,
+    buffer_mib: int = setting(256, "Most that the kept images may take, as they arrived, and the masks of their "
+                                 "detections.", at_least=1, at_most=65536,
                               unit="MiB")
 
 
@@ -73,6 +75,13 @@ class DetectionParameters(Configuration):
         return (self.width, self.height) if self.width else None
 
 
+class _Boxes(NamedTuple):
+    """Detections, and the mask of each; or no masks."""
+
+    message: Detection2DArray
+    outlines: Sequence[Outline | None]
+
+
 @dataclass(eq=False)
 class _Picture:
     """An image, and the frame made of it once one has been asked for."""
@@ -80,7 +89,7 @@ class _Picture:
     image: MessageImage
     header: Header
     frame: Frame | None = None
-    boxes: Detection2DArray | None = None  # those of `frame`
+    boxes: _Boxes | None = None  # those of `frame`
 
 
 class FrameSource:
@@ -99,7 +108,7 @@ class FrameSource:
 
     def __init__(self, sync: SyncParameters, image: ImageParameters, detections: DetectionParameters,
                  problems: Problems, on_frame: Callable[[Frame], None]) -> None:
-        self._buffer: FrameBuffer[_Picture, Detection2DArray] = FrameBuffer(
+        self._buffer: FrameBuffer[_Picture, _Boxes] = FrameBuffer(
             sync.buffer_s, sync.buffer_mib * 2**20, round(sync.slop_s * NANOSECONDS))
         self._image_parameters, self._detection_parameters = image, detections
         self._problems = problems
@@ -126,9 +135,12 @@ class FrameSource:
         """Callback of a raw subscription."""
         self._detections += 1
         most = self._detection_parameters.max
+        outlines: Sequence[Outline | None] = ()
         try:
-            read = detections_from_yolo if self._detection_parameters.type == "yolo_msgs" else detections_from_cdr
-            message, count = read(data, most)
+            if self._detection_parameters.type == "yolo_msgs":
+                message, count, outlines = detections_from_yolo(data, most)
+            else:
+                message, count = detections_from_cdr(data, most)
         except DetectionsError as error:
             self._problems.report("detections refused", str(error))
             return
@@ -140,7 +152,8 @@ class FrameSource:
                                 f"{_listed(repeated)}: told apart as {repeated[0]!r}, '{repeated[0]} 2' and so on; "
                                 "expected a tracker's ids, or none")
         dropped = self._buffer.boxes_without_image
-        self._deliver(self._buffer.add_boxes(stamp_ns(message.header.stamp), message))
+        size = sum(outline.corners.nbytes for outline in outlines if outline is not None)
+        self._deliver(self._buffer.add_boxes(stamp_ns(message.header.stamp), _Boxes(message, outlines), size))
         self._report_boxes(dropped)
 
     def newest(self) -> Frame | None:
@@ -180,11 +193,11 @@ class FrameSource:
         self._problems.report("boxes without image", f"boxes of {buffer.last_boxes_without_image_ns} ns and others "
                                                      f"before met no image within sync.slop_s; {held}")
 
-    def _deliver(self, held: Held[_Picture, Detection2DArray] | None) -> None:
+    def _deliver(self, held: Held[_Picture, _Boxes] | None) -> None:
         if held is not None and (frame := self._frame(held)) is not None:
             self._on_frame(frame)
 
-    def _frame(self, held: Held[_Picture, Detection2DArray]) -> Frame | None:
+    def _frame(self, held: Held[_Picture, _Boxes]) -> Frame | None:
         """The frame of what is held, made once; None, and no longer held, where its pixels turned out to be broken."""
         picture = held.image
         if picture.image.broken:
@@ -196,8 +209,8 @@ class FrameSource:
         refusals: tuple[str, ...] = ()
         if held.boxes is not None:
             height, width = picture.image.shape[:2]
-            regions, refusals = regions_from_detections(held.boxes, width, height,
-                                                         self._detection_parameters.resolution)
+            regions, refusals = regions_from_detections(held.boxes.message, width, height,
+                                                         self._detection_parameters.resolution, held.boxes.outlines)
         for refusal in refusals:
             self._problems.report("box refused", refusal)
         # An array-like of the shape: see `Frame`.

@@ -1,17 +1,13 @@
 """Detections of yolo_ros, which has messages of its own, as those of vision_msgs."""
 from __future__ import annotations
 
-from typing import Any
-
-from rclpy.serialization import deserialize_message
+import numpy as np
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from ros_gpt4roi.messages import hypothesis
 
-from .conversions import DetectionsError
+from .conversions import DetectionsError, Outline, detections_from_cdr
 from .optional import optional_messages
-
-_MOST_BYTES = 2**23  # of an array with masks and keypoints
 
 
 def yolo_type() -> type:
@@ -23,29 +19,23 @@ def yolo_type() -> type:
     return module.DetectionArray
 
 
-def detections_from_yolo(data: bytes, most: int) -> tuple[Detection2DArray, int]:
-    """Reads a serialised yolo_msgs/DetectionArray: headers, boxes, scores, names of classes and a tracker's ids.
+def detections_from_yolo(data: bytes, most: int) -> tuple[Detection2DArray, int, list[Outline | None]]:
+    """Reads a serialised yolo_msgs/DetectionArray: headers, boxes, masks, scores, names of classes, a tracker's ids.
 
     Args:
         data: The message as a raw subscription gives it.
         most: How many detections are taken, from the first one on.
 
     Returns:
-        The detections, and how many there were.
+        The detections, how many there were, and the mask of each.
 
     Raises:
-        DetectionsError: The data is no such array, or has more than 8 MiB.
+        DetectionsError: The data is no such array, or has more than 2 MiB.
     """
-    if len(data) > _MOST_BYTES:
-        raise DetectionsError(f"an array of yolo_msgs has {len(data)} bytes; expected at most {_MOST_BYTES}")
-    try:
-        message: Any = deserialize_message(data, yolo_type())
-    except DetectionsError:
-        raise
-    except Exception as error:  # whatever the middleware has for malformed data
-        raise DetectionsError(f"{len(data)} bytes are no yolo_msgs/DetectionArray: {error}") from error
+    message, count = detections_from_cdr(data, most, yolo_type())
     converted = Detection2DArray(header=message.header)
-    for found in message.detections[:most]:
+    outlines: list[Outline | None] = []
+    for found in message.detections:
         detection = Detection2D(header=message.header, id=found.id,
                                 results=[hypothesis(found.class_name, found.score)])
         detection.bbox.center.position.x = found.bbox.center.position.x
@@ -53,4 +43,6 @@ def detections_from_yolo(data: bytes, most: int) -> tuple[Detection2DArray, int]
         detection.bbox.center.theta = found.bbox.center.theta
         detection.bbox.size_x, detection.bbox.size_y = found.bbox.size.x, found.bbox.size.y
         converted.detections.append(detection)
-    return converted, len(message.detections)
+        corners = np.array([(corner.x, corner.y) for corner in found.mask.data], np.float32)
+        outlines.append(Outline(corners, (found.mask.width, found.mask.height)) if len(corners) else None)
+    return converted, count, outlines

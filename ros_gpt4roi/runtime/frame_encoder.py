@@ -10,9 +10,9 @@ import torch
 
 from ..model.config import ModelConfig
 from ..model.preprocess import preprocess_frame
-from ..model.region_shapes import RegionInputs, box_region, point_region, region_inputs
+from ..model.region_shapes import region_inputs
 from .region_text import RegionText
-from .regions import usable_regions
+from .regions import region_shapes, usable_regions
 from .request import EncodedFrame, Refused
 from .types import Frame, Region, Status
 from .vision_stage import VisionStage
@@ -62,8 +62,10 @@ class FrameEncoder:
             pixels = np.asarray(frame.image)
             image = preprocess_frame(pixels, self._config.preprocess)
             height, width = pixels.shape[:2]
-            shown, omitted, refused = self._select(given, width, height)
-            regions = self._inputs(shown, width, height)
+            chosen, omitted, refused = self._select(given, width, height)
+            found, empty = region_shapes(chosen, width, height, self._config.points)
+            regions = region_inputs([shape for _, shape in found], width, height, self._config.regions)
+            shown, refused = tuple(region for region, _ in found), refused + empty
         except ValueError as error:
             raise Refused(Status.INVALID, str(error)) from error
         self._decoded = frame.key, pixels
@@ -96,10 +98,6 @@ class FrameEncoder:
         """Forget all frames."""
         self._encoded.clear()
         self._decoded = -1, None
-
-    def _inputs(self, regions: tuple[Region, ...], width: int, height: int) -> RegionInputs:
-        return region_inputs([point_region(*region.box[:2], width, height, self._config.points) if region.is_point
-                              else box_region(*region.box) for region in regions], width, height, self._config.regions)
 
     def _select(self, regions: tuple[Region, ...], width: int, height: int,
                 ) -> tuple[tuple[Region, ...], tuple[Region, ...], tuple[str, ...]]:

@@ -1,10 +1,13 @@
-"""Regions of boxes that come from outside: which boxes can be used, and what their regions are called."""
+"""Regions of boxes and masks that come from outside: which can be used, what they are called, what the network sees."""
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
+from ..model.config import PointConfig
+from ..model.region_shapes import RegionShape, ShapeError, box_region, point_region
+from .masks import Mask, MaskError
 from .types import Region
 
 Box = tuple[float, float, float, float]
@@ -17,6 +20,7 @@ _LEAST_VISIBLE = 0.1  # pixels of a box inside the image, each way
 _FARTHEST = 1.0  # how far a box may reach beyond the image, in widths or heights of it
 # Boxes that end within the first pixel are taken for normalised ones, with some room for what a detector rounds.
 _NORMALISED_END = 1.05
+_MOST_NUMBERS = 2**20  # of all masks that come together, four bytes each
 
 
 class BoxError(ValueError):
@@ -69,7 +73,34 @@ def check_box(box: Box, width: int, height: int, *, points: bool = True, normali
     return box
 
 
-def name_regions(given: Iterable[tuple[str, Given, str, float]], box_of: Callable[[Given], Box],
+def check_mask(mask: Mask, box: Box | None, width: int, height: int, *, normalised: bool = True) -> Box:
+    """Refuses a mask that the model cannot use.
+
+    Args:
+        mask: the mask.
+        box: of its region, from `check_box`; None: the upright box around the mask.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        normalised: as `check_box` has it.
+
+    Returns:
+        The region's box.
+
+    Raises:
+        BoxError: the mask is such that a box around it would be refused, or lies wholly outside its region's box.
+    """
+    around = mask.bounds(width, height)
+    shown = "mask around ({:g} {:g} {:g} {:g})".format(*around)
+    check_box(around, width, height, points=False, normalised=normalised, shown=shown)
+    if box is None:
+        return around
+    if min(around[2], box[2]) <= max(around[0], box[0]) or min(around[3], box[3]) <= max(around[1], box[1]):
+        raise BoxError(f"{shown} lies outside its box ({box[0]:g} {box[1]:g} {box[2]:g} {box[3]:g})")
+    return box
+
+
+def name_regions(given: Iterable[tuple[str, Given, str, float]],
+                 shape_of: Callable[[Given], tuple[Box, Mask | None]],
                  taken: Collection[str] = ()) -> tuple[tuple[Region, ...], tuple[str, ...]]:
     """Makes regions with ids that are unique. One bad box costs only itself; the time is linear in their number.
 
@@ -77,8 +108,9 @@ def name_regions(given: Iterable[tuple[str, Given, str, float]], box_of: Callabl
     that nobody has: a tracker's "2" stays "2" wherever it stands.
 
     Args:
-        given: id, box, label and score of each.
-        box_of: turns what was given as box into x1 y1 x2 y2 in pixels; raises BoxError for one that is refused.
+        given: id, box (as `shape_of` takes it), label and score of each.
+        shape_of: turns what was given as box into x1 y1 x2 y2 in pixels and a mask; raises BoxError or MaskError for
+            one that is refused.
         taken: ids of the regions that there are.
 
     Returns:
@@ -87,15 +119,18 @@ def name_regions(given: Iterable[tuple[str, Given, str, float]], box_of: Callabl
     items, used = list(given), set(taken)
     first_place = number = len(used) + 1
     reserved = used | {identifier for identifier, *_ in items if identifier}
-    regions, refusals = [], []
+    regions, refusals, numbers = [], [], 0
     for place, (identifier, given_box, label, score) in enumerate(items, first_place):
         try:
-            box = box_of(given_box)
+            box, mask = shape_of(given_box)
             if len(identifier) > _LONGEST_ID:
                 raise BoxError(f"its id has {len(identifier)} characters; expected at most {_LONGEST_ID}")
             if identifier in used:
                 raise BoxError(f"id {identifier!r} is given to two boxes")
-        except BoxError as error:
+            numbers += mask.numbers if mask is not None else 0
+            if mask is not None and numbers > _MOST_NUMBERS:
+                raise BoxError(f"the masks up to it hold {numbers} numbers; expected at most {_MOST_NUMBERS} in all")
+        except (BoxError, MaskError) as error:
             refusals.append(f"region {identifier[:_LONGEST_ID] or place}: {error}")
             continue
         if not identifier:
@@ -105,7 +140,7 @@ def name_regions(given: Iterable[tuple[str, Given, str, float]], box_of: Callabl
             identifier = str(number)
             reserved.add(identifier)
         used.add(identifier)
-        regions.append(Region(identifier, box, label, score))
+        regions.append(Region(identifier, box, label, score, mask))
     return tuple(regions), tuple(refusals)
 
 
@@ -114,7 +149,8 @@ def usable_regions(regions: Iterable[Region], width: int, height: int,
     """Names regions that were made elsewhere, and leaves out those whose box is no good.
 
     Args:
-        regions: with boxes in pixels of the image; those without an id have an empty one.
+        regions: with boxes in pixels of the image; those without an id have an empty one. A box whose numbers are all
+            0 becomes the upright box around the mask.
         width: of the image, in pixels.
         height: of the image, in pixels.
         normalised: as `check_box` has it.
@@ -122,5 +158,38 @@ def usable_regions(regions: Iterable[Region], width: int, height: int,
     Returns:
         As `name_regions`.
     """
-    return name_regions([(region.id, region.box, region.label, region.score) for region in regions],
-                        lambda box: check_box(box, width, height, normalised=normalised))
+    def shape_of(region: Region) -> tuple[Box, Mask | None]:
+        if region.mask is None:
+            return check_box(region.box, width, height, normalised=normalised), None
+        box = check_box(region.box, width, height, points=False, normalised=normalised) if any(region.box) else None
+        return check_mask(region.mask, box, width, height, normalised=normalised), region.mask
+
+    return name_regions([(region.id, region, region.label, region.score) for region in regions], shape_of)
+
+
+def region_shapes(regions: Iterable[Region], width: int, height: int,
+                  points: PointConfig) -> tuple[tuple[tuple[Region, RegionShape], ...], tuple[str, ...]]:
+    """Makes of regions what the network takes.
+
+    Args:
+        regions: from `usable_regions`.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        points: of the model.
+
+    Returns:
+        Regions and their shapes, in their order, and for each whose mask has nothing in its box a text that says so.
+    """
+    found, refusals = [], []
+    for region in regions:
+        try:
+            if region.mask is not None:
+                shape = region.mask.shape(region.box, width, height)
+            elif region.is_point:
+                shape = point_region(*region.box[:2], width, height, points)
+            else:
+                shape = box_region(*region.box)
+            found.append((region, shape))
+        except ShapeError as error:
+            refusals.append(f"region {region.id}: {error}")
+    return tuple(found), tuple(refusals)

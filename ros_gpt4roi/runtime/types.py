@@ -8,6 +8,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from .masks import Mask
+
 _frame_keys = itertools.count()
 
 
@@ -28,18 +30,25 @@ class Status(IntEnum):
 class Region:
     """A box with an id. `box` is (x1, y1, x2, y2) in pixels of its frame; `score` is the detector's, 0..1.
 
-    A box of no extent (x1 = x2, y1 = y2) is a point: the place somebody clicked.
+    A box of no extent (x1 = x2, y1 = y2) is a point: the place somebody clicked. `mask` is what of the box belongs to
+    the region; None: all of it.
     """
 
     id: str
     box: tuple[float, float, float, float]
     label: str = ""
     score: float = 0.0
+    mask: Mask | None = None
 
     @property
     def is_point(self) -> bool:
         """Whether the box has no extent."""
-        return self.box[:2] == self.box[2:]
+        return self.mask is None and self.box[:2] == self.box[2:]
+
+    def contains(self, x: float, y: float, width: int, height: int) -> bool:
+        """Whether a place of its width x height frame, in pixels, is in the region."""
+        x1, y1, x2, y2 = self.box
+        return x1 <= x <= x2 and y1 <= y <= y2 and (self.mask is None or self.mask.contains(x, y, width, height))
 
 
 @dataclass(frozen=True, eq=False)

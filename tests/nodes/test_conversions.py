@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+from geometry_msgs.msg import Point32, Polygon  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Region as RegionMessage  # noqa: E402
+from ros_gpt4roi_interfaces.msg import RegionMask  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
-from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose  # noqa: E402
+from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray, ObjectHypothesisWithPose  # noqa: E402
 
 from ros_gpt4roi.nodes.conversions import (  # noqa: E402
     DetectionsError,
+    Outline,
     answer_as_text,
     answer_to_message,
     box_to_message,
@@ -247,6 +250,72 @@ def test_a_point_elsewhere_and_a_line_are_refused(box: tuple[float, float, float
     assert regions == ()
     for word in words:
         assert word in refusal
+
+
+def masked(identifier: str, mask: RegionMask, box: tuple[float, ...] | None = None) -> RegionMessage:
+    return RegionMessage(id=identifier, mask=mask, bbox=BoundingBox2D() if box is None else box_to_message(box))
+
+
+def polygons(*outlines: tuple[tuple[float, float], ...]) -> RegionMask:
+    return RegionMask(polygons=[Polygon(points=[Point32(x=float(x), y=float(y)) for x, y in outline])
+                                for outline in outlines])
+
+
+TRIANGLE = ((100, 100), (300, 100), (100, 200))
+SQUARE = [30 * 480 + 20, *(10, 470) * 9, 10, 600 * 480 + 450]  # 10 columns from 30, 10 rows from 20
+
+
+def test_masks_come_back_as_they_were_given() -> None:
+    given = [masked("outline", polygons(TRIANGLE, ((5, 5), (9, 5), (7, 9.5)))),
+             masked("runs", RegionMask(width=640, height=480, counts=SQUARE)),
+             masked("boxed", polygons(TRIANGLE), (90, 90, 310, 150)), masked("none", RegionMask(), (5, 5, 50, 50))]
+    regions, refusals = regions_from_messages(given, (), WIDTH, HEIGHT)
+    assert refusals == ()
+    assert {region.id: region.box for region in regions} == {
+        "outline": (5, 5, 300, 200), "runs": (30, 20, 40, 30), "boxed": (90, 90, 310, 150), "none": (5, 5, 50, 50)}
+    messages = [region_to_message(region) for region in regions]
+    assert [message.mask for message in messages] == [message.mask for message in given]
+    again, _ = regions_from_messages(messages, (), WIDTH, HEIGHT)
+    assert [(region.id, region.box) for region in again] == [(region.id, region.box) for region in regions]
+
+
+@pytest.mark.parametrize("mask, box, words", [
+    (polygons(((1, 1), (9, 9))), None, ["polygon 1", "2 corners", "at least 3"]),
+    (polygons(TRIANGLE, ()), None, ["polygon 2", "0 corners"]),
+    (polygons(((1, 1), (9, INFINITE), (5, 9))), None, ["not finite"]),
+    (polygons(((700, 1), (900, 1), (800, 9))), None, ["mask around (700 1 900 9)", "outside", "640x480"]),
+    (polygons(((0, 0), (5000, 0), (0, 400))), None, ["mask around", "too far"]),
+    (polygons(TRIANGLE), (400, 100, 500, 200), ["mask around (100 100 300 200)", "outside its box (400 100 500 200)"]),
+    (polygons(TRIANGLE), (150, 150, 150, 150), ["box", "empty"]),
+    (polygons(TRIANGLE * 20_000), None, ["60000 corners", "at most 32768"]),
+    (polygons(((0, 0), (1, 0), (1, 1))), None, ["normalised"]),
+    (RegionMask(polygons=polygons(TRIANGLE).polygons, width=2, height=1, counts=[1, 1]), None, ["both"]),
+    (RegionMask(width=640, height=480), None, ["runs of 0 pixels", "640 * 480"]),
+    (RegionMask(width=640, height=480, counts=[5, 7]), None, ["runs of 12 pixels", "640 * 480"]),
+    (RegionMask(width=2**31, height=2**31, counts=[2**31] * 9), None, ["grid of 2147483648x2147483648"]),
+    (RegionMask(counts=[5, 7]), None, ["grid of 0x0"]),
+    (RegionMask(width=640, height=480, counts=[640 * 480]), None, ["empty"]),
+    (RegionMask(width=640, height=480, counts=SQUARE), (100, 100, 200, 200), ["mask around", "outside its box"]),
+])
+def test_a_bad_mask_costs_only_itself(mask: RegionMask, box: tuple[float, ...] | None, words: list[str]) -> None:
+    given = [masked("fine", polygons(TRIANGLE)), masked("bad one", mask, box),
+             masked("last", RegionMask(), (5, 5, 9, 9))]
+    regions, (refusal,) = regions_from_messages(given, (), WIDTH, HEIGHT)
+    assert [region.id for region in regions] == ["fine", "last"]
+    assert all(word in refusal for word in ["bad one", *words]), refusal
+    assert len(refusal) < 400
+
+
+def test_outlines_of_a_detector_are_scaled_to_the_image() -> None:
+    array = Detection2DArray(detections=[detection((50, 50, 150, 100)), detection((1, 1, 20, 20)),
+                                         detection((1, 1, 30, 30)), detection((1, 1, 40, 40))])
+    corners = np.array(TRIANGLE, np.float32) / 2
+    regions, (refusal,) = regions_from_detections(
+        array, WIDTH, HEIGHT, (320, 240), [Outline(corners, (320, 240)), None, Outline(corners[:2], (320, 240)),
+                                           Outline(np.array([(1, 1), (9, 1), (9, 9)], np.float32), (0, 0))])
+    assert [region.id for region in regions] == ["1", "2", "4"] and "region 3: polygon 1 of the mask has 2" in refusal
+    assert regions[0].mask.polygons[0].tolist() == [list(map(float, corner)) for corner in TRIANGLE]
+    assert regions[1].mask is None and regions[2].mask.bounds(WIDTH, HEIGHT) == (2, 2, 18, 18)
 
 
 @pytest.fixture

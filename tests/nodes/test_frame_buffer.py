@@ -89,6 +89,20 @@ def test_images_are_bounded_in_bytes_but_for_the_newest(buffer: FrameBuffer[str,
     assert len(buffer) == 1 and buffer.newest().image == "small" and buffer.bytes == 300
 
 
+def test_masks_of_boxes_count_among_the_bytes(buffer: FrameBuffer[str, str]) -> None:
+    buffer.add_boxes(1, "boxes 1", 500)
+    assert buffer.bytes == 0
+    assert buffer.add_image(1, "image 1", 300) is not None and buffer.bytes == 800
+    buffer.add_boxes(1, "boxes 1 again", 100)
+    assert buffer.bytes == 400
+    buffer.add_image(2, "image 2", 300)
+    buffer.add_boxes(2, "boxes 2", 400)
+    buffer.add_image(3, "image 3", 250)
+    assert buffer.find(1) is None and buffer.bytes == 950
+    buffer.clear()
+    assert buffer.bytes == 0
+
+
 def test_boxes_without_images_are_bounded_in_number(buffer: FrameBuffer[str, str]) -> None:
     for stamp in range(10_000):
         buffer.add_boxes(stamp, "boxes")

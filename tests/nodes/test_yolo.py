@@ -49,21 +49,30 @@ def test_boxes_ids_names_and_scores_are_kept(yolo: ModuleType) -> None:
     header = Header(frame_id="camera")
     header.stamp.sec = 7
     data = serialize_message(array_of(yolo, header))
-    message, count = detections_from_yolo(data, 500)
+    message, count, outlines = detections_from_yolo(data, 500)
     assert count == 2 and message.header == header
+    assert [(outline.corners.tolist(), outline.size) for outline in outlines] == [
+        ([[x1, y1], [x2, y1], [x2, y2]], (WIDTH, HEIGHT)) for x1, y1, x2, y2 in BOXES.values()]
     assert {item.id: item.bbox for item in message.detections} == {
         name: box_to_message(box) for name, box in BOXES.items()}
     best = message.detections[0].results[0].hypothesis
     assert (best.class_id, best.score) == ("cup", 0.75)
-    message, count = detections_from_yolo(data, 1)
-    assert count == 2 and len(message.detections) == 1
+    message, count, outlines = detections_from_yolo(data, 1)
+    assert count == 2 and len(message.detections) == len(outlines) == 1
+    plain = array_of(yolo, header)
+    plain.detections[1].mask = yolo.Mask()
+    assert detections_from_yolo(serialize_message(plain), 500)[2][1] is None
 
 
 def test_what_is_no_array_is_refused(yolo: ModuleType) -> None:
     with pytest.raises(DetectionsError, match="5 bytes"):
         detections_from_yolo(b"\x00\x01\x00\x00\xff", 500)
-    with pytest.raises(DetectionsError, match="at most 8388608"):
-        detections_from_yolo(bytes(2**23 + 1), 500)
+    large = array_of(yolo, Header())
+    large.detections[0].mask.data = [yolo.Point2D(x=1.0, y=1.0)] * 2**17
+    with pytest.raises(DetectionsError, match="an array of 2 detections has .* at most 2097152"):
+        detections_from_yolo(serialize_message(large), 500)
+    large.detections = large.detections[::-1]
+    assert len(detections_from_yolo(serialize_message(large), 1)[2]) == 1, "what is not wanted is not read"
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,11 +92,21 @@ def test_detections_of_yolo_ros_are_described(peer: Peer, yolo: ModuleType, tiny
         header = Header(frame_id="camera")
         header.stamp.sec = 7
         peer.publisher(Image, "image").publish(rgb_to_image(np.zeros((HEIGHT, WIDTH, 3), np.uint8), header))
-        peer.publisher(yolo.DetectionArray, "detections").publish(array_of(yolo, header))
+        message, bad = array_of(yolo, header), yolo.Detection(id="bad", class_name="cup", score=0.5)
+        bad.bbox = message.detections[0].bbox
+        bad.mask.data = [yolo.Point2D(x=3.0, y=3.0)] * 2
+        message.detections = [bad, *message.detections]
+        peer.publisher(yolo.DetectionArray, "detections").publish(message)
         (described,) = peer.wait_for(lambda: descriptions, "descriptions")
         assert described.header == header
         assert {item.region.id: item.region.bbox for item in described.descriptions} == {
             name: box_to_message(box) for name, box in BOXES.items()}
         assert {item.region.label for item in described.descriptions} == {"cup"}
+        for item in described.descriptions:
+            (polygon,) = item.region.mask.polygons
+            x1, y1, x2, y2 = BOXES[item.region.id]
+            assert [(corner.x, corner.y) for corner in polygon.points] == [(x1, y1), (x2, y1), (x2, y2)]
+        peer.wait_for(lambda: "box refused" in process.output(), "the refusal in the log")
+        assert "region bad: polygon 1 of the mask has 2 corners" in process.output()
     finally:
         process.stop()

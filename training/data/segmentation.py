@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ros_gpt4roi import run_lengths
 from ros_gpt4roi.image_file import MAX_PIXELS
 from ros_gpt4roi.model.region_shapes import RegionShape, mask_region, polygon_region
 
@@ -44,9 +45,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     Returns:
         {"size": [height, width], "counts": [outside, inside, …]}.
     """
-    flat = np.concatenate([[False], mask.T.reshape(-1) >= 0.5])
-    changes = np.flatnonzero(flat[1:] != flat[:-1])
-    return {"size": list(mask.shape), "counts": np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()}
+    return {"size": list(mask.shape), "counts": run_lengths.encode(mask >= 0.5).tolist()}
 
 
 def decode_mask(encoded: dict[str, Any], size: tuple[int, int] | None = None) -> np.ndarray:
@@ -65,32 +64,10 @@ def decode_mask(encoded: dict[str, Any], size: tuple[int, int] | None = None) ->
     shape, counts = encoded.get("size"), encoded.get("counts")
     if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(side, int) and side > 0 for side in shape):
         raise ValueError(f"mask has size {shape!r}, expected [height, width]")
-    if shape[0] * shape[1] > MAX_PIXELS:
-        raise ValueError(f"mask is of {shape[1]}x{shape[0]}, expected at most {MAX_PIXELS} pixels")
-    if size is not None and shape != [size[1], size[0]]:
-        raise ValueError(f"mask is of {shape[1]}x{shape[0]}, but the image is {size[0]}x{size[1]}")
-    if isinstance(counts, str):
-        counts = _decompress(counts)
-    if not isinstance(counts, list) or not all(isinstance(count, int) and count >= 0 for count in counts):
-        raise ValueError(f"mask has counts {str(counts)[:80]}, expected run lengths")
-    if sum(counts) != shape[0] * shape[1]:
-        raise ValueError(f"mask has runs of {sum(counts)} pixels in all, expected {shape[0]} * {shape[1]}")
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(shape[1], shape[0]).T
-
-
-def _decompress(text: str) -> list[int]:
-    # Five bits a character, lowest first, the sixth says that more follow; from the fourth number on, differences to
-    # the one two before.
-    counts: list[int] = []
-    value = shift = 0
-    for code in (ord(character) - 48 for character in text):
-        if not 0 <= code < 64 or shift > 30:
-            raise ValueError(f"mask has counts {text[:80]!r}, expected COCO's compressed run lengths")
-        value |= (code & 31) << shift
-        shift += 5
-        if not code & 32:
-            if code & 16:
-                value -= 1 << shift
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = shift = 0
-    return counts
+    height, width = shape
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"mask is of {width}x{height}, expected at most {MAX_PIXELS} pixels")
+    if size is not None and (width, height) != size:
+        raise ValueError(f"mask is of {width}x{height}, but the image is {size[0]}x{size[1]}")
+    runs = run_lengths.decompress(counts) if isinstance(counts, str) else counts
+    return run_lengths.decode(run_lengths.check(runs, width, height), width, height)
