@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--boxes", nargs="+", default=[], metavar="X1,Y1,X2,Y2",
                        help="regions in pixels of the picture; X,Y is a point")
     where.add_argument("--detections", type=Path, metavar="FILE",
-                       help="regions from JSON or YAML: a list of {box, id, label, score}, or a "
+                       help="regions from JSON or YAML: a list of {box, segmentation, id, label, score}, or a "
                             "vision_msgs/Detection2DArray as `ros2 topic echo --once` prints it")
     parser.add_argument("--ask", action="append", default=[], metavar="TEXT",
                         help="a question; several are the rounds of one conversation")

@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import array
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
+import numpy as np
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point32, Polygon
+from ros_gpt4roi_interfaces.msg import Region, RegionMask
 from vision_msgs.msg import BoundingBox2D, ObjectHypothesisWithPose
+
+from . import run_lengths
+
+#: A region as a caller writes it: a message; (x1, y1, x2, y2) or a point (x, y); an outline of three or more (x, y); or
+#: a mask, bool [H, W], of the image's pixels.
+Place: TypeAlias = Region | Sequence[float] | Sequence[Sequence[float]] | np.ndarray
+
+
+def place_to_message(place: Place) -> Region:
+    """The region that a caller means; coordinates are pixels of the image. Raises ValueError for what is none."""
+    if isinstance(place, Region):
+        return place
+    numbers: np.ndarray = np.asarray(place)
+    if numbers.ndim == 2 and numbers.dtype == bool:
+        return Region(mask=runs_to_message(numbers.shape[1], numbers.shape[0], run_lengths.encode(numbers)))
+    if numbers.ndim == 2 and numbers.shape[1] == 2 and len(numbers) > 2:
+        return Region(mask=outlines_to_message([numbers.tolist()]))
+    if numbers.shape not in ((2,), (4,)):
+        raise ValueError(f"a region has {numbers.size} numbers, of shape {numbers.shape}; expected x1, y1, x2, y2; x, "
+                         "y of a point; three or more corners x, y of an outline; or a mask, bool [H, W]")
+    return Region(bbox=box_to_message(numbers.tolist() * (4 // len(numbers))))
+
+
+def outlines_to_message(outlines: Iterable[Iterable[Sequence[float]]]) -> RegionMask:
+    """A mask of what is in any of these outlines, each of corners x, y."""
+    return RegionMask(polygons=[Polygon(points=[Point32(x=float(x), y=float(y)) for x, y in outline])
+                                for outline in outlines])
+
+
+def runs_to_message(width: int, height: int, counts: np.ndarray) -> RegionMask:
+    """A mask of run lengths, uint32 [N], over a grid (see `run_lengths`)."""
+    return RegionMask(width=width, height=height, counts=array.array("I", counts.tobytes()))
 
 
 def box_to_message(box: Sequence[float]) -> BoundingBox2D:

@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from . import run_lengths
 from .regular_file import read_regular
+from .runtime.masks import Mask
 from .runtime.types import Region
 
 _LARGEST_FILE = 16 << 20  # bytes; a frame's detections take kilobytes
@@ -44,8 +47,8 @@ def read_detections(path: Path) -> list[Region]:
 
     Args:
         path: JSON or YAML that holds either a list of mappings with `box` ([x1, y1, x2, y2] in pixels) and optionally
-            `id`, `label` and `score`, or one message as `ros2 topic echo --once /detections` prints it
-            (`vision_msgs/Detection2DArray`).
+            `id`, `label`, `score`, and COCO's `segmentation` (polygons, or run lengths), beside which there need be no
+            `box`; or one message as `ros2 topic echo --once /detections` prints it (`vision_msgs/Detection2DArray`).
 
     Returns:
         The regions in the file's order; those without an id have an empty one.
@@ -76,11 +79,20 @@ def read_detections(path: Path) -> list[Region]:
 
 
 def _from_mapping(entry: dict[str, Any]) -> Region:
-    if len(entry["box"]) != 4:
-        raise ValueError(f"box has {len(entry['box'])} numbers, expected 4")
-    x1, y1, x2, y2 = map(float, entry["box"])
+    mask = _mask(entry["segmentation"]) if entry.get("segmentation") else None
+    box = entry["box"] if mask is None else entry.get("box", [0.0] * 4)
+    if len(box) != 4:
+        raise ValueError(f"box has {len(box)} numbers, expected 4")
+    x1, y1, x2, y2 = map(float, box)
     return Region(_text(entry.get("id")), (x1, y1, x2, y2), _text(entry.get("label")),
-                  float(entry.get("score", 0.0)))
+                  float(entry.get("score", 0.0)), mask)
+
+
+def _mask(segmentation: Any) -> Mask:
+    if isinstance(segmentation, dict):
+        (height, width), counts = segmentation["size"], segmentation["counts"]
+        return Mask.of_runs(width, height, run_lengths.decompress(counts) if isinstance(counts, str) else counts)
+    return Mask.of_polygons([np.reshape(np.asarray(part, np.float64), (-1, 2)) for part in segmentation])
 
 
 def _from_message(entry: dict[str, Any]) -> Region:

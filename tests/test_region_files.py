@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ros_gpt4roi.region_files import RegionFileError, parse_box, read_detections
+from ros_gpt4roi.runtime.regions import usable_regions
 
 # As `ros2 topic echo --once /detections` prints it.
 ECHOED = """header:
@@ -53,6 +54,20 @@ def test_a_list_of_boxes_is_read(tmp_path: Path) -> None:
     assert (second.id, second.box) == ("", (0, 0, 9, 9))
 
 
+def test_segmentations_of_coco_are_masks(tmp_path: Path) -> None:
+    path = tmp_path / "masks.json"
+    counts = [2, 2, 12]
+    path.write_text(json.dumps([
+        {"segmentation": [[1, 1, 30, 1, 1, 40], [50, 5, 60, 5, 55, 9]], "label": "cup"},
+        {"segmentation": {"size": [4, 4], "counts": counts}, "box": [0, 20, 30, 48]},
+        {"segmentation": {"size": [4, 4], "counts": "22<"}}, {"segmentation": [], "box": [1, 2, 3, 4]}]))
+    regions, refusals = usable_regions(read_detections(path), 64, 48)
+    assert refusals == ()
+    assert [region.box for region in regions] == [(1, 1, 60, 40), (0, 20, 30, 48), (0, 24, 16, 48), (1, 2, 3, 4)]
+    assert [len(region.mask.polygons) for region in regions if region.mask] == [2, 0, 0]
+    assert regions[1].mask.counts.tolist() == regions[2].mask.counts.tolist() == counts and regions[3].mask is None
+
+
 def test_null_is_no_name_and_zero_is_one(tmp_path: Path) -> None:
     path = tmp_path / "boxes.json"
     box = [1, 2, 3, 4]
@@ -82,7 +97,12 @@ def test_an_echoed_message_is_read(tmp_path: Path) -> None:
     ("[{\"box\": [1, 2, 3]}]", "entry 1.*3 numbers"), ("[{\"bbox\": [1, 2, 3, 4]}]", "entry 1.*'box'"),
     ("[7]", "entry 1"), ("{\"boxes\": []}", "expected a list"), ("\"text\"", "expected a list"),
     ("[" * 100_000, "expected JSON or YAML"), ("[{\"box\": [1, 2, 3, 1" + "0" * 400 + "]}]", "entry 1"),
-    ("{\"detections\": [{\"bbox\": 3}]}", "entry 1"), ("[", "expected JSON or YAML"), ("", "expected JSON or YAML")])
+    ("{\"detections\": [{\"bbox\": 3}]}", "entry 1"),
+    ("[{\"segmentation\": [[1, 2, 3]]}]", "entry 1"), ("[{\"segmentation\": 7}]", "entry 1"),
+    ("[{\"segmentation\": {\"size\": [2, 2], \"counts\": [3]}}]", "entry 1.*runs of 3 pixels"),
+    ("[{\"segmentation\": {\"size\": \"all\", \"counts\": [3]}}]", "entry 1"),
+    ("[{\"segmentation\": [[1, 2, 3, 4]]}]", "entry 1.*2 corners"),
+    ("[", "expected JSON or YAML"), ("", "expected JSON or YAML")])
 def test_a_file_that_cannot_be_used_is_named_with_the_entry(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "boxes.json"
     path.write_text(text)

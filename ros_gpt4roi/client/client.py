@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, Region, RegionDescriptionArray
+from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, RegionDescriptionArray
 from ros_gpt4roi_interfaces.srv import DescribeRegions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from ..messages import box_to_message
+from ..messages import Place, place_to_message
 from .connection import ClientError, NodeState, Reply
 from .requests import AskReply, DescribeReply, ReadyReply
 from .spinner import Spinner
@@ -69,7 +69,7 @@ class Client:
     # Asking
 
     def ask(self, question: str | Query, *, on_text: Callable[[str], None] = lambda piece: None,
-            conversation_id: str = "", boxes: Sequence[Region | Sequence[float]] = (), header: Header | None = None,
+            conversation_id: str = "", boxes: Sequence[Place] = (), header: Header | None = None,
             limit_s: float = 60.0) -> Answer:
         """Asks, and waits for the answer.
 
@@ -80,8 +80,8 @@ class Client:
                 added.
             on_text: Receives each piece of the answer as it comes.
             conversation_id: The conversation that it continues, of an earlier answer; empty opens a new one.
-            boxes: Regions beside the detections: (x1, y1, x2, y2) or a point (x, y) in pixels of the image, or a
-                `Region`.
+            boxes: Regions beside the detections: (x1, y1, x2, y2), a point (x, y) or an outline of three or more (x, y)
+                in pixels of the image, a mask of its pixels, bool [H, W], or a `Region`.
             header: Of the image that is asked about; None: the newest.
             limit_s: Most seconds until the answer.
 
@@ -96,19 +96,19 @@ class Client:
                                            header=header, limit_s=limit_s), limit_s)
 
     def ask_async(self, question: str | Query, *, on_text: Callable[[str], None] = lambda piece: None,
-                  conversation_id: str = "", boxes: Sequence[Region | Sequence[float]] = (),
+                  conversation_id: str = "", boxes: Sequence[Place] = (),
                   header: Header | None = None, limit_s: float = 60.0) -> AskReply:
         """As `ask`, but returns at once with what the answer will come to; `cancel()` stops it within one token."""
         query = Query(text=question) if isinstance(question, str) else copy.copy(question)
         query.query_id = query.query_id or uuid.uuid4().hex
         query.conversation_id = conversation_id or query.conversation_id
-        query.boxes = [*query.boxes, *map(_region, boxes)]
+        query.boxes = [*query.boxes, *map(place_to_message, boxes)]
         query.header = header if header is not None else query.header
         reply = AskReply(self._connection, query, on_text, limit_s, self._connect_limit_s)
         self._begin(reply)
         return reply
 
-    def describe(self, boxes: Sequence[Region | Sequence[float]] = (), *, header: Header | None = None,
+    def describe(self, boxes: Sequence[Place] = (), *, header: Header | None = None,
                  limit_s: float = 60.0) -> Any:
         """Has boxes described, and waits for it.
 
@@ -126,10 +126,10 @@ class Client:
         """
         return self._result(self.describe_async(boxes, header=header, limit_s=limit_s), limit_s)
 
-    def describe_async(self, boxes: Sequence[Region | Sequence[float]] = (), *, header: Header | None = None,
+    def describe_async(self, boxes: Sequence[Place] = (), *, header: Header | None = None,
                        limit_s: float = 60.0) -> DescribeReply:
         """As `describe`, but returns at once with what the response will come to."""
-        request = DescribeRegions.Request(header=header or Header(), boxes=[_region(box) for box in boxes])
+        request = DescribeRegions.Request(header=header or Header(), boxes=[place_to_message(box) for box in boxes])
         reply = DescribeReply(self._connection, request, limit_s, self._connect_limit_s)
         self._begin(reply)
         return reply
@@ -255,13 +255,3 @@ class Client:
             reply.cancel()
             raise
         return reply.result()
-
-
-def _region(box: Region | Sequence[float]) -> Region:
-    if isinstance(box, Region):
-        return box
-    if len(box) == 2:  # a point
-        box = (*box, *box)
-    if len(box) != 4:
-        raise ValueError(f"a box has {len(box)} numbers; expected x1, y1, x2, y2, or x, y of a point")
-    return Region(bbox=box_to_message(box))

@@ -1,7 +1,6 @@
 """Messages ↔ the runtime's dataclasses; with `images` the only files that know both sides."""
 from __future__ import annotations
 
-import array
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import Point32, Polygon
 from rclpy.serialization import deserialize_message
 from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage
 from ros_gpt4roi_interfaces.msg import Region as RegionMessage
@@ -18,7 +16,7 @@ from ros_gpt4roi_interfaces.msg import RegionDescription, RegionDescriptionArray
 from std_msgs.msg import Header
 from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray
 
-from ros_gpt4roi.messages import box_to_message
+from ros_gpt4roi.messages import box_to_message, outlines_to_message, runs_to_message
 from ros_gpt4roi.runtime.masks import Mask, MaskError, check_corners
 from ros_gpt4roi.runtime.regions import Box, BoxError, check_box, check_mask, name_regions
 from ros_gpt4roi.runtime.types import Answer, FrameDescriptions, Region, Status
@@ -222,10 +220,8 @@ def mask_from_message(message: RegionMask) -> Mask | None:
 def mask_to_message(mask: Mask) -> RegionMask:
     """A mask as it was given, in pixels of its frame."""
     if mask.counts is not None:
-        width, height = mask.grid
-        return RegionMask(width=width, height=height, counts=array.array("I", mask.counts.tobytes()))
-    return RegionMask(polygons=[Polygon(points=[Point32(x=x, y=y) for x, y in polygon.tolist()])
-                                for polygon in mask.polygons])
+        return runs_to_message(*mask.grid, mask.counts)
+    return outlines_to_message(polygon.tolist() for polygon in mask.polygons)
 
 
 def region_to_message(region: Region, position: Position | None = None) -> RegionMessage:

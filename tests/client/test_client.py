@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
@@ -73,6 +74,11 @@ def test_boxes_and_points_are_asked_about_and_described(client: Client, camera: 
     described = response.descriptions.descriptions
     assert [item.region.id for item in described] == ["mine", "2", "3"] and all(item.text for item in described)
     assert described[1].region.bbox == box_to_message((1, 2, 30, 40)) and described[2].region.bbox.size_x == 0
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[10:20, 5:9] = True
+    outlined, masked = client.describe([((1, 1), (30, 1), (1, 40)), mask], limit_s=WAIT_S).descriptions.descriptions
+    assert outlined.region.bbox == box_to_message((1, 1, 30, 40)) and len(outlined.region.mask.polygons[0].points) == 3
+    assert masked.region.bbox == box_to_message((5, 10, 9, 20)) and masked.region.mask.width == WIDTH
     response = client.describe([(900, 900, 910, 910)], limit_s=WAIT_S)
     assert response.status == Answer.INVALID and "outside" in response.error
     with pytest.raises(ValueError, match="3 numbers"):
