@@ -15,6 +15,7 @@ from training.data.flickr import Flickr
 from training.data.llava import Llava
 from training.data.mixture import open_mixture
 from training.data.record import RecordError
+from training.data.records import Records
 from training.data.refcoco import RefCoco
 from training.data.source import find_image
 from training.data.vcr import Vcr
@@ -26,6 +27,7 @@ DECLARING = {
     "refcoco": (RefCoco, fixtures.refcoco, "coco/000000000581.jpg"),
     "flickr": (Flickr, fixtures.flickr, "flickr30k-images/1000092795.jpg"),
     "visual_genome": (VisualGenome, fixtures.visual_genome_grit, "vg_all/61.jpg"),
+    "records": (Records, fixtures.records, "images/a.png"),
     "vcr": (Vcr, lambda folder: fixtures.vcr(folder, "all"), "vcr1images/m/a.jpg"),
 }
 SILENT = {

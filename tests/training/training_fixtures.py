@@ -215,6 +215,26 @@ def llava(folder: Path, results: dict[str, Any] | None = None) -> dict[str, Any]
     }
 
 
+def records(folder: Path, *changed: dict[str, Any]) -> dict[str, Any]:
+    """Two pictures of one's own; the first has two regions, one with a mask, and a conversation about both."""
+    for name in ("a.png", "b.png"):
+        image(folder / "images" / name)
+    lines = changed or (
+        {"file": "images/a.png", "width": 100, "height": 80, "regions": [
+            {"id": "1", "box": [10, 10, 40, 50], "name": "valve", "attributes": {"colour": "red"},
+             "description": "a red valve on the wall", "source": "person",
+             "mask": [[10, 10, 40, 10, 10, 50]]},
+            {"id": "mug_3", "box": [50, 20, 90, 70], "name": "mug", "source": "model", "confidence": 0.4},
+        ], "conversations": [
+            {"rounds": [["What is left of <region mug_3>?", "<region 1>, a red valve."], ["Why?", "It is turned."]],
+             "source": "person"},
+        ]},
+        {"file": "images/b.png", "width": 100, "height": 80, "regions": [{"box": [5, 5, 30, 30], "name": "owl"}]},
+    )
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {"annotations": folder / "records.jsonl", "form": "texts"}
+
+
 def source(kind: Any, values: dict[str, Any], folder: Path, limit: int = 0) -> Any:
     """A loader over fixture files; its index lies under ``folder``."""
     return kind(parse_options(kind.options_type, values, kind.kind), Shared(folder / "cache", limit))

@@ -22,14 +22,14 @@ from training.data.detections import Detections, load_class_names, load_detectio
 from training.data.grouping import GroupedItems
 from training.data.record import Filtered, Record, RecordError, Round
 from training.data.report import Report
-from training.data.source import Source, SourceOptions, boxes_array, find_image, image_names, image_size, sample
+from training.data.source import ImagesOptions, Source, boxes_array, find_image, image_names, image_size, sample
 from training.data.texts import plain, readable
 
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlavaOptions(SourceOptions):
+class LlavaOptions(ImagesOptions):
     """Options of LLaVA-Instruct; its annotations are llava_instruct_150k.json.
 
     The detections that are used have score and min_side; where none has, the best are used.

@@ -22,6 +22,7 @@ from training.data.coco import Coco
 from training.data.flickr import Flickr
 from training.data.llava import Llava
 from training.data.record import REFERENCE, Record, RecordError, Round, check_record
+from training.data.records import Records
 from training.data.refcoco import RefCoco
 from training.data.report import Malformed
 from training.data.sample import Sample, make_sample
@@ -30,7 +31,7 @@ from training.data.vcr import Vcr
 from training.data.visual_genome import VisualGenome
 
 SOURCES: dict[str, type[Source]] = {
-    source.kind: source for source in (Coco, RefCoco, Flickr, VisualGenome, Vcr, Llava)
+    source.kind: source for source in (Coco, RefCoco, Flickr, VisualGenome, Vcr, Llava, Records)
 }
 Made = TypeVar("Made")
 # Keeps the random streams of orders, of visits and of their points apart.

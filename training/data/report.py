@@ -67,6 +67,7 @@ class Report(Malformed):
         kept: Entries in the index.
         filtered: Reason → how many items were left out on purpose.
         noted: What was done → to how many items that were kept.
+        counted: What kept entries hold → how much of it.
         metadata: What is true of the whole file, such as class names, so that nobody has to open it again.
     """
 
@@ -74,11 +75,12 @@ class Report(Malformed):
     kept: int = 0
     filtered: dict[str, int] = field(default_factory=dict)
     noted: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, int] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """Return what was left out or changed and the first errors, a line each."""
-        counts = [("filtered", self.filtered), ("noted", self.noted)]
+        """Return what is there, what was left out or changed and the first errors, a line each."""
+        counts = [("counted", self.counted), ("filtered", self.filtered), ("noted", self.noted)]
         lines = [f"{word} {count}: {reason}" for word, found in counts for reason, count in sorted(found.items())]
         return [*lines, f"malformed {self.malformed}", *(f"  {message}" for message in self.errors)]
 
@@ -106,6 +108,11 @@ class Report(Malformed):
     def filter(self, reason: str) -> None:
         """Count an item that is left out on purpose."""
         self.filtered[reason] = self.filtered.get(reason, 0) + 1
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Count what an entry that is kept holds."""
+        if number:
+            self.counted[what] = self.counted.get(what, 0) + number
 
     def note(self, action: str) -> None:
         """Count an item that is kept, but not as it was."""

@@ -85,13 +85,19 @@ class SourceOptions(Configuration):
     """Options of every data set."""
 
     annotations: Path = setting(dataclasses.MISSING, "Annotation file.")
-    images: tuple[Path, ...] = setting(dataclasses.MISSING, "Folders of the images, looked through in this order.")
     ratio: float = setting(1.0, "Visits an epoch of each image; under 1, of a new random share of them every epoch.",
                            more_than=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxedOptions(SourceOptions):
+class ImagesOptions(SourceOptions):
+    """Options of data sets whose annotation file does not say where the images are."""
+
+    images: tuple[Path, ...] = setting(dataclasses.MISSING, "Folders of the images, looked through in this order.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxedOptions(ImagesOptions):
     """Options of data sets whose annotations are boxes."""
 
     boxes: BoxFilter = setting(BoxFilter(), "Which boxes and images are large enough.")

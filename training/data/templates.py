@@ -14,6 +14,10 @@ CATEGORY_TASK = (
     "Every question below is one region of the image. Answer it with the name of the category that fits the object "
     "in that region and with nothing else. The categories are {names}.\n"
 )
+NAME_TASK = (
+    "Every question below is one region of the image. Answer it with the name of the object in that region and with "
+    "nothing else.\n"
+)
 EXPRESSION_TASK = (
     "Every question below is one region of the image that holds one object. Answer with a short expression that "
     "singles the object out: what it is, how it looks, where it is in the image and next to which other objects.\n"
@@ -44,6 +48,20 @@ DESCRIBE_ONE = (
     "Please write a description that fits {regions}.",
     "What would you say about the part of the image marked {regions}?",
     "Take a close look at {regions} and describe it.",
+)
+NAME_ONE = (
+    "What is {regions}?",
+    "What is the object in {regions}?",
+    "Which thing is {regions}?",
+    "What do you call what is in {regions}?",
+    "Name {regions}.",
+    "Say what {regions} is.",
+)
+ATTRIBUTE_OF_ONE = (
+    "What is the {name} of {regions}?",
+    "Tell me the {name} of {regions}.",
+    "Which {name} does {regions} have?",
+    "What {name} has {regions}?",
 )
 DESCRIBE_MANY = (
     "Describe the image with everything in {regions}.",

@@ -25,7 +25,7 @@ from training.data.coco_format import declared_size
 from training.data.grouping import GroupedItems
 from training.data.record import Filtered, Record, Round
 from training.data.report import Report
-from training.data.source import Source, SourceOptions, boxes_array, find_image, image_size
+from training.data.source import ImagesOptions, Source, boxes_array, find_image, image_size
 from training.data.texts import plain, readable, sentence
 
 CHOICES = ("answer", "rationale")  # forms of multiple choice
@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class VcrOptions(SourceOptions):
+class VcrOptions(ImagesOptions):
     """Options of VCR; its annotations are train.jsonl or val.jsonl, its images vcr1images."""
 
     form: str = setting(dataclasses.MISSING, "all lists every object of the image before the question; single and "

@@ -119,7 +119,7 @@ class VisualGenomeCaptioning(_Captioning):
 
     @override
     def open(self, annotations: Path, images: tuple[Path, ...], shared: Shared) -> Source:
-        return VisualGenome(VisualGenomeOptions(annotations, images), shared)
+        return VisualGenome(VisualGenomeOptions(annotations, images=images), shared)
 
 
 class RefCocogCaptioning(_Captioning):
@@ -132,7 +132,7 @@ class RefCocogCaptioning(_Captioning):
     @override
     def open(self, annotations: Path, images: tuple[Path, ...], shared: Shared) -> Source:
         # Short expressions are references too.
-        return RefCoco(RefCocoOptions(annotations, images, dataset="refcocog", min_words=1), shared)
+        return RefCoco(RefCocoOptions(annotations, images=images, dataset="refcocog", min_words=1), shared)
 
     @override
     def references(self, pairs: list[Any]) -> Iterator[tuple[list[float], list[str]]]:

@@ -62,7 +62,7 @@ class VcrChoice(Benchmark):
 
     def __init__(self, annotations: Path, images: tuple[Path, ...], cache: Path):
         self.answers, self.rationales = (
-            Vcr(VcrOptions(annotations, images, form=form), Shared(cache)) for form in CHOICES)
+            Vcr(VcrOptions(annotations, images=images, form=form), Shared(cache)) for form in CHOICES)
 
     @override
     def items(self) -> Iterator[Item]:

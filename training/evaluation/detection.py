@@ -53,7 +53,7 @@ class CocoClassification(Benchmark):
                 "the answer names exactly the category, per cent of boxes and mean over classes")
 
     def __init__(self, annotations: Path, images: tuple[Path, ...], cache: Path):
-        self.source = Coco(CocoOptions(annotations, images), Shared(cache))
+        self.source = Coco(CocoOptions(annotations, images=images), Shared(cache))
 
     @override
     def items(self) -> Iterator[Item]:

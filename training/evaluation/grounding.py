@@ -46,7 +46,7 @@ class RefCocoGrounding(Benchmark):
         self.name = f"{dataset}_grounding"
         self.protocol = (f"{dataset}, candidates are the objects of the image that any expression means, at least two; "
                          "right where the named one has IoU ≥ 0.5 with the truth, per cent")
-        options = RefCocoOptions(annotations, images, dataset=dataset, min_words=1)
+        options = RefCocoOptions(annotations, images=images, dataset=dataset, min_words=1)
         self.source = RefCoco(options, Shared(cache))
 
     @override

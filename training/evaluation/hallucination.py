@@ -96,7 +96,7 @@ class CocoPresence(_YesNo):
             raise RecordError(f"sampling is {sampling!r}, expected one of {', '.join(SAMPLINGS)}")
         self.name = f"coco_presence_{sampling}"
         self.protocol = self.protocol.format(sampling=sampling)
-        self.source = Coco(CocoOptions(annotations, images), Shared(cache))
+        self.source = Coco(CocoOptions(annotations, images=images), Shared(cache))
         self.sampling, self.seed = sampling, seed
 
     @override

@@ -88,7 +88,7 @@ class Naming(Benchmark):
         self.protocol = (f"{dataset.upper()} validation, true boxes, the category asked for in a word or phrase: "
                          "cosine of all-MiniLM-L6-v2 embeddings and IoU of words, × 100")
         self.question = question
-        self.options = BoxedOptions(annotations, images)
+        self.options = BoxedOptions(annotations, images=images)
         self._embed = sentence_embedder(encoder) if encoder else None
 
     @override
