@@ -1,9 +1,13 @@
 """Masks through the node in its own process on real DDS: into the model, and back as they were given."""
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+from answering import start_perception  # noqa: E402
 from camera import HEIGHT, WIDTH, Camera  # noqa: E402
 from geometry_msgs.msg import Point32, Polygon  # noqa: E402
 from perception_fixtures import (  # noqa: F401, E402
@@ -18,8 +22,14 @@ from perception_fixtures import (  # noqa: F401, E402
 from ros_gpt4roi_interfaces.msg import Answer, Region, RegionDescriptionArray, RegionMask  # noqa: E402
 from ros_gpt4roi_interfaces.srv import DescribeRegions  # noqa: E402
 from ros_peer import Peer  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
 
-from ros_gpt4roi.messages import box_to_message  # noqa: E402
+from ros_gpt4roi.engine.precision.calibration import default_frames_folder  # noqa: E402
+from ros_gpt4roi.image_file import read_image  # noqa: E402
+from ros_gpt4roi.image_messages import rgb_to_image  # noqa: E402
+from ros_gpt4roi.messages import box_to_message, place_to_message  # noqa: E402
+from ros_gpt4roi.paths import find_model  # noqa: E402
 
 BOX = (8, 8, 40, 40)
 
@@ -83,3 +93,34 @@ def test_a_bad_mask_is_told_why_and_the_next_is_served(peer: Peer, ask: Asker, f
     response = peer.call(DescribeRegions, "describe_regions", DescribeRegions.Request(boxes=[bad]))
     assert response.status == Answer.INVALID and words in response.error
     asked(ask, LEFT["runs"])
+
+
+@pytest.mark.slow
+def test_of_two_things_in_one_box_the_masked_one_is_described(ros: None, tmp_path: Path) -> None:
+    green, red = (222, 63, 264, 145), (185, 68, 229, 120)  # boxes that overlap, of a picture of the tabletop
+    both = box_to_message((185, 63, 264, 145))
+    pixels = read_image(default_frames_folder() / "3.jpg")
+    peer = Peer()
+    node = start_perception(find_model("tabletop"), tmp_path / "node.log", "-r", "__ns:=/tabletop")
+    try:
+        peer.watch(node)
+        image = rgb_to_image(pixels, Header(frame_id="camera"))
+        image.header.stamp.sec = 7
+        peer.publisher(Image, "/tabletop/image").publish(image)
+        masks = [RegionMask(), *(outline((x1, y1), (x2, y1), (x2, y2), (x1, y2)) for x1, y1, x2, y2 in (green, red))]
+        for x1, y1, x2, y2 in (green, red):
+            inside = np.zeros(pixels.shape[:2], bool)
+            inside[y1:y2, x1:x2] = True
+            masks.append(place_to_message(inside).mask)
+        request = DescribeRegions.Request(boxes=[Region(bbox=both, mask=mask) for mask in masks])
+
+        def described() -> list[str]:  # the image and the request come by different ways
+            found = peer.call(DescribeRegions, "/tabletop/describe_regions", request)
+            assert found.status in (Answer.OK, Answer.NO_FRAME), found.error
+            return [item.text for item in found.descriptions.descriptions]
+        whole, *texts = peer.wait_for(described, "descriptions")
+    finally:
+        node.stop()
+        peer.close()
+    assert ["green" in text for text in texts] == [True, False] * 2, texts
+    assert "red" in texts[1] and whole != texts[1]
