@@ -10,6 +10,7 @@ import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 
 from ros_gpt4roi.configuration import Configuration, setting
+from ros_gpt4roi.model.region_shapes import ShapeError
 from ros_gpt4roi.runtime.regions import BoxError
 from ros_gpt4roi.runtime.types import Frame, Region
 
@@ -97,8 +98,17 @@ class DepthSource:
         order = ">" if depth.is_bigendian else "<"
         rows = np.frombuffer(depth.data, np.uint8).reshape(depth.height, depth.step)
         pixels = rows[:, :depth.width * np.dtype(kind).itemsize].view(order + kind)
-        found = ((region.id, locate(pixels, unit_m, region.box, calibration)) for region in regions)
-        return {identifier: position for identifier, position in found if position is not None}
+        found = {}
+        for region in regions:
+            mask = None
+            try:
+                if region.mask is not None:
+                    mask = region.mask.shape(region.box, depth.width, depth.height).mask
+            except ShapeError:  # nothing of it is in its box: it is described no more than located
+                continue
+            if (position := locate(pixels, unit_m, region.box, calibration, mask)) is not None:
+                found[region.id] = position
+        return found
 
     def pixel(self, frame: Frame, point: tuple[float, float, float]) -> tuple[float, float]:
         """Where a point of the camera's optical frame, in metres, shows in a frame. Raises BoxError if it does not."""

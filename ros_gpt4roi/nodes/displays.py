@@ -74,11 +74,11 @@ def text_markers(result: FrameDescriptions, positions: Positions) -> MarkerArray
 
 
 def image_marker(result: FrameDescriptions) -> ImageMarker:
-    """The boxes of a frame as one list of lines; a point is a cross."""
+    """The boxes of a frame, or outlines of masks, as one list of lines; a point is a cross."""
     message = ImageMarker(header=result.frame.header, ns="regions", type=ImageMarker.LINE_LIST,
                           action=ImageMarker.ADD, scale=_LINE_WIDTH)
     for description in result.descriptions:
-        lines = _lines(description.region)
+        lines = _lines(description.region, result)
         message.points += [Point(x=x, y=y) for line in lines for x, y in line]
         message.outline_colors += [_colour(ColorRGBA, description.region)] * (2 * len(lines))
     return message
@@ -99,7 +99,7 @@ def image_annotations(foxglove: ModuleType, result: FrameDescriptions) -> Any:
         colour = _colour(foxglove.Color, region)
         message.points.append(foxglove.PointsAnnotation(
             timestamp=stamp, type=foxglove.PointsAnnotation.LINE_LIST, outline_color=colour, thickness=_LINE_WIDTH,
-            points=[foxglove.Point2(x=x, y=y) for line in _lines(region) for x, y in line]))
+            points=[foxglove.Point2(x=x, y=y) for line in _lines(region, result) for x, y in line]))
         message.texts.append(foxglove.TextAnnotation(
             timestamp=stamp, position=foxglove.Point2(x=float(region.box[0]), y=float(region.box[1])),
             text=_text(description), font_size=_FONT_SIZE,
@@ -112,12 +112,16 @@ def _text(description: Description) -> str:
     return f"{description.region.id}: {description.text}" if description.text else description.region.id
 
 
-def _lines(region: Region) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+def _lines(region: Region, result: FrameDescriptions) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """What marks a region: a point's cross, a mask's outlines, or the sides of the box."""
     x1, y1, x2, y2 = map(float, region.box)
     if region.is_point:
         return [((x1 - _CROSS, y1), (x1 + _CROSS, y1)), ((x1, y1 - _CROSS), (x1, y1 + _CROSS))]
-    corners = (x1, y1), (x2, y1), (x2, y2), (x1, y2)
-    return list(zip(corners, corners[1:] + corners[:1]))
+    outlines = [[(x1, y1), (x2, y1), (x2, y2), (x1, y2)]]
+    if region.mask is not None:
+        height, width = result.frame.image.shape[:2]
+        outlines = [[(x, y) for x, y in outline.tolist()] for outline in region.mask.outlines(width, height)]
+    return [line for corners in outlines for line in zip(corners, corners[1:] + corners[:1])]
 
 
 def _colour(kind: type, region: Region, opacity: float = 1.0) -> Any:

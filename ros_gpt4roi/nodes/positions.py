@@ -25,7 +25,7 @@ class Position:
     """Where a region is in the camera's optical frame: x to the right, y downwards, z forward.
 
     Attributes:
-        point: (x, y, z) in metres, of the middle of the region at its median depth.
+        point: (x, y, z) in metres, of the middle of the region, or of its mask, at its median depth.
         spread: Half the range of the middle 68 % of its depths, in metres.
         size: Width and height of the box at that depth, in metres.
     """
@@ -91,17 +91,18 @@ class Calibration:
 
 
 def locate(depth: np.ndarray, unit_m: float, box: tuple[float, float, float, float],
-           calibration: Calibration) -> Position | None:
+           calibration: Calibration, mask: np.ndarray | None = None) -> Position | None:
     """Finds where the thing in a box is.
 
-    The depths of the inner half of the box (each way) are taken, as the rest also shows what is behind; of a point,
-    those of 5 x 5 pixels.
+    The depths of the inner half of the box (each way) are taken, as the rest also shows what is behind; with a mask,
+    those inside it; of a point, those of 5 x 5 pixels.
 
     Args:
         depth: [H, W], aligned to the colour image; 0 and what is not finite is unknown.
         unit_m: What a 1 of it means, in metres.
         box: x1 y1 x2 y2 in pixels of the colour image, which has the same size.
         calibration: Of the colour image.
+        mask: What of the box belongs to the thing, weights in 0..1 of a grid [h, w] that divides the box.
 
     Returns:
         The position, or None where less than a fifth of these pixels have a depth, or the distortion is one that no
@@ -110,7 +111,14 @@ def locate(depth: np.ndarray, unit_m: float, box: tuple[float, float, float, flo
     height, width = depth.shape
     x1, y1, x2, y2 = np.clip(box, 0, (width, height, width, height)).tolist()
     middle = (x1 + x2) / 2, (y1 + y2) / 2
-    samples = depth[tuple(_inner(low, high, length) for low, high, length in ((y1, y2, height), (x1, x2, width)))]
+    part = _INNER if mask is None else 1.0
+    rows, columns = _inner(y1, y2, height, part), _inner(x1, x2, width, part)
+    samples = depth[rows, columns]
+    if mask is not None:
+        y, x = np.mgrid[rows, columns] + 0.5
+        seen = mask[_cells(y, box[1], box[3], mask.shape[0]), _cells(x, box[0], box[2], mask.shape[1])] >= 0.5
+        samples = samples[seen]
+        middle = (float(x[seen].mean()), float(y[seen].mean())) if samples.size else middle
     known = samples[np.isfinite(samples) & (samples > 0)]
     if not known.size or known.size < _LEAST_VALID * samples.size:
         return None
@@ -121,9 +129,14 @@ def locate(depth: np.ndarray, unit_m: float, box: tuple[float, float, float, flo
     return found if all(map(math.isfinite, (*found.point, *found.size))) else None
 
 
-def _inner(low: float, high: float, length: int) -> slice:
-    """The pixels of one direction that are looked at."""
-    half = max((high - low) * _INNER, 1) / 2 if high > low else _POINT_SIDE / 2
+def _cells(places: np.ndarray, low: float, high: float, count: int) -> np.ndarray:
+    """Which of the cells between low and high each place is in."""
+    return ((places - low) / (high - low) * count).astype(int).clip(0, count - 1)
+
+
+def _inner(low: float, high: float, length: int, part: float) -> slice:
+    """The pixels of one direction that are looked at, in the middle part of the box."""
+    half = max((high - low) * part, 1) / 2 if high > low else _POINT_SIDE / 2
     middle = min(max((low + high) / 2, 0.5), length - 0.5)
     first, last = max(0, math.floor(middle - half)), min(length, math.ceil(middle + half))
     return slice(first, last, max(1, (last - first) // _MOST_SAMPLES))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ros_gpt4roi.annotate import region_colour  # noqa: E402
 from ros_gpt4roi.messages import box_to_message  # noqa: E402
 from ros_gpt4roi.nodes.displays import described_detections, image_marker  # noqa: E402
 from ros_gpt4roi.nodes.optional import optional_messages  # noqa: E402
+from ros_gpt4roi.runtime.masks import Mask  # noqa: E402
 from ros_gpt4roi.runtime.types import Description, Frame, FrameDescriptions, Region  # noqa: E402
 
 BOXES = ((2.0, 2.0, 20.0, 20.0), (30.0, 10.0, 60.0, 40.0))
@@ -56,6 +58,16 @@ def test_an_image_marker_outlines_boxes_and_crosses_points(result: FrameDescript
     assert len(message.outline_colors) == len(points)
     assert [round(255 * value) for value in (message.outline_colors[8].r, message.outline_colors[8].g,
                                              message.outline_colors[8].b)] == list(region_colour("here"))
+
+
+def test_an_image_marker_outlines_masks(result: FrameDescriptions) -> None:
+    masks = [Mask.of_polygons([((10, 20), (30, 20), (10, 60))]), Mask.of_runs(32, 24, [0, 2, 22, 2, 742])]
+    regions = [Region(str(place), (0, 0, 640, 480), mask=mask) for place, mask in enumerate(masks)]
+    message = image_marker(replace(result, descriptions=tuple(Description(region, "", 0.5) for region in regions)))
+    points = corners(message)
+    assert points[:6] == [(10, 20), (30, 20), (30, 20), (10, 60), (10, 60), (10, 20)]
+    assert set(points[6:]) == {(10, 10), (10, 30), (30, 10), (30, 30)}, "through the centres of cells"
+    assert len(message.outline_colors) == len(points)
 
 
 def test_a_package_that_is_not_there_is_none() -> None:

@@ -40,6 +40,16 @@ def test_two_things_in_one_box_show_in_the_spread() -> None:
     assert found is not None and found.spread == pytest.approx(0.5)
 
 
+def test_of_two_things_in_one_box_the_masked_one_is_located() -> None:
+    depth = np.full((480, 640), 1.0, np.float32)
+    depth[:, 320:] = 2.0
+    right = np.zeros((4, 8))
+    right[:, 4:] = 1
+    found = [locate(depth, 1.0, (260, 180, 380, 300), CAMERA, mask) for mask in (right, 1 - right, 0 * right)]
+    assert [(place.point[2], place.spread) for place in found[:2] if place] == [(2, 0), (1, 0)] and found[2] is None
+    assert found[0] is not None and found[0].point[0] == pytest.approx(CAMERA.ray(350, 240)[0] * 2, abs=0.01)
+
+
 @pytest.mark.parametrize("box", [(300, 220, 340, 260), (320, 240, 320, 240), (-50, -50, 20, 20), (630, 470, 700, 600)])
 def test_without_depth_there_is_no_position(box: tuple[float, float, float, float]) -> None:
     assert locate(np.zeros((480, 640), np.uint16), 0.001, box, CAMERA) is None
