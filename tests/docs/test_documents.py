@@ -163,8 +163,10 @@ def test_named_parameters_are_declared() -> None:
     from ros_gpt4roi.configuration import leaves
     from ros_gpt4roi.nodes.perception import PerceptionParameters
     from ros_gpt4roi.nodes.sim_camera import CameraParameters
+    from ros_gpt4roi.nodes.speech import SpeechParameters
 
-    declared = {leaf.name for kind in (PerceptionParameters, CameraParameters) for leaf in leaves(kind)}
+    kinds = (PerceptionParameters, CameraParameters, SpeechParameters)
+    declared = {leaf.name for kind in kinds for leaf in leaves(kind)}
     groups = {name.partition(".")[0] for name in declared if "." in name}
     named = {name for page in PAGES for code in documents.codes(page)
              for name in re.findall(rf"(?<![\w./])(?:{'|'.join(groups)})\.(?!yaml|json)[\w.]*\w", code)}

@@ -1,6 +1,7 @@
 """Message packages that ROS from pip does not have, built for the tests with the fields that the real ones have.
 
-foxglove_msgs as of its release for Jazzy, yolo_msgs as of yolo_ros 4.6.1. Where the real one is installed, it is used.
+foxglove_msgs, hri_msgs and audio_common_msgs as of their releases for Jazzy, yolo_msgs as of yolo_ros 4.6.1.
+Where the real one is installed, it is used.
 """
 from __future__ import annotations
 
@@ -13,6 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _PACKAGES = {
+    "audio_common_msgs": {
+        "AudioData": "uint8[] data",
+        "AudioDataStamped": "std_msgs/Header header\nAudioData audio",
+    },
     "foxglove_msgs": {
         "Color": "float64 r\nfloat64 g\nfloat64 b\nfloat64 a",
         "Point2": "float64 x\nfloat64 y",
@@ -23,7 +28,12 @@ _PACKAGES = {
                             "Color[] outline_colors\nColor fill_color\nfloat64 thickness",
         "TextAnnotation": "builtin_interfaces/Time timestamp\nPoint2 position\nstring text\nfloat64 font_size\n"
                           "Color text_color\nColor background_color",
+        "RawAudio": "builtin_interfaces/Time timestamp\nuint8[] data\nstring format\nuint32 sample_rate\n"
+                    "uint32 number_of_channels",
         "ImageAnnotations": "CircleAnnotation[] circles\nPointsAnnotation[] points\nTextAnnotation[] texts",
+    },
+    "hri_msgs": {
+        "LiveSpeech": "std_msgs/Header header\nstring incremental\nstring final\nfloat64 confidence\nstring locale",
     },
     "yolo_msgs": {
         "Point2D": "float64 x\nfloat64 y",

@@ -108,6 +108,7 @@ OUTER = {
     "ros_gpt4roi/engine": ("ros_gpt4roi.runtime", "ros_gpt4roi.sim", "training", "rclpy"),
     "ros_gpt4roi/runtime": ("ros_gpt4roi.sim", "training", "rclpy"),
     "ros_gpt4roi/console": ("ros_gpt4roi.runtime", "ros_gpt4roi.model", "ros_gpt4roi.engine", "training"),
+    "ros_gpt4roi/speech": ("ros_gpt4roi.model", "ros_gpt4roi.engine", "ros_gpt4roi.runtime", "training", "rclpy"),
     "ros_gpt4roi/sim": ("ros_gpt4roi.model", "ros_gpt4roi.engine", "ros_gpt4roi.runtime", "training", "rclpy"),
     "ros_gpt4roi": ("ros_gpt4roi.nodes",),
     "training": ("ros_gpt4roi.nodes", "rclpy"),

@@ -1,0 +1,136 @@
+"""What a recognised sentence means: a question, a correction, an order to the voice itself, or none of these."""
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something to ask, in the person's words."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a person says about the robot's last words, or about its description of a region.
+
+    Attributes:
+        right: Whether it is right.
+        subject: What it is about, such as "region 2"; empty, "it" or "that": what was said last.
+        instead: What would have been right, such as "a valve"; may be empty.
+    """
+
+    right: bool
+    subject: str = ""
+    instead: str = ""
+
+
+@dataclass(frozen=True)
+class NewConversation:
+    """The next question opens a conversation."""
+
+
+@dataclass(frozen=True)
+class Courtesy:
+    """Words that want no reply, such as "thank you" and "stop"."""
+
+
+@dataclass(frozen=True)
+class Unclear:
+    """No question, as far as can be told."""
+
+
+Meaning = Question | Correction | NewConversation | Courtesy | Unclear
+
+_ASKING = re.compile(
+    r"(?:what|what's|which|who|who's|whose|where|where's|when|why|how|how's|is|isn't|are|aren't|was|were|do|does|did|"
+    r"can|could|would|will|should|has|have|describe|tell|show|name|count|compare|find|list|explain|point|identify|"
+    r"look)\b")
+_LEADING = re.compile(r"^(?:(?:please|and|so|but|then|okay|ok|now|well|um|uh|also|or|hello|hi)\b[ ,]*)+")
+_NO = re.compile(r"^(?:(?:no|nope|wrong|incorrect|actually|sorry|that(?:'s| is| was)? (?:wrong|not right|not correct|"
+                 r"incorrect)|you(?:'re| are) wrong)\b[,.!; ]*)+")
+_YES = re.compile(r"^(?:(?:yes[,. ]+|yeah[,. ]+)?(?:that(?:'s| is| was)|you(?:'re| are)) (?:right|correct)|correct)"
+                  r"[.! ]*$")
+_IS = re.compile(r"^(?P<subject>.{1,60}?)(?:'s| is| was| are)(?: actually| really| in fact| rather)? "
+                 r"(?!not\b)(?P<instead>.{1,200})$")
+_IS_NOT = re.compile(r"^(?P<subject>.{1,60}?)(?:'s| is| was)(?:n't| not) [^,;.]{1,100}?(?:[,;.]| but)\s*(?:but\s+)?"
+                     r"(?:(?:it|that|this)(?:'s| is)\s+)?(?P<instead>.{1,200})$")
+_COURTESY = re.compile(r"^(?:(?:thank you|thanks|stop|stop it|quiet|be quiet|silence|never ?mind|okay|ok|enough|"
+                       r"all right|very much|good|great|please)[,.! ]*)+$")
+_NEW = re.compile(r"^(?:(?:(?:start|begin|open) )?(?:a )?(?:new conversation|new topic)|"
+                  r"(?:let's )?start (?:over|again))[.! ]*$")
+# Numbers that sound like other words, where only a number can stand.
+_SOUNDS = {"to": "2", "too": "2", "for": "4", "won": "1", "ate": "8", "tree": "3", "free": "3", "sex": "6"}
+_MISHEARD = re.compile(rf"\b(regions?|number) ({'|'.join(_SOUNDS)})"
+                       r"(?=\s*(?:[?.!,]|$)|\s+(?:is|are|and|or|made|look)\b)", re.IGNORECASE)
+_REGION = re.compile(r"\b(?:reagan|regent|regions?'s|legion|reason|religion)(?= (?:number )?(?:\d+|one|two|three|four|"
+                     r"five|six|seven|eight|nine|ten|eleven|twelve)\b)", re.IGNORECASE)
+
+
+def meaning_of(text: str) -> Meaning:
+    """Tells what a sentence means.
+
+    Args:
+        text: As it was recognised, with or without punctuation.
+    """
+    text = repaired(text)
+    lowered = _simple(text)
+    if not re.search(r"[^\W_]", lowered):
+        return Unclear()
+    if _NEW.match(lowered):
+        return NewConversation()
+    if _COURTESY.match(lowered):
+        return Courtesy()
+    if _YES.match(lowered):
+        return Correction(right=True)
+    no = _NO.match(lowered)
+    rest = text[no.end():] if no else text
+    asking = _LEADING.sub("", _simple(rest))
+    if _ASKING.match(asking) or rest.rstrip().endswith("?"):
+        return Question(rest.strip() if no and not _ASKING.match(lowered) else text)
+    if no:
+        return _correction(rest)
+    contrast = _IS_NOT.match(lowered)
+    return _correction(text) if contrast else Unclear()
+
+
+def repaired(text: str) -> str:
+    """A sentence with the names of regions as they are written: "region too?" was "region 2?"."""
+    text = _REGION.sub("region", " ".join(text.split()))
+    return _MISHEARD.sub(lambda found: f"{found[1]} {_SOUNDS[found[2].lower()]}", text)
+
+
+def without_wake_phrase(text: str, phrases: Sequence[str]) -> str | None:
+    """What follows a wake phrase at a sentence's begin; None where there is none, empty where nothing follows.
+
+    Args:
+        text: As it was recognised.
+        phrases: Such as "hey robot"; case and punctuation do not matter.
+    """
+    for phrase in phrases:
+        words = re.findall(r"\w+", _simple(phrase))
+        pattern = r"\W*" + r"\W+".join(map(re.escape, words)) + r"(?!\w)\W*"
+        if words and (found := re.match(pattern, _simple(text))):
+            return text[found.end():]
+    return None
+
+
+def _simple(text: str) -> str:
+    """In lower case, with plain apostrophes; as long as the text."""
+    lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in unicodedata.normalize("NFC", text))
+    return lowered.replace("’", "'")
+
+
+def _correction(text: str) -> Correction:
+    text = text.strip().rstrip(".!?, ")
+    found = _IS_NOT.match(_simple(text)) or _IS.match(_simple(text))
+    if found is None:
+        return Correction(right=False, instead=text)
+    subject, instead = (text[slice(*found.span(name))].strip(" ,") for name in ("subject", "instead"))
+    if subject.lower() in ("it", "that", "this"):
+        subject = ""
+    return Correction(right=False, subject=subject, instead=instead)

