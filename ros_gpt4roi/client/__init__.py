@@ -1,4 +1,4 @@
-"""A Python client of the perception node: ask, describe, listen.
+"""A Python client of the perception node: ask, watch, describe, listen.
 
     from ros_gpt4roi.client import Client
 
@@ -8,16 +8,19 @@
         for frame in client.descriptions():
             print({description.region.id: description.text for description in frame.descriptions})
 
-`ask` and `describe` wait. `ask_async` and `describe_async` return a `Reply`, a `concurrent.futures.Future`, for
-programs with an event loop of their own: `answer = await asyncio.wrap_future(client.ask_async("why?"))`.
+`ask`, `describe` and `watch` wait. `ask_async`, `describe_async` and `watch_async` return a `Reply`, which is a
+`concurrent.futures.Future`, for programs with an event loop of their own:
+`answer = await asyncio.wrap_future(client.ask_async("why?"))`.
 
 ROS is used only where the client's node is spun: in a thread of the client's own, or in the caller's executor. The
 caller's functions are called there, and must return at once. So every method may be called from any thread, and a
 KeyboardInterrupt in a thread that waits for an answer never meets rclpy in the middle of a message.
 """
 
-from .client import STATUS_NAMES, Client
+from .client import STATUS_NAMES, Client, status_name
 from .connection import ClientError, NodeState, NoNodeError, Reply
 from .requests import AskReply, DescribeReply
+from .watch import WatchReply
 
-__all__ = ["STATUS_NAMES", "AskReply", "Client", "ClientError", "DescribeReply", "NoNodeError", "NodeState", "Reply"]
+__all__ = ["STATUS_NAMES", "AskReply", "Client", "ClientError", "DescribeReply", "NoNodeError", "NodeState", "Reply",
+           "WatchReply", "status_name"]

@@ -6,11 +6,13 @@ import copy
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from ros_gpt4roi_interfaces.action import Watch
 from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, RegionDescriptionArray
 from ros_gpt4roi_interfaces.srv import DescribeRegions
 from sensor_msgs.msg import Image
@@ -20,14 +22,21 @@ from ..messages import Place, place_to_message
 from .connection import ClientError, NodeState, Reply
 from .requests import AskReply, DescribeReply, ReadyReply
 from .spinner import Spinner
+from .watch import WatchReply
 
 #: Answer.status in words.
 STATUS_NAMES: dict[int, str] = {getattr(Answer, name): name for name in (
     "OK", "CANCELED", "TIMEOUT", "NO_FRAME", "UNKNOWN_REGION", "OVERLOADED", "INVALID", "FAILED")}
 _SPUN_S = 5.0  # beyond a request's own limit: by then, a node that is spun has ended it
 _DEPTH = 10
+_MOST_CHANGES = 256
+_END_WATCHES_S = 2.0
 
 T = TypeVar("T")
+
+def status_name(answer: Answer) -> str:
+    """An answer's status in words."""
+    return STATUS_NAMES.get(answer.status, str(answer.status))
 
 
 class Client:
@@ -63,8 +72,19 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the client; what is still open ends with a ClientError. A second call does nothing."""
-        self._spinner.close()
+        """Ends the client and its watches; what else is open ends with a ClientError. A second call does nothing."""
+        try:
+            if not self._spinner.closed:
+                self._end_watches()
+        finally:
+            self._spinner.close()
+
+    def _end_watches(self) -> None:
+        """Has the node end them, which would otherwise go on until their time is over."""
+        watches = [reply for reply in list(self._connection.open) if isinstance(reply, WatchReply) and reply.cancel()]
+        if watches:
+            with suppress(ClientError):
+                self.wait_for(lambda: all(reply.done() for reply in watches), _END_WATCHES_S, "the end of watches")
 
     # Asking
 
@@ -99,12 +119,58 @@ class Client:
                   conversation_id: str = "", boxes: Sequence[Place] = (),
                   header: Header | None = None, limit_s: float = 60.0) -> AskReply:
         """As `ask`, but returns at once with what the answer will come to; `cancel()` stops it within one token."""
-        query = Query(text=question) if isinstance(question, str) else copy.copy(question)
-        query.query_id = query.query_id or uuid.uuid4().hex
+        query = _query(question, boxes)
         query.conversation_id = conversation_id or query.conversation_id
-        query.boxes = [*query.boxes, *map(place_to_message, boxes)]
         query.header = header if header is not None else query.header
         reply = AskReply(self._connection, query, on_text, limit_s, self._connect_limit_s)
+        self._begin(reply)
+        return reply
+
+    def watch(self, question: str | Query, *, boxes: Sequence[Place] = (), every_n_frames: int = 0,
+              limit_s: float = 86400.0) -> Iterator[Watch.Feedback]:
+        """Has a question asked again about newer and newer frames: its first answer, then each that is another.
+
+        Leaving the loop ends the watch. Of a reader who is slow, the oldest changes are dropped beyond 256.
+
+        Args:
+            question: As in `ask`.
+            boxes: As in `ask`; they are drawn on every frame at the same place.
+            every_n_frames: Asks about every n-th frame that comes with regions; 0: as often as the node does by itself.
+            limit_s: Seconds until the watch ends by itself; or earlier, by the node's own limit (`watch.timeout_s`).
+
+        Yields:
+            The change: `before` and `answer`, each under the header of its own frame. A status other than OK, such as
+            UNKNOWN_REGION where a region has gone, is an answer, too.
+
+        Raises:
+            NoNodeError: There is no perception node.
+            ClientError: The watch was refused, or the node has ended it.
+        """
+        changes: deque[Watch.Feedback] = deque(maxlen=_MOST_CHANGES)
+        reply = self.watch_async(question, on_change=changes.append, boxes=boxes, every_n_frames=every_n_frames,
+                                 limit_s=limit_s)
+        try:
+            while not reply.done() or changes:
+                self.wait_for(lambda: bool(changes) or reply.done(), reply.limit_s + _SPUN_S,
+                              "an answer that changes")
+                if changes:
+                    yield changes.popleft()
+            answer = reply.result().answer
+            if reply.aborted:
+                raise ClientError(f"watch {reply.query.text[:80]!r}: {status_name(answer)}: {answer.error}")
+        finally:
+            if reply.cancel():
+                self.wait_for(reply.done, _SPUN_S, "the end of a watch")
+
+    def watch_async(self, question: str | Query, *, on_change: Callable[[Watch.Feedback], None],
+                    boxes: Sequence[Place] = (), every_n_frames: int = 0,
+                    limit_s: float = 86400.0) -> WatchReply:
+        """As `watch`, but returns at once with what the watch will come to, and calls a function with each change.
+
+        `cancel()` ends the watch.
+        """
+        reply = WatchReply(self._connection, _query(question, boxes), on_change, every_n_frames, limit_s,
+                           self._connect_limit_s)
         self._begin(reply)
         return reply
 
@@ -255,3 +321,10 @@ class Client:
             reply.cancel()
             raise
         return reply.result()
+
+
+def _query(question: str | Query, boxes: Sequence[Place]) -> Query:
+    query = Query(text=question) if isinstance(question, str) else copy.copy(question)
+    query.query_id = query.query_id or uuid.uuid4().hex
+    query.boxes = [*query.boxes, *map(place_to_message, boxes)]
+    return query

@@ -20,7 +20,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-from ros_gpt4roi_interfaces.action import Ask
+from ros_gpt4roi_interfaces.action import Ask, Watch
 from ros_gpt4roi_interfaces.msg import Correction
 from ros_gpt4roi_interfaces.srv import DescribeRegions
 
@@ -31,6 +31,7 @@ _HISTORY = 200  # of responses: so many questions may be asked at once
 _MATCH_S = 3.0  # how long a node's first diagnostics are waited for, which come once a second
 _GONE_S = 2.0  # an action server that the graph doesn't show for so long has ended
 _SILENT_S = 10.0  # a node that answers reports once a second
+_QUIET_S = 3.0  # a node that is well, on a machine that is not too busy
 _SHOWN_NODES = 5
 
 
@@ -62,6 +63,11 @@ class NodeState:
     values: Mapping[str, str]
     received_s: float
 
+    def quiet_s(self) -> float:
+        """Seconds for which the node has said nothing; 0 while that is nothing unusual."""
+        silent_s = time.monotonic() - self.received_s
+        return silent_s if silent_s > _QUIET_S else 0.0
+
 
 T = TypeVar("T")
 
@@ -71,13 +77,16 @@ class Reply(futures.Future[T], ABC, Generic[T]):
 
     It ends within the request's own limit, as long as the client's node is spun. `cancel()` asks the node to stop: the
     future then gives a result of status CANCELED, with what there was by then, and is not `cancelled()`.
+
+    Attributes:
+        limit_s: The most seconds that it takes.
     """
 
     def __init__(self, connection: Connection, what: str, limit_s: float, connect_limit_s: float) -> None:
         super().__init__()
         self.set_running_or_notify_cancel()
         self._connection = connection
-        self._what, self._limit_s, self._connect_limit_s = what, limit_s, min(connect_limit_s, limit_s)
+        self._what, self.limit_s, self._connect_limit_s = what, limit_s, min(connect_limit_s, limit_s)
         self._began_s = time.monotonic()
         self._end_s = self._began_s + limit_s
         self._sent = False
@@ -98,7 +107,7 @@ class Reply(futures.Future[T], ABC, Generic[T]):
         elif self._sent and now > self._again_s:
             self._insist(now)
         if now > self._end_s:
-            raise ClientError(f"{self._what}: no reply within {self._limit_s:g} s")
+            raise ClientError(f"{self._what}: no reply within {self.limit_s:g} s")
 
     def _lose_node(self, why: str, now: float) -> None:
         """Waits for a node again, as at first: the graph may have shown one that had died before."""
@@ -156,10 +165,8 @@ class Connection:
         self._lost_s = math.inf  # since when there is none any more
         self._calls: deque[Callable[[], None]] = deque()
         self.group = MutuallyExclusiveCallbackGroup()
-        history = QoSProfile(depth=_HISTORY)
-        self.ask = ActionClient(node, Ask, self.name("ask"), callback_group=self.group,
-                                goal_service_qos_profile=history, result_service_qos_profile=history,
-                                cancel_service_qos_profile=history)
+        self._watch: ActionClient | None = None
+        self.ask = self._action_client(Ask, "ask")
         self.describe = node.create_client(DescribeRegions, self.name("describe_regions"), callback_group=self.group)
         self.corrections = node.create_publisher(Correction, self.name("corrections"), 10)
         # After the first two: discovery tells of readers in their order, so that a node whose diagnostics get here has
@@ -168,6 +175,19 @@ class Connection:
                                                      callback_group=self.group)
         self._guard = node.create_guard_condition(self._do_calls, self.group)
         self._timer = node.create_timer(_TICK_S, self._tick, self.group, Clock(clock_type=ClockType.STEADY_TIME))
+
+    @property
+    def watch(self) -> ActionClient:
+        """Sends watches. It is made for the first one: most clients have none."""
+        if self._watch is None:
+            self._watch = self._action_client(Watch, "watch")
+        return self._watch
+
+    def _action_client(self, kind: type, name: str) -> ActionClient:
+        history = QoSProfile(depth=_HISTORY)
+        return ActionClient(self._node, kind, self.name(name), callback_group=self.group,
+                            goal_service_qos_profile=history, result_service_qos_profile=history,
+                            cancel_service_qos_profile=history)
 
     def name(self, topic: str) -> str:
         """The absolute name of one of the perception node's interfaces."""
@@ -197,6 +217,8 @@ class Connection:
             reply._end(error=ClientError("the client is closed"))
         self._closed = True
         self.ask.destroy()
+        if self._watch is not None:
+            self._watch.destroy()
         self._node.destroy_client(self.describe)
         self._node.destroy_publisher(self.corrections)
         self._node.destroy_subscription(self._diagnostics)

@@ -104,7 +104,7 @@ class Questions:
     def stop(self) -> None:
         """The node takes no work any more."""
         self.texts.forget()
-        self.watches.end_all(f"the watch ended: node {self._node.get_name()} is not active any more")
+        self.watches.end_all(f"node {self._node.get_name()} is not active any more")
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start."""

@@ -93,6 +93,7 @@ class Watches:
         self._parameters = parameters
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._watches: list[_Watch] = []
+        self._feedback = f"{node.resolve_topic_name('watch')}/_action/feedback"
         self._action = serve_action(node, Watch, "watch", group, self._on_goal, self._on_cancel,
                                     on_accepted=requests.begin)
 
@@ -105,15 +106,17 @@ class Watches:
         """A frame has come with its regions."""
         for watch in self._watches:
             watch.frames += 1
-            if watch.question is None and watch.frames >= watch.every:
+            if watch.question is not None or watch.frames < watch.every:
+                continue
+            if watch.asked and not self._node.count_subscribers(self._feedback):  # as where a client was killed
+                self._end(watch, self._cut_off(watch, "nobody listens any more"), succeeded=False)
+            else:
                 self._ask_about(watch, frame)
 
     def end_all(self, reason: str) -> None:
         """Ends every watch, with the answer that held until now as its text."""
         for watch in list(self._watches):
-            answer = copy(watch.message)
-            answer.status, answer.error = AnswerMessage.CANCELED, reason
-            self._end(watch, answer, succeeded=False)
+            self._end(watch, self._cut_off(watch, reason), succeeded=False)
 
     def statistics(self) -> dict[str, int]:
         """The present state."""
@@ -183,6 +186,13 @@ class Watches:
     def _last(self, watch: _Watch, status: Status, error: str) -> AnswerMessage:
         """The answer that held until now; where there was none, one that says why."""
         return watch.message if watch.asked else AnswerMessage(status=int(status), error=error)
+
+    @staticmethod
+    def _cut_off(watch: _Watch, reason: str) -> AnswerMessage:
+        """The answer that held until now, CANCELED."""
+        answer = copy(watch.message)
+        answer.status, answer.error = AnswerMessage.CANCELED, f"the watch ended: {reason}"
+        return answer
 
     def _end(self, watch: _Watch, answer: AnswerMessage, succeeded: bool) -> None:
         if not watch.ended.done():

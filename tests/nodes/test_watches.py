@@ -233,6 +233,19 @@ def test_a_watch_waits_for_its_answer_before_it_asks_again(peer: Peer, node: Per
     watching.cancel()
 
 
+def test_a_watch_that_nobody_listens_to_any_more_ends(peer: Peer, node: Perception, camera: Camera) -> None:
+    client = peer.action(Watch, "watch")
+    watching = Watching(peer, client, "what is region 1?")
+    send(camera)
+    watching.told(1)
+    client.destroy()
+    topic = "/watch/_action/feedback"
+    peer.wait_for(lambda: peer.node.count_subscribers(topic) == 0, "the end of the feedback's reader")
+    arrived(peer, node, send(camera))
+    peer.wait_for(lambda: node._questions.statistics()["watches"] == 0, "its end")
+    assert asked(node) == 1
+
+
 @pytest.mark.parametrize("transition", ["deactivate", "cleanup", "shutdown"])
 def test_every_watch_ends_with_the_nodes_work(peer: Peer, node: Perception, camera: Camera, client: ActionClient,
                                               transition: str) -> None:
