@@ -24,7 +24,7 @@ from processes import ProcessDied, Processes
 from ros_gpt4roi_interfaces.msg import Answer, RegionDescription, RegionDescriptionArray
 from sensor_msgs.msg import Image
 
-from ros_gpt4roi.client import STATUS_NAMES, Client, ClientError
+from ros_gpt4roi.client import Client, ClientError, status_name
 from ros_gpt4roi.interrupts import Interrupts
 from ros_gpt4roi.messages import stamp_text
 from ros_gpt4roi.printable import show
@@ -94,7 +94,7 @@ class Demo:
                                   on_text=lambda piece: show(piece, end=""))
         print()
         if answer.status != Answer.OK:
-            status = STATUS_NAMES.get(answer.status, answer.status)
+            status = status_name(answer)
             raise DemoError(f"{question!r} was answered with {status}: {answer.error}")
         if not answer.text.strip():
             raise DemoError(f"{question!r} was answered with an empty text")

@@ -62,6 +62,21 @@ class Cancel(_Message):
     ask: _Name
 
 
+class Watch(_Message):
+    """A question that is asked again and again; `watch` is the page's own name for it."""
+
+    type: Literal["watch"]
+    watch: _Name
+    text: _Text
+
+
+class Unwatch(_Message):
+    """A watch that is to end."""
+
+    type: Literal["unwatch"]
+    watch: _Name
+
+
 class Pong(_Message):
     """The ping before a picture has come."""
 
@@ -103,7 +118,7 @@ class Correct(_Message):
             query_id=self.query_id, question=self.question, said=self.said, right=self.right, who=self.who)
 
 
-Command = Hello | Ask | Cancel | Pong | Acknowledge | Correct
+Command = Hello | Ask | Cancel | Watch | Unwatch | Pong | Acknowledge | Correct
 _ADAPTER: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 
 

@@ -8,7 +8,7 @@ from rich.text import Text
 from ros_gpt4roi_interfaces.msg import Answer
 from textual.widgets import Static
 
-from ros_gpt4roi.client import STATUS_NAMES, Client, ClientError
+from ros_gpt4roi.client import Client, ClientError, status_name
 from ros_gpt4roi.printable import printable
 
 _LONGEST = 20_000  # characters of an answer that are shown
@@ -33,12 +33,13 @@ class Exchange(Static):
         self.conversation_id, self.ended = conversation_id, False
         self._question = question
         self._began_s = self._ended_s = time.monotonic()
-        self._pieces_s: list[float] = []  # when each piece came: the node sends about one a token
+        self._first = ""  # the first piece
+        self._first_s = self._last_s = 0.0  # when the first piece came, and the last
         self._cancelled = False
         self._shown = ""
         self._reply = client.ask_async(question, conversation_id=conversation_id, limit_s=limit_s,
-                                       on_text=lambda piece: self._pieces_s.append(time.monotonic()))
-        self._reply.add_done_callback(self._stop_watch)
+                                       on_text=self._time_piece)
+        self._reply.add_done_callback(self._time_end)
 
     def cancel(self) -> bool:
         """Cancels the answer, or takes note where it has just ended. Returns False where that was done before."""
@@ -46,7 +47,12 @@ class Exchange(Static):
         self._reply.cancel()
         return not before
 
-    def _stop_watch(self, _: object) -> None:
+    def _time_piece(self, piece: str) -> None:
+        self._last_s = time.monotonic()
+        if not self._first:
+            self._first, self._first_s = piece, self._last_s
+
+    def _time_end(self, _: object) -> None:
         self._ended_s = time.monotonic()
 
     def show(self) -> bool:
@@ -74,7 +80,7 @@ class Exchange(Static):
         """How an answer ended, and how long it took."""
         parts = []
         if answer.status != Answer.OK:
-            parts.append(f"{STATUS_NAMES.get(answer.status, answer.status)}: {answer.error}")
+            parts.append(f"{status_name(answer)}: {answer.error}")
         elif answer.error:
             parts.append(answer.error)
         if answer.status in (Answer.OK, Answer.CANCELED, Answer.TIMEOUT):
@@ -83,9 +89,10 @@ class Exchange(Static):
             self.conversation_id = ""  # it may be what the node does not know any more
         if answer.region_ids:
             parts.append(f"region{'s' * (len(answer.region_ids) > 1)} {', '.join(answer.region_ids)}")
-        if self._pieces_s:
-            parts.append(f"first words {self._pieces_s[0] - self._began_s:.2f} s")
-            if len(self._pieces_s) > 1 and (span_s := self._pieces_s[-1] - self._pieces_s[0]) > 0:
-                parts.append(f"{(len(self._pieces_s) - 1) / span_s:.0f} tokens/s")
+        if self._first:
+            parts.append(f"first words {self._first_s - self._began_s:.2f} s")
+            more = len(answer.text[len(self._first):].split())
+            if more and (span_s := self._last_s - self._first_s) > 0:
+                parts.append(f"{more / span_s:.0f} words/s")
         parts.append(f"{self._ended_s - self._began_s:.2f} s")
         return " · ".join(parts)

@@ -9,17 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.qos import qos_profile_sensor_data
+from ros_gpt4roi_interfaces.action import Watch
 from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, RegionDescriptionArray
 from sensor_msgs.msg import CompressedImage, Image
 
-from ros_gpt4roi.client import AskReply, Client, NodeState
+from ros_gpt4roi.client import AskReply, Client, NodeState, WatchReply, status_name
 from ros_gpt4roi.image_messages import ImageError, MessageImage
 
 from .frames import Frames
 
 _MOST_ARRIVED = 64  # messages that wait for the event loop; the oldest go first
 _RATES_S = 5.0  # over which rates are counted
-_SILENT_S = 3.0  # the node reports once a second
 _NO_IMAGE_S = 5.0
 
 
@@ -56,7 +56,7 @@ class Robot:
         self._client, self._loop, self._on_change = client, loop, on_change
         self._topic = image if image.startswith("/") else f"{client.namespace.rstrip('/')}/{image}"
         self._source = ""  # the topic that is subscribed
-        self._watching_s: float | None = None
+        self._listening_s: float | None = None
         self._arrived: deque[tuple[float, Any]] = deque(maxlen=_MOST_ARRIVED)
         self._stops: list[Callable[[], None]] = []
         self._stop_image: Callable[[], None] = lambda: None
@@ -70,10 +70,10 @@ class Robot:
         """Where the perception node's topics are."""
         return self._client.namespace
 
-    def watch(self) -> None:
+    def listen(self) -> None:
         """Begins to receive, or looks anew for the camera; called once a second while somebody watches."""
-        if self._watching_s is None:
-            self._watching_s = time.monotonic()
+        if self._listening_s is None:
+            self._listening_s = time.monotonic()
             self._stops = [self._client.on_descriptions(self._receive)]
         source = self._image_source()
         if source != self._source:
@@ -86,7 +86,7 @@ class Robot:
         """Receives nothing any more: nobody watches."""
         for stop in [*self._stops, self._stop_image]:
             stop()
-        self._stops, self._stop_image, self._source, self._watching_s = [], lambda: None, "", None
+        self._stops, self._stop_image, self._source, self._listening_s = [], lambda: None, "", None
         self._arrived.clear()
         self.frames.clear()
 
@@ -108,6 +108,24 @@ class Robot:
         reply.add_done_callback(ended)
         return reply
 
+    def watch_question(self, text: str, on_change: Callable[[Watch.Feedback], None],
+                       on_end: Callable[[str], None]) -> WatchReply:
+        """Has a question asked again and again; both functions are called in the loop.
+
+        Args:
+            text: The question.
+            on_change: Receives each change of its answer.
+            on_end: Receives why it has ended; "" where its time is over or it was cancelled.
+        """
+        def ended(reply: Any) -> None:
+            error = reply.exception()
+            answer = None if error is not None or not reply.aborted else reply.result().answer
+            self._call(on_end, str(error or "") if answer is None else f"{status_name(answer)}: {answer.error}")
+
+        reply = self._client.watch_async(text, on_change=lambda change: self._call(on_change, change))
+        reply.add_done_callback(ended)
+        return reply
+
     def correct(self, correction: Correction) -> None:
         """Publishes a person's correction."""
         self._client.correct(correction)
@@ -115,14 +133,14 @@ class Robot:
     def state(self) -> dict[str, Any]:
         """What a page shows about the robot's health."""
         now = time.monotonic()
-        return {"node": self._node_state(now), "picture_error": self._picture_error(now), "image_topic": self._topic,
+        return {"node": self._node_state(), "picture_error": self._picture_error(now), "image_topic": self._topic,
                 "rates": {"images": round(self._images.hertz(now), 1),
                           "descriptions": round(self._descriptions.hertz(now), 1),
                           "description latency [ms]": round(1000 * self._latency_s) if self._latency_s else None}}
 
-    def _node_state(self, now: float) -> dict[str, Any]:
+    def _node_state(self) -> dict[str, Any]:
         state: NodeState | None = self._client.state
-        if state is None or now - state.received_s > _SILENT_S:
+        if state is None or state.quiet_s():
             return {"there": False, "message": f"no perception node is heard in namespace {self.namespace}"}
         return {"there": True, "name": state.name, "level": state.level, "message": state.message,
                 "model": state.model, "values": dict(state.values)}
@@ -130,7 +148,7 @@ class Robot:
     def _picture_error(self, now: float) -> str:
         if self._image_error:
             return self._image_error
-        if self._watching_s is not None and now - max(self._image_s, self._watching_s) > _NO_IMAGE_S:
+        if self._listening_s is not None and now - max(self._image_s, self._listening_s) > _NO_IMAGE_S:
             return f"no image has come on {self._source or self._topic} for more than {_NO_IMAGE_S:.0f} s"
         return ""
 

@@ -12,17 +12,31 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
+from ros_gpt4roi_interfaces.action import Watch as WatchAction
 from ros_gpt4roi_interfaces.msg import Answer, Query
 
-from ros_gpt4roi.client import STATUS_NAMES, AskReply
+from ros_gpt4roi.client import AskReply, WatchReply, status_name
 from ros_gpt4roi.image_messages import ImageError
 
-from .commands import Acknowledge, Ask, Cancel, Command, CommandError, Correct, Pong, header_of, read_command
+from .commands import (
+    Acknowledge,
+    Ask,
+    Cancel,
+    Command,
+    CommandError,
+    Correct,
+    Pong,
+    Unwatch,
+    Watch,
+    header_of,
+    read_command,
+)
 from .frames import LEVELS, Frame, finite, finite_corners, stamp_of
 from .pace import Pace
 from .robot import Robot
 
 MOST_OPEN = 4  # questions of one browser
+MOST_WATCHES = 4  # of one browser
 ANSWER_LIMIT_S = 120.0
 _MOST_EVENTS = 256  # that a browser may be behind
 _MOST_COMMANDS, _COMMANDS_S = 200, 1.0  # pictures' acknowledgements are most of them
@@ -66,6 +80,7 @@ class Session:
         self._pace = Pace()
         self._shown = 0  # number of the last frame that was sent
         self._open: dict[str, AskReply] = {}
+        self._watches: dict[str, WatchReply] = {}
         self._stills: set[asyncio.Task[None]] = set()
         self._window_s, self._commands = 0.0, 0
         self._overflow = False
@@ -87,7 +102,7 @@ class Session:
             for task in (sender, receiver):
                 task.cancel()
             await asyncio.gather(sender, receiver, return_exceptions=True)
-            for reply in self._open.values():
+            for reply in [*self._open.values(), *self._watches.values()]:
                 reply.cancel()
 
     def frame_changed(self) -> None:
@@ -200,6 +215,11 @@ class Session:
         elif isinstance(command, Cancel):
             if reply := self._open.get(command.ask):
                 reply.cancel()
+        elif isinstance(command, Watch):
+            self._watch(command)
+        elif isinstance(command, Unwatch):
+            if watch := self._watches.get(command.watch):
+                watch.cancel()
         elif isinstance(command, Correct):
             try:
                 self._robot.correct(command.as_correction())
@@ -239,6 +259,25 @@ class Session:
         except Exception as error:  # the client's, when the server ends
             self._fail(name, str(error))
 
+    def _watch(self, command: Watch) -> None:
+        name = command.watch
+
+        def changed(change: WatchAction.Feedback) -> None:
+            self._post({"type": "change", "watch": name, "answer": _said(change.answer)})
+
+        def ended(error: str) -> None:
+            self._watches.pop(name, None)
+            self._post({"type": "unwatched", "watch": name, "error": error})
+
+        if name in self._watches or len(self._watches) >= MOST_WATCHES:
+            error = f"{len(self._watches)} watches of this browser go on; expected at most {MOST_WATCHES}"
+            self._post({"type": "unwatched", "watch": name, "error": error})
+            return
+        try:
+            self._watches[name] = self._robot.watch_question(command.text, changed, ended)
+        except Exception as error:  # the client's, when the server ends
+            ended(str(error))
+
     def _send_still(self, name: str, frame: Frame) -> None:
         async def send() -> None:
             level = self._pace.level if self._pace.level.width else LEVELS[-2]
@@ -254,13 +293,16 @@ class Session:
             if isinstance(answer, str):
                 self._fail(name, answer)
                 return
-            self._post({"type": "answer", "ask": name, "status": STATUS_NAMES.get(answer.status, str(answer.status)),
-                        "text": answer.text, "error": answer.error, "conversation": answer.conversation_id,
-                        "query_id": answer.query_id, "stamp": stamp_of(answer.header),
-                        "frame_id": answer.header.frame_id, "region_ids": list(answer.region_ids),
+            self._post({"type": "answer", "ask": name, **_said(answer), "conversation": answer.conversation_id,
+                        "query_id": answer.query_id, "frame_id": answer.header.frame_id,
                         "regions": [{"id": region.id, "box": finite_corners(region)} for region in answer.regions],
                         "confidence": finite(answer.confidence, 3)})
         return end
 
     def _fail(self, name: str, error: str) -> None:
         self._post({"type": "failed", "ask": name, "error": error})
+
+
+def _said(answer: Answer) -> dict[str, Any]:
+    return {"status": status_name(answer), "text": answer.text, "error": answer.error,
+            "region_ids": list(answer.region_ids), "stamp": stamp_of(answer.header)}

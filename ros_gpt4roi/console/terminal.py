@@ -3,8 +3,9 @@
     ros2 run ros_gpt4roi console
     ros2 run ros_gpt4roi console --once "What is region 2?"    # as `ask`: one answer, and an exit status
 
-Enter asks; a question goes on with the conversation until Ctrl+N opens a new one. Up and down: earlier questions; Tab
-completes the name of a region. Ctrl+C cancels the answer that is coming, else leaves.
+Enter asks; a question goes on with the conversation until Ctrl+N opens a new one. Ctrl+T watches what was typed: it is
+asked again and again, and the bell rings when the answer changes. Up and down: earlier questions; Tab completes the
+name of a region, or goes to the watches, where Enter stops one. Ctrl+C cancels the answer that is coming, else leaves.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from textual.widgets import Footer, Static
 from ros_gpt4roi.client import Client
 from ros_gpt4roi.printable import printable
 
-from .ask import add_options, ask
+from .ask import add_options, ask, limit
 from .exchange import Exchange
 from .question_input import QuestionInput
+from .watch_line import WatchLine
 
 _REFRESH_S = 0.1  # so that a slow ssh connection carries at most ten changes a second
-_SILENT_S = 3.0  # a node that is well reports once a second
 _MOST_EXCHANGES = 200  # that can be scrolled back to
+_MOST_WATCHES = 16  # that are shown, those that have ended among them
 _LEVELS = ("", "WARN: ", "ERROR: ", "STALE: ")
 
 
@@ -50,12 +52,15 @@ class Console(App[int]):
     CSS = """
     #status { height: 1; }
     #regions { height: auto; max-height: 35%; border: round $primary; }
+    #watches { height: auto; max-height: 25%; border: round $primary; display: none; }
+    WatchLine:focus { text-style: reverse; }
     #answers { height: 1fr; border: round $primary; }
     QuestionInput { border: round $primary; height: 3; }
     """
     BINDINGS = [
         Binding("ctrl+c", "interrupt", "Cancel, leave", priority=True),
         Binding("ctrl+n", "new_conversation", "New conversation", priority=True),
+        Binding("ctrl+t", "watch", "Watch", priority=True),
     ]
     ENABLE_COMMAND_PALETTE = False
 
@@ -74,6 +79,7 @@ class Console(App[int]):
         yield Static(id="status", markup=False)
         with VerticalScroll(id="regions"):
             yield Static(id="descriptions", markup=False)
+        yield VerticalScroll(id="watches")
         yield VerticalScroll(id="answers")
         yield QuestionInput(self.region_ids, placeholder="What is region 2?")
         yield Footer()
@@ -88,6 +94,7 @@ class Console(App[int]):
         for number in (signal.SIGINT, signal.SIGTERM):  # of `kill`; the terminal gives Ctrl+C as a key
             asyncio.get_running_loop().add_signal_handler(number, self.exit, 128 + number)
         self.query_one("#answers").border_title = "Answers"
+        self.query_one("#watches").border_title = "Watches"
         self.query_one(QuestionInput).focus()
         self._refresh_all()
 
@@ -111,9 +118,7 @@ class Console(App[int]):
         if self._exchange is not None:
             self.bell()  # the text stays, for when the answer is there
             return
-        field = self.query_one(QuestionInput)
-        field.remember(question)
-        field.clear()
+        self._take(question)
         if not self._conversation_id:
             self._conversation_s = time.monotonic()
         self._exchange = Exchange(self._client, question, self._conversation_id, self._limit_s)
@@ -122,6 +127,20 @@ class Console(App[int]):
         if len(answers.children) >= _MOST_EXCHANGES:
             answers.children[0].remove()
         answers.scroll_end(animate=False)
+
+    def action_watch(self) -> None:
+        """Asks what was typed again and again, and tells when the answer changes."""
+        question, watches = self.query_one(QuestionInput).value.strip(), self.query_one("#watches")
+        if not question or len(watches.children) >= _MOST_WATCHES:
+            self.bell()
+            return
+        self._take(question)
+        watches.mount(WatchLine(self._client, question))
+
+    def _take(self, question: str) -> None:
+        field = self.query_one(QuestionInput)
+        field.remember(question)
+        field.clear()
 
     def action_interrupt(self) -> None:
         """Cancels the answer that is coming; without one, or when that was done, leaves."""
@@ -137,8 +156,9 @@ class Console(App[int]):
 
     def _refresh_all(self) -> None:
         now = time.monotonic()
-        self.query_one("#status", Static).update(Text(self._status(now), no_wrap=True, overflow="ellipsis"))
+        self.query_one("#status", Static).update(Text(self._status(), no_wrap=True, overflow="ellipsis"))
         self._refresh_descriptions(now)
+        self._refresh_watches(now)
         self._refresh_answer()
         field = self.query_one(QuestionInput)
         if self._conversation_id:
@@ -146,13 +166,13 @@ class Console(App[int]):
         else:
             field.border_title = "Asks about the newest picture"
 
-    def _status(self, now: float) -> str:
+    def _status(self) -> str:
         state = self._client.state
         if state is None:
             domain = self._client.node.context.get_domain_id()
             return f"No perception node yet in ROS domain {domain}, namespace {self._client.namespace}"
         name = printable(state.name)
-        if (silent_s := now - state.received_s) > _SILENT_S:
+        if silent_s := state.quiet_s():
             return f"{name}: has said nothing for {silent_s:.0f} s"
         return f"{name}: {_LEVELS[state.level] if state.level < 4 else ''}{printable(state.message)} · " \
                f"{printable(state.model)}"
@@ -172,6 +192,12 @@ class Console(App[int]):
         lines = [f"{_name(item):>{width}}  {printable(item.text)} ({item.confidence:.2f})"
                  for item in frame.descriptions]
         self.query_one("#descriptions", Static).update(Text("\n".join(lines)))
+
+    def _refresh_watches(self, now: float) -> None:
+        watches = self.query(WatchLine)
+        self.query_one("#watches").display = bool(watches)
+        if any([watch.show(now) for watch in watches]):
+            self.bell()
 
     def _refresh_answer(self) -> None:
         exchange = self._exchange
@@ -201,7 +227,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         parser.error("the console needs a terminal; --once QUESTION does not")
     with Client(name="console", namespace=options.namespace) as client:
-        return Console(client, options.limit, options.conversation).run() or 0
+        return Console(client, conversation_id=options.conversation, **limit(options)).run() or 0
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Server:
     async def _tick(self) -> None:
         while True:
             if self._sessions:
-                self._robot.watch()
+                self._robot.listen()
                 self._tell_state(self._sessions)
             await asyncio.sleep(_STATE_S)
 
@@ -92,7 +92,7 @@ class Server:
             self._sessions.add(session)
             try:
                 await websocket.send_json({"type": "welcome", "namespace": self._robot.namespace})
-                self._robot.watch()
+                self._robot.listen()
                 self._tell_state({session})
                 await session.run()
             finally:

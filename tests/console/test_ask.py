@@ -6,15 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+from answering import BOXES  # noqa: E402
 from camera import Camera  # noqa: E402
 from isolation import for_children  # noqa: E402
 from ros_peer import ROOT, WAIT_S  # noqa: E402
+
+from ros_gpt4roi.client import Client  # noqa: E402
 
 
 def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
@@ -45,6 +49,47 @@ def test_the_exit_status_says_what_became_of_the_question(camera: Camera) -> Non
     status, _, error = run("what is region 1?", "--namespace", "/elsewhere")
     assert status == 3 and "/elsewhere/ask" in error and "/perception" in error and "Traceback" not in error
     assert run()[0] == 2
+
+
+def test_a_watch_prints_a_line_for_each_change(camera: Camera, client: Client) -> None:
+    watching = start(["--watch", "what is region 2?", "--json"])
+    lines: list[dict] = []
+    reading = threading.Thread(target=lambda: lines.extend(map(json.loads, watching.stdout)))
+    reading.start()
+
+    def told(boxes: Sequence, status: str) -> bool:
+        camera.send(boxes)
+        return bool(lines) and lines[-1]["answer"]["status"] == status
+    try:
+        client.wait_for(lambda: told(BOXES, "OK"), WAIT_S, "the first answer")
+        client.wait_for(lambda: told(BOXES[:1], "UNKNOWN_REGION"), WAIT_S, "the change")
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(WAIT_S) == 130
+        reading.join(WAIT_S)
+        assert lines[0]["before"]["text"] == "" and lines[-1]["before"]["text"] == lines[-2]["answer"]["text"]
+        assert watching.stderr.read() == ""
+    finally:
+        watching.kill()
+        watching.wait()
+    client.wait_for(lambda: client.state.values["watches"] == "0", WAIT_S, "the end in the node")
+
+
+def test_a_watch_that_can_not_be_is_an_error(camera: Camera) -> None:
+    assert run("--watch", "why?", "--conversation", "x")[0] == 2
+    status, out, error = run("--watch", "why?", "--namespace", "/elsewhere")
+    assert status == 3 and "/elsewhere/ask" in error and not out
+    watching = start(["--watch", " "])
+    try:
+        while watching.poll() is None:
+            camera.send(BOXES)
+            try:
+                watching.wait(0.1)
+            except subprocess.TimeoutExpired:
+                pass
+        assert watching.returncode == 1 and "INVALID: the question is empty" in watching.stderr.read()
+    finally:
+        watching.kill()
+        watching.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -32,6 +32,8 @@ def test_a_correction_becomes_its_message() -> None:
     ("[]", "got []"),
     ('{"type": "delete"}', "delete"),
     ('{"type": "ask", "ask": "1"}', "text"),
+    ('{"type": "watch", "watch": "1"}', "text"),
+    ('{"type": "unwatch"}', "watch"),
     ('{"type": "ask", "ask": "1", "text": "?", "boxes": [{"box": [1, 2, 3]}]}', "boxes"),
     ('{"type": "ask", "ask": "1", "text": "?", "boxes": [{"box": [1, 2, 3, NaN]}]}', "boxes.0.box"),
     ('{"type": "ask", "ask": "1", "text": "?", "boxes": [{"box": [1, 2, 3, 1e300]}]}', "1000000"),

@@ -23,6 +23,7 @@ from textual.pilot import Pilot  # noqa: E402
 from ros_gpt4roi.client import Client  # noqa: E402
 from ros_gpt4roi.console.question_input import QuestionInput, complete  # noqa: E402
 from ros_gpt4roi.console.terminal import Console, main  # noqa: E402
+from ros_gpt4roi.console.watch_line import WatchLine  # noqa: E402
 
 SIZE = (80, 24)
 
@@ -72,7 +73,7 @@ def test_regions_are_shown_with_their_age_and_answers_with_their_times(client: C
         await until(pilot, seen, "regions and state")
         assert all(len(line) == SIZE[0] for line in screen(app).splitlines())
         await ask(pilot, "what is left of region 2?")
-        await until(pilot, lambda: "tokens/s" in screen(app), "an answer and its times")
+        await until(pilot, lambda: "words/s" in screen(app), "an answer and its times")
         assert "first words" in screen(app)
         assert "Goes on about the picture of" in screen(app)
         conversation = app._conversation_id
@@ -95,6 +96,35 @@ def test_ctrl_c_cancels_the_answer_and_a_second_one_leaves(client: Client, camer
         assert "CANCELED" in screen(app) and app.is_running
         await pilot.press("ctrl+c")
     assert run(client, steps) == 0
+
+
+def test_a_watch_shows_its_answer_and_each_change_until_it_is_stopped(client: Client, camera: Camera) -> None:
+    async def steps(pilot: Pilot[int], app: Console) -> None:
+        await pilot.press("ctrl+t")
+        assert not app.query(WatchLine), "nothing was typed"
+        app.query_one(QuestionInput).value = "[b]what[/b] is region 2?"
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: "[b]what[/b] is region 2? [waits for a frame]" in screen(app), "the watch")
+        await until(pilot, lambda: camera.send(BOXES) and "[first said" in screen(app), "the first answer")
+        await until(pilot, lambda: camera.send(BOXES[:1]) and "UNKNOWN_REGION" in screen(app), "the region's absence")
+        assert "[changed" in screen(app) and all(len(line) == SIZE[0] for line in screen(app).splitlines())
+        while not isinstance(app.focused, WatchLine):
+            await pilot.press("tab")
+        await pilot.press("enter")
+        await until(pilot, lambda: not app.query(WatchLine) and "Watches" not in screen(app), "its end")
+        assert isinstance(app.focused, QuestionInput)
+        await until(pilot, lambda: client.state.values["watches"] == "0", "the end in the node")
+    run(client, steps)
+
+
+def test_watches_end_with_the_console(client: Client, camera: Camera) -> None:
+    async def steps(pilot: Pilot[int], app: Console) -> None:
+        app.query_one(QuestionInput).value = "what is region 1?"
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: client.state.values["watches"] == "1", "the watch in the node")
+    with Client() as own:
+        run(own, steps)
+    client.wait_for(lambda: client.state.values["watches"] == "0", WAIT_S, "the end in the node")
 
 
 def test_questions_come_back_and_names_are_completed(client: Client, camera: Camera) -> None:
@@ -158,7 +188,7 @@ def test_without_a_node_the_console_says_so_and_goes_on(peer: Peer, tiny_model: 
             process.stop(signal.SIGKILL)
         await until(pilot, lambda: not app.is_asking, "the end of the answer")
         await until(pilot, lambda: "has said nothing for" in screen(app), "the node's silence")
-        assert "has gone" in screen(app) or "tokens/s" in screen(app)
+        assert "has gone" in screen(app) or "words/s" in screen(app)
     with Client(namespace="/robot2", connect_limit_s=2.0) as client:
         run(client, steps)
 
@@ -198,7 +228,7 @@ def test_in_a_terminal_without_colours(client: Client, camera: Camera, tmp_path:
             return shown
         client.wait_for(shows("perception: active", "2 regions, as of"), WAIT_S, "the console")
         tmux("send-keys", "what is region 1?", "Enter")
-        client.wait_for(shows("tokens/s"), WAIT_S, "an answer")
+        client.wait_for(shows("words/s"), WAIT_S, "an answer")
         pane = tmux("capture-pane", "-p", "-e")
         assert "\x1b[38;" not in pane and "\x1b[48;" not in pane and "\x1b[3" not in pane.replace("\x1b[39", ""), pane
         assert len(tmux("capture-pane", "-p").splitlines()) <= 24

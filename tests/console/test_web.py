@@ -165,7 +165,7 @@ def test_the_regions_that_an_answer_asserts_light_up_on_its_frame(page: Page) ->
 
 
 def test_everything_is_reached_by_keyboard(page: Page) -> None:
-    expected = {"who", "CANVAS", "live-question", "select", "right", "wrong", "correct", "health-title"}
+    expected = {"who", "CANVAS", "live-question", "watch", "select", "right", "wrong", "correct", "health-title"}
     reached = set()
     while not expected <= reached and len(reached) < 300:
         page.keyboard.press("Tab")

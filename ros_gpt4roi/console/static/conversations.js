@@ -11,6 +11,16 @@ const WORDS = {
 };
 let count = 0;
 
+/** Why an answer is none, or was cut; "" for one that is whole. */
+function problem({ status, error }) {
+  return status === "OK" ? error : `${WORDS[status] ?? status}: ${error}`;
+}
+
+/** What an answer says, or why it says nothing. */
+export function said(answer) {
+  return answer.status === "OK" ? answer.text : problem(answer);
+}
+
 /** A question about one region: "this" and "it" mean that one; a question without them is told which. */
 export function aboutRegion(question, id) {
   const text = question.trim();
@@ -187,10 +197,8 @@ class Turn {
     if (answer.text) this.find(".answer").textContent = answer.text;
     card.conversation = answer.conversation || card.conversation;
     const error = this.find(".error");
-    if (answer.status !== "OK" || answer.error) {
-      error.hidden = false;
-      error.textContent = answer.status === "OK" ? answer.error : `${WORDS[answer.status] ?? answer.status}: ${answer.error}`;
-    }
+    error.textContent = problem(answer);
+    error.hidden = !error.textContent;
     if (answer.status !== "OK") return;
     const ms = Math.round(this.first ?? performance.now() - this.asked);
     const ids = answer.region_ids;

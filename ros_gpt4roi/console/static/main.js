@@ -1,4 +1,4 @@
-// The page: brings connection, live picture, regions, conversations and health together.
+// The page: brings connection, live picture, regions, conversations, watches and health together.
 
 import { Connection } from "./connection.js";
 import { aboutRegion, Conversations, freeId } from "./conversations.js";
@@ -6,6 +6,7 @@ import { Health } from "./health.js";
 import { RegionList } from "./regions.js";
 import { outcome } from "./verdict.js";
 import { decode, View } from "./view.js";
+import { Watches } from "./watches.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -53,11 +54,13 @@ const connection = new Connection({
     find("token-reason").textContent = reason;
     status("Not let in", true);
     conversations.lost(reason);
+    watches.lost(reason);
     find("token").focus();
   },
   lost(why) {
     status(`Connection lost: ${why}. Trying again …`, true);
     conversations.lost(why);
+    watches.lost(why);
   },
   async frame(message, jpeg) {
     const arrived = performance.now();
@@ -88,6 +91,8 @@ const connection = new Connection({
   text: (message) => conversations.text(message),
   answer: (message) => conversations.answer(message),
   failed: (message) => conversations.failed(message),
+  change: (message) => watches.change(message),
+  unwatched: (message) => watches.unwatched(message),
   corrected: outcome,
   rejected(message) {
     if (message.about) outcome(message);
@@ -95,6 +100,7 @@ const connection = new Connection({
   },
 });
 const conversations = new Conversations(find("cards"), find("no-conversation"), connection, announce);
+const watches = new Watches(find("watches-list"), find("no-watch"), connection, announce);
 const live = new View(find("live-view"), "Live picture", askAboutRegion, askAboutBox);
 const regions = new RegionList(find("regions"), find("no-regions"), askAboutRegion, connection);
 const health = new Health();
@@ -103,6 +109,12 @@ find("live-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = takeQuestion();
   if (text) conversations.open(live.frame, text);
+});
+
+find("watch").addEventListener("click", () => {
+  const text = takeQuestion();
+  if (text) watches.begin(text);
+  else find("live-question").focus();
 });
 
 find("token-form").addEventListener("submit", (event) => {
