@@ -42,12 +42,24 @@ _ABOUT_IT: tuple[Callable[[QuestionSampler], TextRound | None], ...] = (
 
 
 def permuted(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same scene with its objects in random order, so that region numbers carry no information."""
+    """The same scene with its objects in random order, so that region numbers carry no information.
+
+    Args:
+        scene: The scene.
+        rng: Draws the order.
+    """
     return replace(scene, objects=tuple(scene.objects[int(i)] for i in rng.permutation(len(scene.objects))))
 
 
 def short_rounds(scene: Scene) -> list[TextRound]:
-    """One short description a region: the texts of training stage 1."""
+    """One short description a region: the texts of training stage 1.
+
+    Args:
+        scene: The scene.
+
+    Returns:
+        A round an object, in the order of `scene.objects`.
+    """
     rounds = []
     for i, obj in enumerate(scene.objects):
         values = tuple(getattr(obj, name) for name in ORDER)
@@ -123,7 +135,12 @@ def _recall_region(sampler: QuestionSampler, i: int) -> TextRound:
 
 
 def why(parent: TextRound, rng: np.random.Generator) -> TextRound | None:
-    """The question "Why?" after ``parent``, or None where it has no reason to give."""
+    """The question "Why?" after ``parent``, or None where it has no reason to give.
+
+    Args:
+        parent: The round before it.
+        rng: Draws the wording.
+    """
     if not parent.reason:
         return None
     return TextRound(_WHY[int(rng.integers(len(_WHY)))], parent.reason, "why", f"{parent.task} {parent.form}",
@@ -168,7 +185,14 @@ def ask(
 
 def about_it(scene: Scene, parent: TextRound, rng: np.random.Generator,
              relations: SpatialRelations | None = None) -> TextRound | None:
-    """A question that calls the subject of ``parent`` "it" ("And what colour is it?"), or None where none fits."""
+    """A question that calls the subject of ``parent`` "it" ("And what colour is it?"), or None where none fits.
+
+    Args:
+        scene: The scene.
+        parent: The round before it.
+        rng: Draws the question.
+        relations: Of that scene, where they are at hand.
+    """
     if parent.subject is None:
         return None
     sampler = QuestionSampler(scene, rng, it=parent.subject, relations=relations)

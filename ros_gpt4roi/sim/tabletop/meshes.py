@@ -260,5 +260,13 @@ def all_shapes() -> tuple[Shape, ...]:
 
 @cache
 def shapes_of(kind: str, size: str) -> tuple[int, ...]:
-    """Numbers of the shapes of one kind and size."""
+    """Numbers of the shapes of one kind and size.
+
+    Args:
+        kind: A key of `scene.KINDS`.
+        size: A key of `scene.SIZES`.
+
+    Returns:
+        Places in `all_shapes()`.
+    """
     return tuple(i for i, s in enumerate(all_shapes()) if s.kind == kind and s.size == size)

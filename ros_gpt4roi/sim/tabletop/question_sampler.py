@@ -35,6 +35,8 @@ def short_text(obj: SceneObject) -> str:
 class QuestionSampler:
     """One scene, its relations and a random generator: what the question templates draw from.
 
+    Its methods take objects (i, j) by their 0-based places in ``scene.objects``, and attributes by names of ORDER.
+
     Args:
         scene: The scene.
         rng: Draws objects and wordings.
@@ -151,7 +153,19 @@ def join(parts: Sequence[str]) -> str:
 
 def region_round(sampler: QuestionSampler, question: str, task: str, form: str, answer: int, about: tuple[int, ...],
                  options: int, reason: str, evidence: str = "") -> TextRound:
-    """A question whose answer is one region, after the evidence for it where there is some."""
+    """A question whose answer is one region, after the evidence for it where there is some.
+
+    Args:
+        sampler: Of the scene.
+        question: The question.
+        task: The name it is scored under.
+        form: Its shape within the task.
+        answer: 0-based object that is the answer.
+        about: 0-based objects that the question is about.
+        options: How many answers are open to somebody who sees nothing.
+        reason: The answer to "Why?"; empty where it is not asked.
+        evidence: What the answer says first.
+    """
     expected = Expected("region", (f"region{answer + 1}",), options)
     said = sentence(f"{evidence}, so {sampler.answer_for(answer)}" if evidence else sampler.answer_for(answer))
     return TextRound(question, said, task, form, expected,
@@ -159,7 +173,14 @@ def region_round(sampler: QuestionSampler, question: str, task: str, form: str, 
 
 
 def long_text(scene: Scene, i: int, neighbours: int = 1, relations: SpatialRelations | None = None) -> str:
-    """What object i is and where it stands: "A large matte blue bowl. <region2>, a small red mug, is right of it."."""
+    """What object i is and where it stands: "A large matte blue bowl. <region2>, a small red mug, is right of it.".
+
+    Args:
+        scene: The scene.
+        i: 0-based place of the object in `scene.objects`.
+        neighbours: To how many others, the nearest first.
+        relations: Of that scene, where they are at hand.
+    """
     relations = SpatialRelations(scene) if relations is None else relations
     sentences = [sentence(short_text(scene.objects[i]))]
     for j in relations.neighbours(i):

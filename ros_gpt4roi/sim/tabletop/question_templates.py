@@ -1,5 +1,7 @@
 """Questions about a scene with their true answers, one function a form, from ground truth only.
 
+Each takes a `QuestionSampler` of the scene and returns a round, or None where the scene gives no such question.
+
 Nothing is asked whose answer could be disputed (see spatial_relations.py). Wherever the answer is yes or no, the
 question is drawn so that the scene allows both, and then a fair coin decides which.
 """

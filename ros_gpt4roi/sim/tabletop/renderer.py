@@ -162,7 +162,16 @@ class TabletopRenderer:
         self.close()
 
     def render(self, split: str, seed: int, index: int) -> Scene:
-        """The scene from its first camera position; see `render_view`."""
+        """The scene from its first camera position.
+
+        Args:
+            split: As of `render_view`.
+            seed: Likewise.
+            index: Likewise.
+
+        Raises:
+            ValueError: Likewise.
+        """
         return self.render_view(split, seed, index, 0)
 
     def render_view(self, split: str, seed: int, index: int, step: int) -> Scene:

@@ -79,7 +79,15 @@ class CameraSpec:
     fovy: float
 
     def pose(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Position [3] and rotation [3, 3] (columns: image right, image up, backwards) `step` steps along its orbit."""
+        """Where the camera is on its orbit.
+
+        Args:
+            step: Steps along it, from 0.
+
+        Returns:
+            Position [3], metres in the table frame, and rotation [3, 3] whose columns are image right, image up and
+            backwards in the table frame.
+        """
         azimuth = self.azimuth + step * _ORBIT_PER_STEP
         elevation = self.elevation + np.radians(4) * np.sin(step * 0.06)
         back = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])

@@ -79,7 +79,14 @@ class TextRound:
 
 
 def meaning(text: str) -> tuple[str, ...]:
-    """The words of ``text`` that carry meaning and its region numbers ("region3"), in order."""
+    """The words of a text that carry meaning and its region numbers, in order.
+
+    Args:
+        text: A question or an answer; regions are written ``region3`` or ``<region3>``.
+
+    Returns:
+        Words in the singular, numbers as digits, regions as "region3".
+    """
     found = []
     for token in re.findall(r"region\d+|[a-z]+|\d+", _REGION.sub(r"region\1", text.lower())):
         token = _SINGULAR.get(token, token)
@@ -127,7 +134,13 @@ def chance_level(rounds: Iterable[TextRound]) -> float:
     """The fraction somebody gets right who knows every question and its form, but sees neither image nor regions.
 
     Such a person picks at random among the open answers (1 / options) or always says what is right most often for the
-    form, whichever is better for that form. NaN without rounds.
+    form, whichever is better for that form.
+
+    Args:
+        rounds: The questions that were asked.
+
+    Returns:
+        0 to 1; NaN without rounds.
     """
     by_form: dict[tuple[str, str], list[Expected]] = defaultdict(list)
     for turn in rounds:

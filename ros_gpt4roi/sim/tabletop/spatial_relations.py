@@ -26,7 +26,14 @@ DISTANCE_RATIO = 1.3
 
 
 class SpatialRelations:
-    """Relations between the objects of one scene, given by their 0-based places in ``scene.objects``."""
+    """Relations between the objects of one scene.
+
+    All methods take objects (i, j, a, b) by their 0-based places in ``scene.objects``, and relations by names of
+    RELATIONS.
+
+    Args:
+        scene: The scene; boxes in pixels of its image, positions in metres of the table frame.
+    """
 
     def __init__(self, scene: Scene) -> None:
         boxes = np.array([o.box for o in scene.objects], np.float64).reshape(-1, 4)

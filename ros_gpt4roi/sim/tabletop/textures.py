@@ -11,7 +11,15 @@ SIZE = 128
 
 
 def muted_colour(rng: np.random.Generator, saturation: float) -> np.ndarray:
-    """A colour for surroundings, float32 [3] in 0..255: never as strong as an object's, nor as black or white."""
+    """A colour for surroundings: never as strong as an object's, nor as black or white.
+
+    Args:
+        rng: Draws it.
+        saturation: Most saturation, 0 to 1.
+
+    Returns:
+        float32 RGB [3] in 0..255.
+    """
     rgb = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.0, saturation), rng.uniform(0.28, 0.78))
     return np.array(rgb, np.float32) * 255
 
@@ -23,7 +31,15 @@ def _smooth_noise(rng: np.random.Generator, rows: int, columns: int) -> np.ndarr
 
 
 def random_surface(rng: np.random.Generator, saturation: float) -> np.ndarray:
-    """One of: plain, wood, marble, tiles, checks, stripes, speckle."""
+    """A surface's texture, one of: plain, wood, marble, tiles, checks, stripes, speckle.
+
+    Args:
+        rng: Draws it.
+        saturation: Most saturation of its colours, 0 to 1.
+
+    Returns:
+        uint8 RGB [SIZE, SIZE, 3].
+    """
     base = muted_colour(rng, saturation)
     other = np.clip(base * rng.uniform(0.6, 1.3) + rng.uniform(-12, 12, 3), 35, 215).astype(np.float32)
     pattern = rng.choice(["plain", "wood", "marble", "tiles", "checks", "stripes", "speckle"])

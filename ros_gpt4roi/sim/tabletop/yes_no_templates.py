@@ -1,5 +1,7 @@
 """Questions with yes or no for an answer, one function a form, from ground truth only.
 
+Each takes a `QuestionSampler` of the scene and returns a round, or None where the scene gives no such question.
+
 Each is drawn so that the scene allows both a yes and a no, and then a fair coin decides which: knowing the form says
 nothing. What a no denies is there, but on another object or elsewhere.
 """
@@ -14,7 +16,12 @@ from ros_gpt4roi.sim.tabletop.spatial_relations import OPPOSITE, REASON, RELATIO
 
 
 def verdict(evidence: str, truth: bool) -> str:
-    """"<region2> is a bowl, so no.": what was seen first, since a small model reasons by what it has already said."""
+    """"<region2> is a bowl, so no.": what was seen first, since a small model reasons by what it has already said.
+
+    Args:
+        evidence: What was seen, a clause without a full stop.
+        truth: Whether the answer is yes.
+    """
     return sentence(f"{evidence}, so {'yes' if truth else 'no'}")
 
 
