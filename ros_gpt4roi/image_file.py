@@ -45,11 +45,11 @@ class ImageHeader(NamedTuple):
     orientation: int
 
 
-def read_header(path: str | Path) -> ImageHeader:
+def read_header(source: str | Path | bytes) -> ImageHeader:
     """Read an image's size and orientation without decoding it.
 
     Args:
-        path: A file in one of `FORMATS`.
+        source: A file in one of `FORMATS`, or its content.
 
     Returns:
         Its header; `read_image` gives an array of exactly this size.
@@ -57,7 +57,7 @@ def read_header(path: str | Path) -> ImageHeader:
     Raises:
         ImageFileError: The file is missing, no regular file, no such image, or of more than `MAX_PIXELS` pixels.
     """
-    with _opened(path) as (_, header):
+    with _opened(source) as (_, header):
         return header
 
 

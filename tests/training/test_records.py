@@ -77,6 +77,17 @@ def test_whose_texts_are_used_can_be_chosen(tmp_path):
     assert source.report.filtered == {"texts of a region of low confidence": 1} and len(source) == 2
 
 
+def test_what_people_called_wrong_is_not_learned(tmp_path):
+    wrong = [{"said": "a cup", "wrong": True}]
+    line = {"file": "images/a.png", "width": 100, "height": 80, "regions": [
+        {"box": [1, 1, 50, 50], "name": "mug", "description": "a cup", "judgements": wrong}],
+        "conversations": [{"rounds": [["What is this?", "A cup."]], "judgements": wrong}]}
+    source = fixtures.source(Records, fixtures.records(tmp_path, line), tmp_path)
+    assert {turn.answer for record in visits(source, 0) for turn in record.rounds} == {"a mug"}
+    assert source.report.filtered == {
+        "description that a person called wrong": 1, "conversation that a person called wrong": 1}
+
+
 def test_masks_reach_the_network(tmp_path):
     values = fixtures.records(tmp_path) | {"masks": True, "form": "names"}
     source = fixtures.source(Records, values, tmp_path)

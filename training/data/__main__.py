@@ -1,7 +1,7 @@
 """Command line of the data sets.
 
-``python -m training.data check`` looks at a recipe's data, ``convert`` turns a detector's pickle into npz, ``shard``
-writes a recipe's training data as webdataset tar files.
+``python -m training.data check`` looks at a recipe's data, ``from_bag`` makes pictures and records of bags, ``convert``
+turns a detector's pickle into npz, ``shard`` writes a recipe's training data as webdataset tar files.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from training.data.check import check
 from training.data.detections import load_class_names, load_pickle, save_detections
 from training.data.mixture import open_mixture
 from training.data.record import RecordError
+from training.data.report import Report
 from training.data.shards import write_shards
 from training.errors import RecipeError, tells_errors
 from training.recipe import read_recipe
@@ -37,6 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     split.add_argument("--epochs", type=int, default=1, help="epochs to write, each with its own texts")
     split.add_argument("--per-shard", type=int, default=2000, help="visits in a file (default %(default)s)")
     split.set_defaults(run=_shard)
+    bags = commands.add_parser("from_bag", help="make a folder of pictures and records.jsonl of a robot's bags")
+    bags.add_argument("bags", type=Path, nargs="+", metavar="BAG", help="a folder of a bag, or its .mcap or .db3 file")
+    bags.add_argument("--out", type=Path, required=True, help="folder for the pictures and records.jsonl")
+    bags.add_argument("--image-topic", default="", help="default: the topic whose frames have most boxes and texts")
+    bags.add_argument("--slop", type=float, default=0.05, metavar="SECONDS",
+                      help="how far stamps of boxes may be from their frame's (default %(default)s)")
+    bags.add_argument("--similar", type=int, default=4, metavar="BITS", help="of the 64 bits of a picture's hash, how "
+                      "many may differ from one before for it to be left out (default %(default)s)")
+    bags.set_defaults(run=_from_bag)
     turn = commands.add_parser("convert", help="turn a detector's pickle into npz or JSON")
     turn.add_argument("pickle", type=Path)
     turn.add_argument("out", type=Path)
@@ -70,6 +80,18 @@ def _shard(options: argparse.Namespace) -> int:
         raise RecordError(f"{options.config}: train is no mixture")
     files = write_shards(open_mixture(values, recipe.seed), options.out, options.epochs, options.per_shard)
     print(f"{options.out}: {len(files)} files")
+    return 0
+
+
+def _from_bag(options: argparse.Namespace) -> int:
+    # Imported late: it needs the messages of ROS.
+    from training.data.bags.convert import BagOptions, convert_bags
+
+    report = Report(sys.maxsize)
+    try:
+        convert_bags(options.bags, options.out, BagOptions(options.image_topic, options.slop, options.similar), report)
+    finally:
+        print("\n".join([f"{options.out}: {report.kept} pictures of {report.read} messages", *report.lines()]))
     return 0
 
 

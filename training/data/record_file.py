@@ -49,6 +49,11 @@ class Judgement:
     time: float = 0.0
 
 
+def rejected(judgements: tuple[Judgement, ...]) -> bool:
+    """Whether a text is known to be wrong and nobody said what is right; its texts are nothing to learn from."""
+    return bool(judgements) and judgements[-1].wrong and not judgements[-1].right
+
+
 @dataclass(frozen=True)
 class RegionRecord:
     """A region of a picture. What is not known is empty.

@@ -13,7 +13,7 @@ from typing_extensions import override
 from ros_gpt4roi.configuration import setting
 from training.data import templates
 from training.data.record import Filtered, Record, Round
-from training.data.record_file import MENTION, Conversation, RegionRecord, picture_path, read_records
+from training.data.record_file import MENTION, Conversation, RegionRecord, picture_path, read_records, rejected
 from training.data.report import Report
 from training.data.segmentation import segmentation_region
 from training.data.source import BoxFilter, Source, SourceOptions, boxes_array, image_size, sample
@@ -79,7 +79,10 @@ class Records(Source):
         known = [("name", "", region.name)]
         if self.options.form == "texts":
             known += [("attribute", name, value) for name, value in region.attributes.items()]
-            known.append(("description", "", region.description))
+            if rejected(region.judgements):
+                report.filter("description that a person called wrong")
+            else:
+                known.append(("description", "", region.description))
         texts = [(task, name, plain(text, task)) for task, name, text in known if text]
         if texts and (reason := self._unused(region)):
             report.filter(f"texts of a region {reason}")
@@ -89,6 +92,8 @@ class Records(Source):
         return {"box": box, "mask": mask, "texts": texts}
 
     def _conversation(self, conversation: Conversation, ids: list[str], report: Report) -> dict[str, Any]:
+        if rejected(conversation.judgements):
+            raise Filtered("conversation that a person called wrong")
         if reason := self._unused(conversation):
             raise Filtered(f"conversation {reason}")
         texts = [text for turn in conversation.rounds for text in turn]
