@@ -289,8 +289,10 @@ def test_what_is_no_bag_costs_only_itself(tmp_path):
 
 def test_the_command_prints_counts_and_check_reads_the_folder(tmp_path, capsys):
     bag = bags.write(tmp_path / "bag", (CAMERA, bags.compressed(0)), (BOXES, bags.detections(0)))
-    assert main(["from_bag", str(bag), "--out", str(tmp_path / "out")]) == 0
-    assert "1 pictures of 2 messages\ncounted 1: regions\nmalformed 0" in capsys.readouterr().out
+    assert main(["from_bag", str(bag), "--out", str(tmp_path / "out"), "--review", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 pictures of 2 messages\ncounted 1: regions\nmalformed 0" in printed
+    assert "review 0: thumbs down" in printed
     assert main(["from_bag", str(bag), "--out", str(tmp_path / "out")]) == 1
     assert "exists already; name another folder" in capsys.readouterr().err
 

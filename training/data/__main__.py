@@ -1,7 +1,8 @@
 """Command line of the data sets.
 
-``python -m training.data check`` looks at a recipe's data, ``from_bag`` makes pictures and records of bags, ``convert``
-turns a detector's pickle into npz, ``shard`` writes a recipe's training data as webdataset tar files.
+``python -m training.data check`` looks at a recipe's data, ``from_bag`` makes pictures and records of bags, ``select``
+chooses those that a person should look at, ``convert`` turns a detector's pickle into npz, ``shard`` writes a recipe's
+training data as webdataset tar files.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from training.data.detections import load_class_names, load_pickle, save_detecti
 from training.data.mixture import open_mixture
 from training.data.record import RecordError
 from training.data.report import Report
+from training.data.selection import select_for_review
 from training.data.shards import write_shards
 from training.errors import RecipeError, tells_errors
 from training.recipe import read_recipe
@@ -46,7 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                       help="how far stamps of boxes may be from their frame's (default %(default)s)")
     bags.add_argument("--similar", type=int, default=4, metavar="BITS", help="of the 64 bits of a picture's hash, how "
                       "many may differ from one before for it to be left out (default %(default)s)")
+    bags.add_argument("--review", type=int, default=0, metavar="N", help="choose pictures for a review, as select does")
     bags.set_defaults(run=_from_bag)
+    choose = commands.add_parser("select", help="choose the pictures of a folder that a person should look at first")
+    choose.add_argument("folder", type=Path, help="with records.jsonl")
+    choose.add_argument("--review", type=int, required=True, metavar="N", help="pictures for each reason, at most")
+    choose.set_defaults(run=lambda options: _select(options.folder, options.review))
     turn = commands.add_parser("convert", help="turn a detector's pickle into npz or JSON")
     turn.add_argument("pickle", type=Path)
     turn.add_argument("out", type=Path)
@@ -92,6 +99,14 @@ def _from_bag(options: argparse.Namespace) -> int:
         convert_bags(options.bags, options.out, BagOptions(options.image_topic, options.slop, options.similar), report)
     finally:
         print("\n".join([f"{options.out}: {report.kept} pictures of {report.read} messages", *report.lines()]))
+    return _select(options.out, options.review) if options.review else 0
+
+
+def _select(folder: Path, budget: int) -> int:
+    if budget < 0:
+        raise RecordError(f"--review is {budget}, expected at least 0")
+    for reason, count in select_for_review(folder, budget).items():
+        print(f"review {count}: {reason}")
     return 0
 
 

@@ -54,6 +54,11 @@ def rejected(judgements: tuple[Judgement, ...]) -> bool:
     return bool(judgements) and judgements[-1].wrong and not judgements[-1].right
 
 
+def contradict(judgements: tuple[Judgement, ...]) -> bool:
+    """Whether judgements of the same text do not agree on what is right."""
+    return len({(judged.right if judged.wrong else judged.said).lower() for judged in judgements}) > 1
+
+
 @dataclass(frozen=True)
 class RegionRecord:
     """A region of a picture. What is not known is empty.
@@ -163,7 +168,7 @@ class RecordWriter:
 
     def write(self, record: PictureRecord) -> None:
         """Append a record."""
-        self._file.write(json.dumps(to_json(record), ensure_ascii=False, separators=(",", ":")) + "\n")
+        self._file.write(_line(record))
 
 
 def read_records(path: Path, report: Report) -> Iterator[PictureRecord]:
@@ -195,6 +200,27 @@ def read_records(path: Path, report: Report) -> Iterator[PictureRecord]:
                 record = from_json(json.loads(line), partial(_part, report, f"{path.name} line {number}"))
             if record is not None:
                 yield record
+
+
+def rewrite_records(folder: Path, change: Callable[[int, PictureRecord], PictureRecord]) -> None:
+    """Change the records of a folder; its file is replaced once the new one is whole.
+
+    Args:
+        folder: With records.jsonl.
+        change: Takes a record's place, from 0, and the record; gives the one to write.
+
+    Raises:
+        RecordError: The file cannot be read, or a record in it is malformed: it would be lost.
+    """
+    unfinished = folder / f"{FILE}.unfinished"
+    with unfinished.open("w", encoding="utf-8") as file:
+        for place, record in enumerate(read_records(folder / FILE, Report(0))):
+            file.write(_line(change(place, record)))
+    unfinished.replace(folder / FILE)
+
+
+def _line(record: PictureRecord) -> str:
+    return json.dumps(to_json(record), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _part(report: Report, where: str, item: str) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from ros_gpt4roi.runtime.region_text import RegionText, UnknownRegionError
 from ros_gpt4roi.runtime.regions import check_box
 from training.data.bags.notes import Note, Notes
 from training.data.record import REFERENCE
-from training.data.record_file import Conversation, Judgement, RegionRecord
+from training.data.record_file import Conversation, Judgement, RegionRecord, contradict
 from training.data.report import Report
 from training.data.segmentation import decode_mask, encode_mask, segmentation_region
 
@@ -186,13 +186,8 @@ def judgement(note: Note) -> Judgement:
 
 def count_contradictions(judgements: list[Judgement], report: Report) -> None:
     """Count judgements that do not agree; the newest decides."""
-    if contradict(judgements):
+    if contradict(tuple(judgements)):
         report.note("contradicting corrections, of which the newest decides")
-
-
-def contradict(judgements: list[Judgement] | tuple[Judgement, ...]) -> bool:
-    """Whether judgements of the same text do not agree on what is right."""
-    return len({(judged.right if judged.wrong else judged.said).lower() for judged in judgements}) > 1
 
 
 def region_id(name: str) -> str:
