@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -38,11 +39,15 @@ class Scheduler:
     Questions are served in the order they came, before frames, and join a decode that is going on at its next step; two
     of one conversation are served one after the other. Those of watches come next, one at a time, in one of the rows in
     which frames are described, so that neither keeps the other waiting for ever. Frames handed in while one is being
-    described are dropped and counted, but for the newest. The methods are safe from any thread.
+    described are dropped and counted, but for the newest. While a question is being decoded, be it a watch's, the next
+    frame waits until as long has passed since the last one was encoded as encoding it took, not counting what the
+    questions of people took to begin: frames slow an answer at most about twofold, and always get their turn. The
+    methods are safe from any thread.
     """
 
     def __init__(self, pipeline: Pipeline, config: SchedulerConfig = SchedulerConfig(),
-                 on_descriptions: Callable[[FrameDescriptions], None] = lambda result: None):
+                 on_descriptions: Callable[[FrameDescriptions], None] = lambda result: None,
+                 clock: Callable[[], float] = time.monotonic):
         """Make a scheduler that does not run yet.
 
         Args:
@@ -50,8 +55,9 @@ class Scheduler:
             config: Limits.
             on_descriptions: Receives the result of every frame of `submit_frame` on the worker's thread, the
                 unsuccessful ones too (see `status`), and must return at once.
+            clock: A steady clock, in seconds.
         """
-        self._pipeline, self.config, self._on_descriptions = pipeline, config, on_descriptions
+        self._pipeline, self.config, self._on_descriptions, self._clock = pipeline, config, on_descriptions, clock
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
         self._running = False
@@ -64,6 +70,7 @@ class Scheduler:
         self._conversations: OrderedDict[str, Conversation] = OrderedDict()
         self._closed: list[str] = []  # conversations, whose caches the worker has still to give back
         self._counts: Counter[str] = Counter()
+        self._frame_due = -math.inf  # when the next frame may begin beside a question; the worker's own
 
     # --- from any thread -----------------------------------------------------------------------------------------
 
@@ -140,7 +147,7 @@ class Scheduler:
             raise Refused(Status.FAILED, "the scheduler does not run")
         if len(self._frames) >= self.config.queue_length:
             raise Refused(Status.OVERLOADED, f"{self.config.queue_length} frames wait already")
-        request.deadline = time.monotonic() + self.config.description_timeout_s
+        request.deadline = self._clock() + self.config.description_timeout_s
         self._frames.append(request)
 
     def _accept_question(self, question: Question) -> None:
@@ -153,7 +160,7 @@ class Scheduler:
         if not question.for_watch and self._waiting() >= self.config.queue_length:
             raise Refused(Status.OVERLOADED, f"{self.config.queue_length} questions wait already")
         question.conversation = self._conversation(question)
-        question.deadline = time.monotonic() + self.config.answer_timeout_s
+        question.deadline = self._clock() + self.config.answer_timeout_s
         self._open[question.id] = question
         self._questions.append(question)
 
@@ -252,7 +259,7 @@ class Scheduler:
 
     def _end_what_is_over(self) -> None:
         """End what was cancelled or has had its time, and give back the caches of closed conversations."""
-        now = time.monotonic()
+        now = self._clock()
         with self._changed:
             queued: list[Question | DescriptionRequest] = [*self._questions, *self._frames]
             waiting = [request for request in queued if _over(request, now)]
@@ -268,7 +275,7 @@ class Scheduler:
             self._pipeline.forget_conversation(conversation_id)
 
     def _next(self) -> Question | DescriptionRequest | None:
-        """What may begin: questions in order, as there are rows, one a conversation; one of a watch; one frame."""
+        """What may begin: questions in order, as there are rows, one a conversation; one of a watch; one frame, if due."""
         live = [request for request in self._pipeline.live if isinstance(request, Question)]
         questions = [question for question in live if not question.for_watch]
         busy = {question.conversation.id for question in questions if question.conversation is not None}
@@ -280,17 +287,17 @@ class Scheduler:
                 if watch_free if question.for_watch else row_free and question.conversation.id not in busy:
                     self._questions.remove(question)
                     return question
-            if len(live) < len(self._pipeline.live):  # a frame is being described
-                return None
+            if len(live) < len(self._pipeline.live) or (live and self._clock() < self._frame_due):
+                return None  # a frame is being described, or frames have had their share
             if self._frames:
                 return self._frames.popleft()
             request, self._newest = self._newest, None
         if request is not None:
-            request.deadline = time.monotonic() + self.config.description_timeout_s
+            request.deadline = self._clock() + self.config.description_timeout_s
         return request
 
     def _begin(self, request: Question | DescriptionRequest) -> None:
-        self._beginning = request
+        self._beginning, began = request, self._clock()
         try:
             self._pipeline.begin(request)
         except Refused as refusal:
@@ -299,7 +306,11 @@ class Scheduler:
             self._finish(request, request.refusal(Status.FAILED, _failure(error)))
             raise
         finally:
-            self._beginning = None
+            self._beginning, now = None, self._clock()
+            if isinstance(request, DescriptionRequest):
+                self._frame_due = now + (now - began)
+            elif not request.for_watch:  # which may have encoded a frame itself, and has got no token for it
+                self._frame_due += now - began
 
     def _finish(self, request: Question | DescriptionRequest, result: Answer | FrameDescriptions | None = None) -> None:
         """Count a request that is done and hand out its result, or the one given."""

@@ -20,7 +20,7 @@ LIMIT_S = 60.0  # no test takes this long; a hang ends here
 class Running:
     """A scheduler with everything it says collected, and a brake: while held, the worker rests between two steps."""
 
-    def __init__(self, pipeline: Pipeline, config: SchedulerConfig):
+    def __init__(self, pipeline: Pipeline, config: SchedulerConfig, clock: Callable[[], float]):
         self.results: queue.Queue[FrameDescriptions] = queue.Queue()
         self.pipeline = pipeline
         self.steps = 0
@@ -37,7 +37,7 @@ class Running:
             return step()
 
         pipeline.step = braked_step
-        self.scheduler = Scheduler(pipeline, config, self.results.put)
+        self.scheduler = Scheduler(pipeline, config, self.results.put, clock)
         self.scheduler.start()
 
     def hold(self) -> None:
@@ -63,11 +63,11 @@ class Running:
 
 @pytest.fixture(name="run")
 def run_fixture(make_pipeline: Callable[..., Pipeline]) -> Iterator[Callable[..., Running]]:
-    """Start a scheduler over the tiny model; keywords are SchedulerConfig's, or `pipeline` for the pipeline's."""
+    """Start a scheduler over the tiny model; keywords are SchedulerConfig's, `pipeline` for the pipeline's, or `clock`."""
     started: list[Running] = []
 
-    def start(pipeline: dict | None = None, **limits) -> Running:
-        started.append(Running(make_pipeline(**(pipeline or {})), SchedulerConfig(**limits)))
+    def start(pipeline: dict | None = None, clock: Callable[[], float] = time.monotonic, **limits) -> Running:
+        started.append(Running(make_pipeline(**(pipeline or {})), SchedulerConfig(**limits), clock))
         return started[-1]
     yield start
     for running in started:
