@@ -74,7 +74,7 @@ def test_watches_are_shown_with_their_changes_and_stopped(page: Page, stream: St
     begin(page, HOSTILE)
     item = page.locator(".watch").first
     expect(item.locator(".question")).to_have_text(HOSTILE)
-    expect(item.locator(".about")).to_contain_text("s ago")
+    expect(item.locator(".about")).to_contain_text("s ago", timeout=4 * WAIT_MS)
     first = item.locator(".answer").inner_text()
     assert first and "Waits" not in first
     stream.boxes = BOXES[:1]
@@ -104,7 +104,7 @@ def test_a_click_while_the_node_takes_no_work_says_so(page: Page, peer: Peer) ->
         assert peer.call(ChangeState, "/perception/change_state", request).success
 
     begin(page, "what is region 1?")
-    expect(page.locator(".watch .about")).to_contain_text("s ago")
+    expect(page.locator(".watch .about")).to_contain_text("s ago", timeout=4 * WAIT_MS)
     change(Transition.TRANSITION_DEACTIVATE)
     try:
         expect(page.locator(".watch .error")).to_contain_text("node perception is not active any more")
@@ -116,4 +116,4 @@ def test_a_click_while_the_node_takes_no_work_says_so(page: Page, peer: Peer) ->
         change(Transition.TRANSITION_ACTIVATE)
     expect(page.locator("#connection")).to_contain_text(re.compile(": active"))
     begin(page, "what is region 2?")
-    expect(page.locator(".watch .about").first).to_contain_text("s ago")
+    expect(page.locator(".watch .about").first).to_contain_text("s ago", timeout=4 * WAIT_MS)
