@@ -7,30 +7,38 @@ annotated frame as a PNG. scripts/demo.sh sets up and runs it.
 from __future__ import annotations
 
 import argparse
+import array
 import os
 import re
 import sys
 import tempfile
+import wave
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
+import recorded_speech
 from ament_index_python.packages import get_package_prefix
 from isolation import claim_domain, for_children, variables
 from processes import ProcessDied, Processes
-from ros_gpt4roi_interfaces.msg import Answer, RegionDescription, RegionDescriptionArray
+from ros_gpt4roi_interfaces.msg import Answer, RegionDescription, RegionDescriptionArray, Utterance
 from sensor_msgs.msg import Image
+from std_msgs.msg import Int16MultiArray, String
 
 from ros_gpt4roi.client import Client, ClientError, status_name
 from ros_gpt4roi.interrupts import Interrupts
 from ros_gpt4roi.messages import stamp_text
 from ros_gpt4roi.printable import show
+from ros_gpt4roi.speech.audio import AudioError
+from ros_gpt4roi.speech.microphone import Microphone
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "demo_output" / "annotated.png"
+SPOKEN = ROOT / "demo_output" / "answer.wav"
+RECORDINGS = {"1": "what_is_region_one", "2": "what_is_region_two"}  # by the region that they ask about
 FRAMES = 3
 START_LIMIT_S = 180.0  # loading the model and rendering the first view, on a busy machine
 FRAME_LIMIT_S = 60.0
@@ -132,6 +140,57 @@ class Demo:
                   flush=True)
             self._wait_for_ever()
 
+    def converse(self, descriptions: Sequence[RegionDescription]) -> None:
+        """Start the speech node; play it a recorded question, or let it listen where there is a microphone."""
+        listening = _has_microphone()
+        SPOKEN.parent.mkdir(exist_ok=True)
+        SPOKEN.unlink(missing_ok=True)
+        sound = ["audio.source:=microphone"] if listening else [
+            "audio.source:=topic", f"audio.rate:={recorded_speech.RATE}", "audio.qos.reliability:=reliable",
+            "audio.qos.depth:=1000", "speaking.enabled:=true", f"speaking.command:=espeak-ng --stdin -w {SPOKEN}"]
+        if listening:
+            sound.append("speaking.enabled:=true")
+        utterances: list[Utterance] = []
+        replies: list[String] = []
+        self._client.listen(Utterance, "utterances", utterances.append)
+        self._client.listen(String, "replies", replies.append)
+        parameters = [word for item in sound for word in ("-p", item)]
+        with tempfile.TemporaryDirectory(prefix="ros_gpt4roi_speech_") as folder, \
+                Processes(Path(folder), for_children({})) as processes:
+            processes.start("speech", [executable("speech"), "--ros-args", *parameters])
+
+            def wait_for(condition: Callable[[], object], what: str) -> None:
+                def checked() -> object:
+                    processes.check()
+                    return condition()
+                self._client.wait_for(checked, START_LIMIT_S, what)
+
+            if listening:
+                print("\nAsk, such as \"What is region one?\", into the microphone. Ctrl-C ends all.", flush=True)
+                with suppress(KeyboardInterrupt):
+                    for _ in self._client.descriptions(FRAME_LIMIT_S):
+                        processes.check()
+                        while utterances:
+                            show(f"  ? {utterances.pop(0).text}")
+                        while replies:
+                            show(f"  > {replies.pop(0).data}")
+                return
+            ids = {item.region.id for item in descriptions}
+            name = next((name for region_id, name in RECORDINGS.items() if region_id in ids), None)
+            if name is None:
+                raise DemoError(f"the frames have regions {sorted(ids)}; the recorded questions are about "
+                                f"{' and '.join(RECORDINGS)}: try another --seed")
+            print(f"\nNo microphone: playing {recorded_speech.FOLDER / name}.flac to the speech node", flush=True)
+            audio = self._client.node.create_publisher(Int16MultiArray, "audio", 1000)
+            wait_for(audio.get_subscription_count, "the speech node")
+            samples = (recorded_speech.silence(0.5), recorded_speech.recording(name), recorded_speech.silence(1.5))
+            for piece in recorded_speech.chunks(np.concatenate(samples)):
+                audio.publish(Int16MultiArray(data=array.array("h", piece.tobytes())))
+            wait_for(lambda: utterances and replies, "an answer to the spoken question")
+            show(f"  ? {utterances[0].text}\n  > {replies[0].data}")
+            wait_for(_is_spoken, "the spoken answer")
+        print(f"\nSpoken answer: {SPOKEN}")
+
     def stay(self, domain: int) -> None:
         """Print how to ask, then the answers to whatever is asked, until Ctrl-C."""
         print(f"""
@@ -155,6 +214,23 @@ Answers:""", flush=True)
             for _ in self._client.descriptions(FRAME_LIMIT_S):
                 pass
         print()
+
+
+def _has_microphone() -> bool:
+    try:
+        Microphone("", "", lambda chunk: None, lambda: 0).close()
+    except AudioError:
+        return False
+    return True
+
+
+def _is_spoken() -> bool:
+    """Whether the spoken answer is written to its end."""
+    try:
+        with wave.open(str(SPOKEN)) as file:
+            return 0 < file.getnframes() * file.getsampwidth() <= SPOKEN.stat().st_size
+    except (OSError, EOFError, wave.Error):
+        return False
 
 
 def _two_apart(descriptions: Sequence[RegionDescription]) -> tuple[RegionDescription, RegionDescription]:
@@ -211,6 +287,9 @@ def run(arguments: argparse.Namespace, interrupts: Interrupts) -> None:
             demo.stay_with_console()
             return
         descriptions = demo.show_frames()
+        if arguments.voice:
+            demo.converse(descriptions)
+            return
         demo.ask_all(descriptions)
         demo.save_picture()
         if arguments.stay:
@@ -221,6 +300,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stay", action="store_true", help="keep camera and node running until Ctrl-C")
     parser.add_argument("--console", choices=("web",), help="open a console on camera and node until Ctrl-C instead")
+    parser.add_argument("--voice", action="store_true", help="ask by voice, and have the answer spoken")
     parser.add_argument("--seed", type=int, default=0, help="which scene the camera sees (0)")
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="a checkpoint of your own (the embedded model)")
     arguments = parser.parse_args()

@@ -5,9 +5,13 @@
 #     scripts/demo.sh            ends by itself
 #     scripts/demo.sh --stay     keeps camera and node running until Ctrl-C, for questions of your own
 #     scripts/demo.sh --console web    the same in a browser
+#     scripts/demo.sh --voice    the same by voice: listens to a microphone; without one it plays a recorded question
 #     scripts/demo.sh --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-scripts/setup.sh
+case " $* " in
+    *" --voice "*) scripts/setup.sh --speech ;;
+    *) scripts/setup.sh ;;
+esac
 . scripts/env.sh
 exec python scripts/demo.py "$@"

