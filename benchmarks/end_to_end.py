@@ -110,7 +110,12 @@ class Station:
         self._log = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log)
         self._interrupts = Interrupts()
-        self.client = Client(name="benchmark", check=self._check)
+        try:
+            self.client = Client(name="benchmark", check=self._check)
+        except BaseException:
+            self._process.kill()  # nobody else would end it
+            self._process.wait()
+            raise
         self._images = self.client.node.create_publisher(Image, "image", 10)
         self._detections = self.client.node.create_publisher(Detection2DArray, "detections", 10)
         self.received: list[tuple[float, RegionDescriptionArray]] = []

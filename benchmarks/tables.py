@@ -13,6 +13,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,9 +186,40 @@ def training() -> str:
     return markdown(("data", "processes", "samples a second", "waiting for data, %", "memory of a process"), rows)
 
 
+def malformed() -> str:
+    """Return what malformed messages were sent, and what became of them."""
+    results = read("benchmarks/results/malformed_messages.json")
+    rows = []
+    for name, kinds in results["inputs"].items():
+        outcomes: Counter[str] = Counter()
+        for counts in kinds.values():
+            outcomes.update(counts)
+        rows.append((f"`{name}`", str(len(kinds)), str(outcomes.total()), _listed(outcomes)))
+    rows.append(("all", str(sum(map(len, results["inputs"].values()))), str(results["messages"]),
+                 f"of {results['known_good']} known answers in between, {results['known_good_right']} were right"))
+    first = results["node"]["memory_threads_descriptors"][0][0][0]
+    rows.append(("resident memory", "", "",
+                 f"{first:.0f} MiB after the first hundred, at most {results['node']['peak_mib']:.0f} MiB"))
+    return markdown(("input", "kinds", "messages", "what became of them"), rows)
+
+
+def soak() -> str:
+    """Return what was asked in many minutes, and what the node held."""
+    results = read("benchmarks/results/soak.json")
+    node = results["node"]
+    rows = [("asked", _listed(results["asked"])), ("answered", _listed(results["answered"])),
+            ("resident memory", f"{node['memory_mib']:.0f} MiB, spread {results['memory_spread_percent']:.2f} %"),
+            ("threads, file descriptors", f"{node['threads']}, {node['file_descriptors']}, constant")]
+    return markdown((f"{results['minutes']:g} minutes", ""), rows)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, reuse, training,
-                                        tabletop, extractors, extractor_costs)}
+                                        tabletop, extractors, extractor_costs, malformed, soak)}
 
 
 def fill(text: str) -> str:
