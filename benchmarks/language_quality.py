@@ -33,6 +33,7 @@ from ros_gpt4roi.sim.tabletop.conversations import ask, permuted
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import Scene
 from ros_gpt4roi.sim.tabletop.scoring import TextRound, score
+from training.evaluation.model import open_conversation
 from training.evaluation.tabletop import questions
 
 Asked = tuple[Frame, Sequence[tuple[TextRound, ...]]]  # a frame, and conversations about it
@@ -125,9 +126,7 @@ def frame_of(scene: Scene, stamp_ns: int = 0) -> Frame:
 
 def answers(pipeline: Pipeline, frame: Frame, asked: Sequence[tuple[TextRound, ...]]) -> list[str]:
     """All questions about a scene at once, each with the true history it needs; the model's own words."""
-    return pipeline.language.answers(
-        [[*((turn.question, turn.answer) for turn in turns[:-1]), (turns[-1].question, None)] for turns in asked],
-        pipeline.encoder.encode(frame).vision, TOKENS)
+    return pipeline.language.answers(list(map(open_conversation, asked)), pipeline.encoder.encode(frame).vision, TOKENS)
 
 
 def single(pipeline: Pipeline, frame: Frame) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.model.checkpoint import CheckpointError
 from ros_gpt4roi.sim.tabletop.renderer import RendererError
 
@@ -27,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-@tells_errors(EvaluationError, CheckpointError, RendererError)
+@tells_errors(EvaluationError, ConfigError, CheckpointError, RendererError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])

@@ -9,6 +9,7 @@ import pytest
 import training_fixtures as fixtures
 
 from training.data.flickr import Flickr
+from training.data.mixture import pack
 from training.data.record import RecordError, check_record, references
 from training.data.visual_genome import VisualGenome
 
@@ -78,7 +79,7 @@ def test_flickr_positions_outside_the_caption_are_malformed(tmp_path, positions)
 @pytest.mark.parametrize("make", [fixtures.visual_genome, fixtures.visual_genome_grit])
 def test_both_visual_genome_files_give_the_same_conversation(tmp_path, make):
     source = fixtures.source(VisualGenome, make(tmp_path), tmp_path)
-    (record,) = source.records(0, rng())
+    record = pack(source.records(0, rng()))
     check_record(record)
     told = {tuple(record.boxes[references(turn.question)[0] - 1].tolist()): turn.answer for turn in record.rounds}
     assert told == {(10, 5, 40, 35): "a clock on the wall", (60, 0, 80, 70): "street lamp"}

@@ -9,7 +9,7 @@ import pytest
 import training_fixtures as fixtures
 
 from training.data.coco import Coco
-from training.data.mixture import open_mixture
+from training.data.mixture import open_mixture, pack
 from training.data.record import RecordError, check_record
 from training.data.refcoco import RefCoco
 
@@ -159,7 +159,7 @@ def test_refcoco_packs_all_sentences_of_an_image_and_keeps_one_region_a_box(tmp_
     source = fixtures.source(RefCoco, fixtures.refcoco(tmp_path), tmp_path)
     assert len(source) == 1
     assert source.report.filtered == {"expression under 3 words": 1}
-    (record,) = source.records(0, rng())
+    record = pack(source.records(0, rng()))
     check_record(record)
     assert len(record.boxes) == 2 and len(record.rounds) == 3
     told = {(turn.question.split("\n")[-1], turn.answer) for turn in record.rounds}
@@ -179,7 +179,7 @@ def test_refcoco_plus_must_not_ask_for_positions_in_the_image(tmp_path):
 
 def test_refcocog_asks_for_a_description_of_a_named_region(tmp_path):
     source = fixtures.source(RefCoco, fixtures.refcoco(tmp_path, "refcocog"), tmp_path)
-    (record,) = source.records(0, rng())
+    record = pack(source.records(0, rng()))
     assert all("<region" in turn.question and "<box" not in turn.question for turn in record.rounds)
 
 

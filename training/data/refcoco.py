@@ -66,17 +66,14 @@ class RefCoco(Source):
 
     @override
     def records(self, position: int, rng: np.random.Generator) -> list[Record]:
-        entry = self.index[position]
+        entry, records = self.index[position], list[Record]()
         task = TASKS[self.options.dataset]
-        boxes: list[list[float]] = []
-        rounds: list[Round] = []
         for box, text in sample(rng, entry["pairs"], self.options.max_regions):
-            if box not in boxes:
-                boxes.append(box)
-            number = boxes.index(box) + 1
             if task:
-                question = f"{task if not rounds else ''}<box{number}>"
+                question = f"{'' if records else task}<box1>"
             else:
-                question = templates.pick(rng, templates.DESCRIBE_ONE, regions=f"<region{number}>")
-            rounds.append(Round(question, text, "expression" if task else "description"))
-        return [Record(entry["image"], boxes_array(boxes), tuple(rounds), f"{self.options.dataset} {entry['image']}")]
+                question = templates.pick(rng, templates.DESCRIBE_ONE, regions="<region1>")
+            turn = Round(question, text, "expression" if task else "description")
+            records.append(Record(entry["image"], boxes_array([box]), (turn,),
+                                  f"{self.options.dataset} {entry['image']}"))
+        return records

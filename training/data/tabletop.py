@@ -42,6 +42,7 @@ from ros_gpt4roi.sim.tabletop.renderer import RendererError, TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene, SceneObject
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 
+from ..errors import tells_errors
 from .mixture import draw_points
 from .record import Record, Round
 from .sample import Sample, record_regions
@@ -347,6 +348,8 @@ def _size(text: str) -> tuple[int, int]:
     return width, height
 
 
+@tells_errors(TabletopError, RendererError, CheckpointError, ValueError,
+              interrupted="interrupted; the same command goes on from here")
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.data.tabletop", description=__doc__.splitlines()[0])
@@ -362,15 +365,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     render.add_argument("--size", type=_size, default=(320, 240), metavar="WxH", help="camera frame (default 320x240)")
     render.add_argument("--masks", action="store_true", help="keep the objects' masks, too")
     options = parser.parse_args(arguments)
-    try:
-        render_scenes(options.out, options.split, options.scenes, options.seed, options.workers, *options.size,
-                      preprocess=read_config(options.model).preprocess, masks=options.masks)
-    except (TabletopError, RendererError, CheckpointError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    render_scenes(options.out, options.split, options.scenes, options.seed, options.workers, *options.size,
+                  preprocess=read_config(options.model).preprocess, masks=options.masks)
     return 0
 
 

@@ -63,15 +63,12 @@ class VisualGenome(Source):
 
     @override
     def records(self, position: int, rng: np.random.Generator) -> list[Record]:
-        entry = self.index[position]
-        boxes: list[list[float]] = []
-        rounds = []
+        entry, records = self.index[position], []
         for box, phrase in sample(rng, entry["pairs"], self.options.max_regions):
-            if box not in boxes:
-                boxes.append(box)
-            name = f"<region{boxes.index(box) + 1}>"
-            rounds.append(Round(templates.pick(rng, templates.DESCRIBE_ONE, regions=name), phrase, "description"))
-        return [Record(entry["image"], boxes_array(boxes), tuple(rounds), f"visual genome {entry['id']}")]
+            question = templates.pick(rng, templates.DESCRIBE_ONE, regions="<region1>")
+            records.append(Record(entry["image"], boxes_array([box]), (Round(question, phrase, "description"),),
+                                  f"visual genome {entry['id']}"))
+        return records
 
 
 def _annotations(item: Item, report: Report) -> Iterator[Item]:

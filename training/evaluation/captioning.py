@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from pycocoevalcap.rouge.rouge import Rouge
 from typing_extensions import override
 
 from training.data.record import Record, Round
-from training.data.refcoco import RefCoco, RefCocoOptions
+from training.data.refcoco import RefCoco
 from training.data.source import Shared, Source, boxes_array
-from training.data.visual_genome import VisualGenome, VisualGenomeOptions
+from training.data.visual_genome import VisualGenome
 from training.evaluation.base import Benchmark, Item, Scores
 
 QUESTION = "Describe <region1> in detail."
@@ -81,14 +80,14 @@ def java_scores(references: Sequence[Sequence[str]], texts: Sequence[str], spice
 class _Captioning(Benchmark):
     """Regions of a data set, each asked about by itself."""
 
+    data_set: type[Source]  # its entries have "pairs" of a box and a caption
+    options: Mapping[str, Any] = {}
+
     def __init__(self, annotations: Path, images: tuple[Path, ...], cache: Path, question: str = QUESTION,
                  java: bool = False, spice: bool = False):
-        self.source = self.open(annotations, images, Shared(cache))
+        options = {"images": images, **self.options}
+        self.source = self.data_set(self.data_set.options_type(annotations, **options), Shared(cache))
         self.question, self.java, self.spice = question, java, spice
-
-    @abstractmethod
-    def open(self, annotations: Path, images: tuple[Path, ...], shared: Shared) -> Source:
-        """The data set, whose entries have "pairs" of a box and a caption."""
 
     def references(self, pairs: list[Any]) -> Iterator[tuple[list[float], list[str]]]:
         """The box and the right captions of every region of an image."""
@@ -116,10 +115,7 @@ class VisualGenomeCaptioning(_Captioning):
     name = "vg_captioning"
     protocol = ("Visual Genome validation, ground-truth boxes, one region a question, its one phrase as reference; "
                 "CIDEr-D, BLEU-4, ROUGE-L (and METEOR) of pycocoevalcap")
-
-    @override
-    def open(self, annotations: Path, images: tuple[Path, ...], shared: Shared) -> Source:
-        return VisualGenome(VisualGenomeOptions(annotations, images=images), shared)
+    data_set = VisualGenome
 
 
 class RefCocogCaptioning(_Captioning):
@@ -128,11 +124,7 @@ class RefCocogCaptioning(_Captioning):
     name = "refcocog_captioning"
     protocol = ("RefCOCOg validation (UMD), ground-truth boxes, one object a question, all its expressions as "
                 "references; CIDEr-D, BLEU-4, ROUGE-L (and METEOR) of pycocoevalcap")
-
-    @override
-    def open(self, annotations: Path, images: tuple[Path, ...], shared: Shared) -> Source:
-        # Short expressions are references too.
-        return RefCoco(RefCocoOptions(annotations, images=images, dataset="refcocog", min_words=1), shared)
+    data_set, options = RefCoco, {"dataset": "refcocog", "min_words": 1}  # short expressions are references too
 
     @override
     def references(self, pairs: list[Any]) -> Iterator[tuple[list[float], list[str]]]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.explain import blank
 from ros_gpt4roi.model.preprocess import preprocess_frame
 from ros_gpt4roi.model.prompt import PromptError
@@ -20,6 +19,8 @@ from ros_gpt4roi.runtime.language_stage import Rounds
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.threads import fit_threads
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
+from ros_gpt4roi.sim.tabletop.scoring import TextRound
+from training.data.record import Round
 
 from .errors import EvaluationError
 
@@ -40,16 +41,13 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
 
     Raises:
         CheckpointError: The folder holds no whole checkpoint.
-        EvaluationError: The device does not work here.
+        ConfigError: The device does not work here.
     """
     config = PipelineConfig(device=options.device)
     if options.reference:
         config = dataclasses.replace(config, language_format="fp32", vision=VisionOptions(backend="torch"),
                                      decoding=dataclasses.replace(config.decoding, onnxruntime=False))
-    try:
-        pipeline = Pipeline.open(options.model, config)
-    except ConfigError as error:
-        raise EvaluationError(str(error)) from error
+    pipeline = Pipeline.open(options.model, config)
     if pipeline.device.name == "cpu":
         fit_threads(lambda: pipeline.rehearse(_REHEARSED_REGIONS))
         pipeline.reset()
@@ -60,6 +58,11 @@ def describe_pipeline(folder: Path, pipeline: Pipeline) -> dict[str, Any]:
     """Return what the figures depend on: the model's hash, number format, backend and device."""
     return {"folder": str(folder), "sha256": model_hash(folder), "language_format": pipeline.config.language_format,
             "vision_backend": pipeline.encoder.vision.backend, "device": pipeline.device.name}
+
+
+def open_conversation(turns: Sequence[Round | TextRound]) -> Rounds:
+    """Return (question, answer) of every round, without the last one's answer: it is to be written."""
+    return [*((turn.question, turn.answer) for turn in turns[:-1]), (turns[-1].question, None)]
 
 
 def answers(pipeline: Pipeline, image: np.ndarray, regions: Sequence[RegionShape], conversations: Sequence[Rounds], *,

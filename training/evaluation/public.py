@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ros_gpt4roi.configuration import ConfigError, Configuration, read_yaml, setting
+from ros_gpt4roi.configuration import Configuration, read_yaml, setting
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.region_shapes import box_region
 from ros_gpt4roi.runtime.pipeline import Pipeline
@@ -22,7 +22,7 @@ from training.evaluation.base import Answer
 from training.evaluation.base import run as run_benchmark
 from training.evaluation.errors import EvaluationError
 from training.evaluation.model import add_arguments as add_model_arguments
-from training.evaluation.model import answers, describe_pipeline, open_pipeline
+from training.evaluation.model import answers, describe_pipeline, open_conversation, open_pipeline
 from training.evaluation.registry import open_benchmark
 from training.evaluation.report import write_report
 
@@ -47,8 +47,7 @@ def model_answers(pipeline: Pipeline, list_regions: bool, max_new_tokens: int | 
         first = records[0]
         pixels = first.image if isinstance(first.image, np.ndarray) else read_image(first.image)
         regions = [box_region(*box) for box in first.boxes.tolist()]
-        conversations = [[*((turn.question, turn.answer) for turn in record.rounds[:-1]),
-                          (record.rounds[-1].question, None)] for record in records]
+        conversations = [open_conversation(record.rounds) for record in records]
         try:
             return answers(pipeline, pixels, regions, conversations, max_new_tokens=max_new_tokens,
                            list_regions=list_regions)
@@ -69,11 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Asks, scores, writes the report. Raises EvaluationError, CheckpointError or RendererError."""
-    try:
-        config = read_yaml(EvaluationConfig, options.config)
-    except ConfigError as error:
-        raise EvaluationError(str(error)) from error
+    """Asks, scores, writes the report. Raises EvaluationError, ConfigError, CheckpointError or RendererError."""
+    config = read_yaml(EvaluationConfig, options.config)
     pipeline = open_pipeline(options)
     answer = model_answers(pipeline, config.list_regions, options.max_new_tokens)
     results = []

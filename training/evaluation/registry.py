@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ros_gpt4roi.configuration import ConfigError, build
-from training.evaluation import tabletop_suite as tabletop
 from training.evaluation.base import Benchmark
 from training.evaluation.captioning import RefCocogCaptioning, VisualGenomeCaptioning
 from training.evaluation.choice import VcrChoice, Visual7W
@@ -15,6 +15,7 @@ from training.evaluation.errors import EvaluationError
 from training.evaluation.grounding import RefCocoGrounding
 from training.evaluation.hallucination import CocoPresence, Pope
 from training.evaluation.semantic import Naming
+from training.evaluation.tabletop_suite import SUITES, Tabletop
 
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "vg_captioning": VisualGenomeCaptioning,
@@ -26,9 +27,7 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "coco_presence": CocoPresence,
     "pope": Pope,
     "grounding": RefCocoGrounding,
-    **{suite.name: suite for suite in (
-        tabletop.TabletopCaptioning, tabletop.TabletopClassification, tabletop.TabletopNaming, tabletop.TabletopYesNo,
-        tabletop.TabletopGrounding, tabletop.TabletopReasoning)},
+    **{name: partial(Tabletop, name) for name in SUITES},
 }
 
 

@@ -33,7 +33,7 @@ from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, TextRound, chance_level
 
 from .errors import EvaluationError
 from .model import add_arguments as add_model_arguments
-from .model import answers, describe_pipeline, open_pipeline
+from .model import answers, describe_pipeline, open_conversation, open_pipeline
 
 #: Questions of each task a scene, for the tasks that are not asked of every region.
 QUESTIONS = 4
@@ -123,9 +123,7 @@ def examine(pipeline: Pipeline, scene: Scene, rng: np.random.Generator, zero_reg
     scene = permuted(scene, rng)
     asked = [turns for turns in questions(scene, rng) if turns[-1].task in tasks]
     shapes = region_shapes(scene, regions, rng, pipeline.model_config.points)
-    said = answers(pipeline, scene.image, shapes, [
-        [*((t.question, t.answer) for t in turns[:-1]), (turns[-1].question, None)] for turns in asked],
-        zero_regions=zero_regions)
+    said = answers(pipeline, scene.image, shapes, list(map(open_conversation, asked)), zero_regions=zero_regions)
     boxes = normalise_boxes(scene.boxes(), scene.width, scene.height)
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) * pipeline.model_config.preprocess.image_size
     results = []

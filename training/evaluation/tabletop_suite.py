@@ -6,7 +6,8 @@ answers (ros_gpt4roi.sim.tabletop.scoring) takes their place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from typing_extensions import override
@@ -28,14 +29,79 @@ from training.evaluation.tabletop import ask_about_region, ask_about_scene
 _TRIES = 4
 
 
-class _Tabletop(Benchmark):
-    """One question of ``task`` for every region (``every_region``), or several for every scene that allows them."""
+@dataclass(frozen=True)
+class Suite:
+    """What is asked of the scenes, and how it is counted.
+
+    Attributes:
+        task: Of `ros_gpt4roi.sim.tabletop.conversations.SCORED_TASKS`.
+        protocol: In words.
+        score: (items, texts, which of them the tabletop's own rule calls right, 0 or 1) → scores.
+        every_region: One question for every region, not several for every scene that allows them.
+        ask_before: The round before the question is an item of its own.
+    """
 
     task: str
-    every_region = True
+    protocol: str
+    score: Callable[[Sequence[Item], Sequence[str], np.ndarray], Scores]
+    every_region: bool = True
+    ask_before: bool = False
 
-    def __init__(self, scenes: int = 50, seed: int = 0):
-        self.scenes, self.seed = scenes, seed
+
+def _captioning(items: Sequence[Item], texts: Sequence[str], right: np.ndarray) -> Scores:
+    metrics, each = caption_scores([item.references for item in items], texts)
+    return {**metrics, "right": per_cent(right)}, each / 10
+
+
+def _classification(items: Sequence[Item], texts: Sequence[str], _: np.ndarray) -> Scores:
+    return class_scores([item.truth.values[0] for item in items], [named(text, tuple(KINDS)) for text in texts])
+
+
+def _naming(items: Sequence[Item], texts: Sequence[str], _: np.ndarray) -> Scores:
+    return semantic_scores([item.references[0] for item in items], texts, None)
+
+
+def _yes_no(items: Sequence[Item], texts: Sequence[str], _: np.ndarray) -> Scores:
+    words = [set(meaning(text)) & {"yes", "no"} for text in texts]
+    said = [("yes" in found) if len(found) == 1 else None for found in words]
+    return yes_no_scores(["yes" in item.truth.values for item in items], said)
+
+
+SUITES: dict[str, Suite] = {
+    "tabletop_captioning": Suite(
+        "describe", "tabletop test scenes, every region described, the true description as reference; × 100",
+        _captioning),
+    "tabletop_classification": Suite(
+        "kind", "tabletop test scenes, the kind of every region; right where the answer names exactly it, per cent",
+        _classification),
+    "tabletop_naming": Suite(
+        "short", "tabletop test scenes, a short description of every region; IoU of words with the true one, × 100",
+        _naming),
+    "tabletop_yes_no": Suite(
+        "yes_no", "tabletop test scenes, yes/no questions about what is and is not there or so; per cent, as POPE "
+        "counts", _yes_no, every_region=False),
+    "tabletop_grounding": Suite(
+        "which_region", "tabletop test scenes, which region is meant; right by the tabletop's rule, per cent",
+        lambda _, texts, right: region_scores(right, texts), every_region=False),
+    "tabletop_reasoning": Suite(
+        "why", "tabletop test scenes; Q→A: a question that has a reason; QA→R: why, given the right answer; Q→AR: both "
+        "right by the tabletop's rule, per cent", lambda _, __, right: pair_scores(right), every_region=False,
+        ask_before=True),
+}
+
+
+class Tabletop(Benchmark):
+    """A suite on rendered scenes.
+
+    Args:
+        name: Of `SUITES`.
+        scenes: How many.
+        seed: Of scenes and questions.
+    """
+
+    def __init__(self, name: str, scenes: int = 50, seed: int = 0):
+        self.name, self.suite, self.scenes, self.seed = name, SUITES[name], scenes, seed
+        self.protocol = self.suite.protocol
 
     @override
     def items(self) -> Iterator[Item]:
@@ -43,106 +109,19 @@ class _Tabletop(Benchmark):
             for index in range(self.scenes):
                 rng = np.random.default_rng(np.random.SeedSequence([self.seed, index]))
                 scene = permuted(renderer.render("test", self.seed, index), rng)
-                for turns in self.ask(scene, rng):
-                    yield from self.put(scene, turns, index)
+                for turns in self._ask(scene, rng):
+                    for end in (len(turns) - 1, len(turns)) if self.suite.ask_before else (len(turns),):
+                        rounds = tuple(Round(turn.question, turn.answer, turn.task) for turn in turns[:end])
+                        record = Record(scene.image, scene.boxes(), rounds, f"{self.name} {index}")
+                        yield Item(record, (turns[end - 1].answer,), turns[end - 1].expected)
 
-    def put(self, scene: Scene, turns: Sequence[TextRound], index: int) -> Iterator[Item]:
-        """The items that a question with its history makes: here, one."""
-        rounds = tuple(Round(turn.question, turn.answer, turn.task) for turn in turns)
-        record = Record(scene.image, scene.boxes(), rounds, f"{self.name} {index}")
-        yield Item(record, (turns[-1].answer,), turns[-1].expected)
-
-    def ask(self, scene: Scene, rng: np.random.Generator) -> list[tuple[TextRound, ...]]:
+    def _ask(self, scene: Scene, rng: np.random.Generator) -> list[tuple[TextRound, ...]]:
         """The questions about one scene, each with the rounds before it."""
-        if self.every_region:
-            return [ask_about_region(scene, self.task, place, rng) for place in range(len(scene.objects))]
-        return ask_about_scene(scene, self.task, rng, _TRIES)
-
-    def right(self, items: Sequence[Item], texts: Sequence[str]) -> np.ndarray:
-        """Which answers the tabletop's own rule calls right, 0 or 1."""
-        return np.asarray([score(item.truth, text) for item, text in zip(items, texts)], float)
-
-
-class TabletopCaptioning(_Tabletop):
-    """Descriptions of regions against the true one."""
-
-    name = "tabletop_captioning"
-    task = "describe"
-    protocol = "tabletop test scenes, every region described, the true description as reference; × 100"
+        if self.suite.every_region:
+            return [ask_about_region(scene, self.suite.task, place, rng) for place in range(len(scene.objects))]
+        return ask_about_scene(scene, self.suite.task, rng, _TRIES)
 
     @override
     def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
-        metrics, each = caption_scores([item.references for item in items], texts)
-        return {**metrics, "right": per_cent(self.right(items, texts))}, each / 10
-
-
-class TabletopClassification(_Tabletop):
-    """Kinds of things as classes."""
-
-    name = "tabletop_classification"
-    task = "kind"
-    protocol = "tabletop test scenes, the kind of every region; right where the answer names exactly it, per cent"
-
-    @override
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
-        said = [named(text, tuple(KINDS)) for text in texts]
-        return class_scores([item.truth.values[0] for item in items], said)
-
-
-class TabletopNaming(_Tabletop):
-    """Short descriptions as open-vocabulary names."""
-
-    name = "tabletop_naming"
-    task = "short"
-    protocol = "tabletop test scenes, a short description of every region; IoU of words with the true one, × 100"
-
-    @override
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
-        return semantic_scores([item.references[0] for item in items], texts, None)
-
-
-class TabletopYesNo(_Tabletop):
-    """Questions about what is and what is not so."""
-
-    name = "tabletop_yes_no"
-    task = "yes_no"
-    every_region = False
-    protocol = "tabletop test scenes, yes/no questions about what is and is not there or so; per cent, as POPE counts"
-
-    @override
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
-        words = [set(meaning(text)) & {"yes", "no"} for text in texts]
-        said = [("yes" in found) if len(found) == 1 else None for found in words]
-        return yes_no_scores(["yes" in item.truth.values for item in items], said)
-
-
-class TabletopGrounding(_Tabletop):
-    """Which region is meant, among all of the scene."""
-
-    name = "tabletop_grounding"
-    task = "which_region"
-    every_region = False
-    protocol = "tabletop test scenes, which region is meant; right by the tabletop's rule, per cent"
-
-    @override
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
-        return region_scores(self.right(items, texts), texts)
-
-
-class TabletopReasoning(_Tabletop):
-    """VCR's three figures: a question, then why, given the true answer. Items alternate."""
-
-    name = "tabletop_reasoning"
-    task = "why"
-    every_region = False
-    protocol = ("tabletop test scenes; Q→A: a question that has a reason; QA→R: why, given the right answer; Q→AR: "
-                "both right by the tabletop's rule, per cent")
-
-    @override
-    def put(self, scene: Scene, turns: Sequence[TextRound], index: int) -> Iterator[Item]:
-        for end in (len(turns) - 1, len(turns)):
-            yield from super().put(scene, turns[:end], index)
-
-    @override
-    def score(self, items: Sequence[Item], texts: Sequence[str]) -> Scores:
-        return pair_scores(self.right(items, texts))
+        right = np.asarray([score(item.truth, text) for item, text in zip(items, texts)], float)
+        return self.suite.score(items, texts, right)
