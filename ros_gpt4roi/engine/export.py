@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import resolve_name
 from pathlib import Path
@@ -246,6 +247,17 @@ def verify_graph(folder: Path, expected: str | None = None) -> ExportedGraph:
     return ExportedGraph(graph, hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest())
 
 
+@contextlib.contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder, which takes the place of `folder` when it has been filled."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
+        filled = Path(scratch, "graph")
+        filled.mkdir()
+        yield filled
+        remove(folder)
+        os.replace(filled, folder)
+
+
 def provide_onnx(network: VisionNetwork, entry: str, cache: EngineCache, limits: Limits, build: bool = True,
                  progress: ProgressCallback | None = None) -> ExportedGraph:
     """The exported graph of a network, from the cache where it fits.
@@ -270,17 +282,12 @@ def provide_onnx(network: VisionNetwork, entry: str, cache: EngineCache, limits:
             if not build:
                 raise EngineError(f"{reason}, and building is switched off") from reason
             _log.info("%s, exporting", reason)
-        with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".export-") as scratch:
-            source, target = Path(scratch, "network"), Path(scratch, "graph")
-            source.mkdir()
-            target.mkdir()
-            save_network(network, source)
+        with _replaced(folder) as target, tempfile.TemporaryDirectory(dir=cache.folder, prefix=".export-") as source:
+            save_network(network, Path(source))
             graph = target / "vision.onnx"
-            run_job({"kind": "export", "network": str(source), "onnx": str(graph)}, limits, progress)
+            run_job({"kind": "export", "network": source, "onnx": str(graph)}, limits, progress)
             files = {path.name: file_digest(path) for path in onnx_files(graph)}
             (target / _RECORD).write_text(json.dumps({"fingerprint": expected, "files": files}), encoding="utf-8")
-            remove(folder)
-            os.replace(target, folder)
         return verify_graph(folder, expected)
 
 
@@ -307,15 +314,11 @@ def adopt_graph(folder: Path, network: VisionNetwork, entry: str, cache: EngineC
                 verify_graph(own, expected)
                 return
             found = verify_graph(brought, expected)
-            with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".export-") as scratch:
-                copy = Path(scratch, "graph")
-                copy.mkdir()
+            with _replaced(own) as copy:
                 # These and nothing else: only they have been verified, and a link may lead anywhere.
                 for path in (brought / _RECORD, *onnx_files(found.path)):
                     with open_regular(path) as source, open(copy / path.name, "wb") as target:
                         shutil.copyfileobj(source, target)
-                remove(own)
-                os.replace(copy, own)
     except Exception as error:  # whatever is wrong with it or with the disk: there is the model itself
         _log.warning("the graph that the model brings is not used: %s", error)
     else:

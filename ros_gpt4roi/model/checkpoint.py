@@ -221,6 +221,7 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu",
     except (ConfigError, PromptError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
     read_weights(loaded.model, weight_files(folder), device, dtype)
+    loaded.model.language.tie_weights()
     loaded.model.to(device).eval()
     return loaded
 
@@ -233,16 +234,32 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_weights(model: GPT4RoI, files: list[Path], device: str | torch.device,
-                 dtype: torch.dtype | None) -> None:
-    """Fills a model built on the meta device from safetensors files. Raises CheckpointError (see load_checkpoint)."""
-    expected = model.state_dict()
+def read_weights(model: GPT4RoI, files: list[Path], device: str | torch.device, dtype: torch.dtype | None,
+                 language: bool = True) -> None:
+    """Fills a model built on the meta device from safetensors files.
+
+    Args:
+        model: The model.
+        files: The files.
+        device: Where the weights go, tensor by tensor.
+        dtype: Number format of the weights; None: as stored.
+        language: Read the language model's weights, too.
+
+    Raises:
+        CheckpointError: As of `load_checkpoint`.
+    """
+    def left_out(key: str) -> bool:
+        return not language and key.startswith("language.")
+
+    expected = {key: value for key, value in model.state_dict().items() if not left_out(key)}
     optional = tied_keys(model)
     problems, found = [], set()
     for path in files:
         try:
             with safe_open(path, framework="pt", device="cpu") as archive:
                 for key in archive.keys():
+                    if left_out(key):
+                        continue
                     if key not in expected:
                         problems.append(f"{key}: not part of this model")
                         continue
@@ -260,7 +277,6 @@ def read_weights(model: GPT4RoI, files: list[Path], device: str | torch.device,
     problems += [f"{key}: missing, expected {list(expected[key].shape)}" for key in missing]
     if problems:
         raise CheckpointError(f"{files[0].parent}: weights do not fit the config:\n  " + "\n  ".join(problems))
-    model.language.tie_weights()
 
 
 def tied_keys(model: GPT4RoI) -> set[str]:

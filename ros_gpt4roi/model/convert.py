@@ -31,7 +31,7 @@ from .delta import check_delta
 from .gpt4roi import GPT4RoI
 from .prompt import SPECIAL_TOKENS, PromptError
 from .shard_writer import Part, write_parts
-from .weights_io import WeightFileError, WeightSource
+from .weights_io import WeightSource
 
 _PADDING = "[PAD]"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -117,8 +117,6 @@ class Plan(NamedTuple):
                         shard_bytes, progress, salt)
             self.tokenizer.save_pretrained(output)
             write_config(self.config, output, self.untrained)
-        except WeightFileError as error:
-            raise CheckpointError(str(error)) from error
         except OSError as error:
             raise CheckpointError(f"{output}: cannot be written ({error.strerror or error}); run it again, "
                                   "it goes on behind the last finished shard") from error
@@ -226,7 +224,7 @@ def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig,
 def _checkpoint_errors() -> Iterator[None]:
     try:
         yield
-    except (WeightFileError, ConfigError, PromptError) as error:
+    except (ConfigError, PromptError) as error:
         raise CheckpointError(str(error)) from error
 
 

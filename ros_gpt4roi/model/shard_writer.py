@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -64,7 +64,7 @@ def write_parts(parts: Sequence[Part], sources: Sequence[WeightSource], output: 
                 continue
             header = header_bytes([(part.key, part.shape, part.dtype) for part in shard], metadata)
             finished[name] = write_shard(output / name, header, _blocks(shard, bar))
-            _write_json(output / PROGRESS_FILE, {"plan": plan, "shards": finished})
+            write_whole(output / PROGRESS_FILE, json.dumps({"plan": plan, "shards": finished}).encode())
     (output / SUMS_FILE).write_text("".join(f"{finished[name]}  {name}\n" for name in names), encoding="utf-8")
     (output / PROGRESS_FILE).unlink()
 
@@ -106,10 +106,6 @@ def _finished(output: Path, plan: str) -> dict[str, str]:
         return {}
     return {name: digest for name, digest in shards.items()
             if (output / name).is_file() and file_digest(output / name) == digest}
-
-
-def _write_json(path: Path, facts: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(facts).encode())
 
 
 def byte_count(shape: tuple[int, ...], dtype: torch.dtype) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..regular_file import file_digest, open_regular, read_regular
+from .checkpoint import CheckpointError
 
 SUMS_FILE = "SHA256SUMS"
 # Patterns of weights' names in a folder; the last is LLaVA's, of a projector alone.
@@ -27,7 +28,7 @@ DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16
 _FROM_NAME = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
-class WeightFileError(RuntimeError):
+class WeightFileError(CheckpointError):
     """A weight file that is missing, truncated or damaged; the message names it."""
 
 

@@ -27,6 +27,7 @@ from ..model.checkpoint import (
     load_checkpoint,
     load_tokenizer,
     read_config,
+    read_weights,
     weight_files,
 )
 from .quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear, QuantisedLinear
@@ -114,9 +115,9 @@ def _load_quantised(folder: Path, number_format: str, device: str) -> LoadedMode
             _check_header(path, archive.metadata() or {}, number_format, language)
             # Copies: the kernels read whole cache lines and crash on the file's alignment of 8 bytes.
             tensors = {name: archive.get_tensor(name).clone() for name in archive.keys()}
-        vision = _read_vision(folder, device)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from error
+    read_weights(loaded.model, weight_files(folder), device, torch.float32, language=False)
     for name in _linear_layers(language):
         parts = {key.removeprefix(name + "."): tensors.pop(key) for key in list(tensors)
                  if key.rpartition(".")[0] == name}
@@ -127,28 +128,14 @@ def _load_quantised(folder: Path, number_format: str, device: str) -> LoadedMode
                 language.set_submodule(name, _QUANTISED[number_format](**parts))
             except TypeError as error:
                 raise CheckpointError(f"{path}: layer {name} has tensors {sorted(parts)} ({error})") from error
-    tensors = {f"language.{name}": value.to(_computed_in(device)) for name, value in tensors.items()} | vision
-    expected = {name: value for name, value in loaded.model.state_dict().items() if value.is_meta
-                or not name.startswith("language.")}
+    tensors = {name: value.to(_computed_in(device)) for name, value in tensors.items()}
+    expected = {name: value for name, value in language.state_dict().items() if value.is_meta}
     wrong = [name for name, value in expected.items() if name not in tensors or tensors[name].shape != value.shape]
     if wrong:
         raise CheckpointError(f"{path}: does not fit the checkpoint beside it, missing or misshapen: {wrong}")
-    loaded.model.load_state_dict(tensors, strict=False, assign=True)
+    language.load_state_dict(tensors, strict=False, assign=True)
     loaded.model.to(device).eval()
     return loaded
-
-
-def _read_vision(folder: Path, device: str) -> dict[str, torch.Tensor]:
-    """Everything of a checkpoint but the language model, in fp32."""
-    tensors = {}
-    for path in weight_files(folder):
-        with safe_open(path, framework="pt", device=device) as archive:
-            for name in archive.keys():
-                if not name.startswith("language."):
-                    value = archive.get_tensor(name)
-                    # Copies: what is read is mapped, and would follow whatever happens to the file.
-                    tensors[name] = value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
-    return tensors
 
 
 def _check_header(path: Path, header: dict[str, str], number_format: str, language: nn.Module) -> None:

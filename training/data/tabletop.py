@@ -59,7 +59,6 @@ _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 _NO_OWNER = np.zeros((0, 0), np.int8)
 
 
-
 class TabletopError(RuntimeError):
     """Scenes that cannot be written or read; the message names the folder and what is wrong."""
 
@@ -165,36 +164,33 @@ def render_scenes(folder: str | Path, split: str, scenes: int, seed: int, worker
         folder.mkdir(parents=True, exist_ok=True)
         # Of several processes that train together one renders, the others wait and find everything there.
         with FileLock(folder / LOCK, timeout=_LOCK_LIMIT_S):
-            _render(folder, manifest, scenes, workers, preprocess, masks)
+            _check_manifest(folder, manifest)
+            begun = {path.name for path in folder.iterdir()}
+            missing = [shard for shard in _shards(scenes)
+                       if shard[0] + ".jsonl" not in begun or not _is_whole(folder, shard[0], shard[2], masks)]
+            needed = sum(count for _, _, count in missing) * (3 * preprocess.image_size**2 + 4096)
+            free = shutil.disk_usage(folder).free
+            if needed > free:
+                raise TabletopError(f"{folder}: {scenes} scenes need {needed / 1e9:.1f} GB more, "
+                                    f"but the disk has only {free / 1e9:.1f} GB free")
+            manifest["scenes"] = scenes
+            write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode() + b"\n")
+            if missing:
+                _render_missing(folder, missing, manifest, workers, preprocess, masks)
     except OSError as error:
         raise TabletopError(f"{folder}: cannot write the scenes: {error.strerror or error}") from error
     return folder
 
 
-def _render(folder: Path, manifest: dict[str, Any], scenes: int, workers: int, preprocess: PreprocessConfig,
-            masks: bool) -> None:
-    _check_manifest(folder, manifest)
-    begun = {path.name for path in folder.iterdir()}
-    missing = [s for s in _shards(scenes) if s[0] + ".jsonl" not in begun or not _is_whole(folder, s[0], s[2], masks)]
-    needed = sum(count for _, _, count in missing) * (3 * preprocess.image_size**2 + 4096)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise TabletopError(f"{folder}: {scenes} scenes need {needed / 1e9:.1f} GB more, "
-                            f"but the disk has only {free / 1e9:.1f} GB free")
-    write_whole(folder / MANIFEST, json.dumps({**manifest, "scenes": scenes}, indent=1).encode() + b"\n")
-    if missing:
-        _render_missing(folder, missing, manifest["split"], manifest["seed"], scenes, workers,
-                        (manifest["width"], manifest["height"]), preprocess, masks)
-
-
-def _render_missing(folder: Path, missing: Sequence[tuple[str, int, int]], split: str, seed: int, scenes: int,
-                    workers: int, size: tuple[int, int], preprocess: PreprocessConfig, masks: bool) -> None:
+def _render_missing(folder: Path, missing: Sequence[tuple[str, int, int]], manifest: dict[str, Any], workers: int,
+                    preprocess: PreprocessConfig, masks: bool) -> None:
+    split, scenes, size = manifest["split"], manifest["scenes"], (manifest["width"], manifest["height"])
     TabletopRenderer(*size).close()  # what is wrong with OpenGL is said here, once and clearly
     done = scenes - sum(count for _, _, count in missing)
     # Not forked: an OpenGL driver's threads do not survive that.
     pool = ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn"), _start_worker, size)
     try:
-        futures = [pool.submit(_render_shard, str(folder / stem), split, seed, first, count, preprocess,
+        futures = [pool.submit(_render_shard, str(folder / stem), split, manifest["seed"], first, count, preprocess,
                                masks) for stem, first, count in missing]
         with tqdm(total=scenes, initial=done, unit=" scenes", desc=f"rendering {split}") as progress:
             for future in as_completed(futures):
