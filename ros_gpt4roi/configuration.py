@@ -267,10 +267,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def markdown_table(config: Configuration | type[Configuration]) -> str:
     """A table of all fields of a tree: name, default, what is expected, meaning."""
-    rows = ["| name | default | expected | meaning |", "| --- | --- | --- | --- |"]
-    for item in leaves(config):
-        rows.append(f"| `{item.name}` | {_shown(item.default)} | {item.expected} | {item.description} |")
-    return "\n".join(rows) + "\n"
+    rows = [f"| `{item.name}` | {_shown(item.default)} | {item.expected} | {item.description} |\n"
+            for item in leaves(config)]
+    return "".join(["| name | default | expected | meaning |\n", "| --- | --- | --- | --- |\n", *rows])
 
 
 def _shown(value: Any) -> str:

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                           "tokens": token_table(tokenizer, sequence)}
         report["answers" if isinstance(request, Question) else "descriptions"] += entries
         if not options.json:
-            _print(request, entries)
+            _print(entries)
     described = requests[0].result
     assert isinstance(described, FrameDescriptions)
     report["seconds"] = described.timings
@@ -163,7 +163,7 @@ def _entries(request: DescriptionRequest | Question) -> list[dict[str, Any]]:
     return entries or [{"error": result.error, "status": result.status.name}]
 
 
-def _print(request: DescriptionRequest | Question, entries: list[dict[str, Any]]) -> None:
+def _print(entries: list[dict[str, Any]]) -> None:
     for entry in entries:
         title = f"? {entry['question']}" if "question" in entry else f"region {entry.get('id', '–')}"
         text = entry.get("text", "")

@@ -94,7 +94,7 @@ class VisionStage:
                     raise
                 left_out.append(f"{backend}: {error}")
                 continue
-            reason = "asked for" if options.backend != "auto" else _because(backend, loaded.model.device, left_out)
+            reason = "asked for" if options.backend != "auto" else _because(loaded.model.device, left_out)
             log = _log.warning if left_out else _log.info
             log("vision stage runs on %s (%s, %s): %s", backend, loaded.model.device, runner.precision, reason)
             return cls(loaded.model, backend, runner, reason)
@@ -140,6 +140,6 @@ def _preference(device: torch.device) -> list[str]:
     return ["tensorrt", "onnxruntime", "torch"] if device.type == "cuda" else ["onnxruntime", "torch"]
 
 
-def _because(backend: str, device: torch.device, left_out: list[str]) -> str:
+def _because(device: torch.device, left_out: list[str]) -> str:
     best = f"the fastest backend on {device.type}"
     return best if not left_out else f"the fastest that works on {device.type} ({'; '.join(left_out)})"

@@ -50,8 +50,8 @@ from .segmentation import decode_mask, encode_mask
 
 SHARD = 128
 TEXTS = ("conversations", "captions", "recall")
-# Look-ups a scene, where texts are "recall".
-LOOK_UPS = 20
+ROUNDS = 12  # most, of a conversation
+LOOK_UPS = 20  # of a scene, where texts are "recall"
 MANIFEST, LOCK, _MASKS = "dataset.json", ".lock", ".masks.jsonl"
 _POINTS = 3  # random stream, beside those of from_scratch.augmentation
 _LOCK_LIMIT_S = 4 * 3600
@@ -230,10 +230,9 @@ class TabletopDataset(Dataset):
     Args:
         folder: What `render_scenes` has filled.
         seed: Of the order of regions and of the texts.
-        texts: "conversations" of at most ``max_rounds`` rounds, "captions" (a short description a region) or "recall"
+        texts: "conversations" of at most 12 rounds, "captions" (a short description a region) or "recall"
             (terse look-ups among some of the regions).
         scenes: Read only so many; None: all.
-        max_rounds: Of a conversation.
         model: Of the model that is trained; it says how fine masks and how large points are (None: as published).
         masks: Show objects by the masks of their visible pixels.
         points: Share of the objects that are shown by a point instead.
@@ -243,11 +242,10 @@ class TabletopDataset(Dataset):
     """
 
     def __init__(self, folder: str | Path, seed: int = 0, texts: str = "conversations", scenes: int | None = None,
-                 max_rounds: int = 12, model: ModelConfig | None = None, masks: bool = False,
-                 points: float = 0.0) -> None:
+                 model: ModelConfig | None = None, masks: bool = False, points: float = 0.0) -> None:
         if texts not in TEXTS:
             raise ValueError(f"texts is {texts!r}, expected one of {TEXTS}")
-        self.folder, self.seed, self.texts, self.max_rounds, self.epoch = Path(folder), seed, texts, max_rounds, 0
+        self.folder, self.seed, self.texts, self.epoch = Path(folder), seed, texts, 0
         self.model, self.masks, self.points = model or ModelConfig(), masks, points
         self.manifest = _read_manifest(self.folder)
         count = self.manifest["scenes"] if scenes is None else scenes
@@ -314,7 +312,7 @@ class TabletopDataset(Dataset):
         elif self.texts == "captions":
             rounds = short_rounds(scene)
         else:
-            rounds = conversation(scene, rng, self.max_rounds)
+            rounds = conversation(scene, rng, ROUNDS)
         attributes = np.array([[values.index(getattr(o, name)) for name, values in ATTRIBUTES.items()]
                                for o in scene.objects], np.int64)
         inputs, texts = self._regions(index, scene), [Round(turn.question, turn.answer, turn.task) for turn in rounds]

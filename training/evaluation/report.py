@@ -18,7 +18,6 @@ from ros_gpt4roi.image_file import ImageFileError, read_image
 from training.data.record import references
 from training.evaluation.base import Result, Scored
 
-PUBLISHED = Path(__file__).with_name("published.yaml")
 COLOURS = ("#d7263d", "#1b998b", "#2e294e", "#f46036", "#6a4c93", "#3a86ff", "#8a5a00", "#4f772d")
 _PICTURE = 360
 
@@ -36,9 +35,9 @@ figcaption p { margin: .2rem 0; white-space: pre-line; } .history { color: #888;
 """
 
 
-def load_published(path: Path = PUBLISHED) -> dict[str, dict[str, dict[str, float]]]:
+def load_published() -> dict[str, dict[str, dict[str, float]]]:
     """Benchmark → model → metric → figure, as printed."""
-    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    return yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
 
 
 def write_report(results: Sequence[Result], out: Path, facts: Mapping[str, Any], worst: int = 12) -> str:

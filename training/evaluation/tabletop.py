@@ -42,6 +42,7 @@ PER_REGION: tuple[str, ...] = (*ATTRIBUTES, "short", "describe")
 REGIONS: tuple[str, ...] = ("boxes", "masks", "points")
 #: Sides of boxes (square root of the area, pixels of the network's input) at which small, middling and large divide.
 BOX_SIDES: tuple[float, float] = (16.0, 34.0)
+_CONFUSIONS = 8  # the commonest, which are told
 _PACKAGES = ("torch", "transformers", "numpy", "mujoco", "opencv-python-headless")
 
 
@@ -168,14 +169,14 @@ def image_prior(asked: Sequence[Asked], task: str) -> float | None:
     return round(sum(values.most_common(1)[0][1] for values in scenes.values()) / total, 4) if total else None
 
 
-def confusions(asked: Sequence[Asked], task: str, top: int = 8) -> list[list[Any]]:
+def confusions(asked: Sequence[Asked], task: str) -> list[list[Any]]:
     """The commonest wrong answers: [expected, said, how often]; said is "?" where it is not one word of the task."""
     pairs: Counter[tuple[str, str]] = Counter()
     for a in asked:
         if a.turn.task == task and not a.right:
             said = set(meaning(a.said)) & set(ATTRIBUTES[task])
             pairs[a.turn.expected.values[0], said.pop() if len(said) == 1 else "?"] += 1
-    return [[expected, said, count] for (expected, said), count in pairs.most_common(top)]
+    return [[expected, said, count] for (expected, said), count in pairs.most_common(_CONFUSIONS)]
 
 
 def summary(asked: Sequence[Asked]) -> dict[str, Any]:

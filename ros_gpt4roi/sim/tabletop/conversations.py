@@ -212,8 +212,7 @@ def about_it(scene: Scene, parent: TextRound, rng: np.random.Generator,
     return None
 
 
-def conversation(scene: Scene, rng: np.random.Generator, max_rounds: int = 8,
-                 weights: dict[str, float] | None = None) -> list[TextRound]:
+def conversation(scene: Scene, rng: np.random.Generator, max_rounds: int = 8) -> list[TextRound]:
     """A conversation about one scene, in which no question comes twice.
 
     Each round stands for itself except for follow-ups, which come right after the round they refer to.
@@ -222,14 +221,12 @@ def conversation(scene: Scene, rng: np.random.Generator, max_rounds: int = 8,
         scene: The scene.
         rng: Draws the questions.
         max_rounds: Most rounds.
-        weights: How often each task is drawn, in place of WEIGHTS.
 
     Returns:
         The rounds; none where nothing can be asked.
     """
-    weights = WEIGHTS if weights is None else weights
-    tasks = list(weights)
-    shares = np.array([weights[task] for task in tasks]) / sum(weights.values())
+    tasks = list(WEIGHTS)
+    shares = np.array(list(WEIGHTS.values())) / sum(WEIGHTS.values())
     relations = SpatialRelations(scene)
     rounds: list[TextRound] = []
     described: frozenset[int] = frozenset()

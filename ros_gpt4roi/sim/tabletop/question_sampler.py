@@ -89,9 +89,8 @@ class QuestionSampler:
         usable = [name for name in ORDER if name not in hide]
         unique = []
         for size in range(1, len(usable) + 1):
-            for names in combinations(usable, size):
-                if sum(self.agree(i, j, names) for j in range(self.count)) == 1:
-                    unique.append(names)
+            unique += [names for names in combinations(usable, size)
+                       if sum(self.agree(i, j, names) for j in range(self.count)) == 1]
             if len(unique) >= 2:
                 break
         return self.describe(self.objects[i], self.pick(unique)) if unique else None

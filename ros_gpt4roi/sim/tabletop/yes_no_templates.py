@@ -25,8 +25,8 @@ def verdict(evidence: str, truth: bool) -> str:
     return sentence(f"{evidence}, so {'yes' if truth else 'no'}")
 
 
-def _yes_no(sampler: QuestionSampler, question: str, form: str, truth: bool, about: tuple[int, ...], reason: str,
-            subject: int | None = None, evidence: str = "") -> TextRound:
+def _yes_no(question: str, form: str, truth: bool, about: tuple[int, ...], reason: str, subject: int | None = None,
+            evidence: str = "") -> TextRound:
     return TextRound(question, verdict(evidence or reason, truth), "yes_no", form,
                      Expected("yes_no", ("yes" if truth else "no",), 2), regions_of(*about), subject,
                      reason=f"Because {reason}.")
@@ -45,7 +45,7 @@ def is_it(sampler: QuestionSampler) -> TextRound | None:
     said = with_article(value) if name == "kind" else value
     question = sampler.pick(("Is {} {}?", "Would you say {} is {}?")).format(sampler.name(i, hide=(name,)), said)
     reason = f"{sampler.number(i)} is {with_article(own) if name == 'kind' else own}"
-    return _yes_no(sampler, question, "is_" + name, truth, (i,), reason, i)
+    return _yes_no(question, "is_" + name, truth, (i,), reason, i)
 
 
 def is_a(sampler: QuestionSampler) -> TextRound | None:
@@ -69,7 +69,7 @@ def is_a(sampler: QuestionSampler) -> TextRound | None:
     question = sampler.pick(("Is {} {}?", "Does {} show {}?")[: 1 if sampler.it is not None else 2])
     reason = f"{sampler.number(i)} is {with_article(' '.join(getattr(own, n) for n in ORDER if n in names))}"
     it = "it" if sampler.it is not None else sampler.number(i)
-    return _yes_no(sampler, question.format(it, thing), "is_a", truth, (i,), reason, i)
+    return _yes_no(question.format(it, thing), "is_a", truth, (i,), reason, i)
 
 
 def stands(sampler: QuestionSampler) -> TextRound | None:
@@ -83,7 +83,7 @@ def stands(sampler: QuestionSampler) -> TextRound | None:
         truth = sampler.coin()
         question = sampler.pick(("Is {} {} {}?", "Does {} stand {} {}?"))
         question = question.format(sampler.name(i), actual if truth else OPPOSITE[actual], sampler.name(j))
-        return _yes_no(sampler, question, "stands", truth, (i, j), f"{sampler.number(i)} {REASON[actual]}", i,
+        return _yes_no(question, "stands", truth, (i, j), f"{sampler.number(i)} {REASON[actual]}", i,
                        sampler.seen_from(j, i, [actual]))
     return None
 
@@ -101,7 +101,7 @@ def stands_between(sampler: QuestionSampler) -> TextRound | None:
     i, a, b = sampler.pick(verdicts[truth])
     question = f"Is {sampler.name(i)} between {sampler.name(a)} and {sampler.name(b)}?"
     line = f"on the line from {sampler.number(a)} to {sampler.number(b)}"
-    return _yes_no(sampler, question, "between", truth, (i, a, b), f"it is {'' if truth else 'not '}{line}", subject=i)
+    return _yes_no(question, "between", truth, (i, a, b), f"it is {'' if truth else 'not '}{line}", subject=i)
 
 
 def exists(sampler: QuestionSampler) -> TextRound | None:
@@ -136,7 +136,7 @@ def exists(sampler: QuestionSampler) -> TextRound | None:
         reason = f"{sampler.number(alike[0])} is {with_article(f'{sampler.objects[alike[0]].colour} {kind}')}"
     else:
         reason = f"there is no {thing}"
-    return _yes_no(sampler, question.format(with_article(thing)), "exists", truth, tuple((found or alike)[:1]), reason)
+    return _yes_no(question.format(with_article(thing)), "exists", truth, tuple((found or alike)[:1]), reason)
 
 
 def exists_there(sampler: QuestionSampler) -> TextRound | None:
@@ -157,7 +157,7 @@ def exists_there(sampler: QuestionSampler) -> TextRound | None:
     found = [j for j in there if getattr(sampler.objects[j], name) == value]
     question = f"Is there {with_article(thing)} {relation} {sampler.name(i)}?"
     reason = f"{sampler.number(found[0])} is there" if truth else f"there is no {thing} {relation} {sampler.number(i)}"
-    return _yes_no(sampler, question, "exists_there", truth, (i, *found[:1]), reason)
+    return _yes_no(question, "exists_there", truth, (i, *found[:1]), reason)
 
 
 #: One is drawn at random, the next where the scene does not allow it.
