@@ -11,6 +11,7 @@ import training_fixtures as fixtures
 import yaml
 from PIL import Image
 
+from ros_gpt4roi.annotate import region_colour
 from training.data.__main__ import main
 from training.data.detections import load_detections
 
@@ -36,7 +37,7 @@ def test_check_prints_counts_and_renders_samples(tmp_path, capsys):
     assert len(pictures) == 14
     picture = np.asarray(Image.open(out / "train" / "0-coco-0.png"))
     assert picture.shape[1] == 640 and picture.shape[0] > 512, "the conversation is under the picture"
-    assert (picture == [0xE6, 0x19, 0x4B]).all(-1).sum() > 100, "the first box is drawn"
+    assert (picture == region_colour("1")).all(-1).sum() > 100, "the first box is drawn"
 
 
 def test_check_shows_the_first_errors(tmp_path, capsys):

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ros_gpt4roi.annotate import annotate, region_colour
+from ros_gpt4roi.runtime.types import Region
 from training.data.mixture import Mixture, Visit
 from training.data.record import Record, references
 
-_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
+_BLACK, _GREY = (0, 0, 0), (136, 136, 136)
 _WIDTH = 640
 _LINE = 14
 
@@ -60,36 +62,32 @@ def render(record: Record) -> Image.Image:
     picture = Image.fromarray(np.asarray(record.image))
     scale = _WIDTH / picture.width
     picture = picture.resize((_WIDTH, max(1, round(picture.height * scale))))
+    regions = [Region(str(number), tuple(box)) for number, box in enumerate((record.boxes * scale).tolist(), 1)]
+    for region, mask in zip(regions, record.masks, strict=False):
+        if mask is not None:
+            x1, y1, x2, y2 = map(round, region.box)
+            stencil = Image.fromarray((mask * 128).astype(np.uint8)).resize((max(1, x2 - x1), max(1, y2 - y1)))
+            picture.paste(region_colour(region.id), (x1, y1), stencil)
+    picture = Image.fromarray(annotate(np.asarray(picture), [(region, "") for region in regions]))
     text = _conversation(record)
     page = Image.new("RGB", (_WIDTH, picture.height + _LINE * len(text) + 8), "white")
     page.paste(picture)
-    for number, (box, mask) in enumerate(zip((record.boxes * scale).tolist(), record.masks, strict=False)):
-        if mask is not None:
-            x1, y1, x2, y2 = map(round, box)
-            stencil = Image.fromarray((mask * 128).astype(np.uint8)).resize((max(1, x2 - x1), max(1, y2 - y1)))
-            page.paste(_COLOURS[number % len(_COLOURS)], (x1, y1), stencil)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default()
-    for number, box in enumerate(record.boxes * scale, 1):
-        colour = _COLOURS[(number - 1) % len(_COLOURS)]
-        if number in record.points:
-            x, y = np.multiply(record.points[number], scale)
-            draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour)
-        draw.rectangle(box.tolist(), outline=colour, width=2)
-        label = draw.textbbox((box[0] + 2, box[1] + 1), str(number), font=font)
-        draw.rectangle(label, fill=colour)
-        draw.text((box[0] + 2, box[1] + 1), str(number), fill="white", font=font)
+    for number, point in record.points.items():
+        x, y = np.multiply(point, scale)
+        draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=region_colour(str(number)))
     for line, (words, colour) in enumerate(text):
         draw.text((6, picture.height + 4 + _LINE * line), words, fill=colour, font=font)
     return page
 
 
-def _conversation(record: Record) -> Sequence[tuple[str, str]]:
+def _conversation(record: Record) -> Sequence[tuple[str, tuple[int, int, int]]]:
     """(line, colour) of the conversation; an answer takes the colour of the region that its round names first."""
-    lines = [(record.source, "#888888")]
+    lines = [(record.source, _GREY)]
     for turn in record.rounds:
         named = references(turn.question + turn.answer)
-        colour = _COLOURS[(named[0] - 1) % len(_COLOURS)] if named else "black"
-        for mark, words, tint in (("Q", turn.question, "black"), ("A", turn.answer, colour)):
+        colour = region_colour(str(named[0])) if named else _BLACK
+        for mark, words, tint in (("Q", turn.question, _BLACK), ("A", turn.answer, colour)):
             wrapped = [row for part in words.split("\n") for row in textwrap.wrap(part, 100) or [""]]
             lines += [(f"{mark if row == 0 else ' '} {part}", tint) for row, part in enumerate(wrapped)]
     return lines

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import yaml
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from ros_gpt4roi.annotate import annotate
 from ros_gpt4roi.image_file import ImageFileError, read_image
+from ros_gpt4roi.runtime.types import Region
 from training.data.record import references
 from training.evaluation.base import Result, Scored
 
-COLOURS = ("#d7263d", "#1b998b", "#2e294e", "#f46036", "#6a4c93", "#3a86ff", "#8a5a00", "#4f772d")
 _PICTURE = 360
 
 _STYLE = """
@@ -127,17 +128,12 @@ def picture(case: Scored) -> str:
     image = Image.fromarray(record.image if isinstance(record.image, np.ndarray) else read_image(record.image))
     scale = _PICTURE / max(image.size)
     image = image.resize([max(1, round(side * scale)) for side in image.size])
-    draw = ImageDraw.Draw(image)
+    boxes = (record.boxes * scale).tolist()
     spoken = record.rounds[-1].question + "".join(case.item.references)
-    named = set(references(spoken)) or set(range(1, len(record.boxes) + 1))
-    for number in sorted(named):
-        box = (record.boxes[number - 1] * scale).tolist()
-        colour = COLOURS[(number - 1) % len(COLOURS)]
-        draw.rectangle(box, outline=colour, width=2)
-        draw.rectangle((box[0], box[1], box[0] + 14, box[1] + 13), fill=colour)
-        draw.text((box[0] + 4, box[1] + 1), str(number), fill="white")
+    named = sorted(set(references(spoken)) or range(1, len(boxes) + 1))
+    drawn = annotate(np.asarray(image), [(Region(str(number), tuple(boxes[number - 1])), "") for number in named])
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
+    Image.fromarray(drawn).save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
