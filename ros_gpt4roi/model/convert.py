@@ -151,23 +151,14 @@ def plan_published(source: str | Path, vision: str | Path, *, base: str | Path |
         facts = {**config.language.model, **described, "vocab_size": max(rows or 0, len(words))}
         config = _with_encoder(dataclasses.replace(config, language=LanguageConfig(facts)), Path(vision))
         model = _empty_model(config, words)
-        expected, optional = model.state_dict(), tied_keys(model)
-        parts, used = [], set()
-        for key, value in expected.items():
-            if key.startswith("vision."):
-                continue
-            theirs = published_key(key)
-            used.add(theirs)
-            if theirs in weights.entries:
-                parts += tensor_part(key, value, weights, theirs, DTYPES[dtype], problems, llama)
-            elif key not in optional:
-                problems.append(f"{theirs}: missing, expected {list(value.shape)}")
-        parts += vision_parts(expected, encoder, DTYPES[dtype], problems)
-        problems += [f"{key}: {list(weights.entries[key].shape)}, not part of this model" for key in weights.entries
+        expected = {key: value for key, value in model.state_dict().items() if not key.startswith("vision.")}
+        parts = _parts(expected, model, weights, DTYPES[dtype], problems, base=llama)
+        parts += vision_parts(model.state_dict(), encoder, DTYPES[dtype], problems)
+        used = set(map(published_key, expected))
+        read = [(weights, ""), *([(llama, " in the base model")] if llama else [])]
+        problems += [f"{key}: {list(entry.shape)}{where}, not part of this model"
+                     for files, where in read for key, entry in files.entries.items()
                      if key not in used and not _SURPLUS.search(key)]
-        if llama is not None:
-            problems += [f"{key}: {list(llama.entries[key].shape)} in the base model, not part of this model"
-                         for key in llama.entries if key not in used and not _SURPLUS.search(key)]
         _raise(problems, weights)
         return Plan(parts, [s for s in (weights, encoder, llama) if s], config, words)
 
@@ -200,24 +191,31 @@ def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig,
         facts["vocab_size"] = max(facts.get("vocab_size", 0), len(words))
         config = _with_encoder(dataclasses.replace(config, language=LanguageConfig(facts)), Path(vision))
         model = _empty_model(config, words)
-        expected, optional = model.state_dict(), tied_keys(model)
+        expected = model.state_dict()
         problems: list[str] = []
         fresh = random_parts(model, seed, DTYPES[dtype])
         adapter = None if projector is None else WeightSource(projector)
         parts = [] if adapter is None else projector_parts(expected, adapter, DTYPES[dtype], problems)
         parts += [part for part in fresh if adapter is None or not part.key.startswith("projector.")]
-        for key, value in expected.items():
-            theirs = key.removeprefix("language.")
-            if not key.startswith("language."):
-                continue
-            if theirs in weights.entries:
-                parts += tensor_part(key, value, weights, theirs, DTYPES[dtype], problems, known=known)
-            elif key not in optional:
-                problems.append(f"{theirs}: missing, expected {list(value.shape)}")
+        of_language = {key: value for key, value in expected.items() if key.startswith("language.")}
+        parts += _parts(of_language, model, weights, DTYPES[dtype], problems, known=known)
         parts += vision_parts(expected, encoder, DTYPES[dtype], problems)
         _raise(problems, weights)
         untrained = ("regions",) if adapter else ("projector", "regions")
         return Plan(parts, [s for s in (weights, encoder, adapter) if s], config, words, untrained)
+
+
+def _parts(expected: dict[str, torch.Tensor], model: GPT4RoI, source: WeightSource, dtype: torch.dtype,
+           problems: list[str], base: WeightSource | None = None, known: int | None = None) -> list[Part]:
+    """The parts for tensors of the published layout; see `tensor_part`."""
+    parts, optional = [], tied_keys(model)
+    for key, value in expected.items():
+        theirs = published_key(key)
+        if theirs in source.entries:
+            parts += tensor_part(key, value, source, theirs, dtype, problems, base, known)
+        elif key not in optional:
+            problems.append(f"{theirs}: missing, expected {list(value.shape)}")
+    return parts
 
 
 @contextlib.contextmanager
