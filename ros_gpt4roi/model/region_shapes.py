@@ -22,6 +22,8 @@ _SHIFT = 4
 _GRID = 128
 # How far away a polygon's corner is taken for what it is, in boxes: OpenCV counts in whole numbers.
 _FARTHEST = 1 << 13
+# Most corners that OpenCV fills: where lines cross a lot, its time grows with the cube of their number.
+_MOST_FILLED = 256
 _SHOWN = 200  # characters of a polygon in an error
 
 
@@ -115,6 +117,9 @@ def polygon_region(*polygons: np.ndarray, box: Sequence[float] | None = None) ->
     canvas = np.zeros((_GRID, _GRID), np.uint8)
     for corners in parts:
         grid = ((corners - low) / (high - low)).clip(-_FARTHEST, _FARTHEST) * _GRID
+        if len(grid) > _MOST_FILLED:
+            canvas[_inside(grid)] = 255
+            continue
         # cv2 counts from the centres of pixels.
         cv2.fillPoly(canvas, [np.round((grid - 0.5) * (1 << _SHIFT)).astype(np.int32)], 255, shift=_SHIFT)
     if not canvas.any():
@@ -152,6 +157,18 @@ def area_sample(mask: np.ndarray, size: int) -> np.ndarray:
     height, width = mask.shape
     rows, columns = _overlaps(0, height, height, size), _overlaps(0, width, width, size)
     return np.asarray(rows @ mask @ columns.T, np.float32)
+
+
+def _inside(corners: np.ndarray) -> np.ndarray:
+    """The cells whose centre is inside a polygon of cells, bool; by the crossings of each row with its sides."""
+    (x1, y1), (x2, y2) = corners.T, np.roll(corners, -1, axis=0).T
+    centres, inside = np.arange(_GRID) + 0.5, np.zeros((_GRID, _GRID), bool)
+    for row, y in enumerate(centres):
+        crossed = (y1 <= y) != (y2 <= y)
+        x, height = x1[crossed], (y2 - y1)[crossed]
+        places = np.sort(x + (y - y1[crossed]) * (x2[crossed] - x) / height)
+        inside[row] = np.searchsorted(places, centres) % 2 == 1
+    return inside
 
 
 def _part(mask: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:

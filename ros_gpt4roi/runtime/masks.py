@@ -12,7 +12,8 @@ from ..model.region_shapes import RegionShape, mask_region, polygon_region
 
 # Bounds of one mask. An outline at a camera's full resolution has some hundreds or thousands of corners.
 _MOST_NUMBERS = 2**16  # two a corner, one a run
-_MOST_CELLS = 2**24  # of a grid
+_MOST_POLYGONS = 1024
+_MOST_CELLS, _LONGEST_SIDE = 2**23, 2**14  # of a grid; a 4K picture has 2160 * 3840
 
 
 class MaskError(ValueError):
@@ -50,9 +51,9 @@ class Mask:
         Raises:
             MaskError: One has fewer corners or corners that are not finite, or they have too many.
         """
-        corners = sum(map(len, polygons))
-        if corners * 2 > _MOST_NUMBERS:
-            raise MaskError(f"mask has {corners} corners; expected at most {_MOST_NUMBERS // 2}")
+        check_corners(sum(map(len, polygons)))
+        if len(polygons) > _MOST_POLYGONS:
+            raise MaskError(f"mask has {len(polygons)} polygons; expected at most {_MOST_POLYGONS}")
         arrays = tuple(np.asarray(polygon, np.float32).reshape(-1, 2) for polygon in polygons)
         for place, array in enumerate(arrays, 1):
             if len(array) < 3:
@@ -74,8 +75,9 @@ class Mask:
             MaskError: The grid is none or too large, there are too many runs, or they do not fill the grid, or are all
                 outside.
         """
-        if not (width > 0 and height > 0 and width * height <= _MOST_CELLS):
-            raise MaskError(f"mask has a grid of {width}x{height}; expected 1 to {_MOST_CELLS} cells")
+        if not (0 < width <= _LONGEST_SIDE and 0 < height <= _LONGEST_SIDE and width * height <= _MOST_CELLS):
+            raise MaskError(f"mask has a grid of {width}x{height}; expected 1 to {_LONGEST_SIDE} cells a side and at "
+                            f"most {_MOST_CELLS} in all")
         if len(counts) > _MOST_NUMBERS:
             raise MaskError(f"mask has {len(counts)} runs; expected at most {_MOST_NUMBERS}")
         try:

@@ -59,6 +59,19 @@ def test_polygon_of_its_box_is_a_box_and_a_circle_covers_its_area():
     assert triangle.mask[3, 3] == 1 and triangle.mask[-3, -3] == 0 and triangle.mask[-3, 1] == 1
 
 
+@pytest.mark.parametrize("corners", [256, 257, 2000])
+def test_outlines_of_any_number_of_corners_cover_the_same(corners):
+    angles = np.linspace(0, 2 * math.pi, corners, endpoint=False)
+    circle = polygon_region(np.stack([np.cos(angles) * 30 + 40, np.sin(angles) * 30 + 40], 1), box=(10, 10, 100, 70))
+    assert circle.mask.mean() == pytest.approx(math.pi / 4 * 60 / 90, abs=0.01)
+    assert circle.mask[64, 40] == 1 and not circle.mask[64, 100:].any() and not circle.mask[:5, :5].any()
+
+
+def test_lines_that_cross_a_lot_are_filled_all_the_same():
+    scrawl = polygon_region(np.random.default_rng(0).uniform(0, 500, (20_000, 2)))
+    assert 0.4 < scrawl.mask.mean() < 0.6
+
+
 def test_point_is_a_small_box_around_it():
     inputs = region_inputs([box_region(0, 0, 5, 5), point_region(100, 50, 320, 240, POINTS)], 320, 240, CONFIG)
     np.testing.assert_allclose(inputs.boxes[1] * [320, 240, 320, 240], [94, 44, 106, 56], rtol=1e-5)

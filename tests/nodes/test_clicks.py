@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
@@ -15,7 +16,10 @@ from sensor_msgs.msg import CameraInfo  # noqa: E402
 from std_msgs.msg import Header, String  # noqa: E402
 
 from ros_gpt4roi.messages import box_to_message  # noqa: E402
+from ros_gpt4roi.nodes.clicks import _clicked  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import pinhole  # noqa: E402
+from ros_gpt4roi.runtime.masks import Mask  # noqa: E402
+from ros_gpt4roi.runtime.types import Frame, Region  # noqa: E402
 
 # The second one lies in the first.
 BOXES = ((2.0, 2.0, 40.0, 40.0), (10.0, 10.0, 20.0, 20.0))
@@ -125,3 +129,12 @@ def test_a_click_asks_the_last_question_about_this(peer: Peer, click: Clicker,
     answer = click(15, 15)
     assert answer.status == Answer.OK and answer.conversation_id, "a question opens a conversation, a description none"
     assert list(answer.region_ids) == ["mug"]
+
+
+@pytest.mark.parametrize("place, region", [((8, 8), "front"), ((30, 30), "back"), ((45, 5), "3")])
+def test_a_click_inside_a_box_but_outside_its_mask_is_beside_it(place: tuple[float, float], region: str) -> None:
+    corner, rest = Mask.of_polygons([((5, 5), (20, 5), (5, 20))]), Mask.of_polygons([((0, 0), (0, 48), (48, 48))])
+    frame = Frame(np.zeros((HEIGHT, WIDTH, 3), np.uint8), (
+        Region("back", (0, 0, 48, 48), mask=rest), Region("front", (5, 5, 40, 40), mask=corner)), 0, "camera")
+    seen, clicked = _clicked(frame, *place)
+    assert clicked.id == region and (seen is frame) == (region != "3") and clicked in seen.regions
