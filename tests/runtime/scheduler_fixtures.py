@@ -63,7 +63,7 @@ class Running:
 
 @pytest.fixture(name="run")
 def run_fixture(make_pipeline: Callable[..., Pipeline]) -> Iterator[Callable[..., Running]]:
-    """Start a scheduler over the tiny model; keywords are SchedulerConfig's, `pipeline` for the pipeline's, or `clock`."""
+    """Start a scheduler over the tiny model; keywords: SchedulerConfig's, `pipeline` for the pipeline's, or `clock`."""
     started: list[Running] = []
 
     def start(pipeline: dict | None = None, clock: Callable[[], float] = time.monotonic, **limits) -> Running:
