@@ -177,6 +177,17 @@ def reuse() -> str:
     return markdown(head, rows)
 
 
+def ablation() -> str:
+    """Return what variants of the region module learn in the same short training, as mean and spread over the seeds."""
+    variants = read("benchmarks/results/ablation.json")["variants"]
+    tasks = tuple(next(iter(variants.values()))["mean"])
+    rows = []
+    for name, found in variants.items():
+        cells = (f"{found['mean'][task]:.1f} ± {found['spread'][task] or 0:.1f}" for task in tasks)
+        rows.append((f"`{name}`", *cells, str(found["seeds"]), f"{found['training_cpu_s']:.0f} s"))
+    return markdown(("variant", *(f"{task}, %" for task in tasks), "seeds", "training, CPU time"), rows)
+
+
 def training() -> str:
     """Return the speed of training the embedded model's stage 2."""
     results = read("benchmarks/results/training.json")
@@ -219,7 +230,7 @@ def _listed(counts: dict[str, int]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, reuse, training,
-                                        tabletop, extractors, extractor_costs, malformed, soak)}
+                                        tabletop, extractors, extractor_costs, malformed, soak, ablation)}
 
 
 def fill(text: str) -> str:
