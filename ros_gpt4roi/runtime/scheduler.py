@@ -275,7 +275,7 @@ class Scheduler:
             self._pipeline.forget_conversation(conversation_id)
 
     def _next(self) -> Question | DescriptionRequest | None:
-        """What may begin: questions in order, as there are rows, one a conversation; one of a watch; a frame, if due."""
+        """What may begin: questions in order, as many as rows, one a conversation; one of a watch; a frame, if due."""
         live = [request for request in self._pipeline.live if isinstance(request, Question)]
         questions = [question for question in live if not question.for_watch]
         busy = {question.conversation.id for question in questions if question.conversation is not None}
