@@ -34,12 +34,14 @@ _SEPARATOR = re.compile(r" ?[,、] ?(?:and |or )?| and | or | ?(?:&|和|与|或|
 _ID_LIKE = re.compile(rf"#?(?:{_LETTER}|[\-./])*\d(?:{_LETTER}|[\-/])*")
 _NUMBERS = {word: str(number) for number, word in enumerate(
     "one two three four five six seven eight nine ten eleven twelve".split(), start=1)}
+_NUMBER_WORDS = "|".join(word for word in _NUMBERS if word != "one")
 _UNKNOWN = re.compile(rf"{_HEAD.pattern}(?:[“‘\"']([^\"'“”‘’]+)[”’\"']|{_OPEN.pattern}({_ID_LIKE.pattern})"
-                      rf"|({'|'.join(word for word in _NUMBERS if word != 'one')})\b)")
+                      rf"|({_NUMBER_WORDS})\b)")
 _LISTED = re.compile(rf"(?<![{_LATIN}<])regions {_ID_LIKE.pattern}(?:(?:{_SEPARATOR.pattern}){_ID_LIKE.pattern})+")
 
 # Regions are also spoken of without that word. What could be a mere number has to stand where a region's name would.
-_NUMBERED = re.compile(rf"(?<![{_LATIN}<#])(?:(?P<word>numbers?|no\.|nr\.) ?|# ?)(?=(?P<number>\d+(?![\w.])|[a-z]))")
+_NUMBERED = re.compile(rf"(?<![{_LATIN}<#])(?:(?P<word>numbers?|no\.|nr\.) ?|# ?)"
+                       rf"(?=(?P<number>\d+(?![\w.])|(?:{_NUMBER_WORDS})\b)|[a-z])")
 _ORDINALS = {word: str(number) for number, word in enumerate(
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), start=1)}
 _ORDINAL = re.compile(rf"\bthe (?:({'|'.join(_ORDINALS)})|(\d+)(?:st|nd|rd|th)) (?:one|region|box|object)(?!\w)"
@@ -141,8 +143,13 @@ class RegionText:
         for match in _NUMBERED.finditer(rest):
             if match["number"] and _introduced(rest, match):
                 raise UnknownRegionError(self._unknown(match["number"]))
-        more = [(match.start(), match.end(), self._folded[number]) for match in _ORDINAL.finditer(rest)
-                if (number := _ORDINALS.get(match[1], match[2])) in self._folded]
+        more = []
+        for match in _ORDINAL.finditer(rest):
+            number = _ORDINALS.get(match[1], match[2])
+            if number in self._folded:
+                more.append((*match.span(), self._folded[number]))
+            elif int(number) > len(self.ids):
+                raise UnknownRegionError(self._unknown(number))
         more += self._numbers(rest)
         if this:
             meant = [match.span() for match in _THIS.finditer(rest) if _is_pronoun(rest, match)]
@@ -206,7 +213,7 @@ class RegionText:
                     "takes, those with the highest score")
         name = name if len(name) <= _LONGEST_SHOWN else name[:_LONGEST_SHOWN] + "…"
         shown = ", ".join(self.ids[:20]) + (", …" if len(self.ids) > 20 else "")
-        return f"unknown region {name!r}, expected one of this frame's: {shown or 'it has none'}"
+        return f"there is no region {name!r}, expected one of this frame's: {shown or 'it has none'}"
 
     def to_user(self, text: str) -> str:
         """The model's text with its places as "region <id>"; a place that is not there stays as the model wrote it."""

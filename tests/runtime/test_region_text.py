@@ -86,10 +86,27 @@ def test_a_region_is_named_without_that_word(text: str, expected: str) -> None:
     "Is it 2 or 3?", "room number 2", "the number 2 is written where?", "what is 2 + 2", "Is 2.5 large?",
     "Which has 2 mugs?", "step 2", "wait 2 minutes", "rate it from 1 to 10", "Are 2 red?",
     "is there a number 99 on it", "Is 14 red?", "at 2:30", "50 %", "the second one from the left",
-    "What is the second one you mentioned?", "the first mug", "the 14th one", "2 m", "What is this?", "a second one",
+    "What is the second one you mentioned?", "the first mug", "the 14th mug", "2 m", "What is this?", "a second one",
 ])
 def test_a_number_that_counts_or_measures_is_no_region(text: str) -> None:
     assert NUMBERS.to_model(text) == text
+
+
+@pytest.mark.parametrize(("text", "name"), [
+    ("What is the 13th one?", "13"), ("Is the 14th region red?", "14"), ("the 99th box, please", "99"),
+    ("What is left of the 20th object?", "20"),
+])
+def test_an_ordinal_beyond_the_regions_is_unknown(text: str, name: str) -> None:
+    with pytest.raises(UnknownRegionError, match=f"no region '{name}'"):
+        NUMBERS.to_model(text)
+
+
+@pytest.mark.parametrize("text", ["What is the seventh one?", "What is number nine?", "Is the ninth region red?"])
+def test_an_ordinal_in_words_beyond_the_regions_is_unknown(text: str) -> None:
+    for regions in (RegionText([str(i) for i in range(1, 7)]), TRACKS):
+        with pytest.raises(UnknownRegionError, match="no region"):
+            regions.to_model(text)
+    assert TRACKS.to_model("What is the second one?") == "What is the second one?"  # whatever "second" means there
 
 
 @pytest.mark.parametrize(("text", "expected"), [
