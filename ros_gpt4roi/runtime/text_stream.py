@@ -39,7 +39,7 @@ class TextStream:
                 end = min(end, len(self.raw) - _overlap(self.raw, stop))
             end = min(end, end - self._hold(self.raw[:end]))
             end = len(self.raw[:end].rstrip())  # an answer does not end in blanks: give them with what follows
-        rendered = self._render(self.raw[:end])
+        rendered = self._render(self.raw[:end]).lstrip()  # nor does it begin with them
         if final or self.stopped:
             rendered = rendered.rstrip()
         new = rendered[self._given:]

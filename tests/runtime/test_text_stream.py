@@ -28,6 +28,12 @@ def test_pieces_are_whole_characters_and_make_the_text(text: str) -> None:
     assert not any("\ufffd" in piece for piece in got)
 
 
+def test_a_text_begins_without_blanks_in_its_pieces_and_as_a_whole() -> None:
+    stream = TextStream(characters)
+    got = pieces(stream, " \n large matte red box")
+    assert got[0] == "l" and "".join(got) == stream.text == "large matte red box"
+
+
 def test_bytes_that_are_no_character_do_not_hold_the_rest_back() -> None:
     stream = TextStream(characters)
     assert stream.push([0xF0] * 8) == "\ufffd" * 5
