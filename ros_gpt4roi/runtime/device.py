@@ -19,7 +19,7 @@ class Device:
     Attributes:
         name: PyTorch's name of it.
         reason: Why it was taken.
-        advice: Where there is a GPU that is not used: the command that mends it; else empty.
+        advice: Where there is a GPU that is not used: what mends it; else empty.
     """
 
     name: str
@@ -93,8 +93,10 @@ def _problem(device: str) -> str:
 def _mend(root: Path) -> str:
     """What to do about a GPU that PyTorch can not use."""
     if torch.version.cuda is None:
-        index = " --index-url https://pypi.jetson-ai-lab.io/jp6/cu126" if _is_jetson(root) else ""
-        return f"install PyTorch with CUDA: {sys.executable} -m pip install --force-reinstall torch torchvision{index}"
+        if _is_jetson(root):  # PyPI's PyTorch does not serve a Jetson's GPU, and wheels are for one Python alone
+            return ("run in a container of NVIDIA's that has PyTorch for this JetPack, or install a PyTorch that it "
+                    f"has built for this JetPack and Python {sys.version_info.major}.{sys.version_info.minor}")
+        return f"install PyTorch with CUDA: {sys.executable} -m pip install --force-reinstall torch torchvision"
     if not any(root.glob("dev/nvidia[0-9]*")) and not _is_jetson(root):
         return "no driver serves it here: start a container with `--gpus all`, or install NVIDIA's driver"
     return "see what `nvidia-smi` says of the driver"

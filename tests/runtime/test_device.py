@@ -1,6 +1,7 @@
 """Which device is taken, and what is said where a GPU is there that PyTorch can not use."""
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(tmp_path: Path) -> None:
     (None, {"proc__driver__nvidia__gpus__1__information": "Model: \t NVIDIA L4\nIRQ: 3"}, "NVIDIA L4",
      "pip install --force-reinstall torch"),
     (None, {"etc__nv_tegra_release": "# R36", "proc__device-tree__model": "NVIDIA Jetson Orin Nano\0"},
-     "NVIDIA Jetson Orin Nano", "jetson-ai-lab"),
+     "NVIDIA Jetson Orin Nano", f"JetPack and Python {sys.version_info.major}.{sys.version_info.minor}"),
 ])
 def test_a_gpu_that_is_not_used_is_told_with_what_mends_it(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_with: str | None, files: dict[str, str], name: str,
