@@ -125,10 +125,10 @@ class Answer:
     confidence: float = 0.0
 
     def as_json(self) -> str:
-        """The answer as one JSON object: its words (`answer`), the asserted `regions`, and its `confidence`.
+        """The answer as one JSON object: `answer` (its words), asserted `regions`, `confidence`, `status`, `error`.
 
         The words are all that a model writes of it, and whatever they are, a JSON string holds them: the object is
         whole where the text was cut, and no tokenizer has to know braces.
         """
-        return json.dumps({"answer": self.text, "regions": list(self.region_ids), "confidence": self.confidence},
-                          ensure_ascii=False, allow_nan=False)
+        return json.dumps({"answer": self.text, "regions": list(self.region_ids), "confidence": self.confidence,
+                           "status": self.status.name, "error": self.error}, ensure_ascii=False, allow_nan=False)

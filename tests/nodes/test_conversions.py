@@ -363,7 +363,8 @@ def test_boxes_of_asserted_regions_come_before_those_of_the_evidence(frame: Fram
 def test_an_answer_in_json_is_one_object_whatever_its_words(text: str) -> None:
     answer = Answer(Status.TIMEOUT, text, "over", region_ids=('7"',), confidence=0.5)
     message = answer_to_message(answer, "json")
-    assert json.loads(message.text) == {"answer": text, "regions": ['7"'], "confidence": 0.5}
+    assert json.loads(message.text) == {"answer": text, "regions": ['7"'], "confidence": 0.5, "status": "TIMEOUT",
+                                        "error": "over"}
     assert answer_to_message(answer, "text").text == answer_to_message(answer).text == text
 
 

@@ -158,7 +158,8 @@ def test_answers_in_json_are_whole_however_they_end(peer: Peer, node: Perception
     assert cancelled.status == Answer.CANCELED
     assert json.loads(cancelled.text)["answer"].startswith(words[0].feedback.text)
     refused = answer_of(send("what is region 9?", "json"))
-    assert json.loads(refused.text) == {"answer": "", "regions": [], "confidence": 0.0}
+    assert json.loads(refused.text) == {"answer": "", "regions": [], "confidence": 0.0, "status": "UNKNOWN_REGION",
+                                        "error": refused.error}
     assert refused.status == Answer.UNKNOWN_REGION
 
     wrong = answer_of(send("what is region 1?", "xml"))
