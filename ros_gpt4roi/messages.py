@@ -70,3 +70,8 @@ def hypothesis(name: str, score: float) -> ObjectHypothesisWithPose:
 def stamp_text(stamp: Time) -> str:
     """A stamp in seconds, to the nanosecond."""
     return f"{stamp.sec}.{stamp.nanosec:09d}"
+
+
+def seconds_text(stamp_ns: int) -> str:
+    """A stamp that is given in nanoseconds, as `stamp_text` has it."""
+    return f"{stamp_ns // 10**9}.{stamp_ns % 10**9:09d}"

@@ -10,6 +10,7 @@ import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 
 from ros_gpt4roi.configuration import Configuration, setting
+from ros_gpt4roi.messages import seconds_text
 from ros_gpt4roi.model.region_shapes import ShapeError
 from ros_gpt4roi.runtime.regions import BoxError
 from ros_gpt4roi.runtime.types import Frame, Region
@@ -82,7 +83,8 @@ class DepthSource:
             return {}
         if depth is None:
             self._problems.report("frame without depth", f"no depth image within {self._parameters.slop_s:g} s "
-                                                         f"(depth.slop_s) of the image of {frame.stamp_ns} ns; "
+                                                         f"(depth.slop_s) of the image of "
+                                                         f"{seconds_text(frame.stamp_ns)} s; "
                                                          f"{self._newest()}")
             return {}
         if info is None:
@@ -131,7 +133,7 @@ class DepthSource:
     def _newest(self) -> str:
         with self._lock:
             newest = self._buffer.newest()
-        return "none is held" if newest is None else f"the newest is of {newest.stamp_ns} ns"
+        return "none is held" if newest is None else f"the newest is of {seconds_text(newest.stamp_ns)} s"
 
 
 def _depth_problem(message: Image) -> str:

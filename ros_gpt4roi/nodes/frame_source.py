@@ -13,6 +13,7 @@ from vision_msgs.msg import Detection2DArray
 
 from ros_gpt4roi.configuration import ConfigError, Configuration, setting
 from ros_gpt4roi.image_messages import MAX_PIXELS, ImageError, MessageImage
+from ros_gpt4roi.messages import seconds_text
 from ros_gpt4roi.runtime.types import Frame, Region
 
 from .conversions import (
@@ -129,7 +130,8 @@ class FrameSource:
         self._deliver(self._buffer.add_image(stamp, _Picture(image, message.header), image.nbytes))
         self._report_boxes(dropped)
         if self._buffer.stamps_set_back > set_back:
-            self._problems.report("clock set back", f"an image of {stamp} ns came after images of much later stamps")
+            self._problems.report("clock set back", f"an image of {seconds_text(stamp)} s came after images "
+                                                    "of much later stamps")
 
     def on_detections(self, data: bytes) -> None:
         """Callback of a raw subscription."""
@@ -188,9 +190,10 @@ class FrameSource:
             return
         newest = buffer.newest()
         held = ("none has come" if newest is None else
-                f"the newest is of {newest.stamp_ns} ns, and {len(buffer)} images of the last "
+                f"the newest is of {seconds_text(newest.stamp_ns)} s, and {len(buffer)} images of the last "
                 f"{buffer.span_s:.1f} s are held (sync.buffer_s, sync.buffer_mib)")
-        self._problems.report("boxes without image", f"boxes of {buffer.last_boxes_without_image_ns} ns and others "
+        self._problems.report("boxes without image", "boxes of "
+                                                     f"{seconds_text(buffer.last_boxes_without_image_ns)} s and others "
                                                      f"before met no image within sync.slop_s; {held}")
 
     def _deliver(self, held: Held[_Picture, _Boxes] | None) -> None:

@@ -22,6 +22,7 @@ from vision_msgs.msg import Detection2DArray
 
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.engine.build_process import Progress
+from ros_gpt4roi.messages import seconds_text
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.printable import printable
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
@@ -282,7 +283,8 @@ class Perception(LifecycleNode):
             self.problems.report(f"frame {result.status.name}", result.error)
             return
         for region in result.omitted:
-            self.problems.report("region over the limit", f"region {region.id!r} of frame {result.frame.stamp_ns} ns")
+            self.problems.report("region over the limit", f"region {region.id!r} of the frame of "
+                                                         f"{seconds_text(result.frame.stamp_ns)} s")
         for refusal in result.refused:
             self.problems.report("box refused", refusal)
         self._stage_seconds = result.timings

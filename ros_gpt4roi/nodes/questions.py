@@ -18,7 +18,7 @@ from ros_gpt4roi_interfaces.msg import Query, Region
 from ros_gpt4roi_interfaces.srv import AskQuestion, DescribeRegions
 from std_msgs.msg import Header, String
 
-from ros_gpt4roi.messages import stamp_text
+from ros_gpt4roi.messages import seconds_text, stamp_text
 from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Refused
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Answer, Frame, Status
@@ -207,8 +207,8 @@ class Questions:
             if request.boxes:
                 frame = replace(frame, regions=_drawn(replace(frame, regions=()), request.boxes))
             elif not frame.regions:
-                raise Refused(Status.INVALID, f"no boxes are given and the frame of {frame.stamp_ns} ns has no "
-                                               "detections")
+                raise Refused(Status.INVALID, "no boxes are given and the frame of "
+                                               f"{seconds_text(frame.stamp_ns)} s has no detections")
         except Refused as refused:
             response.status, response.error = int(refused.status), str(refused)
         else:
@@ -226,7 +226,9 @@ class Questions:
         """The question, with its answer to come; one that is refused has come already."""
         self._clicks.on_question(query.text)
         question = Question(query.text, query_id, query.conversation_id, on_text)
-        return self._hand_in(question, query, lambda: self._frame(query.header))
+        # A conversation stays on its frame, which may have left the buffer long ago: the header is not looked at.
+        known = self._scheduler.is_open(query.conversation_id)
+        return self._hand_in(question, query, lambda: None if known else self._frame(query.header))
 
     def _submit_for_watch(self, query: Query, frame: Frame) -> Question:
         return self._hand_in(Question(query.text, for_watch=True), query, lambda: frame)
@@ -263,7 +265,8 @@ class Questions:
         frame = self._frames.find(stamp)
         if frame is None:
             newest = self._frames.newest()
-            held = "none is held" if newest is None else f"the newest with boxes is of {newest.stamp_ns} ns"
+            held = ("none is held" if newest is None else
+                    f"the newest with boxes is of {seconds_text(newest.stamp_ns)} s")
             raise Refused(Status.NO_FRAME, f"no frame of stamp {stamp_text(header.stamp)} s is held; {held}")
         return frame
 

@@ -96,7 +96,7 @@ def test_the_nearest_depth_within_the_tolerance_is_taken() -> None:
     assert source.z(frame_of(SECOND)) == pytest.approx(2.0)
     assert source.z(frame_of(SECOND + SECOND)) is None
     text = source.problems.values()["frame without depth, last"]
-    assert "0.02 s" in text and "2000000000 ns" in text and "1005000000 ns" in text
+    assert "0.02 s" in text and "2.000000000 s" in text and "1.005000000 s" in text
 
 
 def test_the_depth_of_a_frame_stays_as_long_as_its_picture() -> None:

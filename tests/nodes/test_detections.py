@@ -115,7 +115,7 @@ def test_a_camera_that_begins_again_is_told_and_described(peer: Peer, camera: Ca
     described(peer, descriptions, camera.send(BOXES))
     again = Camera(peer, first_second=10)
     described(peer, descriptions, again.send(BOXES))
-    reported(peer, diagnostics, "clock set back", "10033000000 ns")
+    reported(peer, diagnostics, "clock set back", "10.033000000 s")
     described(peer, descriptions, camera.send(BOXES))
 
 

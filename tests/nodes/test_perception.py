@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 from action_msgs.msg import GoalStatus  # noqa: E402
+from builtin_interfaces.msg import Time  # noqa: E402
 from camera import HEIGHT, WIDTH, Camera  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.srv import GetState  # noqa: E402
@@ -102,6 +103,9 @@ def test_a_follow_up_stays_on_the_frame_it_began_on(peer: Peer, camera: Camera, 
     _, follow_up = ask("and region 2?", conversation_id=opening.conversation_id)
     assert follow_up.status == Answer.OK and follow_up.header == first
     assert follow_up.conversation_id == opening.conversation_id
+    gone = Header(stamp=Time(sec=4, nanosec=5))  # of a frame that is not held any more
+    _, follow_up = ask("and region 2?", conversation_id=opening.conversation_id, header=gone)
+    assert follow_up.status == Answer.OK and follow_up.header == first
     _, fresh = ask("and region 2?")
     assert fresh.status == Answer.UNKNOWN_REGION, "the newest frame has one region only"
 
@@ -163,7 +167,7 @@ def test_a_drawn_box_goes_before_detections_that_are_too_many(peer: Peer, camera
     ("what is region 3?", {"boxes": [Region(bbox=box_to_message((99, 7, 99, 7)))]}, Answer.INVALID, ["point", "99"]),
     ("what is region 3?", {"boxes": [Region(bbox=box_to_message((9, 7, 9, 8)))]}, Answer.INVALID, ["empty"]),
     ("what is region 1?", {"boxes": [Region(id="1", bbox=box_to_message((1, 1, 3, 3)))]}, Answer.INVALID, ["'1'"]),
-    ("what is region 1?", {"header": Header()}, Answer.NO_FRAME, ["4.000000005"]),
+    ("what is region 1?", {"header": Header()}, Answer.NO_FRAME, ["4.000000005 s", "newest"]),
 ])
 def test_a_bad_question_is_told_why_and_the_next_one_is_answered(peer: Peer, camera: Camera, ask: Asker, text: str,
                                                                  fields: dict, status: int, words: list[str],
