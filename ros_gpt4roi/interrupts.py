@@ -6,11 +6,18 @@ import signal
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """The signals that tell a program to end: SIGINT, SIGTERM, and SIGHUP (its terminal was closed) unless ignored.
+
+    What `nohup` starts has SIGHUP ignored, and is meant to outlive its terminal.
+    """
+    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return signal.SIGINT, signal.SIGTERM, *hangup
 
 
 class Interrupts:
-    """Counts SIGINT and SIGTERM while it is entered, in the main thread.
+    """Counts the signals that tell a program to end while it is entered, in the main thread.
 
     Python's own handler raises KeyboardInterrupt wherever the thread is: within rclpy, that turns into another error or
     leaves a message half read.
@@ -25,7 +32,7 @@ class Interrupts:
         self._before: list[tuple[signal.Signals, Any]] = []
 
     def __enter__(self) -> Interrupts:
-        self._before = [(number, signal.signal(number, self._on_signal)) for number in _SIGNALS]
+        self._before = [(number, signal.signal(number, self._on_signal)) for number in ending_signals()]
         return self
 
     def __exit__(self, *_: object) -> None:

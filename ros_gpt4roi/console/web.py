@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -21,6 +20,7 @@ from rclpy.utilities import remove_ros_args
 from starlette.staticfiles import StaticFiles
 
 from ros_gpt4roi.client import Client
+from ros_gpt4roi.interrupts import ending_signals
 
 from .access import Access, GuardedApp, is_loopback
 from .commands import CommandError, Hello, read_command
@@ -134,11 +134,11 @@ class Server:
 
 
 async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
-    """Serves until SIGINT or SIGTERM."""
+    """Serves until a signal tells it to end."""
     def end() -> None:
         server.should_exit = True
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ending_signals():
         asyncio.get_running_loop().add_signal_handler(number, end)
     server.capture_signals = contextlib.nullcontext  # type: ignore  # it would raise them once more
     await server.serve([listening])

@@ -21,13 +21,13 @@ from rclpy.node import Node
 from rclpy.service import Service
 from rclpy.signals import SignalHandlerOptions
 
+from ros_gpt4roi.interrupts import ending_signals
 from ros_gpt4roi.printable import PrintableHandler, printable
 from ros_gpt4roi.transport import use_large_messages
 
 from .diagnostics import Problems
 from .shared_memory import remove_abandoned_segments
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SIGNAL_POLL_S = 0.2  # Python sees a signal only between two waits of the middleware
 _BROKEN_S = 10.0  # an executor in which nothing succeeds for so long has no way on
 
@@ -37,7 +37,7 @@ class NodeFailure(Exception):
 
 
 def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
-    """Spins a node until SIGINT or SIGTERM; returns the process's exit status.
+    """Spins a node until a signal tells it to end; returns the process's exit status.
 
     A callback that raises is logged, and counted among the node's `problems`, where it has them; a service then
     responds with its response type's defaults, which say that nothing was done. `NodeFailure`, and errors of
@@ -68,7 +68,7 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
         if first and not spinning.is_set():  # a callback ends by itself, and rclpy's C++ suffers no exception
             raise KeyboardInterrupt
 
-    for number in _SIGNALS:
+    for number in ending_signals():
         signal.signal(number, interrupt)
     node = None
     try:

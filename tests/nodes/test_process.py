@@ -1,6 +1,7 @@
 """What a node's process does before its node: which transports it takes, and who may read its log."""
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,10 @@ def test_no_other_user_can_read_the_log(peer: Peer, tmp_path: Path, monkeypatch:
     assert process.stop() == 0
     assert files and all(path.stat().st_mode & 0o077 == 0 for path in files)
     assert any("are rendered" in path.read_text() for path in files)
+
+
+def test_a_closed_terminal_ends_a_node_in_order(peer: Peer, tmp_path: Path) -> None:
+    process = Process("sim_camera", tmp_path / "camera.log", width=160, height=120, views=1)
+    peer.watch(process)
+    peer.wait_for(lambda: "are rendered" in process.output(), "the node to run")
+    assert process.stop(signal.SIGHUP) == 0, process.output()

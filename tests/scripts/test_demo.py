@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
+import psutil
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
@@ -86,3 +88,24 @@ def test_a_model_that_is_none_ends_the_demo_with_the_reason(root: Path, tmp_path
     assert result.returncode == 1
     assert f"could not be configured: CheckpointError: {tmp_path}/config.json" in result.stderr, result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_closing_its_terminal_ends_the_demo_and_its_nodes(root: Path) -> None:
+    demo, terminal = pty.fork()
+    if demo == 0:
+        os.execv(sys.executable, [sys.executable, str(root / "scripts" / "demo.py"), "--stay"])
+    process = psutil.Process(demo)
+    shown, nodes = b"", []
+    try:
+        while len(nodes) < 2:  # the camera and the perception node
+            try:
+                shown += os.read(terminal, 1024) if not shown else b""
+            except OSError:
+                pytest.fail(f"the demo ended by itself: {shown!r}")
+            nodes = process.children()
+    finally:
+        os.close(terminal)  # the kernel tells the demo by SIGHUP
+        gone, alive = psutil.wait_procs([process, *nodes], timeout=120)
+        for left in alive:
+            left.kill()
+    assert not alive, shown
