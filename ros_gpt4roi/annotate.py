@@ -17,7 +17,7 @@ _WHITE, _LEGEND_GROUND = (255, 255, 255), (30, 30, 30)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _MOST_LINES = 3  # of a text
 _WRAPS = (0.4, 0.25, 0.6)  # how broad a label may be, in widths of the picture, in order of preference
-_MOST_COVERED = 0.25  # of the box of any region that a label lies on
+_MOST_COVERED = 0.25  # of the box of any region that a label lies on, where no place is free
 
 Rectangle = tuple[int, int, int, int]
 
@@ -79,14 +79,16 @@ def arrange(width: int, height: int, regions: Sequence[tuple[Region, str]]) -> L
     for place in np.argsort(areas, kind="stable"):  # a small box leaves its label the fewest places
         region, text = regions[place]
         whole = f"{region.id}: {text}" if text else region.id
-        variants = [(font.wrap(whole, round(width * share)), False) for share in _WRAPS]
-        for lines, id_alone in [*variants, ([font.cut(region.id, width // 3)], True)]:
-            rectangle = _free_place(boxes, place, font.size(lines), (width, height), taken, id_alone)
+        wrapped = [font.wrap(whole, round(width * share)) for share in _WRAPS]
+        uncut = [lines for lines in wrapped if " ".join(lines) == " ".join(whole.split())]
+        variants = [*((lines, 0.0) for lines in uncut or wrapped), *((lines, _MOST_COVERED) for lines in wrapped)]
+        for lines, most_covered in [*variants, ([font.cut(region.id, width // 3)], None)]:
+            rectangle = _free_place(boxes, place, font.size(lines), (width, height), taken, most_covered)
             if rectangle is not None:
                 taken = np.vstack((taken, rectangle))
                 labels.append(Label(region, tuple(lines), rectangle))
                 break
-        if rectangle is None or id_alone and text:
+        if rectangle is None or most_covered is None and text:
             crowded.add(place)
     legend, end = _legend(font, width, height, [item for place, item in enumerate(regions) if place in crowded])
     return Layout(tuple(labels), legend, len(crowded) - len(legend), end)
@@ -195,26 +197,28 @@ def _inside(box: Sequence[float], width: int, height: int) -> Rectangle:
 
 
 def _free_place(boxes: np.ndarray, own: int, size: tuple[int, int], picture: tuple[int, int], taken: np.ndarray,
-                id_alone: bool) -> Rectangle | None:
+                most_covered: float | None) -> Rectangle | None:
     """The best place for a label of that size at its own box, or None: it never lies on what is taken.
 
-    A text covers at most a part of any box. An id may cover all of one, but rather its own than another.
+    A text covers at most a part of its own box, and of each other one at most `most_covered`. An id, for which that is
+    None, may cover all of one. Both rather cover their own box than another.
     """
     corners = np.array(list(_corners(boxes[own], size, picture)))
     places = np.hstack((corners, corners + size))
     inside = (corners >= 0).all(1) & (corners + size <= picture).all(1)
     places = places[inside & ~_overlaps(places, taken).any(1)]
-    if not len(places):
-        return None
     areas = np.maximum((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), 1)
     covered = _overlaps(places, boxes) / areas
     covered[:, areas == 1] = 0  # a point
-    if id_alone:
-        covered[:, own] /= 2
-    best = int(np.argmin(covered.sum(1)))  # the first of equal ones
-    if not id_alone and covered[best].max() > _MOST_COVERED:
+    if most_covered is not None:
+        limits = np.full(len(boxes), most_covered)
+        limits[own] = _MOST_COVERED
+        fits = (covered <= limits).all(1)
+        places, covered = places[fits], covered[fits]
+    if not len(places):
         return None
-    x1, y1, x2, y2 = places[best].tolist()
+    covered[:, own] /= 2
+    x1, y1, x2, y2 = places[int(np.argmin(covered.sum(1)))].tolist()  # the first of equal ones
     return x1, y1, x2, y2
 
 

@@ -93,6 +93,16 @@ def test_one_place_for_everything_leaves_room_for_some() -> None:
     assert annotate(np.zeros((480, 640, 3), np.uint8), regions).shape == (layout.height, 640, 3)
 
 
+def test_a_label_leaves_other_boxes_free_where_there_is_room_at_its_own() -> None:
+    # Broad, it would lie on the left or on the right neighbour; narrow, it has a place between them.
+    boxes = [(300, 200, 340, 240), (0, 0, 150, 480), (480, 0, 640, 480)]
+    text = "a small matte red mug left of the bowl"
+    layout = arrange(640, 480, named(boxes, (text,)))
+    label = next(label for label in layout.labels if label.region.id == "1")
+    assert " ".join(label.lines) == f"1: {text}"
+    assert not any(overlap(label.rectangle, box) for box in boxes), label
+
+
 def test_an_id_and_an_empty_text_need_no_legend() -> None:
     layout = arrange(640, 480, named([(100, 100, 200, 200)], ("",)))
     assert [label.lines for label in layout.labels] == [("1",)] and not layout.legend
