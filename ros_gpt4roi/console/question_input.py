@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from textual.binding import Binding
+from textual.events import Key
 from textual.suggester import Suggester
 from textual.widgets import Input
 
@@ -14,7 +15,7 @@ _LONGEST = 4000  # characters of a question
 _REGION = re.compile(r"\bregions?\s+(?:\S+\s+and\s+)?(\S*)$", re.IGNORECASE)
 
 
-def complete(typed: str, ids: Iterable[str]) -> str | None:
+def completions(typed: str, ids: Iterable[str]) -> list[str]:
     """What a question may be meant to go on as.
 
     Args:
@@ -22,21 +23,19 @@ def complete(typed: str, ids: Iterable[str]) -> str | None:
         ids: Names of the regions that are in sight.
 
     Returns:
-        The question with its last word completed, to "region" or to a region's name behind it; None where it is none of
-        both.
+        The question with its last word completed: to "region" and a blank, or to each region's name behind it.
     """
     if match := _REGION.search(typed):
         begun = match[1]
-        name = next((name for name in ids if name.startswith(begun) and name != begun and name.isprintable()), None)
-        return None if name is None or begun in ids else typed + name[len(begun):]
+        return [typed + name[len(begun):] for name in ids if name.startswith(begun) and name.isprintable()]
     word = typed.rpartition(" ")[2]
-    if len(word) >= 2 and "region".startswith(word.lower()) and word.lower() != "region":
-        return typed + "region"[len(word):]
-    return None
+    if len(word) >= 2 and "region".startswith(word.lower()):
+        return [typed + "region "[len(word):]]
+    return []
 
 
 class QuestionInput(Input):
-    """Up and down bring earlier questions back, Tab takes the completion that is shown.
+    """Up and down bring earlier questions back, Tab completes the last word; where several names fit, each in turn.
 
     Args:
         region_ids: Gives the names of the regions that are in sight.
@@ -46,7 +45,6 @@ class QuestionInput(Input):
     BINDINGS = [
         Binding("up", "earlier", "Earlier", show=False),
         Binding("down", "later", "Later", show=False),
-        Binding("tab", "take_completion", "Complete", priority=True),
     ]
 
     def __init__(self, region_ids: Callable[[], list[str]], placeholder: str) -> None:
@@ -55,6 +53,15 @@ class QuestionInput(Input):
         self._history: list[str] = []
         self._place = 0  # in the history; its length: the new question
         self._draft = ""
+        self._offered: list[str] = []  # completions, of which Tab takes one after the other
+        self._taken = ""  # of them
+
+    def on_key(self, event: Key) -> None:
+        """Takes Tab in its turn among the keys, which may come in a burst; it never leaves the field."""
+        if event.key == "tab":
+            event.stop()
+            event.prevent_default()
+            self._complete()
 
     def remember(self, question: str) -> None:
         """Adds a question to the history."""
@@ -72,13 +79,15 @@ class QuestionInput(Input):
         """Shows the question after, at last the one that was begun."""
         self._go_to(min(self._place + 1, len(self._history)))
 
-    def action_take_completion(self) -> None:
-        """Completes the word; where there is nothing to complete, goes to the next widget."""
-        completed = complete(self.value, self._region_ids())
-        if completed is None or self.cursor_position < len(self.value):
-            self.screen.focus_next()
+    def _complete(self) -> None:
+        if self.cursor_position < len(self.value):
             return
-        self.value, self.cursor_position = completed, len(completed)
+        if self.value != self._taken or len(self._offered) < 2:
+            self._offered = completions(self.value, self._region_ids())
+        if self._offered:
+            place = self._offered.index(self.value) + 1 if self.value in self._offered else 0
+            self._taken = self._offered[place % len(self._offered)]
+            self.value, self.cursor_position = self._taken, len(self._taken)
 
     def _go_to(self, place: int) -> None:
         if place == self._place:
@@ -94,4 +103,5 @@ class _Suggester(Suggester):
         self._region_ids = region_ids
 
     async def get_suggestion(self, value: str) -> str | None:
-        return complete(value, self._region_ids())
+        found = completions(value, self._region_ids())
+        return None if value in found else next(iter(found), None)

@@ -4,8 +4,9 @@
     ros2 run ros_gpt4roi console --once "What is region 2?"    # as `ask`: one answer, and an exit status
 
 Enter asks; a question goes on with the conversation until Ctrl+N opens a new one. Ctrl+T watches what was typed: it is
-asked again and again, and the bell rings when the answer changes. Up and down: earlier questions; Tab completes the
-name of a region, or goes to the watches, where Enter stops one. Ctrl+C cancels the answer that is coming, else leaves.
+asked again and again, and the bell rings when the answer changes. Up and down: earlier questions; Tab completes
+"region" and then the name of each region in turn. Shift+Tab goes back to answers, watches, where Enter stops one, and
+regions; what is typed there goes to the question. Ctrl+C cancels the answer that is coming, else leaves.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ros_gpt4roi_interfaces.msg import RegionDescriptionArray
 from textual.app import App, ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
+from textual.events import Key
 from textual.widgets import Footer, Static
 
 from ros_gpt4roi.client import Client
@@ -141,6 +143,14 @@ class Console(App[int]):
         field = self.query_one(QuestionInput)
         field.remember(question)
         field.clear()
+
+    def on_key(self, event: Key) -> None:
+        """Gives what is typed elsewhere to the question's line."""
+        field = self.query_one(QuestionInput)
+        if event.is_printable and event.character and not field.has_focus:
+            event.stop()
+            field.focus()
+            field.insert_text_at_cursor(event.character)
 
     def action_interrupt(self) -> None:
         """Cancels the answer that is coming; without one, or when that was done, leaves."""

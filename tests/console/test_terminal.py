@@ -18,10 +18,12 @@ from answering import BOXES, start_perception  # noqa: E402
 from camera import Camera  # noqa: E402
 from isolation import for_children  # noqa: E402
 from ros_peer import ROOT, WAIT_S, Peer  # noqa: E402
+from textual.app import App, ComposeResult  # noqa: E402
+from textual.containers import VerticalScroll  # noqa: E402
 from textual.pilot import Pilot  # noqa: E402
 
 from ros_gpt4roi.client import Client  # noqa: E402
-from ros_gpt4roi.console.question_input import QuestionInput, complete  # noqa: E402
+from ros_gpt4roi.console.question_input import QuestionInput, completions  # noqa: E402
 from ros_gpt4roi.console.terminal import Console, main  # noqa: E402
 from ros_gpt4roi.console.watch_line import WatchLine  # noqa: E402
 
@@ -109,7 +111,7 @@ def test_a_watch_shows_its_answer_and_each_change_until_it_is_stopped(client: Cl
         await until(pilot, lambda: camera.send(BOXES[:1]) and "UNKNOWN_REGION" in screen(app), "the region's absence")
         assert "[changed" in screen(app) and all(len(line) == SIZE[0] for line in screen(app).splitlines())
         while not isinstance(app.focused, WatchLine):
-            await pilot.press("tab")
+            await pilot.press("shift+tab")
         await pilot.press("enter")
         await until(pilot, lambda: not app.query(WatchLine) and "Watches" not in screen(app), "its end")
         assert isinstance(app.focused, QuestionInput)
@@ -134,9 +136,10 @@ def test_questions_come_back_and_names_are_completed(client: Client, camera: Cam
                     "regions")
         await pilot.press(*"what is re")
         await pilot.press("tab")
-        assert field.value == "what is region"
-        await pilot.press("space", "m", "tab")
-        assert field.value == "what is region mug-7"
+        assert field.value == "what is region "
+        for name in ("mug-7", "cup", "mug-7"):
+            await pilot.press("tab")
+            assert field.value == f"what is region {name}" and field.has_focus
         await pilot.press("enter")
         await until(pilot, lambda: not app.is_asking, "the answer")
         await pilot.press(*"why")
@@ -148,11 +151,39 @@ def test_questions_come_back_and_names_are_completed(client: Client, camera: Cam
 
 
 @pytest.mark.parametrize("typed, completed", [
-    ("What is reg", "What is region"), ("r", None), ("region", None), ("region ", "region 1"), ("region 1", None),
-    ("Is region 1 and cu", "Is region 1 and cup"), ("is region cu", "is region cup"), ("region x", None),
-    ("region \x1b", None), ("", None)])
-def test_completion(typed: str, completed: str | None) -> None:
-    assert complete(typed, ["1", "12", "cup", "\x1b[2J"]) == completed
+    ("What is reg", ["What is region "]), ("r", []), ("region", ["region "]),
+    ("region ", ["region 1", "region 12", "region cup"]), ("region 1", ["region 1", "region 12"]),
+    ("Is region 1 and cu", ["Is region 1 and cup"]), ("is region cu", ["is region cup"]), ("region x", []),
+    ("region \x1b", []), ("", [])])
+def test_completion(typed: str, completed: list[str]) -> None:
+    assert completions(typed, ["1", "12", "cup", "\x1b[2J"]) == completed
+
+
+def test_keys_that_come_in_one_burst_are_completed_in_their_order() -> None:
+    class OneLine(App[None]):
+        def compose(self) -> ComposeResult:
+            yield QuestionInput(lambda: ["1", "2"], placeholder="")
+            yield VerticalScroll()
+
+    async def script() -> None:
+        app = OneLine()
+        async with app.run_test() as pilot:
+            field = app.query_one(QuestionInput)
+            for key in ("I", "s", " ", "r", "e", "tab", "tab", "tab", "?", "tab"):
+                app.simulate_key(key)
+            await pilot.pause()
+            assert field.value == "Is region 2?" and field.has_focus
+    asyncio.run(script())
+
+
+def test_what_is_typed_elsewhere_goes_to_the_question(client: Client) -> None:
+    async def steps(pilot: Pilot[int], app: Console) -> None:
+        field = app.query_one(QuestionInput)
+        await pilot.press("shift+tab")
+        assert not field.has_focus
+        await pilot.press(*"why")
+        assert field.value == "why" and field.has_focus
+    run(client, steps)
 
 
 def test_hostile_text_is_shown_as_text(client: Client, camera: Camera) -> None:
