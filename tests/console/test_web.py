@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import threading
@@ -162,6 +163,53 @@ def test_the_regions_that_an_answer_asserts_light_up_on_its_frame(page: Page) ->
     card.get_by_label("Question in this conversation").press("Enter")
     assert finished(card, 1).locator(".answer").inner_text().strip()
     expect(page.locator(".card")).to_have_count(1)
+
+
+def test_what_is_asked_before_the_first_answer_stays_in_its_conversation(page: Page) -> None:
+    sent: list[dict] = []
+
+    def collect(payload: str | bytes) -> None:
+        if '"ask"' in str(payload):
+            sent.append(json.loads(payload))
+
+    page.on("websocket", lambda socket: socket.on("framesent", collect))
+    page.reload()
+    expect(page.locator("#regions li").first).to_be_visible()
+    page.evaluate("""() => {  // at once, before anything can have come back
+        const ask = (form, text) => {
+            form.querySelector("input").value = text;
+            form.requestSubmit();
+        };
+        ask(document.getElementById("live-form"), "What is region 1?");
+        for (const text of ["Why?", "What colour is it?"]) ask(document.querySelector(".card .composer"), text);
+    }""")
+    card = page.locator(".card").first
+    for turn in range(3):
+        expect(finished(card, turn).locator(".error")).to_be_hidden()
+    asked = [message for message in sent if message["type"] == "ask"]
+    assert [message["text"] for message in asked] == ["What is region 1?", "Why?", "What colour is it?"]
+    assert not asked[0]["conversation"] and asked[1]["conversation"]
+    assert asked[1]["conversation"] == asked[2]["conversation"]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_cards_are_never_cut_and_come_before_the_regions_on_a_phone(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    for _ in range(3):
+        page.get_by_label("Question about the live picture").fill("What is region 1?")
+        page.get_by_label("Question about the live picture").press("Enter")
+    expect(page.locator(".card")).to_have_count(3)
+    for card in page.locator(".card").all():
+        for element in (card, card.get_by_role("button", name="Ask"), card.get_by_role("button", name="Close")):
+            place = element.bounding_box()
+            assert place["x"] >= 0 and place["x"] + place["width"] <= width, (place, width)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.evaluate("document.getElementById('cards').scrollWidth <= document.getElementById('cards').clientWidth")
+    conversations, regions = (page.locator(name).bounding_box() for name in ("#conversations", "#region-list"))
+    if width < 500:
+        assert conversations["y"] + conversations["height"] <= regions["y"]
+    else:
+        assert regions["x"] + regions["width"] <= conversations["x"]
 
 
 def test_everything_is_reached_by_keyboard(page: Page) -> None:

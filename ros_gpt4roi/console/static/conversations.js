@@ -60,7 +60,7 @@ export class Conversations {
 
   close(card) {
     for (const turn of card.turns) {
-      if (turn.open) this.connection.send({ type: "cancel", ask: turn.name });
+      if (turn.open && !turn.held) this.connection.send({ type: "cancel", ask: turn.name });
       this.turns.delete(turn.name);
     }
     card.element.remove();
@@ -87,7 +87,7 @@ export class Conversations {
   }
 
   failed(message) {
-    this.turns.get(message.ask)?.end({ status: "FAILED", text: "", regions: [], region_ids: [], ...message });
+    this.turns.get(message.ask)?.fail("FAILED", message.error);
   }
 
   /** The connection broke: nothing will come any more of what is open. */
@@ -144,11 +144,17 @@ class Card {
     if (this.turns.length > MOST_TURNS) this.turns.shift().remove();
     this.all.turns.set(turn.name, turn);
     this.element.querySelector(".turns").append(turn.element);
-    const message = { type: "ask", ask: turn.name, text, conversation: this.conversation, stamp, boxes };
-    if (!this.all.connection.send(message)) turn.end({
-      status: "FAILED", text: "", error: "there is no connection to the console", regions: [], region_ids: [],
-    });
+    turn.held = { type: "ask", ask: turn.name, text, stamp, boxes };
+    this.sendHeld();
     turn.element.scrollIntoView({ block: "nearest" });
+  }
+
+  // The first answer names the conversation; until it has ended, what is asked after it waits.
+  sendHeld() {
+    for (const turn of this.turns.filter((other) => other.held)) {
+      if (!this.conversation && this.turns.some((other) => other.open && !other.held)) return;
+      turn.send();
+    }
   }
 
   asked(message) {
@@ -163,13 +169,27 @@ class Turn {
     this.question = question;
     this.name = `question ${count++}`;
     this.open = true;
+    this.held = null; // the message that asks it, until it is sent
     this.element = document.getElementById("turn-template").content.cloneNode(true).firstElementChild;
     this.element.classList.add("open");
     this.find(".question").textContent = question;
     this.asked = performance.now();
     this.find(".cancel").addEventListener("click", () => {
-      card.all.connection.send({ type: "cancel", ask: this.name });
+      if (this.held) this.fail("CANCELED", "before it was sent");
+      else card.all.connection.send({ type: "cancel", ask: this.name });
     });
+  }
+
+  send() {
+    const { card, held } = this;
+    this.held = null;
+    this.asked = performance.now();
+    const message = { ...held, conversation: card.conversation, stamp: held.stamp || (card.view.frame?.stamp ?? "") };
+    if (!card.all.connection.send(message)) this.fail("FAILED", "there is no connection to the console");
+  }
+
+  fail(status, error) {
+    this.end({ status, text: "", error, regions: [], region_ids: [] });
   }
 
   find(selector) {
@@ -189,6 +209,7 @@ class Turn {
   end(answer) {
     if (!this.open) return;
     this.open = false;
+    this.held = null;
     const { card } = this;
     const hadFocus = document.activeElement === this.find(".cancel");
     this.element.classList.remove("open");
@@ -196,6 +217,7 @@ class Turn {
     if (hadFocus) card.input.focus();
     if (answer.text) this.find(".answer").textContent = answer.text;
     card.conversation = answer.conversation || card.conversation;
+    card.sendHeld();
     const error = this.find(".error");
     error.textContent = problem(answer);
     error.hidden = !error.textContent;
