@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from ros_gpt4roi.configuration import ConfigError
 
@@ -13,6 +14,20 @@ Command = Callable[..., int]
 
 class RecipeError(ConfigError):
     """A recipe that cannot be run; the message names the file, the field and what was expected."""
+
+
+@contextmanager
+def training_packages() -> Iterator[None]:
+    """Around imports of what `scripts/setup.sh --dev` installs: ends the program with that advice where one is missing.
+
+    Raises:
+        SystemExit: A package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"error: the Python package {error.name} is not installed; run scripts/setup.sh --dev") \
+            from error
 
 
 def tells_errors(*errors: type[Exception], interrupted: str = "interrupted") -> Callable[[Command], Command]:

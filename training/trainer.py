@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -27,10 +26,13 @@ from typing_extensions import override
 from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_model, save_checkpoint, unshared
 from ros_gpt4roi.model.gpt4roi import GPT4RoI
 
-from .errors import RecipeError
+from .errors import RecipeError, training_packages
 from .objective import Objective
 from .recipe import Stage
 from .resume import set_damaged_aside
+
+with training_packages():
+    from peft import LoraConfig, PeftModel, get_peft_model
 
 CURVE_FILE, FINAL_FOLDER = "curve.json", "final"
 _UNFINISHED = "checkpoint.partial"  # a name that get_last_checkpoint takes for no checkpoint

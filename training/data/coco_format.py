@@ -10,13 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ijson
-
 from training.data.grouping import GroupedItems
 from training.data.record import Filtered, RecordError
 from training.data.report import Report
 from training.data.shallow_json import ShallowJson
 from training.data.source import BoxFilter, find_image, image_size
+from training.errors import training_packages
+
+with training_packages():
+    import ijson
 
 Item = dict[str, Any]
 # What fields hold that are used before anybody looks at them; the others are checked where they are read.

@@ -16,11 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import webdataset
 from numpy.random import default_rng
 from torch.utils.data import IterableDataset
 from tqdm import tqdm
-from webdataset.utils import pytorch_worker_info
 
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.config import ModelConfig
@@ -31,6 +29,11 @@ from training.data.report import Malformed
 from training.data.sample import Sample, make_sample
 from training.data.segmentation import decode_mask, encode_mask
 from training.data.source import boxes_array
+from training.errors import training_packages
+
+with training_packages():
+    import webdataset
+    from webdataset.utils import pytorch_worker_info
 
 INDEX = "index.json"
 Made = TypeVar("Made")

@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.rouge.rouge import Rouge
 from typing_extensions import override
 
 from training.data.record import Record, Round
 from training.data.refcoco import RefCoco
 from training.data.source import Shared, Source, boxes_array
 from training.data.visual_genome import VisualGenome
+from training.errors import training_packages
 from training.evaluation.base import Benchmark, Item, Scores
+
+with training_packages():
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
 
 QUESTION = "Describe <region1> in detail."
 _WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:[-./&][^\W_]+)*|[()]")
