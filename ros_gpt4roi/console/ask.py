@@ -52,7 +52,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that `ask` and the console have in common."""
+    """Adds the options that `ask` and the console have in common; errors begin with the parser's program."""
+    parser.set_defaults(program=parser.prog)
     parser.add_argument("--conversation", default="", metavar="ID", help="conversation to go on with")
     parser.add_argument("--namespace", default="", help="where the perception node is, such as /robot1")
     parser.add_argument("--json", action="store_true", help="print the answer as one JSON object")
@@ -73,16 +74,16 @@ def ask(question: str, options: argparse.Namespace) -> int:
                                          on_text=(lambda piece: None) if options.json else _show_piece)
                 answer = _result(client, reply, interrupts)
         except KeyboardInterrupt:
-            print("ask: interrupted", file=sys.stderr)
+            print(f"{options.program}: interrupted", file=sys.stderr)
             return interrupts.status
         except ClientError as error:
-            print(f"ask: {printable(str(error), 2000)}", file=sys.stderr)
+            print(f"{options.program}: {printable(str(error), 2000)}", file=sys.stderr)
             return 3
     if options.json:
         print(json.dumps(answer_as_json(answer)))
     else:
         print()
-        _show_rest(answer)
+        _show_rest(answer, options.program)
     if interrupts.count:
         return interrupts.status
     return 0 if answer.status == Answer.OK else 1
@@ -107,10 +108,10 @@ def watch(question: str, options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             return interrupts.status
         except ClientError as error:
-            print(f"ask: {printable(str(error), 2000)}", file=sys.stderr)
+            print(f"{options.program}: {printable(str(error), 2000)}", file=sys.stderr)
             return 3
     if reply.aborted:
-        print(f"ask: {_failure(result.answer)}", file=sys.stderr)
+        print(f"{options.program}: {_failure(result.answer)}", file=sys.stderr)
     return interrupts.status if interrupts.count else int(reply.aborted)
 
 
@@ -141,9 +142,9 @@ def _failure(answer: Answer) -> str:
     return f"{status_name(answer)}: {printable(answer.error)}"
 
 
-def _show_rest(answer: Answer) -> None:
+def _show_rest(answer: Answer, program: str) -> None:
     if answer.status != Answer.OK:
-        print(f"ask: {_failure(answer)}", file=sys.stderr)
+        print(f"{program}: {_failure(answer)}", file=sys.stderr)
     if answer.conversation_id:
         regions = f"regions: {', '.join(answer.region_ids)}; " if answer.region_ids else ""
         show(f"({regions}to go on: --conversation {answer.conversation_id})")

@@ -227,13 +227,14 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command; `ros2 run ros_gpt4roi console`. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="console", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--once", metavar="QUESTION", help="print one answer and exit, as the command `ask` does")
+    parser.add_argument("--once", action="store_true", help="print one answer and exit, as the command `ask` does")
+    parser.add_argument("question", nargs="?", help="of --once, in words")
     add_options(parser)
     options = parser.parse_args(remove_ros_args(sys.argv if args is None else ["console", *args])[1:])
-    if options.once is not None:
-        return ask(options.once, options)
-    if options.json:
-        parser.error("--json goes with --once")
+    if options.once and options.question:
+        return ask(options.question, options)
+    if options.once or options.question or options.json:
+        parser.error("--once, a question and --json go together: --once QUESTION, or --once --json QUESTION")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         parser.error("the console needs a terminal; --once QUESTION does not")
     with Client(name="console", namespace=options.namespace) as client:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -229,9 +230,12 @@ def test_once_needs_no_terminal_and_the_console_does(camera: Camera, capsys: pyt
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
         assert words in capsys.readouterr().err
-    once = subprocess.run([sys.executable, "-m", "ros_gpt4roi.console.terminal", "--once", "what is region 77?"],
-                          capture_output=True, text=True, timeout=WAIT_S, env=for_children({"PYTHONPATH": _path()}))
-    assert once.returncode == 1 and "UNKNOWN_REGION" in once.stderr
+    command = [sys.executable, "-m", "ros_gpt4roi.console.terminal", "--once", "--json", "what is region 77?"]
+    once = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S,
+                          env=for_children({"PYTHONPATH": _path()}))
+    assert once.returncode == 1 and json.loads(once.stdout)["status"] == "UNKNOWN_REGION"
+    with pytest.raises(SystemExit, match="2"):
+        main(["--once"])
 
 
 def _path() -> str:
