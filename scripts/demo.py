@@ -46,6 +46,8 @@ ANSWER_LIMIT_S = 60.0
 RATE_HZ = 10.0
 VIEWS = 20  # of the camera's way round the table; few, so that the same objects stay in sight
 
+_ERROR = 2  # a NodeState's level
+
 
 class DemoError(RuntimeError):
     """Why the demonstration did not succeed."""
@@ -59,6 +61,21 @@ class Demo:
         self._images: deque[Image] = deque(maxlen=1)
         self._region_id = "1"  # of one that was seen
         client.on_annotated_image(self._images.append)
+
+    def wait_for_node(self) -> None:
+        """Wait until the node can be asked, and print what it says of itself meanwhile."""
+        said = ""
+
+        def is_settled() -> bool:
+            nonlocal said
+            state = self._client.state
+            if state is not None and state.message != said:
+                said = state.message
+                show(f"  {said}")
+            return state is not None and (state.values.get("state") == "active" or state.level == _ERROR)
+
+        self._client.wait_for(is_settled, START_LIMIT_S, "the perception node")
+        self._client.wait_for_node(START_LIMIT_S)  # says why, where it failed
 
     def show_frames(self) -> list[RegionDescription]:
         """Print `FRAMES` frames as they come. Returns the last one's descriptions of regions that all of them have."""
@@ -282,7 +299,7 @@ def run(arguments: argparse.Namespace, interrupts: Interrupts) -> None:
     with running_nodes(interrupts, "demo", rate_hz=RATE_HZ, views=VIEWS, seed=arguments.seed,
                        model=arguments.model) as (client, domain):
         demo = Demo(client)
-        client.wait_for_node(START_LIMIT_S)
+        demo.wait_for_node()
         if arguments.console:
             demo.stay_with_console()
             return
