@@ -53,10 +53,15 @@ def components(pipeline: Pipeline) -> dict[str, str]:
     return {
         "device": str(generator.device),
         "vision stage": f"{vision.backend} ({vision.reason})",
-        "language model": f"{pipeline.config.language_format}, steps by {type(generator.body).__name__}",
-        "output layer": type(generator.head).__name__,
+        "language model": f"{pipeline.config.language_format}, run by {_runtime(generator.body)}",
+        "output layer": f"run by {_runtime(generator.head)}",
         "context": f"{generator.context} tokens",
     }
+
+
+def _runtime(part: object) -> str:
+    # By name: where it is not used, ONNX Runtime may not be installed.
+    return "ONNX Runtime" if type(part).__name__.startswith("Onnx") else "PyTorch"
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, sequence: Sequence, encoded: EncodedFrame) -> str:

@@ -94,7 +94,7 @@ class RoIAlignConfig(RegionConfig):
 
 @dataclass(frozen=True)
 class RoIAlignLiteConfig(RoIAlignConfig):
-    """The same at a tenth of the cost: a quarter of the channels, no map finer than 64×64 for the published encoder."""
+    """The same at a fiftieth of the cost: a quarter of the channels, no map beyond 64×64 for the published encoder."""
 
     kind: str = setting("roi_align_lite", "The same, smaller.", choices=("roi_align_lite",))
     channels: int = setting(256, "Width of the pyramid.", at_least=4, at_most=65536)

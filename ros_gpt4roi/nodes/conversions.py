@@ -1,4 +1,4 @@
-"""Messages ↔ the runtime's dataclasses; with `images` the only files that know both sides."""
+"""Messages ↔ the runtime's dataclasses, both ways."""
 from __future__ import annotations
 
 import math

@@ -97,7 +97,7 @@ def _reports_errors(transition: Callable[[Perception, LifecycleState], Transitio
 
 
 class Perception(LifecycleNode):
-    """See the module; topics, services and actions are listed in the README."""
+    """See the module; docs/ros_interface.md lists topics, services and actions."""
 
     def __init__(self) -> None:
         super().__init__("perception")

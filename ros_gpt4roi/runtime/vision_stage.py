@@ -48,7 +48,7 @@ class TorchRunner:
         self._model, self.precision = model, str(model.dtype).removeprefix("torch.")
 
     def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
-        """As `Encode`."""
+        """See `VisionStage.encode`; at least one box."""
         # Boxes stay in float32 whatever the model is in: half precision is too coarse for coordinates.
         device = self._model.device
         return self._model.encode(torch.from_numpy(images).to(device), torch.from_numpy(boxes).to(device),

@@ -33,7 +33,7 @@ _PACKAGES = ("torch", "transformers", "numpy", "pycocoevalcap")
 class EvaluationConfig(Configuration):
     """What the YAML file holds."""
 
-    benchmarks: tuple[dict[str, Any], ...] = setting(MISSING, "Each with its `type` and arguments, see registry.py.")
+    benchmarks: tuple[dict[str, Any], ...] = setting(MISSING, "Each with its `type` and the fields of that type.")
     list_regions: bool = setting(True, "Introduce all regions of an image before the first question, as the robot "
                                        "does; false for a model that was not trained so.")
     malformed_limit: int = setting(100, "Items and pictures of each benchmark that may be unreadable; they are named, "
