@@ -48,7 +48,8 @@ class QuestionInput(Input):
     ]
 
     def __init__(self, region_ids: Callable[[], list[str]], placeholder: str) -> None:
-        super().__init__(placeholder=placeholder, max_length=_LONGEST, suggester=_Suggester(region_ids))
+        super().__init__(placeholder=placeholder, max_length=_LONGEST, suggester=_Suggester(region_ids),
+                         select_on_focus=False)  # what is typed elsewhere comes here, and must not be replaced
         self._region_ids = region_ids
         self._history: list[str] = []
         self._place = 0  # in the history; its length: the new question
