@@ -58,7 +58,7 @@ def test_descriptions_are_those_of_separate_full_runs(regions: int, loaded: Load
         rounds = [(f"Describe <region{place}>.", None)]
         assert sequence.generated == published_procedure(loaded, pipeline, frame, rounds, 12)
         assert description.text == RegionText(str(i) for i in range(1, 17)).to_user(
-            pipeline.language.text(sequence.generated)).rstrip()
+            pipeline.language.text(sequence.generated)).strip()
         assert 0 < description.confidence <= 1
     assert len({tuple(sequence.generated) for sequence in request.sequences}) >= min(2, regions)  # they do differ
 
