@@ -39,7 +39,7 @@ def published_procedure(loaded: LoadedModel, pipeline: Pipeline, frame: Frame, r
 
 def reference_text(loaded: LoadedModel, pipeline: Pipeline, frame: Frame, rounds: list, tokens: int) -> str:
     ids = published_procedure(loaded, pipeline, frame, rounds, tokens)
-    text = pipeline.language.text(ids).rstrip()
+    text = pipeline.language.text(ids).strip()
     return RegionText([region.id for region in frame.regions]).to_user(text)
 
 
