@@ -27,8 +27,10 @@ _PLACE_NOUNS = frozenset("""
     left right front side back top bottom ahead behind outside out edge corner center centre middle north south east
     west underneath none neither neighbour neighbor neighbours neighbors vicinity proximity surroundings opposite reach
     instead because rest""".split())
-_NEGATIONS = frozenset("no none nothing neither nobody nope never not".split())
-_UNSURE = re.compile(r"\b(?:can ?not|can['’]t|don['’]t|do not|not sure|unsure|unclear|unknown|uncertain|sorry)\b")
+_NEGATIONS = frozenset("no none nothing neither nor nobody nope never not hardly".split())
+_UNSURE = re.compile(r"\b(?:can ?not|can['’]t|don['’]t|do not|not sure|unsure|unclear|unknown|uncertain|sorry|might|"
+                     r"could|may|maybe|perhaps|possibly|probably not|unlikely|if|whether)\b")
+_CONTRASTS = frozenset("but while whereas although though except unlike".split())
 _REASONS = frozenset(("because", "since"))
 _CONCLUSIONS = frozenset("so therefore thus hence".split())
 _NOT_CONCLUDED = frozenset("that far much many long is are".split())
@@ -41,10 +43,12 @@ def assertions(question: str, answer: str, meant: int | None = None,
 
     The statement is what follows the last ", so" (therefore, thus, hence), else the first sentence, without what
     follows "because". It asserts the regions that it is about: not those that it compares with or places by ("left of
-    region 2", "from region 2", "than region 2"), denies, or leaves open ("region 1 or region 2"). Where the statement
-    is "yes", what was said before it is asserted; where it is a number, the list before it of just so many regions.
-    Where it names none, the answer is of the region that the question is about, if it names no other, and "both" are
-    the two. All else that is named is evidence.
+    region 2", "from region 2", "than region 2"), denies, or leaves open ("region 1 or region 2"). A statement that
+    denies something, sets regions against each other ("but") or says different things of them asserts none of those
+    that the question is not about, nor does an answer with a "maybe" or an "if" anywhere. Where the statement is
+    "yes", what was said before it is asserted; where it is a number, the list before it of just so many regions. Where
+    it names none, the answer is of the region that the question is about, if it names no other, and "both" are the two.
+    All else that is named is evidence.
 
     Args:
         question: In the model's words, regions as `<region2>`.
@@ -60,23 +64,29 @@ def assertions(question: str, answer: str, meant: int | None = None,
     if not tokens:
         return (), ()
     named = tuple(dict.fromkeys(token for token in tokens if isinstance(token, int)))
-    found = _asserted(asked, answer, tokens) if complete else _of_the_asked(asked, _subjects(tokens))
+    # One of those that are asked about is looked for, where the question is "which": not both are asserted.
+    several = () if "which" in question.casefold() else asked
+    found = _asserted(asked, several, answer, tokens) if complete else _of_the_asked(asked, _subjects(tokens))
     return tuple(found), tuple(place for place in named if place not in found)
 
 
-def _asserted(asked: Sequence[int], answer: str, tokens: list[Token]) -> list[int]:
+def _asserted(asked: Sequence[int], several: Sequence[int], answer: str, tokens: list[Token]) -> list[int]:
     if _UNSURE.search(answer.casefold()):
         return []
     sentences = [_without_reasons(sentence) for sentence in _sentences(tokens)]
     before, statement, after = _statement(sentences)
     first = statement[0] if statement else ""
     told = _subjects([*before, ".", *statement])
-    if first in _NEGATIONS or statement[:1] == ["there"] and {"no", "not"} & set(statement[:4]):
+    if _missing(statement):
+        return []
+    if first in _NEGATIONS or not _clear(statement, several):
         return _of_the_asked(asked, told)
     if found := _subjects(statement, sure=True):
-        return [*found, *(place for place in _subjects(after, sure=True) if place in asked and place not in found)]
+        more = _subjects(after, sure=True) if _clear(after, several) else []
+        return [*found, *(place for place in more if place in asked and place not in found)]
     if first == "yes" and before:
-        return _subjects(before, sure=True) or _of_the_asked(asked, told)
+        shared = _subjects(before, sure=True)  # such as "region 1 is red and region 2 is red"
+        return (shared if _clear(before, shared) else []) or _of_the_asked(asked, told)
     if statement[:1] and len(statement) == 1 and str(first).isdecimal():
         listed = [token for token in before if isinstance(token, int)]
         bare = all(isinstance(token, int) or token in _JOINS or token == "only" for token in before)
@@ -85,6 +95,62 @@ def _asserted(asked: Sequence[int], answer: str, tokens: list[Token]) -> list[in
     if first == "both" and len(asked) == 2:
         return list(asked)
     return _of_the_asked(asked, told)
+
+
+def _missing(statement: list[Token]) -> bool:
+    """Whether it says that there is no such region."""
+    if not any(_negates(token) for token in statement):
+        return False
+    return "exist" in statement or statement[:1] == ["there"] and any(
+        isinstance(token, int) and before in ("no", "a", "any") for before, token in zip(statement, statement[1:]))
+
+
+def _clear(tokens: list[Token], several: Sequence[int]) -> bool:
+    """Whether all regions that sentences are about are told the same, none of it denied or left open.
+
+    Args:
+        tokens: Of the sentences.
+        several: Regions of which different things may be told.
+    """
+    for whole in _sentences(tokens):
+        sentence = _without_denied_clauses(whole)
+        places = {token for token in sentence if isinstance(token, int)}
+        if any(_negates(token) for token in sentence) or len(places) > 1 and _CONTRASTS & set(sentence):
+            return False
+        last: int | None = None  # where the last region is that the sentence is about
+        subjects = set(_subjects(sentence))
+        for i, token in enumerate(sentence):
+            if not isinstance(token, int):
+                continue
+            following = [word for word in sentence[i + 1:i + 3] if word != ","][:1]
+            if following in (["or"], ["/"]):
+                return False
+            if token in subjects:
+                if (last is not None and following and following[0] in _VERBS and _VERBS & set(sentence[last + 1:i])
+                        and not subjects <= set(several)):
+                    return False
+                last = i
+    return True
+
+
+def _negates(token: Token) -> bool:
+    return isinstance(token, str) and (token in _NEGATIONS or token.endswith("n't"))
+
+
+def _without_denied_clauses(sentence: list[Token]) -> list[Token]:
+    """Without clauses such as "region 1 isn't,", which deny what another one says of another region."""
+    kept: list[Token] = []
+    for clause in _clauses(sentence):
+        if not (isinstance(clause[0], int) and _denied(clause, 0) and len(clause) <= 3
+                and not (kept and isinstance(kept[-1], int))):
+            kept += [*([","] if kept else []), *clause]
+    return kept
+
+
+def _clauses(sentence: list[Token]) -> list[list[Token]]:
+    marks = [i for i, token in enumerate(sentence) if token == ","]
+    clauses = [sentence[a + 1:b] for a, b in zip([-1, *marks], [*marks, len(sentence)])]
+    return [clause for clause in clauses if clause]
 
 
 def _of_the_asked(asked: Sequence[int], told: Iterable[int]) -> list[int]:

@@ -115,6 +115,42 @@ def test_what_other_models_answers_assert(question: str, answer: str, asserted: 
     assert (list(found[0]), list(found[1])) == (asserted, evidence)
 
 
+@pytest.mark.parametrize(("question", "answer"), [
+    ("Which one is broken?", "Region 1 looks fine, but region 2 is broken."),
+    ("Which one is broken?", "Region 1 looks fine, while region 2 is broken."),
+    ("Which one is broken?", "Region 1 is intact, region 2 is broken."),
+    ("Which one of <region1> and <region2> is broken?", "Region 1 is intact and region 2 is broken."),
+    ("Is there a red mug?", "Region 1 and region 2 are not red mugs."),
+    ("Is there a red mug?", "Region 1 and region 2 aren't."),
+    ("Is there a red mug?", "Region 1, region 2 aren't."),
+    ("Is there a red mug?", "Region 1 and region 2 are mugs, but not red."),
+    ("Is there a red mug?", "Yes, region 1 is a mug, but it is not red."),
+    ("Which is a red mug?", "regions 1 and 2 are both not mugs."),
+    *(("Which is a red mug?", f"Region 1 {denied}.") for denied in (
+        "is certainly not", "is almost certainly not", "is never", "is hardly", "is no red mug")),
+    *(("Which is a red mug?", answer) for answer in (
+        "Region 1, or maybe region 2.", "Region 1 or possibly region 2.", "Region 1 or 2.", "Region 1/2.",
+        "Region 1, or region 2.", "It might be region 1.", "Region 1 could be.", "Perhaps it is region 1.",
+        "It is unlikely to be region 1.", "If it is red, it is region 1.")),
+    ("What is <region1>?", "There is no region 1."),
+    ("What is <region1>?", "There isn't a region 1."),
+    ("What is <region1>?", "Region 1 does not exist."),
+])
+def test_what_is_denied_or_left_open_is_not_asserted(question: str, answer: str) -> None:
+    assert assertions(question, answer)[0] == ()
+
+
+@pytest.mark.parametrize(("question", "answer", "asserted"), [
+    ("Which is broken?", "Region 1 is not as clean, but region 2 is, so region 2.", [2]),
+    ("Which is broken?", "Region 2 is broken, region 1 isn't.", [2]),
+    ("What are <region1> and <region2>?", "Region 1 is a mug and region 2 is a bowl.", [1, 2]),
+    ("Is <region1> red?", "Region 1 is not red.", [1]),
+    ("Is there a mug in <region1>?", "There is no mug in region 1.", [1]),
+])
+def test_what_is_clear_beside_a_denial_is_asserted(question: str, answer: str, asserted: list[int]) -> None:
+    assert list(assertions(question, answer)[0]) == asserted
+
+
 @pytest.mark.parametrize(("question", "meant", "asserted"), [
     ("What colour is it?", 3, [3]), ("And its size?", 3, [3]), ("What is this?", 3, [3]), ("What is it?", None, []),
     ("What is left of it?", 3, []), ("Is it left of <region1>?", 3, []),
