@@ -217,7 +217,7 @@ class Questions:
             result = await finished(described.future, self._node.executor)
             response.status, response.error = int(result.status), result.error
             response.descriptions = descriptions_to_message(
-                result, self._depth.positions(result.frame, result.frame.regions))
+                result, self._depth.positions(result.frame, [item.region for item in result.descriptions]))
         return response
 
     # The common way

@@ -1,6 +1,7 @@
 """Masks: what of a box belongs to its region. Kept as compactly as they were given, since many frames are held."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,10 +94,19 @@ class Mask:
         """How many numbers it holds, of four bytes each."""
         return sum(polygon.size for polygon in self.polygons) + (0 if self.counts is None else self.counts.size)
 
-    def decode(self) -> np.ndarray:
-        """The cells of the grid, bool [height, width]; of a mask of runs."""
+    @property
+    def cells(self) -> int:
+        """How many cells its grid has; none where there are polygons."""
+        return self.grid[0] * self.grid[1]
+
+    def decode(self, first: int = 0, end: int | None = None) -> np.ndarray:
+        """The cells of the grid's columns from `first` to before `end`, bool [height, end - first]; of runs."""
         assert self.counts is not None
-        return run_lengths.decode(self.counts, *self.grid)
+        width, height = self.grid
+        end = width if end is None else end
+        # The runs' ends, held to the columns' cells.
+        ends = np.cumsum(self.counts, dtype=np.int64).clip(first * height, end * height)
+        return run_lengths.decode(np.diff(ends, prepend=first * height), end - first, height)
 
     def bounds(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The upright box x1 y1 x2 y2 around it, in pixels of a width x height frame."""
@@ -130,7 +140,11 @@ class Mask:
         if self.counts is None:
             return polygon_region(*self.polygons, box=box)
         x, y = self.grid[0] / width, self.grid[1] / height
-        return mask_region(self.decode(), (box[0] * x, box[1] * y, box[2] * x, box[3] * y))._replace(box=box)
+        # Only the columns that the box shows are decoded.
+        first = min(max(0, math.floor(box[0] * x)), self.grid[0] - 1)
+        end = max(first + 1, min(self.grid[0], math.ceil(box[2] * x)))
+        shown = (box[0] * x - first, box[1] * y, box[2] * x - first, box[3] * y)
+        return mask_region(self.decode(first, end), shown)._replace(box=box)
 
     def outlines(self, width: int, height: int) -> list[np.ndarray]:
         """Its outlines [M, 2], x y in pixels of a width x height frame."""

@@ -20,7 +20,9 @@ _LEAST_VISIBLE = 0.1  # pixels of a box inside the image, each way
 _FARTHEST = 1.0  # how far a box may reach beyond the image, in widths or heights of it
 # Boxes that end within the first pixel are taken for normalised ones, with some room for what a detector rounds.
 _NORMALISED_END = 1.05
-_MOST_NUMBERS = 2**20  # of all masks that come together, four bytes each
+# Of all masks that come together.
+_MOST_NUMBERS = 2**20  # four bytes each
+_MOST_CELLS = 2**25  # as 16 full HD masks have
 
 
 class BoxError(ValueError):
@@ -119,7 +121,7 @@ def name_regions(given: Iterable[tuple[str, Given, str, float]],
     items, used = list(given), set(taken)
     first_place = number = len(used) + 1
     reserved = used | {identifier for identifier, *_ in items if identifier}
-    regions, refusals, numbers = [], [], 0
+    regions, refusals, numbers, cells = [], [], 0, 0
     for place, (identifier, given_box, label, score) in enumerate(items, first_place):
         try:
             box, mask = shape_of(given_box)
@@ -127,9 +129,12 @@ def name_regions(given: Iterable[tuple[str, Given, str, float]],
                 raise BoxError(f"its id has {len(identifier)} characters; expected at most {_LONGEST_ID}")
             if identifier in used:
                 raise BoxError(f"id {identifier!r} is given to two boxes")
-            numbers += mask.numbers if mask is not None else 0
-            if mask is not None and numbers > _MOST_NUMBERS:
-                raise BoxError(f"the masks up to it hold {numbers} numbers; expected at most {_MOST_NUMBERS} in all")
+            if mask is not None:  # one that is refused is not counted for those behind it
+                for count, most, what in ((numbers + mask.numbers, _MOST_NUMBERS, "numbers"),
+                                          (cells + mask.cells, _MOST_CELLS, "cells")):
+                    if count > most:
+                        raise BoxError(f"the masks up to it hold {count} {what}; expected at most {most} in all")
+                numbers, cells = numbers + mask.numbers, cells + mask.cells
         except (BoxError, MaskError) as error:
             refusals.append(f"region {identifier[:_LONGEST_ID] or place}: {error}")
             continue

@@ -28,7 +28,9 @@ from rosgraph_msgs.msg import Clock as ClockMessage  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
+from ros_gpt4roi.messages import place_to_message  # noqa: E402
 from ros_gpt4roi.nodes import goals  # noqa: E402
+from ros_gpt4roi.nodes.depth import DepthSource  # noqa: E402
 from ros_gpt4roi.nodes.perception import Perception  # noqa: E402
 
 SETTINGS = {
@@ -283,3 +285,15 @@ def test_no_model_outlives_the_clean_up(peer: Peer, node: Perception, described:
         assert pipeline() is None
     finally:
         gc.enable()
+
+
+def test_only_described_regions_are_located(peer: Peer, node: Perception, described: list[RegionDescriptionArray],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    located: list[list[str]] = []
+    monkeypatch.setattr(DepthSource, "positions", lambda source, frame, regions: located.append(
+        [region.id for region in regions]) or {})
+    response = peer.call(DescribeRegions, "describe_regions", DescribeRegions.Request(
+        boxes=[place_to_message((2, 2, 20 + place % 20, 20)) for place in range(40)]))
+    assert response.status == Answer.OK, response.error
+    ids = [item.region.id for item in response.descriptions.descriptions]
+    assert ids in located and len(ids) < 40 and all(len(found) < 40 for found in located)

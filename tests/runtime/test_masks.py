@@ -39,6 +39,9 @@ def test_run_lengths_say_what_their_cells_say(seed: int) -> None:
         assert mask.contains(x, y, 3 * width, 2 * height) == cells[int(y / 2), int(x / 3)]
     shape = mask.shape(box, 3 * width, 2 * height)
     assert shape.box == box and np.array_equal(shape.mask, mask_region(cells).mask)
+    beside = (box[0] - 4.0, box[1] + 0.5, box[2] - 0.25, box[3] + 7.0)  # partly outside, and through cells
+    inside = mask_region(cells, tuple(value / scale for value, scale in zip(beside, (3, 2) * 2)))
+    np.testing.assert_allclose(mask.shape(beside, 3 * width, 2 * height).mask, inside.mask, atol=1e-6)
 
 
 def test_a_polygon_and_its_pixels_are_the_same_region() -> None:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from ros_gpt4roi.runtime.masks import Mask
 from ros_gpt4roi.runtime.regions import BoxError, check_box, usable_regions
 from ros_gpt4roi.runtime.types import Region
 
@@ -41,3 +42,13 @@ def test_points_and_small_boxes_are_taken_where_they_are_meant() -> None:
     assert check_box((64, 48, 64, 48), 64, 48) == (64, 48, 64, 48)
     with pytest.raises(BoxError, match="box 5 5 is empty"):
         check_box((5, 5, 5, 5), 64, 48, points=False, shown="box 5 5")
+
+
+def test_the_cells_of_all_masks_together_are_bounded_and_a_refused_mask_is_not_counted() -> None:
+    large, small = Mask.of_runs(4096, 2048, [1_000_000, 7_388_608]), Mask.of_runs(64, 48, [0, 64 * 48])
+    given = [Region(f"r{place}", (0, 0, 0, 0), mask=large if place < 4 else small) for place in range(5)]
+    regions, refusals = usable_regions([given[4], *given[:4]], 64, 48)
+    assert [region.id for region in regions] == ["r4", "r0", "r1", "r2"]
+    assert refusals == ("region r3: the masks up to it hold 33557504 cells; expected at most 33554432 in all",)
+    regions, _ = usable_regions([Region("first", (0, 0, 0, 0), mask=small), *given], 64, 48)
+    assert [region.id for region in regions] == ["first", "r0", "r1", "r2", "r4"]
