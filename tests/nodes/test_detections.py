@@ -24,7 +24,7 @@ from ros_gpt4roi_interfaces.msg import Answer, Region, RegionDescriptionArray  #
 from ros_peer import Peer, Process  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
-from ros_gpt4roi.messages import box_to_message  # noqa: E402
+from ros_gpt4roi.messages import box_to_message, seconds_text  # noqa: E402
 from ros_gpt4roi.nodes.conversions import stamp_ns  # noqa: E402
 
 
@@ -104,7 +104,7 @@ def test_boxes_of_other_stamps_than_the_images_are_told(peer: Peer, camera: Came
         camera.detect(Header(stamp=Time(sec=next(seconds))), BOXES)
         values = {pair.key: pair.value for pair in diagnostics[-1].status[0].values} if diagnostics else {}
         text = values.get("boxes without image, last", "")
-        return f"newest is of {stamp_ns(header.stamp)} ns" in text and "sync.slop_s" in text
+        return f"newest is of {seconds_text(stamp_ns(header.stamp))} s" in text and "sync.slop_s" in text
     peer.wait_for(told, "boxes without image in /diagnostics")
     described(peer, descriptions, camera.send(BOXES))
 

@@ -127,7 +127,7 @@ def test_a_service_waits_no_longer_than_an_answer_may_take(peer: Peer, node: Per
     node._scheduler.config = dataclasses.replace(node._scheduler.config, answer_timeout_s=1e-3)
     request = AskQuestion.Request(query=Query(text="what is region 1?", format="json"))
     answer = peer.call(AskQuestion, "ask_question", request).answer
-    assert answer.status == Answer.TIMEOUT and json.loads(answer.text).keys() == {"answer", "regions", "confidence"}
+    assert answer.status == Answer.TIMEOUT and json.loads(answer.text)["status"] == "TIMEOUT"
 
 
 def test_answers_in_json_are_whole_however_they_end(peer: Peer, node: Perception,
