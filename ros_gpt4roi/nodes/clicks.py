@@ -27,7 +27,7 @@ class Clicks:
     """Answers a click on the newest frame: with the description of what was clicked on, or with an answer about it.
 
     A click inside regions, which is inside the masks of those that have one, is about the smallest of them; any other
-    is about the point itself. Once somebody has asked a question about "this", each click asks it again of what was
+    is about the point itself. Once a question about "this" has been answered, each click asks it again of what was
     clicked on.
 
     Args:
@@ -56,10 +56,14 @@ class Clicks:
             self._node.destroy_subscription(subscription)
         del self._frames, self._depth, self._scheduler  # what holds this object may not keep a model
 
-    def on_question(self, text: str) -> None:
-        """Hears every question: the last about "this" is what a click asks."""
-        if speaks_of_this(text):
+    def on_answer(self, text: str, answer: Answer) -> None:
+        """Hears every question and its answer: the last about "this" that was answered is what a click asks."""
+        if answer.status == Status.OK and speaks_of_this(text):
             self._question = text
+
+    def forget(self) -> None:
+        """A click gets a description, until the next question about "this"."""
+        self._question = ""
 
     def _on_pixel(self, message: Point) -> None:
         self._answer(lambda frame: (message.x, message.y))
@@ -68,11 +72,11 @@ class Clicks:
         point, name = message.point, message.header.frame_id
 
         def pixel(frame: Frame) -> tuple[float, float]:
+            if name != frame.frame_id and (name or point.z):
+                raise BoxError(f"clicked point is of frame {name[:80]!r}, expected pixels (z = 0) or a point in space, "
+                               f"of the camera's frame {frame.frame_id[:80]!r}")
             if not point.z:  # of an image, not of a scene
                 return point.x, point.y
-            if name != frame.frame_id:
-                raise BoxError(f"clicked point is of frame {name[:80]!r}, expected pixels (z = 0) or a point of the "
-                               f"camera's frame {frame.frame_id[:80]!r}")
             return self._depth.pixel(frame, (point.x, point.y, point.z))
         self._answer(pixel)
 
@@ -127,4 +131,5 @@ def _as_answer(result: FrameDescriptions, frame: Frame, region: Region, name: st
     status = result.status
     if status == Status.OK and not result.descriptions:
         status, error = Status.INVALID, "; ".join(result.refused) or "there is no description of it"
-    return Answer(status, text, error, (region.id,), query_id=name, frame=frame, confidence=confidence)
+    named = (region.id,) if status == Status.OK else ()  # only an answer asserts something
+    return Answer(status, text, error, named, query_id=name, frame=frame, confidence=confidence)

@@ -83,7 +83,7 @@ class Questions:
                                 callback_group=group),
             node.create_service(DescribeRegions, "describe_regions", self._on_describe, callback_group=group)]
         self._clicks = Clicks(node, frames, depth, scheduler, self._publish, is_active)
-        self.texts = TextQuestions(node, scheduler, self._submit, self._publish, follow_up_s)
+        self.texts = TextQuestions(node, scheduler, self._submit, self._publish, self._clicks.forget, follow_up_s)
         self.watches = Watches(node, group, self.requests, problems, self._check_active, self._submit_for_watch,
                                scheduler.cancel, lambda answer, query: self._to_message(answer, query.format), watches)
 
@@ -224,10 +224,10 @@ class Questions:
 
     def _submit(self, query: Query, query_id: str, on_text: Callable[[str], None] | None = None) -> Question:
         """The question, with its answer to come; one that is refused has come already."""
-        self._clicks.on_question(query.text)
         question = Question(query.text, query_id, query.conversation_id, on_text)
         # A conversation stays on its frame, which may have left the buffer long ago: the header is not looked at.
         known = self._scheduler.is_open(query.conversation_id)
+        question.future.add_done_callback(lambda done: self._clicks.on_answer(query.text, done.result()))
         return self._hand_in(question, query, lambda: None if known else self._frame(query.header))
 
     def _submit_for_watch(self, query: Query, frame: Frame) -> Question:

@@ -28,13 +28,15 @@ class TextQuestions:
         scheduler: Keeps the conversations.
         submit: Hands in a query under a name.
         publish: Takes the answers, on any thread.
+        on_new_conversation: Is called where `new_conversation` ends one.
         follow_up_s: For so long after its first question a conversation is continued; 0: each text opens one.
     """
 
     def __init__(self, node: Node, scheduler: Scheduler, submit: Callable[[Query, str], Question],
-                 publish: Callable[[Answer], Any], follow_up_s: float) -> None:
+                 publish: Callable[[Answer], Any], on_new_conversation: Callable[[], None],
+                 follow_up_s: float) -> None:
         self._node, self._scheduler, self._submit, self._publish = node, scheduler, submit, publish
-        self._follow_up_s = follow_up_s
+        self._on_ended, self._follow_up_s = on_new_conversation, follow_up_s
         self._conversation, self._opened_s = "", 0.0
         self._texts = node.create_subscription(String, "query_text", self._on_text, _HISTORY)
         self._service = node.create_service(Trigger, "new_conversation", self._on_new_conversation)
@@ -54,6 +56,7 @@ class TextQuestions:
         response.message = "the next text opens a conversation" + (
             f"; it does not go on with {self._conversation}" if self._conversation else "")
         self.forget()
+        self._on_ended()
         return response
 
     def _on_text(self, message: String) -> None:

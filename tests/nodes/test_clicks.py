@@ -14,12 +14,13 @@ from ros_gpt4roi_interfaces.msg import Answer, RegionDescriptionArray  # noqa: E
 from ros_peer import Peer, Process  # noqa: E402
 from sensor_msgs.msg import CameraInfo  # noqa: E402
 from std_msgs.msg import Header, String  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
 
 from ros_gpt4roi.messages import box_to_message  # noqa: E402
-from ros_gpt4roi.nodes.clicks import _clicked  # noqa: E402
+from ros_gpt4roi.nodes.clicks import _as_answer, _clicked  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import pinhole  # noqa: E402
 from ros_gpt4roi.runtime.masks import Mask  # noqa: E402
-from ros_gpt4roi.runtime.types import Frame, Region  # noqa: E402
+from ros_gpt4roi.runtime.types import Frame, FrameDescriptions, Region, Status  # noqa: E402
 
 # The second one lies in the first.
 BOXES = ((2.0, 2.0, 40.0, 40.0), (10.0, 10.0, 20.0, 20.0))
@@ -103,9 +104,11 @@ def test_a_click_outside_the_image_is_told_so(click: Clicker, described: RegionD
 
 def test_a_point_is_of_the_image_or_of_the_cameras_frame(peer: Peer, click: Clicker,
                                                          described: RegionDescriptionArray) -> None:
-    assert list(click.in_space("any", 15, 15).region_ids) == ["mug"]
-    elsewhere = click.in_space("map", 0, 0, 1)
-    assert elsewhere.status == Answer.INVALID and "'map'" in elsewhere.error and "'camera'" in elsewhere.error
+    for name in ("", "camera"):
+        assert list(click.in_space(name, 15, 15).region_ids) == ["mug"]
+    for place in ((0, 0, 1), (15, 15, 0)):
+        elsewhere = click.in_space("map", *place)
+        assert elsewhere.status == Answer.INVALID and "'map'" in elsewhere.error and "'camera'" in elsewhere.error
     unknown = click.in_space("camera", 0, 0, 1)
     assert unknown.status == Answer.INVALID and "no camera_info" in unknown.error
     info = pinhole(WIDTH, HEIGHT, 50.0)
@@ -126,9 +129,26 @@ def test_a_click_asks_the_last_question_about_this(peer: Peer, click: Clicker,
     count = len(click.answers)
     peer.publisher(String, "query_text").publish(String(data="Is this one red?"))
     peer.wait_for(lambda: len(click.answers) > count, "an answer to the question")
+    for refused in (False, True):
+        if refused:
+            count = len(click.answers)
+            peer.publisher(String, "query_text").publish(String(data="What is this? " + "x" * 100_000))
+            peer.wait_for(lambda: len(click.answers) > count, "a refusal")
+            assert click.answers[-1].status == Answer.INVALID
+        answer = click(15, 15)
+        assert answer.status == Answer.OK and answer.conversation_id, "a question opens one, a description none"
+        assert list(answer.region_ids) == ["mug"]
+    peer.call(Trigger, "new_conversation", Trigger.Request())
     answer = click(15, 15)
-    assert answer.status == Answer.OK and answer.conversation_id, "a question opens a conversation, a description none"
-    assert list(answer.region_ids) == ["mug"]
+    assert answer.status == Answer.OK and not answer.conversation_id
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status != Status.OK])
+def test_a_description_that_failed_asserts_nothing(status: Status) -> None:
+    region = Region("mug", (5, 5, 40, 40))
+    frame = Frame(np.zeros((HEIGHT, WIDTH, 3), np.uint8), (region,), 0, "camera")
+    answer = _as_answer(FrameDescriptions(frame, (), status=status, error="why"), frame, region, "click")
+    assert (answer.status, answer.error, answer.region_ids) == (status, "why", ())
 
 
 @pytest.mark.parametrize("place, region", [((8, 8), "front"), ((30, 30), "back"), ((45, 5), "3")])
