@@ -24,6 +24,8 @@ _GRID = 128
 _FARTHEST = 1 << 13
 # Most corners that OpenCV fills: where lines cross a lot, its time grows with the cube of their number.
 _MOST_FILLED = 256
+# Least area of a polygon's hull, in parts of the box around it: less is what rounding makes of corners on a line.
+_LEAST_AREA = 1e-4
 _SHOWN = 200  # characters of a polygon in an error
 
 
@@ -110,7 +112,7 @@ def polygon_region(*polygons: np.ndarray, box: Sequence[float] | None = None) ->
             raise ShapeError(f"polygon is {str(corners.tolist())[:_SHOWN]}, expected at least 3 corners of finite x y")
     everything = np.concatenate([np.zeros((0, 2)), *parts])
     shown = str(everything.tolist())[:_SHOWN]
-    if not parts or not (everything.min(0) < everything.max(0)).all():
+    if not parts or encloses_nothing(parts):
         raise ShapeError(f"polygon {shown} encloses nothing")
     low, high = (everything.min(0), everything.max(0)) if box is None else np.array(box, np.float64).reshape(2, 2)
     # Drawn enlarged, so that thin and small polygons keep their form; its grid covers exactly the box.
@@ -125,6 +127,11 @@ def polygon_region(*polygons: np.ndarray, box: Sequence[float] | None = None) ->
     if not canvas.any():
         raise ShapeError(f"polygon {shown} encloses nothing" + (f" of box {list(box)}" if box is not None else ""))
     return RegionShape((*low.tolist(), *high.tolist()), canvas.astype(np.float32) / 255)
+
+
+def encloses_nothing(polygons: Sequence[np.ndarray]) -> bool:
+    """Whether the corners [M, 2] of each polygon lie on one line."""
+    return all(_on_a_line(np.asarray(corners, np.float64)) for corners in polygons)
 
 
 def point_region(x: float, y: float, width: int, height: int, config: PointConfig) -> RegionShape:
@@ -157,6 +164,12 @@ def area_sample(mask: np.ndarray, size: int) -> np.ndarray:
     height, width = mask.shape
     rows, columns = _overlaps(0, height, height, size), _overlaps(0, width, width, size)
     return np.asarray(rows @ mask @ columns.T, np.float32)
+
+
+def _on_a_line(corners: np.ndarray) -> bool:
+    low, extent = corners.min(0), np.ptp(corners, axis=0)
+    return not extent.all() or bool(
+        cv2.contourArea(cv2.convexHull(((corners - low) / extent).astype(np.float32))) < _LEAST_AREA)
 
 
 def _inside(corners: np.ndarray) -> np.ndarray:

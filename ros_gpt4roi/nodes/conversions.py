@@ -27,6 +27,7 @@ NANOSECONDS = 1_000_000_000
 Positions = Mapping[str, Position]  # by the regions' ids
 NO_POSITIONS: Positions = MappingProxyType({})
 _MOST_DRAWN = 256
+_MOST_CORNERS = 2**15  # of the polygons of a request together
 _MOST_BYTES = 2 * 2**20  # of a detection array; rclpy takes a second and more to make messages of twice as many
 
 
@@ -189,16 +190,25 @@ def regions_from_messages(messages: Sequence[RegionMessage], present: Sequence[R
     A box whose sizes are both 0 is a point, the centre it names; one whose numbers are all 0 becomes the box around its
     mask. Without a score of its own a region gets the best:
     where there are more than the model takes, what somebody has drawn is not what is left out. More than 256 are
-    refused, all of them.
+    refused, all of them. Their polygons have at most 32,768 corners together: each is an object of its own here.
     """
     if len(messages) > _MOST_DRAWN:
         return (), (f"{len(messages)} boxes are given; expected at most {_MOST_DRAWN}",)
+    corners = 0
+
     def shape_of(message: RegionMessage) -> tuple[Box, Mask | None]:
+        nonlocal corners
+        own = sum(len(polygon.points) for polygon in message.mask.polygons)
+        together = corners + own
+        if own <= _MOST_CORNERS < together:  # one that has too many by itself is told so
+            raise MaskError(f"the masks up to it have {together} corners; expected at most {_MOST_CORNERS} in all")
         mask = mask_from_message(message.mask)
         if mask is None:
             return box_from_message(message.bbox, width, height, points=True), None
         box = None if message.bbox == BoundingBox2D() else box_from_message(message.bbox, width, height)
-        return check_mask(mask, box, width, height), mask
+        checked = check_mask(mask, box, width, height)
+        corners = together
+        return checked, mask
 
     items = [(message.id, message, message.label,
               message.score if message.score and math.isfinite(message.score) else 1.0) for message in messages]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 from ..model.config import PointConfig
-from ..model.region_shapes import RegionShape, ShapeError, box_region, point_region
+from ..model.region_shapes import RegionShape, ShapeError, box_region, encloses_nothing, point_region
 from .masks import Mask, MaskError
 from .types import Region
 
@@ -89,11 +89,14 @@ def check_mask(mask: Mask, box: Box | None, width: int, height: int, *, normalis
         The region's box.
 
     Raises:
-        BoxError: the mask is such that a box around it would be refused, or lies wholly outside its region's box.
+        BoxError: the mask is such that a box around it would be refused, encloses nothing, or lies wholly outside
+            its region's box.
     """
     around = mask.bounds(width, height)
     shown = "mask around ({:g} {:g} {:g} {:g})".format(*around)
     check_box(around, width, height, points=False, normalised=normalised, shown=shown)
+    if mask.polygons and encloses_nothing(mask.polygons):
+        raise BoxError(f"{shown} encloses nothing; expected corners that are not on one line")
     if box is None:
         return around
     if min(around[2], box[2]) <= max(around[0], box[0]) or min(around[3], box[3]) <= max(around[1], box[1]):

@@ -67,6 +67,11 @@ def test_outlines_of_any_number_of_corners_cover_the_same(corners):
     assert circle.mask[64, 40] == 1 and not circle.mask[64, 100:].any() and not circle.mask[:5, :5].any()
 
 
+def test_small_and_thin_parts_far_apart_are_filled():
+    small, thin = np.array([[0, 0], [2, 0], [0, 2]]), np.array([[4000, 2000], [4100, 2100], [4100, 2100.2]])
+    assert polygon_region(small, thin).box == (0, 0, 4100, 2100.2)
+
+
 def test_lines_that_cross_a_lot_are_filled_all_the_same():
     scrawl = polygon_region(np.random.default_rng(0).uniform(0, 500, (20_000, 2)))
     assert 0.4 < scrawl.mask.mean() < 0.6
@@ -85,6 +90,8 @@ def test_point_is_a_small_box_around_it():
     (lambda: polygon_region(np.zeros((2, 2))), "at least 3 corners"),
     (lambda: polygon_region(np.array([[0, 0], [1, 1], [2, np.nan]])), "nan"),
     (lambda: polygon_region(np.array([[0, 0], [5, 0], [9, 0]])), "encloses nothing"),
+    (lambda: polygon_region(np.array([[50, 50], [100, 100], [150, 150]])), "encloses nothing"),
+    (lambda: polygon_region(np.array([[1000.1, 0.1], [1000.4, 0.7], [1001.3, 2.5]], np.float32)), "encloses nothing"),
     (lambda: point_region(-1, 5, 10, 10, POINTS), r"point is \(-1, 5\).*10 × 10"),
 ])
 def test_what_is_no_region_is_refused(make, text):

@@ -287,6 +287,7 @@ def test_masks_come_back_as_they_were_given() -> None:
     (polygons(((0, 0), (5000, 0), (0, 400))), None, ["mask around", "too far"]),
     (polygons(TRIANGLE), (400, 100, 500, 200), ["mask around (100 100 300 200)", "outside its box (400 100 500 200)"]),
     (polygons(TRIANGLE), (150, 150, 150, 150), ["box", "empty"]),
+    (polygons(((50, 50), (100, 100), (150, 150))), None, ["mask around (50 50 150 150)", "encloses nothing"]),
     (polygons(TRIANGLE * 20_000), None, ["60000 corners", "at most 32768"]),
     (polygons(((0, 0), (1, 0), (1, 1))), None, ["normalised"]),
     (RegionMask(polygons=polygons(TRIANGLE).polygons, width=2, height=1, counts=[1, 1]), None, ["both"]),
@@ -304,6 +305,15 @@ def test_a_bad_mask_costs_only_itself(mask: RegionMask, box: tuple[float, ...] |
     assert [region.id for region in regions] == ["fine", "last"]
     assert all(word in refusal for word in ["bad one", *words]), refusal
     assert len(refusal) < 400
+
+
+def test_the_corners_of_a_request_are_bounded_together() -> None:
+    angles = np.linspace(0, 2 * math.pi, 16_000, endpoint=False)
+    circle = polygons(np.stack([np.cos(angles) * 90 + 200, np.sin(angles) * 90 + 200], 1).tolist())
+    given = [masked("a", circle), masked("b", circle), masked("c", circle), masked("d", polygons(TRIANGLE))]
+    regions, (refusal,) = regions_from_messages(given, (), WIDTH, HEIGHT)
+    assert [region.id for region in regions] == ["a", "b", "d"]
+    assert refusal == "region c: the masks up to it have 48000 corners; expected at most 32768 in all"
 
 
 def test_outlines_of_a_detector_are_scaled_to_the_image() -> None:
