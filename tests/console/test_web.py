@@ -137,6 +137,18 @@ def test_a_drawn_box_is_asked_about_and_the_answer_streams(page: Page) -> None:
     expect(card.locator("figcaption")).to_contain_text("s ago")
 
 
+def test_a_question_is_told_the_region_that_was_pointed_at(page: Page) -> None:
+    told = {"": "Describe region 1.", "Is this left of region 2?": "Is region 1 left of region 2?",
+            "What is it?": "What is region 1?", "Is this one red?": "Is region 1 red?",
+            "What is region 2?": "What is region 2?",
+            "Name the thing that holds the pen.": "Region 1: Name the thing that holds the pen."}
+    for question, expected in told.items():
+        for name in ("1", "$&"):
+            asked = page.evaluate("""async (given) =>
+                (await import("/static/conversations.js")).aboutRegion(...given)""", [question, name])
+            assert asked == expected.replace("egion 1", f"egion {name}")
+
+
 def test_the_regions_that_an_answer_asserts_light_up_on_its_frame(page: Page) -> None:
     regions = page.locator("#regions li").evaluate_all(
         "items => items.map(item => [item.dataset.region, item.querySelector('.region-text').textContent])")

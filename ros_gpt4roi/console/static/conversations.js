@@ -25,9 +25,8 @@ export function said(answer) {
 export function aboutRegion(question, id) {
   const text = question.trim();
   if (!text) return `Describe region ${id}.`;
-  if (/\bregion\b/i.test(text)) return text;
-  const pointed = text.replace(/\b(this|that|it)\b/i, `region ${id}`);
-  return pointed === text ? `Region ${id}: ${text}` : pointed;
+  const pointed = text.replace(/\b(this( region| one)?|it)\b/i, () => `region ${id}`);
+  return pointed !== text || /\bregion\b/i.test(text) ? pointed : `Region ${id}: ${text}`;
 }
 
 /** The smallest number that no region of a frame has. */
