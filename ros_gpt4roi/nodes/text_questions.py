@@ -15,6 +15,7 @@ from ros_gpt4roi.runtime.request import Question
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Answer, Status
 
+_REFUSED = (Status.UNKNOWN_REGION, Status.INVALID)
 _HISTORY = 1000  # of questions, whose senders wait for nothing: what the middleware drops, nobody would ever know
 
 
@@ -38,6 +39,8 @@ class TextQuestions:
         self._node, self._scheduler, self._submit, self._publish = node, scheduler, submit, publish
         self._on_ended, self._follow_up_s = on_new_conversation, follow_up_s
         self._conversation, self._opened_s = "", 0.0
+        # What was asked once more in a conversation of its own, and when: it is gone on with unless it is refused.
+        self._retries: list[tuple[Question, float]] = []
         self._texts = node.create_subscription(String, "query_text", self._on_text, _HISTORY)
         self._service = node.create_service(Trigger, "new_conversation", self._on_new_conversation)
 
@@ -49,9 +52,10 @@ class TextQuestions:
 
     def forget(self) -> None:
         """The next text opens a conversation."""
-        self._conversation = ""
+        self._conversation, self._retries = "", []
 
     def _on_new_conversation(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._adopt()
         response.success = True
         response.message = "the next text opens a conversation" + (
             f"; it does not go on with {self._conversation}" if self._conversation else "")
@@ -60,21 +64,31 @@ class TextQuestions:
         return response
 
     def _on_text(self, message: String) -> None:
+        self._adopt()
         known = self._conversation and time.monotonic() - self._opened_s < self._follow_up_s
         if not (known and self._scheduler.is_open(self._conversation)):
             self.forget()
         self._ask(message.data, self._conversation)
 
-    def _ask(self, text: str, conversation_id: str) -> None:
+    def _adopt(self) -> None:
+        """Takes the conversation of the last that was asked once more and not refused."""
+        for question, asked_s in self._retries:
+            if question.future.done() and question.future.result().status not in _REFUSED and question.conversation:
+                self._conversation, self._opened_s = question.conversation.id, asked_s
+        self._retries = [retry for retry in self._retries if not retry[0].future.done()]
+
+    def _ask(self, text: str, conversation_id: str, again: bool = False) -> None:
         question = self._submit(Query(text=text, conversation_id=conversation_id), uuid.uuid4().hex)
-        if not conversation_id and question.conversation is not None:
+        if again:
+            self._retries.append((question, time.monotonic()))
+        elif not conversation_id and question.conversation is not None:
             self._conversation, self._opened_s = question.conversation.id, time.monotonic()
 
         def on_answer(answer: Answer) -> None:  # on the worker's thread
             executor = self._node.executor
             if conversation_id and answer.status == Status.UNKNOWN_REGION and executor is not None:
                 # It may be a region of the newest frame, which is what somebody sees who asks.
-                executor.create_task(self._ask, text, "")
+                executor.create_task(self._ask, text, "", True)
             else:
                 self._publish(answer)
 

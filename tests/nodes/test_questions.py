@@ -192,6 +192,7 @@ def test_texts_go_on_with_one_conversation_until_told_otherwise(
     assert say("why?").conversation_id == newest.conversation_id
     unknown = say("what is region 9?")
     assert unknown.status == Answer.UNKNOWN_REGION and unknown.conversation_id != newest.conversation_id
+    assert say("why?").conversation_id == newest.conversation_id
 
     last = say("what is region 1?").conversation_id
     response = peer.call(Trigger, "new_conversation", Trigger.Request())
