@@ -17,6 +17,7 @@ from .types import Answer, Frame, FrameDescriptions, Region, Status
 
 logger = logging.getLogger(__name__)
 _IDLE_WAIT_S = 0.5  # how long an idle worker sleeps before it looks at deadlines and at `stop` by itself
+_REFUSED = (Status.INVALID, Status.UNKNOWN_REGION)  # before a token of the answer
 _NAME_SHOWN = 64  # characters of a caller's name for something that an error repeats
 
 
@@ -322,6 +323,9 @@ class Scheduler:
                 if self._open.get(request.id) is request:
                     del self._open[request.id]
                 self._counts[f"{_whose(request)}answers_{result.status.name.lower()}"] += 1
+                # What joined the conversation with it leaves with it. No other round can speak of these regions yet.
+                if result.status in _REFUSED and request.conversation_id and request.conversation and request.drawn:
+                    request.conversation.frame = request.conversation.frame.without_regions(request.drawn)
             elif isinstance(result, FrameDescriptions):
                 self._counts[f"frames_{result.status.name.lower()}"] += 1
                 self._counts["descriptions"] += len(result.descriptions)

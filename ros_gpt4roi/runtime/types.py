@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
@@ -74,6 +75,11 @@ class Frame:
     def with_regions(self, added: tuple[Region, ...]) -> Frame:
         """The same frame with more regions behind its own, which keep their places."""
         return replace(self, regions=self.regions + added, base=self.base or self)
+
+    def without_regions(self, ids: Collection[str]) -> Frame:
+        """The same frame without regions that `with_regions` added."""
+        kept = tuple(region for region in self.regions if region.id not in ids)
+        return self.base if self.base is not None and kept == self.base.regions else replace(self, regions=kept)
 
 
 @dataclass(frozen=True)

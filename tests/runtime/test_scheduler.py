@@ -184,6 +184,21 @@ def test_what_cannot_be_asked_says_why(run: Callable, make_frame: Callable) -> N
     assert running.ask("What is region 1?", frame).result(LIMIT_S).status is Status.OK
 
 
+@pytest.mark.parametrize(("text", "status"), [("What is region 9?", Status.UNKNOWN_REGION), ("", Status.INVALID)])
+def test_the_boxes_of_a_refused_question_leave_its_conversation(run: Callable, make_frame: Callable, text: str,
+                                                                status: Status) -> None:
+    running, frame = run(), make_frame(2)
+    drawn = dataclasses.replace(frame.regions[0], id="mine"), dataclasses.replace(frame.regions[1], id="other")
+    more = {"conversation_id": running.ask("What is region 1?", frame).result(LIMIT_S).conversation_id}
+    running.hold()
+    refused = running.ask(text, None, draw=lambda _: drawn[:1], **more)
+    waiting = running.ask("What is region other?", None, draw=lambda _: drawn[1:], **more)
+    running.release()
+    assert refused.result(LIMIT_S).status is status
+    answer = waiting.result(LIMIT_S)
+    assert answer.status is Status.OK and [region.id for region in answer.frame.regions] == ["1", "2", "other"]
+
+
 def test_the_conversation_unused_for_longest_is_closed(run: Callable, make_frame: Callable) -> None:
     running, frame = run(conversations=2), make_frame(2)
     ids = [running.ask("What is region 1?", frame).result(LIMIT_S).conversation_id for _ in range(2)]
