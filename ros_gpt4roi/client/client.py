@@ -202,6 +202,7 @@ class Client:
 
     def correct(self, correction: Correction) -> None:
         """Publishes what a person says about a description or an answer, on `corrections`, under the present time."""
+        self._check_open()
         correction.time = Clock(clock_type=ClockType.SYSTEM_TIME).now().to_msg()
         self._connection.corrections.publish(correction)
 
@@ -268,6 +269,7 @@ class Client:
             if made:
                 self.node.destroy_subscription(made.pop())
 
+        self._check_open()
         self._connection.call(begin)
         return lambda: self._connection.call(end)
 
@@ -308,10 +310,13 @@ class Client:
         self._spinner.wait_for(condition, limit_s, what)
 
     def _begin(self, reply: Reply[Any]) -> None:
-        if self._spinner.closed:
-            raise ClientError("the client is closed")
+        self._check_open()
         reply.add_done_callback(self._spinner.notify)
         self._connection.begin(reply)
+
+    def _check_open(self) -> None:
+        if self._spinner.closed:
+            raise ClientError("the client is closed")
 
     def _result(self, reply: Reply[T], limit_s: float) -> T:
         try:

@@ -124,7 +124,8 @@ class Spinner:
         thread, self._thread = self._thread, None
         if thread is not None:
             self.connection.call(lambda: None)  # wakes the executor
-            thread.join(_STOP_S)
+            if thread is not threading.current_thread():  # a callback closes the client: it ends behind that
+                thread.join(_STOP_S)
 
     def _connect(self, node: Node) -> None:
         self.node, self.connection = node, Connection(node, self._namespace)

@@ -34,6 +34,8 @@ class WatchReply(GoalReply[Watch.Result]):
 
     def __init__(self, connection: Connection, query: Query, on_change: Callable[[Watch.Feedback], None],
                  every_n_frames: int, limit_s: float, connect_limit_s: float) -> None:
+        if not 0 <= every_n_frames < 2**32:
+            raise ValueError(f"every_n_frames {every_n_frames}: expected 0 to {2**32 - 1}")
         super().__init__(connection, f"watch {query.text[:80]!r}", query, limit_s + _RESULT_S, connect_limit_s)
         self.answer: Answer | None = None
         self.aborted = False

@@ -15,7 +15,7 @@ import rclpy  # noqa: E402
 from answering import BOXES, connected_client, described_camera, running_perception  # noqa: E402
 from camera import HEIGHT, WIDTH, Camera  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from ros_gpt4roi_interfaces.msg import Answer, Query, Region, RegionDescriptionArray  # noqa: E402
+from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, Region, RegionDescriptionArray  # noqa: E402
 from ros_peer import WAIT_S, Peer, Process  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
@@ -140,6 +140,25 @@ def test_what_is_waited_for_in_a_callback_is_an_error_at_once(client: Client, ca
             raised.append(error.value)
     assert client.ask("what is region 1?", on_text=ask_at_once, limit_s=WAIT_S).status == Answer.OK
     assert raised
+
+
+def test_a_callback_may_close_the_client_which_then_says_so(ros: None) -> None:
+    own, errors = Client(name="own"), list[Exception]()
+    with pytest.raises(ValueError, match="every_n_frames -1"):
+        next(own.watch("what is region 1?", every_n_frames=-1))
+
+    def close() -> None:
+        try:
+            own.close()
+        except Exception as error:
+            errors.append(error)
+        closed.set()
+    closed = threading.Event()
+    own._connection.call(close)
+    assert closed.wait(WAIT_S) and errors == []
+    for use in (lambda: own.correct(Correction()), lambda: own.on_answers(print), lambda: next(own.descriptions())):
+        with pytest.raises(ClientError, match="closed"):
+            use()
 
 
 @pytest.mark.parametrize("spun", [False, True], ids=["in no executor", "spun by the caller"])
