@@ -49,10 +49,26 @@ async def receive(websocket: WebSocket) -> str | bytes:
     Raises:
         WebSocketDisconnect: There will be none.
     """
-    message = await websocket.receive()
+    try:
+        message = await websocket.receive()
+    except RuntimeError as error:  # Starlette's for one that was closed meanwhile
+        raise WebSocketDisconnect(1006) from error
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1000))
     return message.get("text") or message.get("bytes") or ""
+
+
+async def send(websocket: WebSocket, message: dict[str, Any] | bytes) -> None:
+    """Sends a message: JSON, or bytes as they are.
+
+    Raises:
+        WebSocketDisconnect: Nobody is there to take it.
+    """
+    text = message if isinstance(message, bytes) else json.dumps(message)
+    try:
+        await (websocket.send_bytes(text) if isinstance(text, bytes) else websocket.send_text(text))
+    except RuntimeError as error:  # Starlette's and uvicorn's for one that was closed meanwhile
+        raise WebSocketDisconnect(1006) from error
 
 
 class TooSlow(Exception):
@@ -155,10 +171,7 @@ class Session:
         return struct.pack("<I", len(text)) + text + jpeg
 
     async def _send(self, message: dict[str, Any] | bytes) -> None:
-        if isinstance(message, bytes):
-            await self._websocket.send_bytes(message)
-        else:
-            await self._websocket.send_text(json.dumps(message))
+        await send(self._websocket, message)
 
     def _post(self, message: dict[str, Any] | bytes) -> None:
         last = self._events[-1] if self._events else None

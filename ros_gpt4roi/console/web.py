@@ -25,7 +25,7 @@ from ros_gpt4roi.interrupts import ending_signals
 from .access import Access, GuardedApp, is_loopback
 from .commands import CommandError, Hello, read_command
 from .robot import Robot
-from .session import Session, TooSlow, receive
+from .session import Session, TooSlow, receive, send
 
 STATIC = Path(__file__).with_name("static")
 _TOKEN_VARIABLE = "ROS_GPT4ROI_CONSOLE_TOKEN"
@@ -91,7 +91,7 @@ class Server:
             session = Session(websocket, self._robot, self._encoder)
             self._sessions.add(session)
             try:
-                await websocket.send_json({"type": "welcome", "namespace": self._robot.namespace})
+                await send(websocket, {"type": "welcome", "namespace": self._robot.namespace})
                 self._robot.listen()
                 self._tell_state({session})
                 await session.run()
