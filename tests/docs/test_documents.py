@@ -130,7 +130,7 @@ def option_cases() -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
         options = {match[0] for word in words if (match := _OPTION.match(word))} - {"--help", "--ros-args"}
         if not options or starter[0] == "ros2" or starter[0].endswith("test.sh"):  # test.sh hands all to pytest
             continue
-        command = starter + tuple(words[:1] if words[0].isalpha() and "." not in words[0] else ())
+        command = starter + tuple(words[:1] if words[0].isidentifier() else ())
         cases.setdefault(command, set()).update(options)
     return [(command, tuple(sorted(options))) for command, options in cases.items()]
 
