@@ -13,7 +13,8 @@ from ros_gpt4roi.console.session import receive, send  # noqa: E402
 
 
 def test_a_websocket_that_was_closed_meanwhile_is_a_browser_that_has_left() -> None:
-    incoming = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1001}]
+    incoming: list[dict[str, Any]] = [{"type": "websocket.connect"},
+                                      {"type": "websocket.disconnect", "code": 1001}]
 
     async def take() -> dict[str, Any]:
         return incoming.pop(0)

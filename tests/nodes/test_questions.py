@@ -5,7 +5,7 @@ import dataclasses
 import gc
 import json
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,8 @@ from ros_gpt4roi.messages import place_to_message  # noqa: E402
 from ros_gpt4roi.nodes import goals  # noqa: E402
 from ros_gpt4roi.nodes.depth import DepthSource  # noqa: E402
 from ros_gpt4roi.nodes.perception import Perception  # noqa: E402
+from ros_gpt4roi.nodes.positions import Position  # noqa: E402
+from ros_gpt4roi.runtime.types import Region  # noqa: E402
 
 SETTINGS = {
     "pipeline.vision.backend": "torch", "pipeline.answer_tokens": 400, "scheduler.answer_timeout_s": 3600.0,
@@ -291,8 +293,11 @@ def test_no_model_outlives_the_clean_up(peer: Peer, node: Perception, described:
 def test_only_described_regions_are_located(peer: Peer, node: Perception, described: list[RegionDescriptionArray],
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     located: list[list[str]] = []
-    monkeypatch.setattr(DepthSource, "positions", lambda source, frame, regions: located.append(
-        [region.id for region in regions]) or {})
+
+    def positions(source: DepthSource, frame: object, regions: Iterable[Region]) -> dict[str, Position]:
+        located.append([region.id for region in regions])
+        return {}
+    monkeypatch.setattr(DepthSource, "positions", positions)
     response = peer.call(DescribeRegions, "describe_regions", DescribeRegions.Request(
         boxes=[place_to_message((2, 2, 20 + place % 20, 20)) for place in range(40)]))
     assert response.status == Answer.OK, response.error
