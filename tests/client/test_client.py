@@ -194,10 +194,10 @@ def test_an_executor_that_nobody_spins_is_told(client: Client, monkeypatch: pyte
 
 
 def test_where_no_node_answers_the_error_says_what_was_looked_for_and_found(client: Client, ros_domain: int) -> None:
-    with Client(namespace="/elsewhere", connect_limit_s=10.0) as lost:
+    with Client(namespace="/elsewhere", connect_limit_s=20.0) as lost:
         began = time.monotonic()
         with pytest.raises(NoNodeError) as error:
             lost.ask("what is region 1?")
-        assert time.monotonic() - began >= 10
+        assert time.monotonic() - began >= 20
     for word in ("/elsewhere/ask", f"domain {ros_domain}", "found /ask of node /perception", "namespace"):
         assert word in str(error.value)
