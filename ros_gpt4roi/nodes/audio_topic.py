@@ -152,9 +152,9 @@ def _raw_audio(message: Any, channels: int) -> _Reading:
 
 
 _READERS: dict[tuple[str, str], Callable[[Any, int], _Reading]] = {
-    ("std_msgs", "Int16MultiArray"): _int16_array,
     ("audio_common_msgs", "AudioData"): _audio_data,
     ("audio_common_msgs", "AudioDataStamped"): _audio_data_stamped,
     ("audio_common_msgs", "AudioStamped"): _audio_stamped,
     ("foxglove_msgs", "RawAudio"): _raw_audio,
+    ("std_msgs", "Int16MultiArray"): _int16_array,
 }

@@ -229,7 +229,6 @@ def test_what_is_wrong_is_shown_and_the_node_goes_on(peer: Peer, packages: Simpl
     assert "no microphone" in status.values["no microphone, last"]
 
 
-@pytest.mark.skip(reason="a wait in it ran out at its last runs; the cause is not found")
 def test_sound_that_cannot_be_used_is_said(peer: Peer, packages: SimpleNamespace, start: Any, voice_of: Any) -> None:
     start(**SOUND, **FAST)
     status = Status(peer)
