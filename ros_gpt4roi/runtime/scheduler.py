@@ -335,11 +335,12 @@ class Scheduler:
     def _recover(self, error: Exception) -> None:
         with self._changed:
             self._counts["worker_restarts"] += 1
-        self._end_all(list(self._pipeline.live), Status.FAILED, _failure(error))
+        failed = list(self._pipeline.live)
         try:
             self._pipeline.reset()
         except Exception:  # the device may be gone for good: every request then fails by itself, with its reason
             logger.exception("clearing up after the failure failed as well")
+        self._end_all(failed, Status.FAILED, _failure(error))  # whoever learns of it finds the memory given back
 
     def _end_all(self, requests: list[Question | DescriptionRequest], status: Status, reason: str) -> None:
         for request in requests:
