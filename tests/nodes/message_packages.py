@@ -1,6 +1,6 @@
 """Message packages that ROS from pip does not have, built for the tests with the fields that the real ones have.
 
-foxglove_msgs, hri_msgs and audio_common_msgs as of their releases for Jazzy, yolo_msgs as of yolo_ros 4.6.1.
+foxglove_msgs, hri_msgs and audio_common_msgs as of their releases for Jazzy, yolo_msgs as bags are read with.
 Where the real one is installed, it is used.
 """
 from __future__ import annotations
@@ -12,6 +12,8 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+
+from training.data.bags.yolo_definitions import YOLO_MSGS
 
 _PACKAGES = {
     "audio_common_msgs": {
@@ -35,21 +37,7 @@ _PACKAGES = {
     "hri_msgs": {
         "LiveSpeech": "std_msgs/Header header\nstring incremental\nstring final\nfloat64 confidence\nstring locale",
     },
-    "yolo_msgs": {
-        "Point2D": "float64 x\nfloat64 y",
-        "Vector2": "float64 x\nfloat64 y",
-        "Pose2D": "Point2D position\nfloat64 theta",
-        "BoundingBox2D": "Pose2D center\nVector2 size",
-        "BoundingBox3D": "geometry_msgs/Pose center\ngeometry_msgs/Vector3 size\nstring frame_id",
-        "Mask": "int32 height\nint32 width\nPoint2D[] data",
-        "KeyPoint2D": "int32 id\nPoint2D point\nfloat64 score",
-        "KeyPoint2DArray": "KeyPoint2D[] data",
-        "KeyPoint3D": "int32 id\ngeometry_msgs/Point point\nfloat64 score",
-        "KeyPoint3DArray": "string frame_id\nKeyPoint3D[] data",
-        "Detection": "int32 class_id\nstring class_name\nfloat64 score\nstring id\nBoundingBox2D bbox\n"
-                     "BoundingBox3D bbox3d\nMask mask\nKeyPoint2DArray keypoints\nKeyPoint3DArray keypoints3d",
-        "DetectionArray": "std_msgs/Header header\nDetection[] detections",
-    },
+    "yolo_msgs": YOLO_MSGS,
 }
 _DEPENDENCIES = ("builtin_interfaces", "geometry_msgs", "std_msgs")
 
