@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, Locator, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = float(os.environ.get("ROS_GPT4ROI_TEST_WAIT_S", "240"))
@@ -98,3 +98,10 @@ def watch(page: Page) -> list[str]:
     page.on("request", lambda request: requested(request.url))
     page.on("websocket", lambda socket: requested(socket.url))
     return faults
+
+
+def finished(card: Locator, turn: int = 0) -> Locator:
+    """A turn of a conversation, once it has ended."""
+    element = card.locator(".turn").nth(turn)
+    expect(element).not_to_have_class(re.compile(r"\bopen\b"))
+    return element

@@ -1,4 +1,4 @@
-"""A node that answers, and a client that knows it, for the consoles."""
+"""A node that answers, a client that knows it, and a browser, for the consoles."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from camera import Camera
+    from playwright.sync_api import Browser
     from ros_peer import Peer, Process
 
     from ros_gpt4roi.client import Client
@@ -33,3 +34,10 @@ def client(node: Process) -> Iterator[Client]:
 def camera(peer: Peer, client: Client) -> Camera:
     from answering import described_camera
     return described_camera(peer, client)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from browsing import chromium
+    with chromium() as browser:
+        yield browser

@@ -12,11 +12,11 @@ pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from answering import BOXES  # noqa: E402
-from browsing import WAIT_MS, chromium, watch, web_console  # noqa: E402
+from browsing import WAIT_MS, watch, web_console  # noqa: E402
 from camera import Camera  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from playwright.sync_api import Page, expect  # noqa: E402
+from playwright.sync_api import Browser, Page, expect  # noqa: E402
 from ros_peer import WAIT_S, Peer  # noqa: E402
 
 from ros_gpt4roi.client import Client  # noqa: E402
@@ -52,8 +52,8 @@ def stream(camera: Camera) -> Iterator[Stream]:
 
 
 @pytest.fixture
-def page(stream: Stream, tmp_path: Path) -> Iterator[Page]:
-    with web_console(tmp_path / "web.log") as address, chromium() as browser:
+def page(stream: Stream, browser: Browser, tmp_path: Path) -> Iterator[Page]:
+    with web_console(tmp_path / "web.log") as address:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         faults = watch(page)
         page.goto(address)
