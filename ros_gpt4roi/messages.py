@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import array
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point32, Polygon
-from ros_gpt4roi_interfaces.msg import Region, RegionMask
+from ros_gpt4roi_interfaces.msg import Answer, Region, RegionMask
 from vision_msgs.msg import BoundingBox2D, ObjectHypothesisWithPose
 
 from . import run_lengths
@@ -75,3 +75,12 @@ def stamp_text(stamp: Time) -> str:
 def seconds_text(stamp_ns: int) -> str:
     """A stamp that is given in nanoseconds, as `stamp_text` has it."""
     return f"{stamp_ns // 10**9}.{stamp_ns % 10**9:09d}"
+
+
+def meaning(answer: Any) -> tuple[Any, ...]:
+    """What of an answer counts as a change: what is said, and of which regions; or why nothing is.
+
+    Args:
+        answer: The message, or the runtime's.
+    """
+    return answer.status, answer.text if answer.status == Answer.OK else "", tuple(answer.region_ids)

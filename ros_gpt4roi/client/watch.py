@@ -14,6 +14,7 @@ from ros_gpt4roi_interfaces.action import Watch
 from ros_gpt4roi_interfaces.msg import Answer, Query
 from unique_identifier_msgs.msg import UUID
 
+from ..messages import meaning
 from .connection import ClientError, Connection, NoNodeError
 from .requests import GoalReply
 
@@ -72,7 +73,7 @@ class WatchReply(GoalReply[Watch.Result]):
         self.aborted = response.status == GoalStatus.STATUS_ABORTED
         # Feedback may come behind the result, and is lost then. The text of JSON holds what is no change.
         if not self.aborted and result.asked and self.query.format in ("", "text") and (
-                self.answer is None or _meaning(result.answer) != _meaning(self.answer)):
+                self.answer is None or meaning(result.answer) != meaning(self.answer)):
             self._tell(Watch.Feedback(before=self.answer or Answer(), answer=result.answer))
         self._end(result)
 
@@ -88,7 +89,3 @@ class WatchReply(GoalReply[Watch.Result]):
     def _canceled(self, why: str) -> Watch.Result:
         return Watch.Result(answer=self.answer or Answer(status=Answer.CANCELED, query_id=self.query.query_id,
                                                          error=f"cancelled; {why}"))
-
-
-def _meaning(answer: Answer) -> tuple[Any, ...]:
-    return answer.status, answer.text if answer.status == Answer.OK else "", list(answer.region_ids)

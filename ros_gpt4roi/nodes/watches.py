@@ -5,7 +5,6 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import rclpy
 from rclpy.action.server import ServerGoalHandle
@@ -17,6 +16,7 @@ from ros_gpt4roi_interfaces.action import Watch
 from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage
 from ros_gpt4roi_interfaces.msg import Query
 
+from ros_gpt4roi import messages
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.runtime.request import Question, Refused
 from ros_gpt4roi.runtime.types import Answer, Frame, Status
@@ -213,7 +213,7 @@ class Watches:
         watch.asked += 1
         if answer.status not in _EXPECTED:
             self._problems.report(f"watch {answer.status.name}", answer.error)
-        message, meaning, before = self._to_message(answer, watch.query), _meaning(answer), watch.message
+        message, meaning, before = self._to_message(answer, watch.query), messages.meaning(answer), watch.message
         message.query_id = _query_id(watch.goal)
         changed = meaning != watch.meaning
         watch.changes += changed and watch.asked > 1
@@ -222,11 +222,6 @@ class Watches:
             self._end(watch, message, succeeded=False)
         elif changed:
             watch.goal.publish_feedback(Watch.Feedback(before=before, answer=message))
-
-
-def _meaning(answer: Answer) -> tuple[Any, ...]:
-    """What of an answer counts as a change: what is said, and of which regions; or why nothing is."""
-    return answer.status, answer.text if answer.status == Status.OK else "", answer.region_ids
 
 
 def _query_id(goal: ServerGoalHandle) -> str:
