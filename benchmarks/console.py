@@ -129,14 +129,14 @@ def _clicked(page: Page) -> float:
     canvas = page.locator("#live canvas")
     place = canvas.bounding_box()
     assert place is not None
-    page.evaluate(f"window.taken = ({_FIRST_WORD})('pointerdown')")
+    page.evaluate(f"void (window.taken = ({_FIRST_WORD})('pointerdown'))")  # a promise would be waited for
     page.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
     return _first_word(page)
 
 
 def _asked(page: Page, question: str) -> float:
     page.locator("#live-question").fill(question)
-    page.evaluate(f"window.taken = ({_FIRST_WORD})('submit')")
+    page.evaluate(f"void (window.taken = ({_FIRST_WORD})('submit'))")
     page.locator("#live-question").press("Enter")
     return _first_word(page)
 

@@ -224,13 +224,31 @@ def soak() -> str:
     return markdown((f"{results['minutes']:g} minutes", ""), rows)
 
 
+def console() -> str:
+    """Return how fast the web console answers, and what browsers that watch cost."""
+    results = read("benchmarks/results/console.json")
+    rows = [(name, f"{results[key]:.0f} ms", f"{results['p95_ms'][what]:.0f} ms")
+            for name, key, what in (("click → first word in the page", "click_to_first_word_ms", "click"),
+                                    ("question → first word in the page", "question_to_first_word_ms", "question"),
+                                    ("the same question through the action", "action_to_first_word_ms", "action"))]
+    return markdown(("", "median", "95th percentile"), rows)
+
+
+def browsers() -> str:
+    """Return the CPU that the node and the web console take with some browsers that watch."""
+    rows = [(count, f"{used['node_percent']:.0f}", f"{used['console_percent']:.0f}")
+            for count, used in read("benchmarks/results/console.json")["cpu_by_browsers"].items()]
+    return markdown(("browsers", "node, % of a core", "console, % of a core"), rows)
+
+
 def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, reuse, training,
-                                        tabletop, extractors, extractor_costs, malformed, soak, ablation)}
+                                        tabletop, extractors, extractor_costs, malformed, soak, console,
+                                        browsers, ablation)}
 
 
 def fill(text: str) -> str:
