@@ -44,8 +44,12 @@ def compare(functions: Mapping[str, Callable[[], Any]], rounds: int, warm_up: in
             settle: bool = False) -> dict[str, float]:
     """Median seconds of each function. They take turns, so that whatever else the machine does meets all of them.
 
-    settle: an untimed call before each timed one. For functions of milliseconds: PyTorch's threads spin for about as
-    long after its last operator, on the cores that the next function needs.
+    Args:
+        functions: By their names.
+        rounds: Timed calls of each.
+        warm_up: Untimed calls of each before them.
+        settle: An untimed call before each timed one. For functions of milliseconds: PyTorch's threads spin for about
+            as long after its last operator, on the cores that the next function needs.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(warm_up + rounds):

@@ -40,8 +40,12 @@ SMALL_PART = 0.25
 class Scenes(NamedTuple):
     """Features of S scenes, computed once.
 
-    levels: [S, C_i, H_i, W_i] each. boxes: [S, N, 4]. labels: [S, N, A], −1 for none.
-    crop_levels: [S, N, C_i, h_i, w_i] each, and inner: [S, N, 4], the boxes in them; both None without crops.
+    Attributes:
+        levels: [S, C_i, H_i, W_i] each.
+        boxes: [S, N, 4].
+        labels: [S, N, A], −1 for none.
+        crop_levels: [S, N, C_i, h_i, w_i] each, or None without crops.
+        inner: [S, N, 4], the boxes in the crops, or None without them.
     """
 
     levels: list[torch.Tensor]
@@ -199,7 +203,7 @@ def main() -> None:
         for split, count in (("train", options.scenes), ("validation", options.test_scenes)))
     results: dict[str, Any] = {
         "machine": machine_facts(), "full_size": full_size(),
-        "facts": {"small_part": SMALL_PART, "regions_a_frame": USUAL,
+        "settings": {"small_part": SMALL_PART, "regions_a_frame": USUAL,
                   "objects_learnt": int((seen.labels[..., 0] >= 0).sum())},
         "options": {key: str(value) for key, value in vars(options).items() if key != "json"}, "tabletop": {}}
     trained = {}

@@ -67,7 +67,10 @@ def check_start(recipe: Recipe) -> tuple[ModelConfig, frozenset[str]]:
 def start_model(recipe: Recipe, config: ModelConfig, out: Path) -> LoadedModel:
     """The model before its first stage: the checkpoint that the recipe names, or what it describes, untrained.
 
-    config: as `check_start` returns it.
+    Args:
+        recipe: Of both stages.
+        config: As `check_start` returns it.
+        out: The run's folder.
     """
     if isinstance(recipe.model, ModelConfig):
         # The words of all stages, whichever texts the first one has.

@@ -178,7 +178,13 @@ def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
 def add_lora(language: PreTrainedModel, stage: Stage, half: bool) -> PeftModel:
     """Puts low-rank adapters into a language model, in place; they alone of it learn, in float32.
 
-    half: keep what is frozen in bfloat16, half the memory. Raises RecipeError.
+    Args:
+        language: The language model.
+        stage: Whose `lora` holds the arguments of peft's LoraConfig.
+        half: Keep what is frozen in bfloat16, half the memory.
+
+    Raises:
+        RecipeError: peft refuses the arguments.
     """
     if half:
         language.to(torch.bfloat16)

@@ -217,11 +217,11 @@ def _own_folder(folder: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with contextlib.suppress(FileExistsError):  # another process makes it, too
             _make_marked(folder)
-    facts = folder.stat()
-    if facts.st_uid != os.geteuid():
-        raise PermissionError(f"belongs to user {facts.st_uid}, not to {os.geteuid()}")
+    status = folder.stat()
+    if status.st_uid != os.geteuid():
+        raise PermissionError(f"belongs to user {status.st_uid}, not to {os.geteuid()}")
     (folder / _MARKER).touch(mode=0o600)
-    if stat.S_IMODE(facts.st_mode) != 0o700:
+    if stat.S_IMODE(status.st_mode) != 0o700:
         folder.chmod(0o700)
     # chmod bits do not tell of read-only mounts and full disks.
     with tempfile.TemporaryFile(dir=folder) as probe:
@@ -248,8 +248,8 @@ def _process_folder() -> tempfile.TemporaryDirectory[str]:
 
 def _holder(lock: IO[bytes]) -> str:
     """Who holds a lock, in words; the kernel names processes of this container only."""
-    facts = os.fstat(lock.fileno())
-    place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    status = os.fstat(lock.fileno())
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError, IndexError):
         for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
             fields = line.split()
@@ -272,11 +272,11 @@ def verify(path: Path) -> CachedEngine:
     """Reads an engine file and checks it against its own header. Raises CacheError."""
     try:
         with open_regular(path) as file:
-            facts = os.fstat(file.fileno())
-            if facts.st_uid != os.geteuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            status = os.fstat(file.fileno())
+            if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise CacheError(f"{path}: foreign, others than this user may have written it")
-            if facts.st_size < _PREFIX.size:
-                raise CacheError(f"{path}: truncated, {facts.st_size} bytes")
+            if status.st_size < _PREFIX.size:
+                raise CacheError(f"{path}: truncated, {status.st_size} bytes")
             data = memoryview(file.read())  # not mapped: what is verified is what is used
     except FileNotFoundError:
         raise CacheError(f"{path}: not built yet") from None

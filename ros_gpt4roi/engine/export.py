@@ -115,9 +115,9 @@ def save_network(network: VisionNetwork, folder: Path) -> None:
 
 def load_network(folder: Path) -> VisionNetwork:
     """The network in float32 on the CPU."""
-    facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with init_empty_weights(include_buffers=False):
-        network = VisionNetwork.build(build(ModelConfig, facts["model"]), facts["width"])
+        network = VisionNetwork.build(build(ModelConfig, record["model"]), record["width"])
     weights = load_file(folder / "weights.safetensors")
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
     return network.eval()

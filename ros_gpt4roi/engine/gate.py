@@ -38,8 +38,13 @@ TextWriter = Callable[[VisionOutput, int, int], list[str]]
 class GateReport:
     """Kept beside an engine.
 
-    engine: SHA-256 of the plan. key: digest of its key. errors: largest relative error by output. texts, same_texts:
-    how many were compared and how many were the same. reason: why it was refused, empty where it passed.
+    Attributes:
+        engine: SHA-256 of the plan.
+        key: Digest of its key.
+        errors: Largest relative error by output.
+        texts: How many were compared.
+        same_texts: How many of them were the same.
+        reason: Why it was refused, empty where it passed.
     """
 
     engine: str

@@ -105,7 +105,9 @@ def find_profile(name: str, gpu_name: str | None = None) -> EngineProfile:
 def fallback_precisions(first: str, capability: tuple[int, int] | None) -> list[str]:
     """The precisions to try in order, from `first` to the safest, as far as the hardware has them.
 
-    capability: the GPU's compute capability, None where it is not known (building ahead of time).
+    Args:
+        first: One of `PRECISIONS`.
+        capability: The GPU's compute capability, None where it is not known (building ahead of time).
     """
     chosen = PRECISIONS[PRECISIONS.index(first):]
     return [p for p in chosen if capability is None or capability >= _FIRST_CAPABILITY[p]]

@@ -18,10 +18,10 @@ _COUNT = re.compile(r"(^|_)(depth|layer|block|expert|stage)s?$")
 _MOST_PARTS, _MOST, _LONGEST, _DEEPEST = 1024, 1 << 24, 4096, 8
 
 
-def without_code(facts: dict[str, Any]) -> dict[str, Any]:
+def without_code(fields: dict[str, Any]) -> dict[str, Any]:
     """A transformers configuration without the fields by which code would be fetched, at any depth."""
     return {key: without_code(value) if isinstance(value, dict) else value
-            for key, value in facts.items() if not (key in _CODE or key.startswith("_"))}
+            for key, value in fields.items() if not (key in _CODE or key.startswith("_"))}
 
 
 def _check(field: str, value: Any, parts: bool = False, depth: int = 0) -> None:
@@ -45,12 +45,12 @@ def _check(field: str, value: Any, parts: bool = False, depth: int = 0) -> None:
         raise ConfigError(f"{field} is {value}, expected at most {most}")
 
 
-def architecture(field: str, facts: dict[str, Any], **more: Any) -> PretrainedConfig:
+def architecture(field: str, fields: dict[str, Any], **more: Any) -> PretrainedConfig:
     """Make the transformers configuration that a dictionary with `model_type` describes.
 
     Args:
         field: The config's field that holds it, for messages.
-        facts: The dictionary.
+        fields: The dictionary.
         more: Entries that go over the dictionary's.
 
     Returns:
@@ -59,14 +59,14 @@ def architecture(field: str, facts: dict[str, Any], **more: Any) -> PretrainedCo
     Raises:
         ConfigError: The dictionary describes no architecture of transformers.
     """
-    _check(field, facts)
-    facts = {**facts, **more}
-    kind = facts.pop("model_type", None)
+    _check(field, fields)
+    fields = {**fields, **more}
+    kind = fields.pop("model_type", None)
     if kind is None:
         raise ConfigError(f"{field} has no model_type, expected transformers' name of an architecture")
     if str(kind).startswith("timm"):
         raise ConfigError(f"{field} describes a {kind} model, which may be fetched from elsewhere, expected another")
     try:
-        return AutoConfig.for_model(kind, **facts)
+        return AutoConfig.for_model(kind, **fields)
     except (StrictDataclassError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{field} describes no {kind} model: {error}") from error

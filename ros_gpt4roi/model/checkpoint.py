@@ -93,9 +93,9 @@ def write_config(config: ModelConfig, folder: Path, untrained: Sequence[str] = (
         folder: The checkpoint.
         untrained: Parts of the model whose weights are still random.
     """
-    facts = {"format": "ros_gpt4roi", "version": VERSION, "preprocess_hash": preprocess_hash(config.preprocess),
+    content = {"format": "ros_gpt4roi", "version": VERSION, "preprocess_hash": preprocess_hash(config.preprocess),
              **({"untrained": list(untrained)} if untrained else {}), "model": config.to_dict()}
-    write_whole(folder / CONFIG_FILE, (json.dumps(facts, indent=2) + "\n").encode())
+    write_whole(folder / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -115,7 +115,7 @@ def unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def untrained_parts(folder: str | Path) -> frozenset[str]:
     """Parts of a checkpoint whose weights are still random, such as "regions". Raises CheckpointError."""
-    parts = _read_facts(Path(folder) / CONFIG_FILE).get("untrained", [])
+    parts = _read_content(Path(folder) / CONFIG_FILE).get("untrained", [])
     return frozenset(map(str, parts)) if isinstance(parts, list) else frozenset()
 
 
@@ -125,32 +125,32 @@ def read_config(folder: str | Path) -> ModelConfig:
     Raises CheckpointError.
     """
     path = Path(folder) / CONFIG_FILE
-    facts = _read_facts(path)
-    if facts.get("version") not in (1, VERSION):
-        raise CheckpointError(f"{path}: checkpoint version {facts.get('version')!r}, expected {VERSION}")
+    content = _read_content(path)
+    if content.get("version") not in (1, VERSION):
+        raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}, expected {VERSION}")
     try:
-        model = facts.get("model", {})
-        config = build(ModelConfig, _from_version_1(model) if facts["version"] == 1 else model)
+        model = content.get("model", {})
+        config = build(ModelConfig, _from_version_1(model) if content["version"] == 1 else model)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     expected = preprocess_hash(config.preprocess)
-    if facts.get("preprocess_hash") != expected:
-        raise CheckpointError(f"{path}: trained with preprocessing {facts.get('preprocess_hash')}, "
+    if content.get("preprocess_hash") != expected:
+        raise CheckpointError(f"{path}: trained with preprocessing {content.get('preprocess_hash')}, "
                               f"expected {expected}, which this program's preprocess.py does")
     return config
 
 
-def _read_facts(path: Path) -> dict[str, Any]:
+def _read_content(path: Path) -> dict[str, Any]:
     try:
         check_regular(path.parent)
-        facts = read_json(path)
+        content = read_json(path)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}, expected a checkpoint folder with {CONFIG_FILE}") from error
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from error
-    if not isinstance(facts, dict) or facts.get("format") != "ros_gpt4roi":
+    if not isinstance(content, dict) or content.get("format") != "ros_gpt4roi":
         raise CheckpointError(f"{path}: not a ros_gpt4roi checkpoint, expected \"format\": \"ros_gpt4roi\"")
-    return facts
+    return content
 
 
 def _from_version_1(model: dict[str, Any]) -> dict[str, Any]:
@@ -208,9 +208,14 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu",
                     dtype: torch.dtype | None = torch.float32) -> LoadedModel:
     """Loads a checkpoint folder for inference.
 
-    dtype: number format of the weights (None: as stored). Weights go to the device tensor by tensor.
-    Raises CheckpointError for files that are missing, truncated, of another version, or do not fit the config: all
-    missing, surplus and misshapen weights are listed at once.
+    Args:
+        folder: A checkpoint of this package.
+        device: Where the model goes.
+        dtype: Number format of the weights (None: as stored). Weights go to the device tensor by tensor.
+
+    Raises:
+        CheckpointError: Files are missing, truncated, of another version, or do not fit the config: all missing,
+            surplus and misshapen weights are listed at once.
     """
     folder = Path(folder)
     config = read_config(folder)

@@ -102,8 +102,13 @@ class Plan(NamedTuple):
     def run(self, output: str | Path, *, shard_bytes: int = 1 << 31, progress: bool = True) -> None:
         """Writes the checkpoint folder.
 
-        shard_bytes: most bytes of weights in one file. progress: show a bar on stderr. Raises CheckpointError, also
-        where the folder holds other things than a checkpoint of ours, which would be lost.
+        Args:
+            output: The folder, made where it is missing.
+            shard_bytes: Most bytes of weights in one file.
+            progress: Show a bar on stderr.
+
+        Raises:
+            CheckpointError: Also where the folder holds other things than a checkpoint of ours, which would be lost.
         """
         output = Path(output)
         present, read = read_json(output / CONFIG_FILE), {source.folder.resolve() for source in self.sources}
@@ -127,11 +132,17 @@ def plan_published(source: str | Path, vision: str | Path, *, base: str | Path |
                    dtype: str = "float16") -> Plan:
     """Plans the conversion of a checkpoint of the published layout; reads headers and configs only.
 
-    source: folder of the GPT4RoI weights, or of the delta where `base` names the folder of the Llama it is added to.
-    vision: folder of the encoder (CLIP ViT-L/14 for the published model). tokenizer: folder of the tokenizer, by
-    default the source's own. config: describes what the folders' own files do not: region extractor, prompts, the rest
-    of the preprocessing (default: the preset gpt4roi-7b). dtype: number format to write.
-    Raises CheckpointError; keys and shapes that do not fit are listed all at once, with both shapes.
+    Args:
+        source: Folder of the GPT4RoI weights, or of a delta.
+        base: Folder of the Llama that the delta is added to; None for whole weights.
+        vision: Folder of the encoder (CLIP ViT-L/14 for the published model).
+        tokenizer: Folder of the tokenizer, by default the source's own.
+        config: Describes what the folders' own files do not: region extractor, prompts, the rest of the preprocessing
+            (default: the preset gpt4roi-7b).
+        dtype: Number format to write.
+
+    Raises:
+        CheckpointError: Keys and shapes that do not fit are listed all at once, with both shapes.
     """
     with _checkpoint_errors():
         weights, encoder = WeightSource(source), WeightSource(vision)
@@ -148,8 +159,8 @@ def plan_published(source: str | Path, vision: str | Path, *, base: str | Path |
         config = preset("gpt4roi-7b") if config is None else config
         described = {key: value for key, value in _described(Path(source)).items()
                      if key in _LANGUAGE_FIELDS and value is not None}
-        facts = {**config.language.model, **described, "vocab_size": max(rows or 0, len(words))}
-        config = _with_encoder(dataclasses.replace(config, language=LanguageConfig(facts)), Path(vision))
+        fields = {**config.language.model, **described, "vocab_size": max(rows or 0, len(words))}
+        config = _with_encoder(dataclasses.replace(config, language=LanguageConfig(fields)), Path(vision))
         model = _empty_model(config, words)
         expected = {key: value for key, value in model.state_dict().items() if not key.startswith("vision.")}
         parts = _parts(expected, model, weights, DTYPES[dtype], problems, base=llama)
@@ -187,9 +198,9 @@ def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig,
         if words.pad_token is None:
             words.add_special_tokens({"pad_token": _PADDING})
         add_special_tokens(words)
-        facts = _described(Path(language))
-        facts["vocab_size"] = max(facts.get("vocab_size", 0), len(words))
-        config = _with_encoder(dataclasses.replace(config, language=LanguageConfig(facts)), Path(vision))
+        fields = _described(Path(language))
+        fields["vocab_size"] = max(fields.get("vocab_size", 0), len(words))
+        config = _with_encoder(dataclasses.replace(config, language=LanguageConfig(fields)), Path(vision))
         model = _empty_model(config, words)
         expected = model.state_dict()
         problems: list[str] = []
@@ -239,14 +250,14 @@ def _raise(problems: list[str], source: WeightSource) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's object; empty where there is no file. Raises CheckpointError."""
     try:
-        facts = regular_file.read_json(path)
+        fields = regular_file.read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(facts, dict):
+    if not isinstance(fields, dict):
         raise CheckpointError(f"{path}: expected an object")
-    return facts
+    return fields
 
 
 def _with_encoder(config: ModelConfig, folder: Path) -> ModelConfig:
@@ -255,13 +266,13 @@ def _with_encoder(config: ModelConfig, folder: Path) -> ModelConfig:
     A contrastive model's config holds the encoder's under vision_config. The image size is the encoder's, except where
     `vision.interpolate_positions` frees it.
     """
-    facts, seen = _described(folder), read_json(folder / "preprocessor_config.json")
-    facts = facts.get("vision_config", facts)
+    fields, seen = _described(folder), read_json(folder / "preprocessor_config.json")
+    fields = fields.get("vision_config", fields)
     preprocess: dict[str, Any] = {
         name: tuple(seen["image_" + name]) for name in ("mean", "std") if seen.get("image_" + name)}
-    if isinstance(facts.get("image_size"), int) and not config.vision.interpolate_positions:
-        preprocess["image_size"] = facts["image_size"]
-    vision = dataclasses.replace(config.vision, encoder=facts) if facts else config.vision
+    if isinstance(fields.get("image_size"), int) and not config.vision.interpolate_positions:
+        preprocess["image_size"] = fields["image_size"]
+    vision = dataclasses.replace(config.vision, encoder=fields) if fields else config.vision
     return dataclasses.replace(config, vision=vision, preprocess=dataclasses.replace(config.preprocess, **preprocess))
 
 

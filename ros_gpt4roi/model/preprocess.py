@@ -70,5 +70,5 @@ def normalise_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def preprocess_hash(config: PreprocessConfig) -> str:
     """Hash (SHA-256, hex) what decides what a frame becomes; checkpoints store it, and it is checked on load."""
-    facts = json.dumps({"revision": REVISION, **dataclasses.asdict(config)}, sort_keys=True)
-    return hashlib.sha256(facts.encode()).hexdigest()
+    serialised = json.dumps({"revision": REVISION, **dataclasses.asdict(config)}, sort_keys=True)
+    return hashlib.sha256(serialised.encode()).hexdigest()

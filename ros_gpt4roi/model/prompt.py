@@ -163,8 +163,13 @@ class PromptBuilder:
                  mentioned: set[int] | None) -> str:
         """Put names and tokens in place of a text's references.
 
-        mentioned: regions that questions have mentioned so far; None for an answer, where names are only names: what
-        the model writes cannot carry an embedding, so it must not learn to write a region token.
+        Args:
+            text: With references such as `{1}`.
+            n_regions: How many there are.
+            points: Numbers, from 1, of the regions that are points.
+            regions: Takes the numbers of the regions whose embeddings the text holds, in order.
+            mentioned: Regions that questions have mentioned so far; None for an answer, where names are only names:
+                what the model writes cannot carry an embedding, so it must not learn to write a region token.
         """
         def replace(match: re.Match[str]) -> str:
             kind, number = match.group(1), int(match.group(2))

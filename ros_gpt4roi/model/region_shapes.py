@@ -36,8 +36,10 @@ class ShapeError(ValueError):
 class RegionShape(NamedTuple):
     """A region of a frame.
 
-    box: x1 y1 x2 y2. mask: weights in 0..1 of a grid [h, w] of any size that divides exactly the box; None: all of it.
-    is_point: whether the prompt speaks of it as a point.
+    Attributes:
+        box: x1 y1 x2 y2.
+        mask: Weights in 0..1 of a grid [h, w] of any size that divides exactly the box; None: all of it.
+        is_point: Whether the prompt speaks of it as a point.
     """
 
     box: tuple[float, float, float, float]
@@ -48,8 +50,10 @@ class RegionShape(NamedTuple):
 class RegionInputs(NamedTuple):
     """What `GPT4RoI.encode` and `PromptBuilder.encode` take for the regions of one frame.
 
-    boxes: float32 [N, 4] in units of the image. masks: float32 [N, P, P], or None where every region is a whole box.
-    points: numbers, from 1, of the regions that are points.
+    Attributes:
+        boxes: float32 [N, 4] in units of the image.
+        masks: float32 [N, P, P], or None where every region is a whole box.
+        points: Numbers, from 1, of the regions that are points.
     """
 
     boxes: np.ndarray

@@ -25,8 +25,9 @@ PROGRESS_FILE = "conversion.json"
 class Part(NamedTuple):
     """Where one tensor of our checkpoint comes from.
 
-    blocks: makes it, a run of its first rows after the other, so that none need be held whole.
-    source: file it lies in, to visit files one after the other.
+    Attributes:
+        blocks: Makes it, a run of its first rows after the other, so that none need be held whole.
+        source: File it lies in, to visit files one after the other.
     """
 
     key: str
@@ -40,9 +41,17 @@ def write_parts(parts: Sequence[Part], sources: Sequence[WeightSource], output: 
                 shard_bytes: int, progress: bool, salt: str = "") -> None:
     """Writes `model-00001-of-….safetensors`, those that an interrupted run has not, and SHA256SUMS.
 
-    sources: what the parts read; checked against their own SHA256SUMS. metadata: goes into every file's header.
-    shard_bytes: most bytes of weights in one file (a larger tensor has one for itself). progress: a bar on stderr.
-    salt: what else decides the parts' values. Raises WeightFileError.
+    Args:
+        parts: All tensors of the checkpoint.
+        sources: What the parts read; checked against their own SHA256SUMS.
+        output: The folder, made where it is missing.
+        metadata: Goes into every file's header.
+        shard_bytes: Most bytes of weights in one file (a larger tensor has one for itself).
+        progress: Whether to show a bar on stderr.
+        salt: What else decides the parts' values.
+
+    Raises:
+        WeightFileError: A source can not be read, or is not what its SHA256SUMS say.
     """
     for source in sources:
         source.check_sums()
@@ -93,8 +102,8 @@ def _blocks(shard: list[Part], bar: tqdm) -> Iterator[torch.Tensor]:
 def _fingerprint(parts: Sequence[Part], sources: Sequence[WeightSource], shard_bytes: int, salt: str) -> str:
     """Tells whether an interrupted conversion was this one: same files, same weights, same shards."""
     files = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for s in sources for f in s.files]
-    facts = [files, [(p.key, p.shape, str(p.dtype)) for p in parts], shard_bytes, salt]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    identity = [files, [(p.key, p.shape, str(p.dtype)) for p in parts], shard_bytes, salt]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
 def _finished(output: Path, plan: str) -> dict[str, str]:

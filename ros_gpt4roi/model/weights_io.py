@@ -56,8 +56,8 @@ class WeightSource:
         self._open: tuple[Path, dict[str, torch.Tensor]] | None = None
         self.entries: dict[str, Entry] = {}
         for file in self.files:
-            facts = _safetensors_entries(file) if file.suffix == ".safetensors" else self._bin_entries(file)
-            self.entries.update(facts)
+            read = _safetensors_entries(file) if file.suffix == ".safetensors" else self._bin_entries(file)
+            self.entries.update(read)
 
     def _bin_entries(self, file: Path) -> dict[str, Entry]:
         return {key: Entry(file, tuple(value.shape), value.dtype) for key, value in self._load_bin(file).items()}
@@ -122,17 +122,17 @@ def _safetensors_entries(file: Path) -> dict[str, Entry]:
                 raise ValueError(f"header of {length} bytes in a file of {size}")
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
-            entries = {key: Entry(file, tuple(facts["shape"]), _FROM_NAME[facts["dtype"]],
-                                  8 + length + facts["data_offsets"][0])
-                       for key, facts in sorted(header.items(), key=lambda item: item[1]["data_offsets"])}
-            end = max((facts["data_offsets"][1] for facts in header.values()), default=0)
+            entries = {key: Entry(file, tuple(entry["shape"]), _FROM_NAME[entry["dtype"]],
+                                  8 + length + entry["data_offsets"][0])
+                       for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"])}
+            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
             if 8 + length + end != size:
                 raise ValueError(f"{size} bytes, expected {8 + length + end}")
-            for key, facts in header.items():
-                begin, end = facts["data_offsets"]
+            for key, entry in header.items():
+                begin, end = entry["data_offsets"]
                 if begin < 0 or end - begin != torch.Size(entries[key].shape).numel() * entries[key].dtype.itemsize:
                     raise ValueError(f"{key} has {end - begin} bytes, "
-                                     f"expected those of {facts['dtype']} {facts['shape']}")
+                                     f"expected those of {entry['dtype']} {entry['shape']}")
             return entries
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise WeightFileError(f"{file}: truncated or not a safetensors file ({error})") from error

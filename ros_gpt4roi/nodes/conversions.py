@@ -263,7 +263,10 @@ def descriptions_to_message(result: FrameDescriptions, positions: Positions = NO
 def answer_to_message(answer: Answer, text_format: str = "", positions: Positions = NO_POSITIONS) -> AnswerMessage:
     """An answer under the header of the frame it speaks of, with the boxes of the regions it names.
 
-    text_format: "json", or whatever else a query asked for, which gets the words. positions: those that are known.
+    Args:
+        answer: Of the runtime.
+        text_format: "json", or whatever else a query asked for, which gets the words.
+        positions: Those of its regions that are known, in metres in the camera's frame.
     """
     named = (*answer.region_ids, *answer.evidence_ids)
     message = AnswerMessage(

@@ -56,8 +56,17 @@ class _Asked(NamedTuple):
 class Questions:
     """The ways to ask, `ask`, `ask_question`, `query_text`, `describe_regions`, `watch` and clicks, and the answers.
 
-    is_active: whether the node takes work. follow_up_s: see `TextQuestions`. No callback waits: the actions and the
-    services are coroutines. texts, watches: these ways' own parts. requests: what has no result yet.
+    No callback waits: the actions and the services are coroutines.
+
+    Args:
+        node: Whose topics, services and actions they are.
+        frames: The frames that can be asked about.
+        depth: Gives regions their positions.
+        scheduler: Takes the questions.
+        problems: Counts what is refused, for `/diagnostics`.
+        is_active: Whether the node takes work.
+        follow_up_s: See `TextQuestions`.
+        watches: Limits of the watches.
     """
 
     def __init__(self, node: LifecycleNode, frames: FrameSource, depth: DepthSource, scheduler: Scheduler,

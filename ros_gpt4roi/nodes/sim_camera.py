@@ -71,7 +71,10 @@ def depth_to_image(depth: np.ndarray, encoding: str) -> Image:
 def pinhole(width: int, height: int, focal: float) -> CameraInfo:
     """The calibration of a camera without distortion that looks through the middle of its image.
 
-    focal: both ways, in pixels.
+    Args:
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+        focal: The focal length both ways, in pixels.
     """
     x, y = (width - 1) / 2, (height - 1) / 2  # whole numbers are centres of pixels
     return CameraInfo(width=width, height=height, distortion_model="plumb_bob", d=[0.0] * 5,

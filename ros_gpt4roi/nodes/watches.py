@@ -45,9 +45,12 @@ class WatchParameters(Configuration):
 class _Watch:
     """One goal.
 
-    every: it asks about every n-th frame. frames: how many have come since it asked. ended: gives the final answer, and
-    whether all went well. question: what it has asked and has no answer to. meaning: what counts of the last answer,
-    `message`; None before the first one.
+    Attributes:
+        every: It asks about every n-th frame.
+        frames: How many have come since it asked.
+        ended: Gives the final answer, and whether all went well.
+        question: What it has asked and has no answer to.
+        meaning: What counts of the last answer, `message`; None before the first one.
     """
 
     goal: ServerGoalHandle

@@ -76,17 +76,17 @@ def _asserted(asked: Sequence[int], several: Sequence[int], answer: str, tokens:
     sentences = [_without_reasons(sentence) for sentence in _sentences(tokens)]
     before, statement, after = _statement(sentences)
     first = statement[0] if statement else ""
-    told = _subjects([*before, ".", *statement])
+    stated = _subjects([*before, ".", *statement])
     if _missing(statement):
         return []
     if first in _NEGATIONS or not _clear(statement, several):
-        return _of_the_asked(asked, told)
+        return _of_the_asked(asked, stated)
     if found := _subjects(statement, sure=True):
         more = _subjects(after, sure=True) if _clear(after, several) else []
         return [*found, *(place for place in more if place in asked and place not in found)]
     if first == "yes" and before:
         shared = _subjects(before, sure=True)  # such as "region 1 is red and region 2 is red"
-        return (shared if _clear(before, shared) else []) or _of_the_asked(asked, told)
+        return (shared if _clear(before, shared) else []) or _of_the_asked(asked, stated)
     if statement[:1] and len(statement) == 1 and str(first).isdecimal():
         listed = [token for token in before if isinstance(token, int)]
         bare = all(isinstance(token, int) or token in _JOINS or token == "only" for token in before)
@@ -94,7 +94,7 @@ def _asserted(asked: Sequence[int], several: Sequence[int], answer: str, tokens:
             return listed
     if first == "both" and len(asked) == 2:
         return list(asked)
-    return _of_the_asked(asked, told)
+    return _of_the_asked(asked, stated)
 
 
 def _missing(statement: list[Token]) -> bool:
@@ -153,9 +153,9 @@ def _clauses(sentence: list[Token]) -> list[list[Token]]:
     return [clause for clause in clauses if clause]
 
 
-def _of_the_asked(asked: Sequence[int], told: Iterable[int]) -> list[int]:
+def _of_the_asked(asked: Sequence[int], stated: Iterable[int]) -> list[int]:
     """The region asked about, where it is a single one and the answer is about no other."""
-    return list(asked) if len(asked) == 1 and set(told) <= set(asked) else []
+    return list(asked) if len(asked) == 1 and set(stated) <= set(asked) else []
 
 
 def _asked(question: str, meant: int | None) -> list[int]:

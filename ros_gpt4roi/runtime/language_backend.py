@@ -25,7 +25,14 @@ def choose_body(body: nn.Module, make_cache: Callable[[int], SlotCache], width: 
 
     OnnxBody for a small model on a CPU, if `onnxruntime` may be used; LlamaBody; else the model itself.
 
-    make_cache: a cache of so many slots. context: most positions.
+    Args:
+        body: The language model without its output layer.
+        make_cache: Makes a cache of so many slots.
+        width: Of the embeddings.
+        dtype: Of the embeddings.
+        device: Where the body is.
+        context: Most positions.
+        onnxruntime: Whether ONNX Runtime may be used.
     """
     own: Body = TransformersBody(body)
     expected = _tried_out(own, make_cache, width, dtype, device)
@@ -86,7 +93,11 @@ def _tried_out(run: Body, make_cache: Callable[[int], SlotCache], width: int, dt
 def choose_head(layer: nn.Module, never: torch.Tensor, dtype: torch.dtype, onnxruntime: bool) -> Head:
     """OnnxHead for a small layer on a CPU and hidden states of float32, if `onnxruntime` may be used; else TorchHead.
 
-    dtype: of the hidden states. never: ids [k] of tokens that are not to be chosen, on the layer's device.
+    Args:
+        layer: The output layer.
+        never: Ids [k] of tokens that are not to be chosen, on the layer's device.
+        dtype: Of the hidden states.
+        onnxruntime: Whether ONNX Runtime may be used.
     """
     own = TorchHead(layer, never)
     if not onnxruntime or never.device.type != "cpu" or dtype != torch.float32 or weights_of(layer) > SMALL_HEAD:

@@ -149,11 +149,11 @@ def _check_header(path: Path, header: dict[str, str], number_format: str, langua
 def _architecture(language: nn.Module) -> str:
     """What the weights' shapes and meaning depend on, short enough for a message."""
     config = language.config
-    facts = {name: getattr(config, name, None) for name in
+    fields = {name: getattr(config, name, None) for name in
              ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
               "num_key_value_heads", "vocab_size")}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    return f"{facts['model_type']} {facts['num_hidden_layers']}×{facts['hidden_size']} {digest}"
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{fields['model_type']} {fields['num_hidden_layers']}×{fields['hidden_size']} {digest}"
 
 
 def _linear_layers(language: nn.Module) -> dict[str, nn.Linear]:

@@ -28,7 +28,11 @@ class Body(Protocol):
                  sees: torch.Tensor) -> torch.Tensor:
         """Compute hidden states [T, D] of embeddings [T, D] at positions [T].
 
-        sees: bool [T, extent], which slots each token attends to.
+        Args:
+            embeddings: [T, D] of tokens of any number of sequences.
+            positions: int64 [T], each token's in its own sequence.
+            cache: Mapped to the tokens' slots.
+            sees: bool [T, extent], which slots each token attends to.
         """
 
 

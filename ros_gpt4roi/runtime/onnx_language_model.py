@@ -100,8 +100,10 @@ def value(name: str, shape: list[int | str], kind: int = TensorProto.FLOAT) -> V
 class Steps:
     """A graph's session, and the tensors that are bound to it for each number of tokens, always at the same addresses.
 
-    threads: gives how many the session is to have, asked at every step. prepare: makes the tensors for a number of
-    tokens: all inputs and outputs by their names, and whatever else belongs to them.
+    Args:
+        threads: Gives how many the session is to have, asked at every step.
+        prepare: Makes the tensors for a number of tokens: all inputs and outputs by their names, and whatever else
+            belongs to them.
     """
 
     def __init__(self, model: ModelProto, threads: Callable[[], int], prepare: Callable[[int], Tensors]):

@@ -34,8 +34,11 @@ class Described:
 class DescriptionReuse:
     """The last description of every track, by region id.
 
-    distance: a text is kept while the cosine distance (0..2) between the region's embedding and that of the described
-    one is under this; 0 keeps nothing. max_age_s: and while the described frame is no older, by the frames' stamps.
+    Args:
+        distance: A text is kept while the cosine distance (0..2) between the region's embedding and that of the
+            described one is under this; 0 keeps nothing.
+        max_age_s: And while the described frame is no older, by the frames' stamps.
+
     A text that names other regions is kept only together with those, because it may speak of where they are. Neighbours
     that it speaks of without naming their regions ("left of the bowl") are not seen: max_age_s bounds how long such a
     text can be out of date.

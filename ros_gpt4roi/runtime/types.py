@@ -56,12 +56,14 @@ class Region:
 class Frame:
     """A camera image with its regions.
 
-    image: uint8 RGB [H, W, 3], not written to after it was handed over; or an array-like of that `shape`, which
-    `numpy.asarray` turns into one, such as a picture that stays encoded until then. stamp_ns: the image's stamp in
-    nanoseconds. frame_id: the optical frame of the camera. header: the message's own header; the runtime hands it back
-    untouched.
-    key: this object's own number, by which what was computed from it is found again; a copy gets another. base: the
-    frame that this one has more regions than; what was computed from that holds for this one, too.
+    Attributes:
+        image: uint8 RGB [H, W, 3], not written to after it was handed over; or an array-like of that `shape`, which
+            `numpy.asarray` turns into one, such as a picture that stays encoded until then.
+        stamp_ns: The image's stamp in nanoseconds.
+        frame_id: The optical frame of the camera.
+        header: The message's own header; the runtime hands it back untouched.
+        key: This object's own number, by which what was computed from it is found again; a copy gets another.
+        base: The frame that this one has more regions than; what was computed from that holds for this one, too.
     """
 
     image: np.ndarray
@@ -116,8 +118,11 @@ class FrameDescriptions:
 class Answer:
     """The answer to a question; with a status other than OK, `text` is what was generated until then.
 
-    region_ids: the regions that the answer asserts, evidence_ids: those that it names besides, each in the order of
-    mention. frame: the frame it is about, None where there was none. confidence: mean token probability, 0..1.
+    Attributes:
+        region_ids: The regions that the answer asserts, in the order of mention.
+        evidence_ids: Those that it names besides, in the order of mention.
+        frame: The frame it is about, None where there was none.
+        confidence: Mean token probability, 0..1.
     """
 
     status: Status

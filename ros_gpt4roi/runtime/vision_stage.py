@@ -58,8 +58,10 @@ class TorchRunner:
 class VisionStage:
     """Runs the vision part of a model. Not thread-safe: one worker owns it.
 
-    backend: which one runs ("tensorrt", "onnxruntime", "torch"). precision: its number format, such as "fp16".
-    reason: why it was taken, in words for people.
+    Args:
+        backend: Which one runs ("tensorrt", "onnxruntime", "torch").
+        precision: Its number format, such as "fp16".
+        reason: Why it was taken, in words for people.
     """
 
     def __init__(self, model: GPT4RoI, backend: str = "torch", runner: Runner | None = None,

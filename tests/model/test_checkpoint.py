@@ -53,9 +53,9 @@ def folder(tmp_path, original):
 
 
 def change_config(folder, change) -> None:
-    facts = json.loads((folder / "config.json").read_text())
-    change(facts)
-    (folder / "config.json").write_text(json.dumps(facts))
+    fields = json.loads((folder / "config.json").read_text())
+    change(fields)
+    (folder / "config.json").write_text(json.dumps(fields))
 
 
 def change_weights(folder, change) -> None:
@@ -101,44 +101,44 @@ def test_other_preprocessing_is_refused_with_both_hashes(folder, original, monke
 
 
 def test_edited_preprocessing_is_refused(folder):
-    change_config(folder, lambda facts: facts["model"]["preprocess"].update(interpolation="linear"))
+    change_config(folder, lambda fields: fields["model"]["preprocess"].update(interpolation="linear"))
     with pytest.raises(CheckpointError, match="trained with preprocessing [0-9a-f]{64}, expected [0-9a-f]{64}"):
         load_checkpoint(folder)
 
 
 @pytest.mark.parametrize(("change", "text"), [
-    (lambda facts: facts.update(format="pytorch"), "not a ros_gpt4roi checkpoint"),
-    (lambda facts: facts.update(version=99), "version 99, expected 2"),
-    (lambda facts: facts["model"].update(audio={}), "audio is unknown"),
-    (lambda facts: facts["model"]["regions"].update(depth=3), "regions.depth is unknown"),
-    (lambda facts: facts["model"]["regions"].update(layers=3), "regions.layers is unknown"),
-    (lambda facts: facts["model"]["regions"].update(kind="none"), "regions.kind is 'none'"),
-    (lambda facts: facts["model"]["prompt"].update(template="none"), "prompt.template is 'none'"),
-    (lambda facts: facts["model"]["prompt"].update(template="llama3"), "splits '<|start_header_id|>'"),
-    (lambda facts: facts["model"]["language"]["model"].update(vocab_size=9), "vocab_size is 9, expected at least"),
-    (lambda facts: facts["model"]["vision"].update(encoder={}), "vision.encoder has no model_type"),
-    (lambda facts: facts["model"]["vision"]["encoder"].update(hidden_size="x"),
+    (lambda fields: fields.update(format="pytorch"), "not a ros_gpt4roi checkpoint"),
+    (lambda fields: fields.update(version=99), "version 99, expected 2"),
+    (lambda fields: fields["model"].update(audio={}), "audio is unknown"),
+    (lambda fields: fields["model"]["regions"].update(depth=3), "regions.depth is unknown"),
+    (lambda fields: fields["model"]["regions"].update(layers=3), "regions.layers is unknown"),
+    (lambda fields: fields["model"]["regions"].update(kind="none"), "regions.kind is 'none'"),
+    (lambda fields: fields["model"]["prompt"].update(template="none"), "prompt.template is 'none'"),
+    (lambda fields: fields["model"]["prompt"].update(template="llama3"), "splits '<|start_header_id|>'"),
+    (lambda fields: fields["model"]["language"]["model"].update(vocab_size=9), "vocab_size is 9, expected at least"),
+    (lambda fields: fields["model"]["vision"].update(encoder={}), "vision.encoder has no model_type"),
+    (lambda fields: fields["model"]["vision"]["encoder"].update(hidden_size="x"),
      "vision.encoder describes no clip_vision_model model"),
-    (lambda facts: facts["model"]["language"]["model"].update(model_type="x"), "language.model describes no x model"),
-    (lambda facts: facts["model"]["vision"].update(levels=[-9, -1]), "vision.levels or vision.tokens name {-9}"),
-    (lambda facts: facts["model"]["vision"]["encoder"].update(num_hidden_layers=10 ** 8),
+    (lambda fields: fields["model"]["language"]["model"].update(model_type="x"), "language.model describes no x model"),
+    (lambda fields: fields["model"]["vision"].update(levels=[-9, -1]), "vision.levels or vision.tokens name {-9}"),
+    (lambda fields: fields["model"]["vision"]["encoder"].update(num_hidden_layers=10 ** 8),
      "num_hidden_layers is 100000000"),
-    (lambda facts: facts["model"]["vision"].update(encoder={"model_type": "resnet", "depths": [1, 10 ** 8]}),
+    (lambda fields: fields["model"]["vision"].update(encoder={"model_type": "resnet", "depths": [1, 10 ** 8]}),
      "vision.encoder.depths is 100000000, expected at most 1024"),
-    (lambda facts: facts["model"]["vision"].update(encoder={"model_type": "resnet", "depths": [1000] * 4}),
+    (lambda fields: fields["model"]["vision"].update(encoder={"model_type": "resnet", "depths": [1000] * 4}),
      "expected at most 1024 in all"),
-    (lambda facts: facts["model"]["language"]["model"].update(hidden_size=10 ** 12), "hidden_size is 1000000000000"),
-    (lambda facts: facts["model"]["language"]["model"].update(rope_parameters={"a": [0] * 5000}), "has 5000 entries"),
-    (lambda facts: facts["model"]["regions"].update(fusion_rounds=10 ** 8), "fusion_rounds"),
-    (lambda facts: facts["model"]["preprocess"].update(image_size=10 ** 8), "image_size"),
-    (lambda facts: facts["model"]["language"]["model"].update(_attn_implementation="kernels-community/flash-attn"),
+    (lambda fields: fields["model"]["language"]["model"].update(hidden_size=10 ** 12), "hidden_size is 1000000000000"),
+    (lambda fields: fields["model"]["language"]["model"].update(rope_parameters={"a": [0] * 5000}), "has 5000 entries"),
+    (lambda fields: fields["model"]["regions"].update(fusion_rounds=10 ** 8), "fusion_rounds"),
+    (lambda fields: fields["model"]["preprocess"].update(image_size=10 ** 8), "image_size"),
+    (lambda fields: fields["model"]["language"]["model"].update(_attn_implementation="kernels-community/flash-attn"),
      "language.model._attn_implementation is 'kernels-community/flash-attn'"),
-    (lambda facts: facts["model"]["language"]["model"].update(attn_implementation="eager"), "attn_implementation"),
-    (lambda facts: facts["model"]["language"]["model"].update(auto_map={"AutoConfig": "x--y.Z"}), "must not choose"),
-    (lambda facts: facts["model"]["vision"]["encoder"].update(text_config={"quantization_config": {}}),
+    (lambda fields: fields["model"]["language"]["model"].update(attn_implementation="eager"), "attn_implementation"),
+    (lambda fields: fields["model"]["language"]["model"].update(auto_map={"AutoConfig": "x--y.Z"}), "must not choose"),
+    (lambda fields: fields["model"]["vision"]["encoder"].update(text_config={"quantization_config": {}}),
      "text_config.quantization_config is {}"),
-    (lambda facts: facts["model"]["vision"].update(encoder={"model_type": "timm_backbone"}), "timm_backbone model"),
-    (lambda facts: facts["model"].update(regions=3), "regions is 3, expected a mapping"),
+    (lambda fields: fields["model"]["vision"].update(encoder={"model_type": "timm_backbone"}), "timm_backbone model"),
+    (lambda fields: fields["model"].update(regions=3), "regions is 3, expected a mapping"),
 ])
 def test_bad_configs_are_refused(folder, change, text):
     change_config(folder, change)
@@ -242,9 +242,9 @@ def test_presets_survive_json(name):
     assert again.vision.encoder.keys() == config.vision.encoder.keys()
 
 
-def to_version_1(facts: dict) -> None:
+def to_version_1(fields: dict) -> None:
     """A config.json as it was written when one class held the fields of all region extractors."""
-    model = facts["model"]
+    model = fields["model"]
     focal = model.pop("focal") or {"scale": 0.0, "size": 0}
     every = {"channels": 1024, "scales": [8, 4, 2, 1], "fusion_rounds": 5, "groups": 64, "samples": 2, "layers": 3,
              "heads": 8, "points": 4, "point_size": model.pop("points")["size"], "focal": focal["scale"],
@@ -254,7 +254,7 @@ def to_version_1(facts: dict) -> None:
     # As transformers noted them.
     model["vision"]["encoder"].update({"_attn_implementation_autoset": True, "_name_or_path": ""})
     model["language"]["model"]["_name_or_path"] = ""
-    facts["version"] = 1
+    fields["version"] = 1
 
 
 def test_version_1_loads_as_the_same_model(folder):
@@ -265,7 +265,7 @@ def test_version_1_loads_as_the_same_model(folder):
         write_config(changed, folder)
         change_config(folder, to_version_1)
         assert read_config(folder) == changed
-    change_config(folder, lambda facts: facts["model"]["prompt"].update(repeat_embeddings=True))
+    change_config(folder, lambda fields: fields["model"]["prompt"].update(repeat_embeddings=True))
     with pytest.raises(CheckpointError, match="prompt.repeat_embeddings is unknown"):
         read_config(folder)
 

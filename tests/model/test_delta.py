@@ -43,10 +43,10 @@ def test_delta_is_added_to_the_base(folders, words, shapes):
 def delta_and_base(folders, words):
     """A delta and the base that it was made from, each with config and tokenizer."""
     folder, config, published, _ = folders
-    facts = {"hidden_size": 32, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
+    fields = {"hidden_size": 32, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
     inv_freq = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
-    write_folder(folder / "published", as_delta(published) | inv_freq, "bin", config=facts)
-    write_folder(folder / "base", draw(llama_shapes(len(words) - 5, 32, 48, 2, 16), 9) | inv_freq, config=facts,
+    write_folder(folder / "published", as_delta(published) | inv_freq, "bin", config=fields)
+    write_folder(folder / "base", draw(llama_shapes(len(words) - 5, 32, 48, 2, 16), 9) | inv_freq, config=fields,
                  tokenizer=sentencepiece_like(added=()))
     return folder, config
 

@@ -65,11 +65,11 @@ def build(words, encoder: str, language: str, kind: type[RegionConfig] = RoIAlig
     torch.manual_seed(0)
     vision, size, _ = ENCODERS[encoder]
     config = tiny_config(len(words), vision=vision, preprocess=PreprocessConfig(image_size=size))
-    facts = {**LANGUAGES[language], "vocab_size": len(words), "pad_token_id": words.pad_token_id}
+    fields = {**LANGUAGES[language], "vocab_size": len(words), "pad_token_id": words.pad_token_id}
     if issubclass(kind, RoIAlignConfig):
         regions["scales"] = None if vision.levels == STAGES["levels"] else (2, 2, 1, 1)
     return build_model(dataclasses.replace(
-        config, language=LanguageConfig(facts), prompt=dataclasses.replace(config.prompt, template="chatml"),
+        config, language=LanguageConfig(fields), prompt=dataclasses.replace(config.prompt, template="chatml"),
         regions=config.regions.converted(kind, **regions), focal=FocalConfig(focal) if focal else None), words)
 
 

@@ -34,9 +34,12 @@ _ADMITTED = {
 class Detections:
     """Results of a detector over a set of images.
 
-    filenames: N names. offsets: int64 [N + 1], image i's rows are offsets[i]:offsets[i + 1].
-    boxes: float32 [M, 5], x1 y1 x2 y2 normalised to the image, score. labels: int64 [M], places in class_names.
-    class_names: may be empty where the file has none; `named` sets them.
+    Attributes:
+        filenames: N names.
+        offsets: int64 [N + 1], image i's rows are offsets[i]:offsets[i + 1].
+        boxes: float32 [M, 5], x1 y1 x2 y2 normalised to the image, score.
+        labels: int64 [M], places in class_names.
+        class_names: May be empty where the file has none; `named` sets them.
     """
 
     filenames: tuple[str, ...]

@@ -49,13 +49,14 @@ class Round:
 class Record:
     """An image with its regions and one conversation.
 
-    image: path, or uint8 RGB [H, W, 3].
-    boxes: float32 [N, 4], x1 y1 x2 y2 in pixels of that image.
-    rounds: the conversation, in order.
-    source: data set and id, for error messages.
-    masks: of each box, weights in 0..1 of a grid [h, w] of any size that divides it, or None for all of it; empty where
-        no box has one.
-    points: of regions that are pointed at instead of framed, by their 1-based place: x y in pixels, inside the box.
+    Attributes:
+        image: Path, or uint8 RGB [H, W, 3].
+        boxes: float32 [N, 4], x1 y1 x2 y2 in pixels of that image.
+        rounds: The conversation, in order.
+        source: Data set and id, for error messages.
+        masks: Of each box, weights in 0..1 of a grid [h, w] of any size that divides it, or None for all of it; empty
+            where no box has one.
+        points: Of regions that are pointed at instead of framed, by their 1-based place: x y in pixels, inside the box.
     """
 
     image: str | Path | np.ndarray

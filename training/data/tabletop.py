@@ -290,9 +290,9 @@ class TabletopDataset(Dataset):
                         for kind, colour, size, material, box, visible, place, distance, identity
                         in json.loads(self._truth[index]))
         number, row = self._places[index]
-        facts = self.manifest
-        return Scene(facts["split"], facts["seed"], number * SHARD + row, facts["width"], facts["height"], _NO_PIXELS,
-                     _NO_OWNER, objects, (0.0, 0.0, 0.0), 0)
+        manifest = self.manifest
+        return Scene(manifest["split"], manifest["seed"], number * SHARD + row, manifest["width"], manifest["height"],
+                     _NO_PIXELS, _NO_OWNER, objects, (0.0, 0.0, 0.0), 0)
 
     def image(self, index: int) -> np.ndarray:
         """uint8 RGB [S, S, 3], the network's input."""

@@ -162,8 +162,14 @@ def texts(item: dict[str, Any]) -> dict[str, str]:
 def align(text: str, tokens: Sequence[Any], count: int) -> str:
     """``text`` with its object numbers as `{K}`, other numbers untouched.
 
-    tokens: the token list of the same text. count: objects in the image.
-    Raises Filtered where the numbers differ, ValueError where an index is out of range.
+    Args:
+        text: As people read it, with numbers of objects in it.
+        tokens: The token list of the same text.
+        count: Objects in the image.
+
+    Raises:
+        Filtered: The numbers differ.
+        ValueError: An index is out of range.
     """
     if not isinstance(tokens, list):
         raise ValueError(f"token list is {tokens!r}")

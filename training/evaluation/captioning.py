@@ -43,8 +43,10 @@ def caption_scores(references: Sequence[Sequence[str]],
                    texts: Sequence[str]) -> tuple[dict[str, float | None], np.ndarray]:
     """Corpus scores × 100, as papers print them, and each text's CIDEr-D (0 to 10).
 
-    references: for every text its right captions. CIDEr-D weighs words by how rare they are among these references, so
-    it means little for a handful of items, and nothing for one.
+    Args:
+        references: For every text its right captions. CIDEr-D weighs words by how rare they are among these references,
+            so it means little for a handful of items, and nothing for one.
+        texts: What was generated.
     """
     truth, said = _tokenised(references, texts)
     cider, each = Cider().compute_score(truth, said)

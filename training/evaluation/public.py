@@ -80,10 +80,10 @@ def run(options: argparse.Namespace) -> int:
                                          malformed_limit=config.malformed_limit))
         except (RecordError, ValueError) as error:
             raise EvaluationError(f"{values.get('type')}: {error}") from error
-    facts = {
+    metadata = {
         "command": "python -m training.evaluate " + " ".join(sys.argv[1:]),
         **describe_pipeline(options.model, pipeline), "limit": options.limit,
         "versions": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
     }
-    print(write_report(results, options.out, facts, options.worst))
+    print(write_report(results, options.out, metadata, options.worst))
     return 0

@@ -27,7 +27,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; } td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
 td:first-child { text-align: left; } td:nth-child(2), tr:first-child { font-weight: 600; }
-.protocol, .facts { color: #666; }
+.protocol, .metadata { color: #666; }
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1.2rem; }
 figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; overflow: hidden; }
 figure img { width: 100%; display: block; } figcaption { padding: .6rem .8rem; overflow-wrap: anywhere; }
@@ -41,24 +41,31 @@ def load_published() -> dict[str, dict[str, dict[str, float]]]:
     return yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
 
 
-def write_report(results: Sequence[Result], out: Path, facts: Mapping[str, Any], worst: int = 12) -> str:
-    """Write report.json, report.txt and report.html to ``out``; returns the table.
+def write_report(results: Sequence[Result], out: Path, metadata: Mapping[str, Any], worst: int = 12) -> str:
+    """Write report.json, report.txt and report.html.
 
-    facts: what was measured with what (model, versions, …). worst: cases shown of each benchmark.
+    Args:
+        results: Of each benchmark.
+        out: The folder, made where it is missing.
+        metadata: What was measured with what: model, versions, device.
+        worst: Cases shown of each benchmark, those with the lowest scores.
+
+    Returns:
+        The table, as in report.txt.
     """
     out.mkdir(parents=True, exist_ok=True)
     published = load_published()
     text = table(results, published)
     (out / "report.txt").write_text(text + "\n", encoding="utf-8")
     (out / "report.json").write_text(json.dumps({
-        "facts": dict(facts),
+        "metadata": dict(metadata),
         "results": [{
             "name": result.name, "protocol": result.protocol, "metrics": result.metrics,
             "published": published.get(result.name, {}), "malformed": result.malformed, "errors": list(result.errors),
             "cases": [_plain_case(case) for case in result.cases],
         } for result in results],
     }, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / "report.html").write_text(page(results, published, facts, worst), encoding="utf-8")
+    (out / "report.html").write_text(page(results, published, metadata, worst), encoding="utf-8")
     return text
 
 
@@ -74,12 +81,13 @@ def table(results: Sequence[Result], published: Mapping[str, Mapping[str, Mappin
 
 
 def page(results: Sequence[Result], published: Mapping[str, Mapping[str, Mapping[str, float]]],
-         facts: Mapping[str, Any], worst: int) -> str:
+         metadata: Mapping[str, Any], worst: int) -> str:
     """One HTML file that needs nothing else: tables, then the worst cases of each benchmark and a few good ones."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>Evaluation</title><style>{_STYLE}</style><h1>Evaluation</h1>",
-        "<p class=facts>" + "<br>".join(f"{_escape(name)}: {_escape(value)}" for name, value in facts.items()) + "</p>",
+        "<p class=metadata>" + "<br>".join(f"{_escape(name)}: {_escape(value)}"
+                                            for name, value in metadata.items()) + "</p>",
     ]
     for result in results:
         parts.append(f"<h2>{_escape(result.name)}</h2><p class=protocol>{_escape(result.protocol)}</p><table>")

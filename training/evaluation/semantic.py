@@ -77,9 +77,10 @@ def semantic_scores(truth: Sequence[str], said: Sequence[str], embed: Embed | No
 class Naming(Benchmark):
     """Objects of LVIS or PACO, each asked about by itself.
 
-    annotations: a COCO-style file, or the list of {"file_name", "height", "width", "categories": [name, …],
-    "annotations": [{"bbox" x y w h or "segmentation"}, …]} that Osprey's samples of 1000 images have.
-    encoder: folder of the sentence encoder; None leaves semantic similarity out.
+    Args:
+        annotations: A COCO-style file, or the list of {"file_name", "height", "width", "categories": [name, …],
+            "annotations": [{"bbox" x y w h or "segmentation"}, …]} that Osprey's samples of 1000 images have.
+        encoder: Folder of the sentence encoder; None leaves semantic similarity out.
     """
 
     def __init__(self, annotations: Path, images: tuple[Path, ...], encoder: Path | None = None,

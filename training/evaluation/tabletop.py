@@ -262,12 +262,12 @@ def run(options: argparse.Namespace) -> int:
         options.answers.write_text("".join(json.dumps(_answer_line(a), ensure_ascii=False) + "\n" for a in asked),
                                    encoding="utf-8")
     if options.json is not None:
-        facts = {
+        metadata = {
             "command": "python -m training.evaluate " + " ".join(sys.argv[1:]), "scenes": options.scenes,
             "split": "test", "seed": options.seed, "zero_regions": options.zero_regions, "regions": options.regions,
             "model": describe_pipeline(options.model, pipeline),
             "versions": {name: version(name) for name in _PACKAGES}, **figures}
-        options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -66,6 +66,6 @@ def spread_positions(position: BoxPosition) -> None:
 
 def with_vocabulary(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ModelConfig:
     """The description with a language model of the tokenizer's size."""
-    facts = {**config.language.model, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
+    fields = {**config.language.model, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
              "bos_token_id": None, "eos_token_id": None}
-    return dataclasses.replace(config, language=LanguageConfig(facts))
+    return dataclasses.replace(config, language=LanguageConfig(fields))

@@ -201,7 +201,7 @@ class TabletopRenderer:
         spec = self._spec
         assert spec is not None
         position, rotation = spec.camera.pose(step)
-        self._aim(position, rotation, spec.camera.fovy)
+        self._point_camera(position, rotation, spec.camera.fovy)
         image, owner = self._draw()
         # A key of its own for the sensor: the scene's numbers don't depend on how many views are drawn.
         sensor_rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(step,)))
@@ -249,7 +249,7 @@ class TabletopRenderer:
             model.light_diffuse[i], model.light_specular[i] = light.diffuse, light.specular
         mujoco.mj_kinematics(model, data)
 
-    def _aim(self, position: np.ndarray, rotation: np.ndarray, fovy: float) -> None:
+    def _point_camera(self, position: np.ndarray, rotation: np.ndarray, fovy: float) -> None:
         model = self._model
         model.cam_pos[0], model.cam_fovy[0] = position, fovy
         self._mujoco.mju_mat2Quat(model.cam_quat[0], rotation.ravel())

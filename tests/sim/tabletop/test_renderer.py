@@ -110,7 +110,7 @@ def test_visible_fraction_equals_a_render_without_the_others_and_without_borders
             position, rotation = spec.camera.pose(0)
             for o in scene.objects:
                 wide._apply(replace(spec, objects=(spec.objects[o.object_index],)))
-                wide._aim(position, rotation, fovy)
+                wide._point_camera(position, rotation, fovy)
                 alone = (wide._draw()[1] == 0).sum()
                 seen = (scene.owner == o.object_index).sum()
                 assert o.visible == pytest.approx(min(1.0, seen / alone), abs=0.04), f"test/8/{index} {o}"
@@ -200,7 +200,7 @@ def test_shiny_is_brighter_at_its_highlight_than_matte(renderer):
         for material in MATERIALS:
             renderer._apply(replace(spec, objects=tuple(
                 replace(o, material=material, rgb=np.full(3, 0.05)) for o in spec.objects)))
-            renderer._aim(position, rotation, spec.camera.fovy)
+            renderer._point_camera(position, rotation, spec.camera.fovy)
             image, owner = renderer._draw()
             brightest.append([image[owner == slot].max() for slot in range(len(spec.objects))
                               if (owner == slot).sum() > 100])
