@@ -164,7 +164,7 @@ class PromptBuilder:
         """Put names and tokens in place of a text's references.
 
         Args:
-            text: With references such as `{1}`.
+            text: With references such as `<region1>`.
             n_regions: How many there are.
             points: Numbers, from 1, of the regions that are points.
             regions: Takes the numbers of the regions whose embeddings the text holds, in order.
