@@ -10,7 +10,7 @@ from geometry_msgs.msg import Point, PointStamped
 from rclpy.lifecycle import LifecycleNode
 from rclpy.subscription import Subscription
 
-from ros_gpt4roi.runtime.region_text import speaks_of_this
+from ros_gpt4roi.runtime.pointing import points
 from ros_gpt4roi.runtime.regions import BoxError, check_box, name_regions
 from ros_gpt4roi.runtime.request import DescriptionRequest, Question
 from ros_gpt4roi.runtime.scheduler import Scheduler
@@ -27,8 +27,8 @@ class Clicks:
     """Answers a click on the newest frame: with the description of what was clicked on, or with an answer about it.
 
     A click inside regions, which is inside the masks of those that have one, is about the smallest of them; any other
-    is about the point itself. Once a question about "this" has been answered, each click asks it again of what was
-    clicked on.
+    is about the point itself. Once a question about "this" has come, answered or refused because nothing was pointed
+    at, each click asks it of what was clicked on.
 
     Args:
         node: The node.
@@ -56,10 +56,10 @@ class Clicks:
             self._node.destroy_subscription(subscription)
         del self._frames, self._depth, self._scheduler  # what holds this object may not keep a model
 
-    def on_answer(self, text: str, answer: Answer) -> None:
-        """Hears every question and its answer: the last about "this" that was answered is what a click asks."""
-        if answer.status == Status.OK and speaks_of_this(text):
-            self._question = text
+    def on_answer(self, question: Question, answer: Answer) -> None:
+        """Hears every question and its answer: the last about "this" that only lacks a region is what a click asks."""
+        if question.points_nowhere or answer.status == Status.OK and points(question.text):
+            self._question = question.text
 
     def forget(self) -> None:
         """A click gets a description, until the next question about "this"."""

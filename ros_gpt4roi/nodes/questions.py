@@ -236,7 +236,7 @@ class Questions:
         question = Question(query.text, query_id, query.conversation_id, on_text)
         # A conversation stays on its frame, which may have left the buffer long ago: the header is not looked at.
         known = self._scheduler.is_open(query.conversation_id)
-        question.future.add_done_callback(lambda done: self._clicks.on_answer(query.text, done.result()))
+        question.future.add_done_callback(lambda done: self._clicks.on_answer(question, done.result()))
         return self._hand_in(question, query, lambda: None if known else self._frame(query.header))
 
     def _submit_for_watch(self, query: Query, frame: Frame) -> Question:

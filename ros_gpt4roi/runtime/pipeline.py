@@ -20,6 +20,7 @@ from .device import Device, choose_device
 from .frame_encoder import FrameEncoder
 from .language_format import FORMATS, load_model
 from .language_stage import DecodingConfig, LanguageStage, Rounds
+from .pointing import Pointed, PointingError
 from .region_text import RegionText, UnknownRegionError
 from .request import Conversation, DescriptionRequest, EncodedFrame, Question, Refused, Request, Result, Sequence
 from .reuse import DescriptionReuse
@@ -257,11 +258,10 @@ class Pipeline:
             raise Refused(Status.INVALID, str(error)) from error
         encoded = question.encoded = self.encoder.encode(conversation.frame)
         try:
-            shown_to = bool(question.subject or question.drawn)
-            if not question.subject:
-                question.subject = conversation.subject if not question.drawn else \
-                    question.drawn[0] if len(question.drawn) == 1 else ""
-            question.asked = encoded.text.to_model(text, question.subject, shown_to)
+            question.asked = encoded.text.to_model(text, pointed := _pointed(question, encoded))
+        except PointingError as error:
+            question.points_nowhere = not pointed.ids
+            raise Refused(Status.INVALID, str(error)) from error
         except UnknownRegionError as error:
             raise Refused(Status.UNKNOWN_REGION, "; ".join((str(error), *encoded.refused))) from error
         sequence = self._sequence([*conversation.rounds, (question.asked, None)], encoded, self.config.answer_tokens,
@@ -357,6 +357,21 @@ class Pipeline:
                    "cache_bytes": generator.prefixes.bytes, "cache_evictions": generator.prefixes.evictions,
                    "reuse_rate": self.reuse.kept / max(1, self.reuse.looked_up)}
         return {name: float(value) for name, value in numbers.items()}
+
+
+def _pointed(question: Question, encoded: EncodedFrame) -> Pointed:
+    """What a question points at: what came with it, else what was asserted last, else the frame's only region."""
+    conversation, shown = question.conversation, bool(question.subject or question.drawn)
+    assert conversation is not None
+    ids = (question.subject,) if question.subject else question.drawn
+    if not shown:
+        question.subject = conversation.subject
+    elif len(ids) == 1:
+        question.subject = ids[0]
+    if not ids:
+        only = encoded.shown if not encoded.omitted else ()
+        ids = (conversation.subject,) if conversation.subject else tuple(r.id for r in only) if len(only) == 1 else ()
+    return Pointed(ids, shown, bool(conversation.rounds))
 
 
 def _must_work(result: Answer | FrameDescriptions) -> None:

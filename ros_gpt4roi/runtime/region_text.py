@@ -5,18 +5,19 @@ An id is any string a detector gives; a place is the region's position, counted 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from .assertions import assertions
+from .grammar import begins_name, ends_name, fold, word_after, word_before
+from .pointing import Pointed, pronouns
 
 # The model's: "region2", "Region 2", "regions 2 and 3".
 _AND = "(?:, ?(?:and |or )?| and | or )"
 _PLACES = re.compile(rf"(?<![A-Za-z0-9_])([Rr]egion)(?:\s?(\d+)|s\s(\d+(?:{_AND}\d+)*))(?!\d)")
 _UNFINISHED = re.compile(rf"(?<![A-Za-z0-9_])[Rr]egion(?:\s?\d*|s\s?|s\s\d+(?:{_AND}\d+)*(?:,? ?(?:an?d?|or?)? ?))$")
 
-# All patterns below are for folded text (see `_fold`), so they need not ignore case.
+# All patterns below are for folded text (see `fold`), so they need not ignore case.
 # Letters that are written without spaces between words, or to which particles are joined: Thai to Burmese, kana, Han
 # and Hangul. A name may end before any of them: "region 2是什么".
 _JOINED = "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3130-\u318f\u3400-\u9fff\uac00-\ud7af"
@@ -31,7 +32,7 @@ _OPEN = re.compile("(?:# ?)?(?:[\"'“‘«「『(\\[] ?)?")
 _CLOSE = re.compile(" ?[\"'”’»」』)\\]]")
 _SEPARATOR = re.compile(r" ?[,、] ?(?:and |or )?| and | or | ?(?:&|和|与|或|と|や|및|과|와) ?")
 # What follows "region" is taken for an id if it looks like one; "which region is left of …" names none.
-_ID_LIKE = re.compile(rf"#?(?:{_LETTER}|[\-./])*\d(?:{_LETTER}|[\-/])*")
+_ID_LIKE = re.compile(rf"#?(?:{_LETTER}|[\-./])*\d(?:{_LETTER}|[\-/]|\.(?=\d))*")
 _NUMBERS = {word: str(number) for number, word in enumerate(
     "one two three four five six seven eight nine ten eleven twelve".split(), start=1)}
 _NUMBER_WORDS = "|".join(word for word in _NUMBERS if word != "one")
@@ -40,8 +41,8 @@ _UNKNOWN = re.compile(rf"{_HEAD.pattern}(?:[“‘\"']([^\"'“”‘’]+)[”�
 _LISTED = re.compile(rf"(?<![{_LATIN}<])regions {_ID_LIKE.pattern}(?:(?:{_SEPARATOR.pattern}){_ID_LIKE.pattern})+")
 
 # Regions are also spoken of without that word. What could be a mere number has to stand where a region's name would.
-_NUMBERED = re.compile(rf"(?<![{_LATIN}<#])(?:(?P<word>numbers?|no\.|nr\.) ?|# ?)"
-                       rf"(?=(?P<number>\d+(?![\w.])|(?:{_NUMBER_WORDS})\b)|[a-z])")
+_NUMBERED = re.compile(rf"(?<![{_LATIN}<#])(?:(?P<word>numbers?|no\.|nr\.|(?:objects?|box(?:es)?)(?= [\d#])) ?|# ?)"
+                       rf"(?=(?P<number>\d+(?:\.\d+)?(?!\w|\.\d)|(?:{_NUMBER_WORDS})\b)|[a-z])")
 _ORDINALS = {word: str(number) for number, word in enumerate(
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), start=1)}
 _ORDINAL = re.compile(rf"\bthe (?:({'|'.join(_ORDINALS)})|(\d+)(?:st|nd|rd|th)) (?:one|region|box|object)(?!\w)"
@@ -50,16 +51,13 @@ _ORDINAL = re.compile(rf"\bthe (?:({'|'.join(_ORDINALS)})|(\d+)(?:st|nd|rd|th)) 
 _BARE = re.compile(r"(?<![\w.,:%+*/$€#<-])\d+(?:(?: ?, ?(?:and |or )?| and | or | ?& ?)\d+)*(?![\w%°]|[.,:/-]\d)")
 _COUNTING = re.compile(r"\bhow (?:many|much|old)\b|\bcount\b|\bnumber of\b|\bfrom \d+ to \d+|"
                        r"\b(?:more|less|fewer|other|rather) than \d")
-_THIS = re.compile(r"\bthis(?P<noun> (?:region|one|box|object|thing|item|area|spot|point|place))?(?![\w'])")
-_IS_THIS = re.compile(r"(?:and |so |but )?(?:is|was) this \w+ ?[.?!]?")  # "is this red?"
-_IT = re.compile(r"\bit(?![\w'])")
-_BEFORE_NAME = frozenset("""
-    is are was were do does did has have describe compare name about in to than from between behind beside near under
-    above below around with and or what's where's see show find like""".split())
-_BEFORE_OF = frozenset("left right front top side color colour kind type material size shape which".split())
-_AFTER_NAME = frozenset("""
-    and or is are was than left right in on behind near next closer further larger smaller bigger taller the a an from
-    to look looks have has do does called made still both between above below under beside not with""".split())
+_DECIMALS = re.compile(r"\.\d")
+_UNITS = frozenset("percent degrees times plus minus mm cm m km g kg metres meters grams seconds minutes hours".split())
+# "1 through 3" and "1-3"; "1 to 3" only after "regions" and the like.
+_RANGE = re.compile(rf"(?<![\w.,:%+*/$€#<-])(?P<first>\d{{1,4}}|{_NUMBER_WORDS}|one)"
+                    rf"(?: ?[-–—] ?| (?:through|thru|(?P<to>to)) )(?P<last>\d{{1,4}}|{_NUMBER_WORDS})"
+                    r"(?![\w%°]|[.,:/-]\d| ?[-–—] ?\d)", re.IGNORECASE)
+_RANGE_HEAD = re.compile(r"\b(?:region|(?P<several>regions|numbers|boxes|objects)) ?$", re.IGNORECASE)
 
 _LONGEST_SHOWN = 100  # characters of an unknown name
 
@@ -71,9 +69,10 @@ class UnknownRegionError(ValueError):
 class RegionText:
     """Translates between ids and places, for one frame.
 
-    Understood are "region 2", "regions 2 and 3", "region two", "number 2", "#2", "the second one", an id by itself if
-    it is no mere word ("mug_3"), and mere numbers where a name would stand ("is 2 left of 3?"); "this", where it is
-    known what that is. A number that counts or measures something is none ("are there 2 balls?").
+    Understood are "region 2", "regions 2 and 3", "regions 1 to 3", "1 through 3", "region two", "number 2", "#2",
+    "the second one", an id by itself if it is no mere word ("mug_3"), and mere numbers where a name would stand ("is 2
+    left of 3?"); "this", as what is pointed at. A number that counts or measures something is none ("are there 2
+    balls?").
 
     Names are matched by their compatibility form without case (NFKC, case-folded): "CUP" and a full-width "２" name
     "cup" and "2"; a dotless "ı" is no "i".
@@ -103,33 +102,34 @@ class RegionText:
                        if re.search(r"\d", name) and re.search(r"[^\W\d]", name)]
         return re.compile(rf"(?<![\w<-])(?:{'|'.join(distinctive)})") if distinctive else None
 
-    def to_model(self, text: str, this: str = "", it: bool = False) -> str:
+    def to_model(self, text: str, pointed: Pointed | None = None) -> str:
         """Marks the regions in a user's text.
 
         Args:
             text: The text, such as "what is left of region 2?".
-            this: The id of the region that "this" means; empty where it means none.
-            it: Whether "it" means that region, too, in a text that speaks of no other.
+            pointed: What "this" and the like stand for; None leaves them as they are.
 
         Returns:
             The text with every region as <regionK>.
 
         Raises:
             UnknownRegionError: The text speaks of a region that is not there, be it by "this".
+            PointingError: It speaks of "this", and which region that is cannot be told.
         """
-        folded, places = _fold(text)
+        text = self._spelled_out(text)
+        folded, places = fold(text)
         for listed in _LISTED.finditer(folded):  # "regions 1 and 7": the second would read as a mere number
             for word in _ID_LIKE.findall(listed[0]):
                 if _name(word.strip("#")) not in self._folded:
                     raise UnknownRegionError(self._unknown(word.strip("#")))
-        found: list[tuple[int, int, int]] = []  # where a mention starts and ends in the folded text, and its place
+        found: list[tuple[int, int, tuple[int, ...]]] = []  # start and end of a mention in the folded text, its places
         rest = folded  # with what was found blotted out
 
         def take(mentions: Iterable[tuple[int, int, slice]]) -> None:
             nonlocal rest
             for start, end, name in mentions:
                 written = text[places[name.start]:places[name.stop]]
-                found.append((start, end, self._places.get(written) or self._folded[folded[name]]))
+                found.append((start, end, (self._places.get(written) or self._folded[folded[name]],)))
             for start, end, _ in found:
                 rest = rest[:start] + "\0" * (end - start) + rest[end:]
 
@@ -139,30 +139,46 @@ class RegionText:
             raise UnknownRegionError(self._unknown((stranger[1] or stranger[2] or stranger[3]).strip("#.").strip()))
         if self._distinctive is not None:
             take((match.start(), match.end(), slice(*match.span())) for match in self._distinctive.finditer(rest)
-                 if not _goes_on(match[0][-1], rest[match.end():match.end() + 1]))
+                 if not _goes_on(match[0][-1], rest[match.end():match.end() + 2]))
         for match in _NUMBERED.finditer(rest):
             if match["number"] and _introduced(rest, match):
                 raise UnknownRegionError(self._unknown(match["number"]))
-        more = []
+        more: list[tuple[int, int, tuple[int, ...]]] = []
         for match in _ORDINAL.finditer(rest):
             number = _ORDINALS.get(match[1], match[2])
             if number in self._folded:
-                more.append((*match.span(), self._folded[number]))
+                more.append((*match.span(), (self._folded[number],)))
             elif int(number) > len(self.ids):
                 raise UnknownRegionError(self._unknown(number))
         more += self._numbers(rest)
-        if this:
-            meant = [match.span() for match in _THIS.finditer(rest) if _is_pronoun(rest, match)]
-            if it and not found and not more and not meant:
-                meant = [match.span() for match in _IT.finditer(rest)][:1]
-            if meant and this not in self._places:
-                raise UnknownRegionError(self._unknown(_name(this)))
-            more += [(*span, self._places[this]) for span in meant]
+        if pointed is not None:
+            for start, end, ids in pronouns(rest, pointed, others=bool(found or more)):
+                if strangers := [region_id for region_id in ids if region_id not in self._places]:
+                    raise UnknownRegionError(self._unknown(_name(strangers[0])))
+                more.append((start, end, tuple(self._places[region_id] for region_id in ids)))
         marked, done = [], 0
-        for start, end, place in sorted([*found, *more]):
-            marked += [text[places[done]:places[start]], f"<region{place}>"]
+        for start, end, meant in sorted([*found, *more]):
+            marked += [text[places[done]:places[start]], _listing([f"<region{place}>" for place in meant])]
             done = end
         return "".join([*marked, text[places[done]:]])
+
+    def _spelled_out(self, text: str) -> str:
+        """The text with "regions 1 to 3", "region 1-3" and "1 through 3" as lists, where they are no names."""
+        def listed(match: re.Match[str]) -> str:
+            head = _RANGE_HEAD.search(text, 0, match.start())
+            names = head and head["several"] if match["to"] else head or _may_name(text, match)
+            if not names or _name(match[0]) in self._folded:
+                return match[0]
+            first, last = (int(_NUMBERS.get(bound.casefold(), bound)) for bound in (match["first"], match["last"]))
+            if first >= last:
+                raise UnknownRegionError(self._unknown(match[0]))
+            numbers = [str(number) for number in range(first, last + 1)]
+            for number in numbers:
+                if number not in self._folded:
+                    raise UnknownRegionError(self._unknown(number))
+            return _listing(numbers)
+
+        return _RANGE.sub(listed, text)
 
     def _mentions(self, folded: str, heads: re.Pattern[str]) -> Iterator[tuple[int, int, slice]]:
         """(start, end, where the name stands) of each region spoken of: after a head, and in a list after that."""
@@ -183,18 +199,19 @@ class RegionText:
                 place = again.end() if again else start
             head = heads.search(folded, end)
 
-    def _numbers(self, folded: str) -> Iterator[tuple[int, int, int]]:
-        """Mere numbers that name regions, all of a list or none."""
+    def _numbers(self, folded: str) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """Mere numbers that stand where regions' names would; one that names none is unknown."""
         if _COUNTING.search(folded):
             return
         for match in _BARE.finditer(folded):
             numbers = list(re.finditer(r"\d+", match[0]))
-            before, after = _word_before(folded, match.start()), _word_after(folded, match.end())
-            subject = len(numbers) == 1 and before in ("is", "was") and after.isalpha()  # "is 2 red?"
-            if (all(number[0] in self._folded for number in numbers) and (subject or _ends_name(after))
-                    and _begins_name(folded, match.start(), before)):
+            subject = (len(numbers) == 1 and word_before(folded, match.start()) in ("is", "was")
+                       and (after := word_after(folded, match.end())).isalpha() and after not in _UNITS)  # "is 2 red?"
+            if (subject or ends_name(folded, match.end())) and begins_name(folded, match.start()):
                 for number in numbers:
-                    yield (match.start() + number.start(), match.start() + number.end(), self._folded[number[0]])
+                    if number[0] not in self._folded:
+                        raise UnknownRegionError(self._unknown(number[0]))
+                    yield (match.start() + number.start(), match.start() + number.end(), (self._folded[number[0]],))
 
     def _name_at(self, folded: str, place: int) -> tuple[int, slice] | None:
         opening = _OPEN.match(folded, place)
@@ -202,7 +219,7 @@ class RegionText:
         for begin in dict.fromkeys((opening.end() if opening else place, place)):
             for name in self._names:
                 end = begin + len(name)
-                if folded.startswith(name, begin) and not _goes_on(name[-1], folded[end:end + 1]):
+                if folded.startswith(name, begin) and not _goes_on(name[-1], folded[end:end + 2]):
                     closing = _CLOSE.match(folded, end) if begin > place else None
                     return (closing.end() if closing else end), slice(begin, end)
         return None
@@ -255,76 +272,33 @@ class RegionText:
         return len(match[0]) if match else 0
 
 
-def speaks_of_this(text: str) -> bool:
-    """Whether a user's text speaks of a region as "this"."""
-    folded, _ = _fold(text)
-    return any(_is_pronoun(folded, match) for match in _THIS.finditer(folded))
-
-
-def _fold(text: str) -> tuple[str, list[int]]:
-    """The text in compatibility form without case, and for each of its characters, and its end, the place in `text`.
-
-    A letter is folded together with the marks that follow it, so that both ways to write it become one; so is a run of
-    white space.
-    """
-    folded, places, start = [], [], 0
-    while start < len(text):
-        end = start + 1
-        while end < len(text) and (unicodedata.combining(text[end]) or "\u1160" <= text[end] <= "\u11ff"
-                                   or text[start].isspace() and text[end].isspace()):
-            end += 1
-        piece = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text[start:end]).casefold())
-        piece = " " if piece.isspace() else piece
-        folded.append(piece)
-        places += [start] * len(piece)
-        start = end
-    return "".join(folded), [*places, len(text)]
-
-
 def _name(written: str) -> str:
     """The folded form of a name, by which it is looked up."""
-    return _fold(written)[0].strip()
-
-
-def _word_before(folded: str, place: int) -> str:
-    """The word or mark that stands before a place; empty at the beginning."""
-    found = re.search(r"(?:[^\W\d_]+(?:'[a-z]+)?|\S) ?$", folded[max(0, place - 40):place])
-    return found[0].strip() if found else ""
-
-
-def _word_after(folded: str, place: int) -> str:
-    found = re.match(r" ?([^\W\d_]+|\S)", folded[place:place + 40])
-    return found[1] if found else ""
-
-
-def _begins_name(folded: str, place: int, before: str) -> bool:
-    """Whether a region's name may begin there, after the word `before`."""
-    if before == "of":
-        return _word_before(folded, place - len("of ")) in _BEFORE_OF
-    return before in _BEFORE_NAME or before in ("", "\0") or before in ",:;(\"“‘"
-
-
-def _ends_name(after: str) -> bool:
-    return after in _AFTER_NAME or after in ("", "\0") or after in ".?!,;:)\"”’"
+    return fold(written)[0].strip()
 
 
 def _introduced(folded: str, numbered: re.Match[str]) -> bool:
     """Whether "number 2" names a region, as "#2" does; "the number 2" and "phone number 2" do not."""
     start = numbered.start()
-    return numbered["word"] is None or _begins_name(folded, start, _word_before(folded, start))
-
-
-def _is_pronoun(folded: str, this: re.Match[str]) -> bool:
-    """Whether "this" stands for a region: not in "this picture", nor in "why is this?"."""
-    if folded.startswith(("why", "how do you know", "how come")):
-        return False
-    if this["noun"] or _IS_THIS.fullmatch(folded):
-        return True
-    before, after = _word_before(folded, this.start()), _word_after(folded, this.end())
-    return _begins_name(folded, this.start(), before) and _ends_name(after)
+    return numbered["word"] is None or begins_name(folded, start)
 
 
 def _goes_on(last: str, following: str) -> bool:
-    """Whether the letter after a name makes it the beginning of a longer one. last: the name's last letter."""
+    """Whether what follows a name makes it the beginning of a longer one.
+
+    Args:
+        last: The name's last letter.
+        following: The two letters after it.
+    """
     longer = next(longer for letters, longer in _LONGER if letters.match(last))
-    return longer.match(following) is not None
+    return longer.match(following) is not None or last.isdecimal() and _DECIMALS.match(following) is not None
+
+
+def _listing(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _may_name(text: str, match: re.Match[str]) -> bool:
+    """Whether what a match has found may name regions, by where it stands."""
+    lowered = "".join(letter.lower()[:1] for letter in text)  # each letter at its place
+    return begins_name(lowered, match.start()) and ends_name(lowered, match.end())

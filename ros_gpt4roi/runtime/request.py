@@ -282,6 +282,7 @@ class Question(Request[Answer]):
             empty, it becomes that of the one region that came with the question, else the conversation's.
         drawn: The ids of the regions that came with it.
         asked: The question in the model's words, once it has begun.
+        points_nowhere: Whether it was refused because it speaks of "this", and nothing is pointed at.
     """
 
     text: str
@@ -294,6 +295,7 @@ class Question(Request[Answer]):
     subject: str = ""
     drawn: tuple[str, ...] = field(default=(), init=False)
     asked: str = field(default="", init=False)
+    points_nowhere: bool = field(default=False, init=False)
 
     def refusal(self, status: Status, error: str) -> Answer:
         """The answer to a question that has no complete one: the text so far, and why there is no more."""

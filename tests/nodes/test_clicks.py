@@ -129,6 +129,7 @@ def test_a_click_asks_the_last_question_about_this(peer: Peer, click: Clicker,
     count = len(click.answers)
     peer.publisher(String, "query_text").publish(String(data="Is this one red?"))
     peer.wait_for(lambda: len(click.answers) > count, "an answer to the question")
+    assert click.answers[-1].status == Answer.INVALID and "nothing is pointed at" in click.answers[-1].error
     for refused in (False, True):
         if refused:
             count = len(click.answers)

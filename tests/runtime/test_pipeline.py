@@ -13,7 +13,7 @@ from ros_gpt4roi.model.prompt import IMAGE_END, IMAGE_PATCH, IMAGE_START
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.region_text import RegionText
 from ros_gpt4roi.runtime.request import Conversation, DescriptionRequest, Question
-from ros_gpt4roi.runtime.types import Frame, Status
+from ros_gpt4roi.runtime.types import Answer, Frame, Status
 
 
 def published_procedure(loaded: LoadedModel, pipeline: Pipeline, frame: Frame, rounds: list, tokens: int) -> list[int]:
@@ -234,18 +234,32 @@ def test_this_is_the_drawn_region_or_the_one_last_asserted(make_pipeline: Callab
     pipeline = make_pipeline()
     conversation = Conversation("c", make_frame(["cup", "7"]))
 
-    def asked(text: str, *drawn: str) -> str:
+    def ask(text: str, *drawn: str) -> tuple[Question, Answer]:
         question = Question(text)
         question.drawn = drawn
-        pipeline.ask(conversation, question)
-        return question.asked
+        return question, pipeline.ask(conversation, question)
 
-    assert asked("What is this?") == "What is this?"
+    def asked(text: str, *drawn: str) -> str:
+        return ask(text, *drawn)[0].asked
+
+    question, refusal = ask("What is this?")
+    assert refusal.status is Status.INVALID and "nothing is pointed at" in refusal.error and question.points_nowhere
+    assert not conversation.rounds and not question.asked
     assert asked("What is this?", "7") == "What is <region2>?"
     assert asked("And what is it?", "7") == "And what is <region2>?"
     assert conversation.subject == "7"
     assert asked("What colour is this?") == "What colour is <region2>?" and asked("What is it?") == "What is it?"
-    assert asked("What is this?", "7", "cup") == "What is this?"
+    question, refusal = ask("What is this?", "7", "cup")
+    assert refusal.status is Status.INVALID and "7, cup" in refusal.error and not question.points_nowhere
+    assert asked("Are this and this the same?", "7", "cup") == "Are <region2> and <region1> the same?"
+
+
+def test_this_is_the_only_region_that_there_is(make_pipeline: Callable, make_frame: Callable) -> None:
+    question = Question("What is this?")
+    answer = make_pipeline().ask(Conversation("c", make_frame(["cup"])), question)
+    assert question.asked == "What is <region1>?" and answer.status is Status.OK
+    nothing = make_pipeline().ask(Conversation("c", make_frame(0)), Question("What is this?"))
+    assert nothing.status is Status.INVALID and "nothing is pointed at" in nothing.error
 
 
 def test_a_prompt_longer_than_the_context_is_refused(make_pipeline: Callable, make_frame: Callable) -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ros_gpt4roi.runtime.region_text import RegionText, UnknownRegionError, speaks_of_this
+from ros_gpt4roi.runtime.pointing import Pointed, points
+from ros_gpt4roi.runtime.region_text import RegionText, UnknownRegionError
 
 NUMBERS = RegionText([str(i) for i in range(1, 13)])
 TRACKS = RegionText(["mug_3", "track-7", "cup 1", "cup 12", "A+B"], left_out=["far-9"])
@@ -76,6 +77,18 @@ def test_a_detectors_own_names_become_places(text: str, expected: str) -> None:
     ("Are 2 and 3 the same colour?", "Are <region2> and <region3> the same colour?"),
     ("What is left of 2?", "What is left of <region2>?"),
     ("describe 2 in detail", "describe <region2> in detail"),
+    ("pick 2", "pick <region2>"),
+    ("Pick 2 up, please", "Pick <region2> up, please"),
+    ("What is #2.", "What is <region2>."),
+    ("is box 2 left of object 3?", "is <region2> left of <region3>?"),
+    ("compare boxes 2 and 3", "compare <region2> and <region3>"),
+    ("Compare regions 1-3.", "Compare <region1>, <region2> and <region3>."),
+    ("regions 2 to 3", "<region2> and <region3>"),
+    ("Describe regions two through four", "Describe <region2>, <region3> and <region4>"),
+    ("describe 1 through 3", "describe <region1>, <region2> and <region3>"),
+    ("What are 1–3?", "What are <region1>, <region2> and <region3>?"),
+    ("regions 5 and 1-2", "<region5> and <region1> and <region2>"),
+    ("How far is it from region 1 to 3?", "How far is it from <region1> to <region3>?"),
 ])
 def test_a_region_is_named_without_that_word(text: str, expected: str) -> None:
     assert NUMBERS.to_model(text) == expected
@@ -85,7 +98,7 @@ def test_a_region_is_named_without_that_word(text: str, expected: str) -> None:
     "are there 2 balls?", "How many are red, 2 or 3?", "Are there more than 2?", "a group of 2", "2 balls?",
     "Is it 2 or 3?", "room number 2", "the number 2 is written where?", "what is 2 + 2", "Is 2.5 large?",
     "Which has 2 mugs?", "step 2", "wait 2 minutes", "rate it from 1 to 10", "Are 2 red?",
-    "is there a number 99 on it", "Is 14 red?", "at 2:30", "50 %", "the second one from the left",
+    "is there a number 99 on it", "Is 20 percent of it full?", "at 2:30", "50 %", "the second one from the left",
     "What is the second one you mentioned?", "the first mug", "the 14th mug", "2 m", "What is this?", "a second one",
 ])
 def test_a_number_that_counts_or_measures_is_no_region(text: str) -> None:
@@ -132,15 +145,15 @@ def test_a_trackers_id_is_a_name_by_itself(text: str, expected: str) -> None:
     ("Is this one left of region 2?", "Is <region5> left of <region2>?"), ("thistle?", "thistle?"),
 ])
 def test_this_is_a_region_where_it_stands_for_one(text: str, expected: str) -> None:
-    assert NUMBERS.to_model(text, "5", it=True) == expected
+    assert NUMBERS.to_model(text, Pointed(("5",), shown=True)) == expected
     assert NUMBERS.to_model(text).count("<region5>") == 0
-    assert speaks_of_this(text) == ("this" in text.lower() and "<region5>" in expected)
+    assert points(text) == ("this" in text.lower() and "<region5>" in expected)
 
 
 def test_this_may_be_a_region_that_was_left_out() -> None:
     with pytest.raises(UnknownRegionError, match="'far-9' was left out"):
-        TRACKS.to_model("What is this?", "far-9")
-    assert TRACKS.to_model("What is cup 1?", "far-9", it=True) == "What is <region3>?"
+        TRACKS.to_model("What is this?", Pointed(("far-9",)))
+    assert TRACKS.to_model("What is cup 1?", Pointed(("far-9",), shown=True)) == "What is <region3>?"
 
 
 @pytest.mark.parametrize(("ids", "text", "expected"), [
@@ -196,6 +209,18 @@ def test_no_letter_of_a_question_or_a_name_is_more_than_an_unknown_region() -> N
     (TRACKS, "What is region far-9?", "left out"),
     (NUMBERS, "what is number 13?", "'13'"),
     (NUMBERS, "#99", "'99'"),
+    (NUMBERS, "What is #13.", "'13'"),
+    (NUMBERS, "what is region 2.5?", "'2.5'"),
+    (NUMBERS, "number 2.5", "'2.5'"),
+    (NUMBERS, "Is 14 red?", "'14'"),
+    (NUMBERS, "is 2 left of 13?", "'13'"),
+    (TRACKS, "Is 2 red?", "'2'"),
+    (NUMBERS, "pick 14", "'14'"),
+    (NUMBERS, "is box 13 red?", "'13'"),
+    (NUMBERS, "1 through 13", "'13'"),
+    (NUMBERS, "regions 3-1", "'3-1'"),
+    (NUMBERS, "regions 0 to 2", "'0'"),
+    (TRACKS, "regions 1-3", "'1'"),
 ])
 def test_an_unknown_name_is_refused_by_name(regions: RegionText, text: str, named: str) -> None:
     with pytest.raises(UnknownRegionError) as error:
