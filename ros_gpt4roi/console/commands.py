@@ -68,6 +68,7 @@ class Watch(_Message):
     type: Literal["watch"]
     watch: _Name
     text: _Text
+    boxes: list[Box] = Field(default_factory=list, max_length=_MOST_BOXES)
 
 
 class Unwatch(_Message):

@@ -108,12 +108,12 @@ class Robot:
         reply.add_done_callback(ended)
         return reply
 
-    def watch_question(self, text: str, on_change: Callable[[Watch.Feedback], None],
+    def watch_question(self, query: Query, on_change: Callable[[Watch.Feedback], None],
                        on_end: Callable[[str], None]) -> WatchReply:
         """Has a question asked again and again; both functions are called in the loop.
 
         Args:
-            text: The question.
+            query: The question.
             on_change: Receives each change of its answer.
             on_end: Receives why it has ended; "" where its time is over or it was cancelled.
         """
@@ -122,7 +122,7 @@ class Robot:
             answer = None if error is not None or not reply.aborted else reply.result().answer
             self._call(on_end, str(error or "") if answer is None else f"{status_name(answer)}: {answer.error}")
 
-        reply = self._client.watch_async(text, on_change=lambda change: self._call(on_change, change))
+        reply = self._client.watch_async(query, on_change=lambda change: self._call(on_change, change))
         reply.add_done_callback(ended)
         return reply
 

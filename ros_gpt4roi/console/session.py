@@ -287,7 +287,8 @@ class Session:
             self._post({"type": "unwatched", "watch": name, "error": error})
             return
         try:
-            self._watches[name] = self._robot.watch_question(command.text, changed, ended)
+            query = Query(text=command.text, boxes=[box.as_region() for box in command.boxes])
+            self._watches[name] = self._robot.watch_question(query, changed, ended)
         except Exception as error:  # the client's, when the server ends
             ended(str(error))
 

@@ -105,3 +105,13 @@ def finished(card: Locator, turn: int = 0) -> Locator:
     element = card.locator(".turn").nth(turn)
     expect(element).not_to_have_class(re.compile(r"\bopen\b"))
     return element
+
+
+def drag(page: Page, canvas: Locator, box: tuple[float, float, float, float]) -> None:
+    """Draws a box in fractions of the picture."""
+    place = canvas.bounding_box()
+    across, down = place["width"], place["height"]
+    page.mouse.move(place["x"] + box[0] * across, place["y"] + box[1] * down)
+    page.mouse.down()
+    page.mouse.move(place["x"] + box[2] * across, place["y"] + box[3] * down, steps=4)
+    page.mouse.up()

@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from browsing import WAIT_MS, Child, finished, watch, web_console  # noqa: E402
-from playwright.sync_api import Browser, Locator, Page, expect  # noqa: E402
+from browsing import WAIT_MS, Child, drag, finished, watch, web_console  # noqa: E402
+from playwright.sync_api import Browser, Page, expect  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Correction  # noqa: E402
 from ros_peer import Peer  # noqa: E402
 
@@ -58,16 +58,6 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     assert faults == []
 
 
-def drag(page: Page, canvas: Locator, box: tuple[float, float, float, float]) -> None:
-    """Draws a box in fractions of the picture."""
-    place = canvas.bounding_box()
-    across, down = place["width"], place["height"]
-    page.mouse.move(place["x"] + box[0] * across, place["y"] + box[1] * down)
-    page.mouse.down()
-    page.mouse.move(place["x"] + box[2] * across, place["y"] + box[3] * down, steps=4)
-    page.mouse.up()
-
-
 def test_a_drawn_box_is_asked_about_and_the_answer_streams(page: Page) -> None:
     page.evaluate("""() => {
         window.lengths = new Set();
@@ -98,6 +88,25 @@ def test_a_question_is_told_the_region_that_was_pointed_at(page: Page) -> None:
             asked = page.evaluate("""async (given) =>
                 (await import("/static/conversations.js")).aboutRegion(...given)""", [question, name])
             assert asked == expected.replace("egion 1", f"egion {name}")
+
+
+def test_labels_of_crowded_regions_do_not_cover_one_another(page: Page) -> None:
+    places = page.evaluate("""async () => {
+        const { arrange } = await import("/static/labels.js");
+        const crowd = [...Array(12)].map((_, i) => ({id: `${i + 1}`, text: "a small shiny red metal cube", box:
+            [100 + 3 * i, 100 + 2 * i, 160 + 3 * i, 150 + 2 * i]}));
+        const alone = {id: "far", text: "a mug. It is blue", box: [400, 300, 500, 400]};
+        const labels = arrange([...crowd, alone, {id: "out", text: "", box: [-50, -50, 0, 0]}],
+            (text) => 7 * text.length + 6, 17, [640, 480]);
+        return labels.map(({ region, text, place }) => [region.id, text, place]);
+    }""")
+    assert {name for name, _, _ in places} >= {"far", "1", "2", "3", "4", "5", "6"}
+    assert [text for name, text, _ in places if name == "far"] == ["far: a mug"]
+    assert any(text == name for name, text, _ in places), "where a text has no room, the id stands alone"
+    for count, (_, _, (x1, y1, x2, y2)) in enumerate(places):
+        assert 0 <= x1 < x2 <= 640 and 0 <= y1 < y2 <= 480
+        for _, _, other in places[:count]:
+            assert x1 >= other[2] or x2 <= other[0] or y1 >= other[3] or y2 <= other[1], (places[count], other)
 
 
 def test_the_regions_that_an_answer_asserts_light_up_on_its_frame(page: Page) -> None:

@@ -12,7 +12,7 @@ pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from answering import BOXES  # noqa: E402
-from browsing import WAIT_MS, watch, web_console  # noqa: E402
+from browsing import WAIT_MS, drag, finished, watch, web_console  # noqa: E402
 from camera import Camera  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
@@ -96,6 +96,21 @@ def test_watches_are_shown_with_their_changes_and_stopped(page: Page, stream: St
     client.wait_for(lambda: client.state.values["watches"] == "3", WAIT_S, "three watches in the node")
     page.reload()
     client.wait_for(lambda: client.state.values["watches"] == "0", WAIT_S, "no watch of a page that has gone")
+
+
+def test_this_in_a_watch_is_what_was_pointed_at_last(page: Page) -> None:
+    begin(page, "What is this?")
+    expect(page.locator(".watch .error")).to_contain_text("nothing is pointed at")
+    drag(page, page.locator("#live canvas"), (0.35, 0.35, 0.65, 0.65))
+    finished(page.locator(".card").first)
+    begin(page, "What is this?")
+    expect(page.locator(".watch .about").first).to_contain_text("s ago", timeout=4 * WAIT_MS)
+    assert "nothing is pointed at" not in page.locator(".watch .answer").first.inner_text()
+    region = page.locator("#regions li").first
+    region.locator(".select").click()
+    begin(page, "Is this red?")
+    expect(page.locator(".watch .question").first).to_have_text(f"Is region {region.get_attribute('data-region')} red?")
+    expect(page.locator(".watch .about").first).to_contain_text("s ago", timeout=4 * WAIT_MS)
 
 
 def test_a_click_while_the_node_takes_no_work_says_so(page: Page, peer: Peer) -> None:

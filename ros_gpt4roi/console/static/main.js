@@ -32,12 +32,22 @@ function takeQuestion() {
   return text;
 }
 
+let pointed = null; // what was pointed at last on the live picture: {id} of a region, or {box}
+
+function point(at) {
+  pointed = at;
+  live.light(at.id === undefined ? [] : [at.id]);
+  live.mark(at.box ?? null);
+}
+
 const askAboutRegion = (frame, region) => {
+  point({ id: region.id });
   const card = conversations.open(frame, aboutRegion(takeQuestion(), region.id));
   card.view.light([region.id]);
 };
 
 const askAboutBox = (frame, box) => {
+  point({ box });
   const id = freeId(frame.regions);
   conversations.open(frame, aboutRegion(takeQuestion(), id), [{ id, box }]);
 };
@@ -113,8 +123,10 @@ find("live-form").addEventListener("submit", (event) => {
 
 find("watch").addEventListener("click", () => {
   const text = takeQuestion();
-  if (text) watches.begin(text);
-  else find("live-question").focus();
+  const about = /\bthis\b/i.test(text) ? pointed : null;
+  if (!text) find("live-question").focus();
+  else if (about?.box) watches.begin(text, [{ box: about.box }]); // later frames have other ids: the node knows "this"
+  else watches.begin(about ? aboutRegion(text, about.id) : text);
 });
 
 find("token-form").addEventListener("submit", (event) => {

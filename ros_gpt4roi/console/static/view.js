@@ -1,5 +1,7 @@
 // A camera frame with its regions on a canvas: shows, highlights, and lets people point at things.
 
+import { arrange } from "./labels.js";
+
 const COLOURS = ["#e64b35", "#007ac2", "#00966e", "#e19600", "#8250b4", "#c83c8c", "#6e6e00", "#008ca0"];
 const LIT = "#ffd23f";
 const LEAST_DRAG = 6; // pixels of the screen; less is a click
@@ -47,6 +49,7 @@ export class View {
     this.waiting = null; // a frame that came while somebody draws
     this.lit = [];
     this.extra = []; // regions that somebody has drawn on it
+    this.marked = null; // a box that was pointed at
     this.drag = null;
     this.cross = null; // of the keyboard: {x, y, from}
     this.lasting = "";
@@ -83,6 +86,12 @@ export class View {
     this.canvas.dataset.lit = ids.join(" ");
     this.draw();
     this.describe();
+  }
+
+  /** Shows what was pointed at last: a box, or nothing. */
+  mark(box) {
+    this.marked = box;
+    this.draw();
   }
 
   /** Shows a message at the picture until another takes its place. */
@@ -161,42 +170,33 @@ export class View {
     this.drawPointer(context, scale);
   }
 
-  // A text where it covers no other; else the id alone.
   label(context, regions, scale) {
     const size = Math.round(13 * scale);
+    const border = 3 * scale;
     context.font = `${size}px system-ui, sans-serif`;
     context.textBaseline = "top";
-    const taken = [];
-    for (const region of regions) {
-      const [x1, y1] = region.box;
-      const short = region.text ? region.text.split(/[.;]/)[0].slice(0, 60) : "";
-      const texts = short ? [`${region.id}: ${short}`, region.id] : [region.id];
-      for (const text of texts) {
-        const width = Math.min(context.measureText(text).width + 6 * scale, this.canvas.width);
-        const height = size + 4 * scale;
-        const x = Math.max(0, Math.min(x1, this.canvas.width - width));
-        const y = y1 >= height ? y1 - height : Math.max(0, y1);
-        const free = taken.every(([left, top, wide, high]) => x >= left + wide || left >= x + width || y >= top + high
-          || top >= y + height);
-        if (!free && text !== region.id) continue;
-        taken.push([x, y, width, height]);
-        context.fillStyle = this.lit.includes(region.id) ? LIT : colourOf(region.id);
-        context.fillRect(x, y, width, height);
-        context.fillStyle = this.lit.includes(region.id) ? "#000" : "#fff";
-        context.fillText(text, x + 3 * scale, y + 2 * scale, width);
-        break;
-      }
+    const isLit = (region) => this.lit.includes(region.id);
+    const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
+    // A small box leaves its text the fewest places.
+    const order = [...regions].sort((one, other) => isLit(other) - isLit(one) || area(one) - area(other));
+    const widthOf = (text) => context.measureText(text).width + 2 * border;
+    for (const { region, text, place: [x1, y1, x2, y2] } of arrange(order, widthOf, size + 4 * scale,
+      [this.canvas.width, this.canvas.height])) {
+      context.fillStyle = isLit(region) ? LIT : colourOf(region.id);
+      context.fillRect(x1, y1, x2 - x1, y2 - y1);
+      context.fillStyle = isLit(region) ? "#000" : "#fff";
+      context.fillText(text, x1 + border, y1 + 2 * scale, x2 - x1 - 2 * border);
     }
   }
 
   drawPointer(context, scale) {
     const box = this.drag ? boxOf(this.drag.from, this.drag.to)
-      : this.cross?.from ? boxOf(this.cross.from, this.cross) : null;
+      : this.cross?.from ? boxOf(this.cross.from, this.cross) : this.marked;
     context.strokeStyle = "#fff";
     context.lineWidth = 2 * scale;
     if (box) {
       context.setLineDash([5 * scale, 4 * scale]);
-      context.strokeRect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
+      context.strokeRect(box[0], box[1], Math.max(box[2] - box[0], 4), Math.max(box[3] - box[1], 4));
       context.setLineDash([]);
     }
     if (this.cross) {

@@ -11,14 +11,15 @@ export class Watches {
     Object.assign(this, { list, empty, connection, announce, watches: new Map() });
   }
 
-  begin(text) {
+  /** Begins to watch; `boxes` are what "this" means in the question, [{box}], on every picture at the same place. */
+  begin(text, boxes = []) {
     const watch = new Watch(this, text);
     this.watches.set(watch.name, watch);
     this.list.prepend(watch.element);
     this.empty.hidden = true;
     const ended = [...this.watches.values()].find((other) => !other.open);
     if (this.watches.size > MOST_WATCHES && ended) ended.remove();
-    if (!this.connection.send({ type: "watch", watch: watch.name, text })) {
+    if (!this.connection.send({ type: "watch", watch: watch.name, text, boxes })) {
       watch.end("there is no connection to the console");
     }
   }
