@@ -1,7 +1,8 @@
 """Engine against PyTorch on stored frames: what differs too much is refused.
 
-Two measures. The relative error of every image token and region embedding, with a limit by precision; and the text that
-the language model writes about every region, which has to be the same word for word.
+Two measures. The relative error of every image token and region embedding, of the first frame also with a mask in every
+region, with a limit by precision; and the text that the language model writes about every region, which has to be the
+same word for word.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from .precision.calibration import StoredFrame
 # uint8 [B, S, S, 3], float32 [B, N, 4] and, where regions have masks, float32 [B, N, P, P] in, vision output out.
 Encode = Callable[..., VisionOutput]
 
+_MASKED = "region_embeddings under masks"
+COMPARED = (*OUTPUTS, _MASKED)
+
 LIMITS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1, "fp8": 2e-1}
 _REFERENCE_LIMITS = {torch.float32: LIMITS["fp32"], torch.float16: LIMITS["fp16"], torch.bfloat16: LIMITS["bf16"]}
 # Long enough to show a difference, short enough that a gate takes seconds.
@@ -41,7 +45,7 @@ class GateReport:
     Attributes:
         engine: SHA-256 of the plan.
         key: Digest of its key.
-        errors: Largest relative error by output.
+        errors: Largest relative error by what is compared (`COMPARED`).
         texts: How many were compared.
         same_texts: How many of them were the same.
         reason: Why it was refused, empty where it passed.
@@ -82,25 +86,31 @@ def limit_for(precision: str, reference_type: torch.dtype) -> float:
     return max(LIMITS[precision], _REFERENCE_LIMITS[reference_type])
 
 
-def check(engine: Encode, reference: Encode, frames: Sequence[StoredFrame], precision: str, limit: float, sha256: str,
-          key: str, write_texts: TextWriter | None = None) -> GateReport:
+def check(engine: Encode, reference: Encode, frames: Sequence[StoredFrame], mask_side: int, precision: str,
+          limit: float, sha256: str, key: str, write_texts: TextWriter | None = None) -> GateReport:
     """Compares an engine with PyTorch. One that fails to run is refused like one that is wrong.
 
     Args:
         engine: runs the engine.
         reference: of `pytorch_reference`.
         frames: what both are given.
+        mask_side: bins a side of a region's mask.
         precision: of the engine, for the report.
         limit: of `limit_for`.
         sha256: of the engine, for the report.
         key: of the engine, for the report.
         write_texts: the language stage's; None where there is no language model to ask.
     """
-    errors, texts, same, example = dict.fromkeys(OUTPUTS, 0.0), 0, 0, ""
-    for frame in frames:
+    errors, texts, same, example = dict.fromkeys(COMPARED, 0.0), 0, 0, ""
+    for number, frame in enumerate(frames):
         expected = reference(frame.image, frame.boxes)
         try:
             got = engine(frame.image, frame.boxes)
+            if number == 0:
+                masks = np.broadcast_to(np.tri(mask_side, dtype=np.float32),
+                                        (*frame.boxes.shape[:2], mask_side, mask_side)).copy()
+                errors[_MASKED] = relative_error(engine(frame.image, frame.boxes, masks).region_embeddings,
+                                                 reference(frame.image, frame.boxes, masks).region_embeddings)
         except (EngineError, RuntimeError) as error:
             return GateReport(sha256, key, precision, len(frames), limit, errors, texts, same,
                               f"it does not run: {error}")
@@ -120,10 +130,10 @@ def pytorch_reference(encode: Callable[..., Any], device: torch.device) -> Encod
     """PyTorch's side of the comparison: `GPT4RoI.encode` or a VisionNetwork, called with arrays."""
 
     @torch.inference_mode()
-    def reference(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+    def reference(*arrays: np.ndarray) -> VisionOutput:
         # By default cuDNN rounds what float32 convolutions read to float16's digits: no measure for others.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return VisionOutput(*encode(torch.from_numpy(images).to(device), torch.from_numpy(boxes).to(device)))
+            return VisionOutput(*encode(*(torch.from_numpy(array).to(device) for array in arrays)))
 
     return reference
 

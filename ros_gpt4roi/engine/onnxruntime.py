@@ -108,7 +108,7 @@ def open_onnxruntime(loaded: LoadedModel, entry: str, options: EngineOptions,
     graph = provide_onnx(network, entry, options.open_cache(), profile.limits, options.build == "auto", progress)
     runner = OnnxRuntimeRunner(graph.path, device, network.output_shapes, "fp32")
     frames = load_frames(options.frames_folder, network.config.preprocess)[:1]
-    report = check(runner, pytorch_reference(loaded.model.encode, device), frames, "fp32",
+    report = check(runner, pytorch_reference(loaded.model.encode, device), frames, network.mask_side, "fp32",
                    limit_for("fp32", loaded.model.dtype), graph.digest, graph.digest)
     if not report.passed:
         raise EngineError(f"ONNX Runtime and PyTorch disagree: {report.reason}")

@@ -35,6 +35,7 @@ from ros_gpt4roi.model.checkpoint import LoadedModel
 from ros_gpt4roi.model.gpt4roi import VisionOutput
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 
+MASK_SIDE = 3  # of the tiny model
 FRAMES = [StoredFrame(str(seed), *inputs(32, 1, 3, seed)) for seed in range(2)]
 
 
@@ -45,21 +46,21 @@ def reference(loaded: LoadedModel) -> Encode:
 
 def run_check(engine: Encode, reference: Encode, precision: str = "fp16",
               loaded: LoadedModel | None = None) -> GateReport:
-    return check(engine, reference, FRAMES, precision, LIMITS[precision], "sha", "key",
+    return check(engine, reference, FRAMES, MASK_SIDE, precision, LIMITS[precision], "sha", "key",
                  Pipeline(loaded, PipelineConfig()).describe_output if loaded else None)
 
 
 def test_reference_passes_its_own_gate(reference: Encode, loaded: LoadedModel) -> None:
     report = run_check(reference, reference, "fp32", loaded)
     assert report.passed
-    assert report.errors == {"image_tokens": 0.0, "region_embeddings": 0.0}
+    assert report.errors == dict.fromkeys(("image_tokens", "region_embeddings", "region_embeddings under masks"), 0.0)
     assert report.texts == report.same_texts == 6
 
 
 @pytest.mark.parametrize("output", ["image_tokens", "region_embeddings"])
 def test_wrong_output_is_refused_by_name(reference: Encode, output: str) -> None:
-    def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
-        got = reference(images, boxes)
+    def engine(*arrays: np.ndarray) -> VisionOutput:
+        got = reference(*arrays)
         # One wrong vector among many must not drown in the average.
         wrong = getattr(got, output).clone()
         wrong[0, -1] *= 1.1
@@ -70,9 +71,15 @@ def test_wrong_output_is_refused_by_name(reference: Encode, output: str) -> None
     assert f"{output} differs by 0.1" in report.reason
 
 
+def test_an_engine_that_passes_masks_over_is_refused(reference: Encode) -> None:
+    report = run_check(lambda images, boxes, *masks: reference(images, boxes), reference)
+    assert not report.passed and report.errors["region_embeddings"] == 0
+    assert report.reason.startswith("region_embeddings under masks differs by")
+
+
 def test_same_error_is_judged_by_precision(reference: Encode) -> None:
-    def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
-        return VisionOutput(*(value * 1.05 for value in reference(images, boxes)))
+    def engine(*arrays: np.ndarray) -> VisionOutput:
+        return VisionOutput(*(value * 1.05 for value in reference(*arrays)))
 
     assert not run_check(engine, reference, "fp16").passed
     assert run_check(engine, reference, "bf16").passed
@@ -85,8 +92,8 @@ def test_limit_is_no_closer_than_the_reference_itself() -> None:
 
 
 def test_overflow_is_refused(reference: Encode) -> None:
-    def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
-        return VisionOutput(*(value * float("inf") for value in reference(images, boxes)))
+    def engine(*arrays: np.ndarray) -> VisionOutput:
+        return VisionOutput(*(value * float("inf") for value in reference(*arrays)))
 
     assert not run_check(engine, reference, "fp8").passed
 
@@ -98,13 +105,13 @@ def test_other_text_is_refused_although_the_numbers_are_close(reference: Encode)
         calls.append(output)
         return ["a red mug"] * (count - 1) + ["a red mug" if len(calls) % 2 else "a blue mug"]
 
-    report = check(reference, reference, FRAMES, "fp16", LIMITS["fp16"], "sha", "key", write_texts)
+    report = check(reference, reference, FRAMES, MASK_SIDE, "fp16", LIMITS["fp16"], "sha", "key", write_texts)
     assert not report.passed
     assert report.same_texts == 4 and "2 of 6 texts differ (0: 'a red mug', PyTorch 'a blue mug')" in report.reason
 
 
 def test_engine_that_fails_to_run_is_refused(reference: Encode) -> None:
-    def engine(images: np.ndarray, boxes: np.ndarray) -> VisionOutput:
+    def engine(*arrays: np.ndarray) -> VisionOutput:
         raise EngineError("out of memory")
 
     assert run_check(engine, reference).reason == "it does not run: out of memory"

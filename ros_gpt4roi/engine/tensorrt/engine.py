@@ -17,7 +17,7 @@ from .. import EngineError
 from ..build_process import ProgressCallback, run_job
 from ..cache import CachedEngine, CacheError, EngineCache, EngineKey, plain
 from ..export import ExportedGraph, VisionNetwork, provide_onnx
-from ..gate import Encode, GateReport, TextWriter, check, limit_for, pytorch_reference, read_report
+from ..gate import COMPARED, Encode, GateReport, TextWriter, check, limit_for, pytorch_reference, read_report
 from ..precision.calibration import FORMATS, FRAMES_FILE, load_frames
 from ..profiles import EngineOptions, EngineProfile, fallback_precisions
 from .library import Gpu, Library, choose_library, this_gpu
@@ -193,14 +193,16 @@ def _report(loaded: LoadedModel, request: EngineRequest, engine: CachedEngine, k
     """
     path = cache.report_path(request.engine_entry(precision))
     report = read_report(path)
-    if report is not None and (report.engine, report.key) == (engine.sha256, key.digest):
+    if report is not None and (report.engine, report.key, set(report.errors)) == (
+            engine.sha256, key.digest, set(COMPARED)):
         # One that `build_engine` passed without a language stage has yet to be asked for texts.
         if write_texts is None or report.texts or not report.passed:
             return report
     most = request.profile.max_regions
     frames = [dataclasses.replace(frame, boxes=frame.boxes[:, :most])
               for frame in load_frames(request.frames_folder, request.network.config.preprocess)]
-    report = check(runner, pytorch_reference(loaded.model.encode, loaded.model.device), frames, precision,
-                   limit_for(precision, loaded.model.dtype), engine.sha256, key.digest, write_texts)
+    report = check(runner, pytorch_reference(loaded.model.encode, loaded.model.device), frames,
+                   request.network.mask_side, precision, limit_for(precision, loaded.model.dtype), engine.sha256,
+                   key.digest, write_texts)
     report.write(path)
     return report
