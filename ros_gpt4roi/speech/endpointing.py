@@ -14,6 +14,12 @@ from .audio import RATE, Samples
 
 _STEP = 512  # samples that the detector looks at, 32 ms
 _KEPT_S = 0.2  # of the silence behind an utterance: recognisers do better with some
+# Others who talk farther away are speech, too, to the detector. What is meant for the robot is louder than the quietest
+# of what it has heard lately.
+_LOUDER = 10 ** (8 / 10)  # times the power
+_LATELY_S, _FIRST_S = 10.0, 1.0  # what is looked back at; with less than the second, all speech counts
+_SMOOTHED = 5  # steps
+_QUIETEST = 0.1  # of the steps
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,7 @@ class Endpointer:
         self._steps: list[Samples] = []  # of the utterance
         self._speaking = self._waiting = self.pressed = False  # waiting: for a pause, after a cut
         self._run = self._speech = self._silence = 0  # steps: of speech in a row, of speech in all, of silence at last
+        self._powers: deque[float] = deque(maxlen=_steps(_LATELY_S))
         self.unbroken_s = 0.0
         """How long speech has lasted without a pause: beyond the longest utterance, it is likely noise."""
 
@@ -135,7 +142,7 @@ class Endpointer:
             yield from self._take(step)
 
     def _take(self, step: Samples) -> Iterator[Event]:
-        speech = self._detector(step.tobytes()) >= self._options.speech_probability
+        speech = self._is_loud(step) & (self._detector(step.tobytes()) >= self._options.speech_probability)
         self._position += _STEP
         self._before.append(step)
         self._run = self._run + 1 if speech else 0
@@ -158,6 +165,13 @@ class Endpointer:
             self._speaking, self._speech = True, self._run
             self._steps = list(self._before)
             yield SpeechStarted()
+
+    def _is_loud(self, step: Samples) -> bool:
+        self._powers.append(float(np.square(step, dtype=np.float32).mean()))
+        if len(self._powers) < _steps(_FIRST_S):
+            return True
+        smoothed = np.convolve(self._powers, np.full(_SMOOTHED, 1 / _SMOOTHED), "valid")
+        return bool(smoothed[-1] >= _LOUDER * np.quantile(smoothed, _QUIETEST))
 
     def _end(self, cut: bool = False) -> list[Event]:
         steps, speech = self._steps, self._speech

@@ -43,6 +43,20 @@ def test_an_utterance_goes_from_a_pause_to_a_pause() -> None:
     assert 0.6 * length < len(first.samples) / RATE < length + 0.8
 
 
+def test_others_who_talk_farther_away_are_no_part_of_an_utterance() -> None:
+    told = np.concatenate([recording(name) for name in ("statement", "correction", "what_is_region_two")] * 6)
+    others = sum(np.roll(told, shift).astype(float) for shift in range(0, len(told), len(told) // 5))
+    question = recording("what_is_region_two").astype(float)
+    others *= 10 ** (-12 / 20) * question.std() / others.std()
+    began = 8 * RECORDED
+    heard = others[:began + len(question) + 4 * RECORDED]
+    heard[began:began + len(question)] += question
+    events = hear(Endpointer(EndpointOptions()), speech(heard.clip(-32768, 32767).astype(np.int16)))
+    found = [event for event in events if isinstance(event, Utterance) and event.start > 2 * RATE]  # it learns before
+    assert len(found) == 1 and not found[0].cut
+    assert abs(found[0].start / RATE - 8) < 0.5 and len(found[0].samples) / RATE < len(question) / RECORDED + 1
+
+
 @pytest.mark.parametrize("sound", ["silence", "zeros", "pink noise", "a loud tone"])
 def test_a_minute_of_what_is_no_speech_is_no_utterance(sound: str) -> None:
     rng, count = np.random.default_rng(1), 60 * RATE
