@@ -63,6 +63,10 @@ _COURTESY = re.compile(r"^(?:(?:thank you|thanks|stop|stop it|quiet|be quiet|sil
                        r"all right|very much|good|great|please)[,.! ]*)+$")
 _NEW = re.compile(r"^(?:(?:(?:start|begin|open) )?(?:a )?(?:new conversation|new topic)|"
                   r"(?:let's )?start (?:over|again))[.! ]*$")
+# "Is region 2 red?" is often heard as "If region 2 red", which has no verb; with one, "if" was said.
+_IF = re.compile(r"^if(?= (?:regions?|number|the|it|this|that|there)\b)(?!.*\b(?:is|are|was|were|has|have|do|does|did|can|"
+                 r"could|will|would|should|\w+s|you|i|we)\b)", re.IGNORECASE)
+_BREAK = re.compile(r"([.?!]) +(?!\d)")
 # Numbers that sound like other words, where only a number can stand.
 _SOUNDS = {"to": "2", "too": "2", "for": "4", "won": "1", "ate": "8", "tree": "3", "free": "3", "sex": "6"}
 _MISHEARD = re.compile(rf"\b(regions?|number) ({'|'.join(_SOUNDS)})"
@@ -91,17 +95,28 @@ def meaning_of(text: str) -> Meaning:
     rest = text[no.end():] if no else text
     asking = _LEADING.sub("", _simple(rest))
     if _ASKING.match(asking) or rest.rstrip().endswith("?"):
-        return Question(rest.strip() if no and not _ASKING.match(lowered) else text)
+        return Question(_joined(rest.strip() if no and not _ASKING.match(lowered) else text))
     if no:
         return _correction(rest)
     contrast = _IS_NOT.match(lowered)
     return _correction(text) if contrast else Unclear()
 
 
+def _joined(text: str) -> str:
+    """A question of one sentence, where a pause made two of it: "Which is red? Region 1 or region 2?"."""
+    first, mark, rest = _BREAK.split(text, maxsplit=1) if _BREAK.search(text) else (text, "", "")
+    if not rest or _BREAK.search(rest) or all(_ASKING.match(_LEADING.sub("", _simple(part))) for part in (first, rest)):
+        return text
+    if rest[1:2].islower():
+        rest = rest[0].lower() + rest[1:]
+    return f"{first}, {rest}"
+
+
 def repaired(text: str) -> str:
     """A sentence with the names of regions as they are written: "region too?" was "region 2?"."""
     text = _REGION.sub("region", " ".join(text.split()))
-    return _MISHEARD.sub(lambda found: f"{found[1]} {_SOUNDS[found[2].lower()]}", text)
+    text = _MISHEARD.sub(lambda found: f"{found[1]} {_SOUNDS[found[2].lower()]}", text)
+    return _IF.sub("Is", text)
 
 
 def without_wake_phrase(text: str, phrases: Sequence[str]) -> str | None:

@@ -28,6 +28,15 @@ def test_a_question_after_a_no_is_one() -> None:
     assert meaning_of("No, which region is red?") == Question("which region is red?")
 
 
+@pytest.mark.parametrize(("heard", "asked"), [
+    ("Which one is red? Region 1 or region 2?", "Which one is red, region 1 or region 2?"),
+    ("In region 3. Do you see a capsule?", "In region 3, do you see a capsule?"),
+    ("What is region 2? Why?", "What is region 2? Why?"), ("What is no. 2?", "What is no. 2?"),
+    ("Look! There! What is it?", "Look! There! What is it?")])
+def test_a_pause_makes_no_two_sentences_of_a_question(heard: str, asked: str) -> None:
+    assert meaning_of(heard) == Question(asked)
+
+
 @pytest.mark.parametrize(("text", "right", "subject", "instead"), [
     ("No, region two is a valve.", False, "region two", "a valve"),
     ("no region 2 is a valve", False, "region 2", "a valve"),
@@ -57,6 +66,8 @@ def test_names_of_regions_that_sound_like_other_words() -> None:
     assert repaired("What is region too?") == "What is region 2?"
     assert repaired("compare region for and region  to") == "compare region 4 and region 2"
     assert repaired("Regent 2 and reason four") == "region 2 and region four"
+    assert repaired("If region 2 small or large,") == "Is region 2 small or large,"
+    assert repaired("If it is red, say so") == "If it is red, say so"
     assert repaired("a region to the left") == "a region to the left"
     assert repaired("What is the reason for this?") == "What is the reason for this?"
 
