@@ -64,8 +64,8 @@ _COURTESY = re.compile(r"^(?:(?:thank you|thanks|stop|stop it|quiet|be quiet|sil
 _NEW = re.compile(r"^(?:(?:(?:start|begin|open) )?(?:a )?(?:new conversation|new topic)|"
                   r"(?:let's )?start (?:over|again))[.! ]*$")
 # "Is region 2 red?" is often heard as "If region 2 red", which has no verb; with one, "if" was said.
-_IF = re.compile(r"^if(?= (?:regions?|number|the|it|this|that|there)\b)(?!.*\b(?:is|are|was|were|has|have|do|does|did|can|"
-                 r"could|will|would|should|\w+s|you|i|we)\b)", re.IGNORECASE)
+_IF = re.compile(r"^if(?= (?:regions?|number|the|it|this|that|there)\b)(?!.*\b(?:is|are|was|were|has|have|do|does|did|"
+                 r"can|could|will|would|should|\w+s|you|i|we)\b)", re.IGNORECASE)
 _BREAK = re.compile(r"([.?!]) +(?!\d)")
 # Numbers that sound like other words, where only a number can stand.
 _SOUNDS = {"to": "2", "too": "2", "for": "4", "won": "1", "ate": "8", "tree": "3", "free": "3", "sex": "6"}
