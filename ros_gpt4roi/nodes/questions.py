@@ -81,6 +81,7 @@ class Questions:
         self.requests = OpenRequests(node, problems)
         self._goals_received = self._goals_accepted = self._goals_repeated = 0
         self._asked: OrderedDict[str, _Asked] = OrderedDict()  # by query id, the newest ones
+        self._queries = node.create_publisher(Query, "queries", HISTORY)
         self._answers = node.create_publisher(AnswerMessage, "answers", HISTORY)
         self._answer_texts = node.create_publisher(String, "answer_text", HISTORY)
         # Reentrant, since a coroutine holds its group while it awaits the worker.
@@ -104,8 +105,8 @@ class Questions:
         self._clicks.destroy()
         self.texts.destroy()
         self.watches.destroy()
-        self._node.destroy_publisher(self._answers)
-        self._node.destroy_publisher(self._answer_texts)
+        for publisher in (self._queries, self._answers, self._answer_texts):
+            self._node.destroy_publisher(publisher)
         # The action's server and this object hold each other, and an executor may hold the server for longer: neither
         # may keep a model.
         del self._frames, self._depth, self._scheduler
@@ -237,7 +238,18 @@ class Questions:
         # A conversation stays on its frame, which may have left the buffer long ago: the header is not looked at.
         known = self._scheduler.is_open(query.conversation_id)
         question.future.add_done_callback(lambda done: self._clicks.on_answer(question, done.result()))
-        return self._hand_in(question, query, lambda: None if known else self._frame(query.header))
+        self._hand_in(question, query, lambda: None if known else self._frame(query.header))
+        self._tell(question, query)
+        return question
+
+    def _tell(self, question: Question, query: Query) -> None:
+        """Publishes a question as its answer names it: actions and services pass by those who record."""
+        conversation = question.conversation
+        frame = conversation.frame if conversation is not None else question.frame
+        header = frame.header if frame is not None and isinstance(frame.header, Header) else query.header
+        self._queries.publish(Query(header=header, query_id=query.query_id or question.id, text=query.text,
+                                    conversation_id=conversation.id if conversation is not None else "",
+                                    boxes=query.boxes, format=query.format))
 
     def _submit_for_watch(self, query: Query, frame: Frame) -> Question:
         return self._hand_in(Question(query.text, for_watch=True), query, lambda: frame)

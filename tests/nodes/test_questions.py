@@ -99,7 +99,7 @@ def test_a_question_on_the_topic_that_fails_within_is_answered(
 
 def test_a_service_asks_as_the_action_does(peer: Peer, node: Perception,
                                            described: list[RegionDescriptionArray]) -> None:
-    answers = peer.collect(Answer, "answers", 10)
+    answers, queries = peer.collect(Answer, "answers", 10), peer.collect(Query, "queries", 10)
 
     def ask(text: str, **fields: object) -> Answer:
         request = AskQuestion.Request(query=Query(text=text, **fields))
@@ -112,8 +112,12 @@ def test_a_service_asks_as_the_action_does(peer: Peer, node: Perception,
     assert second.status == Answer.OK and second.conversation_id == first.conversation_id and second.query_id
     unknown = ask("region 9?", query_id="other")
     assert (unknown.status, unknown.query_id) == (Answer.UNKNOWN_REGION, "other") and "'9'" in unknown.error
-    peer.wait_for(lambda: len(answers) == 3, "the answers on the topic")
+    peer.wait_for(lambda: len(answers) == 3 and len(queries) == 3, "questions and answers on their topics")
     assert answers == [first, second, unknown]
+    asked = [(query.text, query.query_id, query.conversation_id, query.header) for query in queries]
+    assert asked == [("what is region 1?", "mine", first.conversation_id, first.header),
+                     ("why?", second.query_id, first.conversation_id, first.header),
+                     ("region 9?", "other", unknown.conversation_id, first.header)]
 
 
 def test_a_service_that_fails_within_says_so(peer: Peer, node: Perception, described: list[RegionDescriptionArray],

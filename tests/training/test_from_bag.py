@@ -139,6 +139,7 @@ def test_a_correction_of_a_frame_that_was_never_recorded_is_kept_beside(tmp_path
 def test_answers_become_conversations_as_they_were_corrected(tmp_path):
     questions = [(QUERIES, bags.query(0, name, text)) for name, text in
                  (("q1", "What is region 1?"), ("q2", "Why?"), ("q3", "And?"), ("q4", "Is region 1 red?"))]
+    questions[1][1].header = bags.Header()  # a question need not name its frame
     answers = [(ANSWERS, bags.answer(0, "q1", "region 1 is a mug")), (ANSWERS, bags.answer(0, "q2", "I see it.")),
                (ANSWERS, bags.answer(0, "q3", "No more.")), (ANSWERS, bags.answer(0, "q4", "Yes.", "d")),
                (ANSWERS, bags.answer(0, "q5", "42", "e")), (ANSWERS, bags.answer(0, "q1", "", "f", status=3))]

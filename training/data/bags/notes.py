@@ -21,6 +21,7 @@ from training.data.report import Report
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _OURS = "ros_gpt4roi_interfaces/msg/"
+_QUERY = f"{_OURS}Query"
 _BOXES = ("vision_msgs/msg/Detection2DArray", "yolo_msgs/msg/DetectionArray")
 _NOTES = (*_BOXES, *(f"{_OURS}{name}" for name in ("RegionDescriptionArray", "Answer", "Query", "Correction")))
 # What this package's node draws and publishes itself.
@@ -83,14 +84,14 @@ class Notes:
         for topic, data in read_bag(bag, report, wanted):
             report.read += 1
             with report.item(f"{bag.name}: {topic.name}"):
-                stamp = header_stamp(data)
+                stamp = 0 if topic.type == _QUERY else header_stamp(data)  # a question need not name its frame
                 if topic.type in IMAGES:
                     self._base.execute("INSERT OR IGNORE INTO frames VALUES (?, ?)", (topic.name, stamp))
                     continue
                 if len(data) > _MOST_BYTES:
                     raise ValueError(f"a message has {len(data)} bytes, expected at most {_MOST_BYTES}")
                 message = types.read(topic, data)
-                if topic.type == f"{_OURS}Query":
+                if topic.type == _QUERY:
                     self._base.execute("INSERT OR IGNORE INTO questions VALUES (?, ?)",
                                        (str(message.query_id), str(message.text)))
                     continue
