@@ -32,6 +32,7 @@ setup(
             f"perception = {NAME}.executables:perception",
             f"sim_camera = {NAME}.executables:sim_camera",
             f"speech = {NAME}.executables:speech",
+            f"recorder = {NAME}.executables:recorder",
             f"describe = {NAME}.executables:describe",
             f"ask = {NAME}.executables:ask",
             f"console = {NAME}.executables:console",

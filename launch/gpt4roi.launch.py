@@ -2,9 +2,10 @@
 
     ros2 launch ros_gpt4roi gpt4roi.launch.py                                   # the simulated robot
     ros2 launch ros_gpt4roi gpt4roi.launch.py config:=/path/to/my_robot.yaml    # or the name of one in config/
+    ros2 launch ros_gpt4roi gpt4roi.launch.py record:=true                      # and the recorder
 
 A section is `/**/NODE: {ros__parameters: {...}}`, as `--params-file` takes it, too. The section `remappings` holds
-`NODE: {name: topic}`. Everything stops when any of the nodes ends.
+`NODE: {name: topic}`. Everything stops when any of the nodes ends, except the recorder.
 """
 from __future__ import annotations
 
@@ -53,9 +54,12 @@ def read_deployment(config: str) -> tuple[Path, dict[str, dict[str, str]]]:
 def start_nodes(context: LaunchContext) -> list[Node]:
     """The nodes of the deployment that the launch argument `config` names."""
     path, nodes = read_deployment(LaunchConfiguration("config").perform(context))
+    if LaunchConfiguration("record").perform(context) == "true":
+        nodes.setdefault("recorder", nodes.get("perception", {}))
     return [Node(package=PACKAGE, executable=executable, output="screen",
                  namespace=LaunchConfiguration("namespace"), parameters=[str(path)],
-                 remappings=list(remappings.items()), on_exit=Shutdown(reason=f"{executable} ended"))
+                 remappings=list(remappings.items()),
+                 on_exit=None if executable == "recorder" else Shutdown(reason=f"{executable} ended"))
             for executable, remappings in nodes.items()]
 
 
@@ -65,5 +69,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("config", default_value="tabletop",
                               description="a ROS parameter file, or the name of one in the package's config/"),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
+        DeclareLaunchArgument("record", default_value="false", choices=["true", "false"],
+                              description="start the recorder, with perception's topics where it has no section"),
         OpaqueFunction(function=start_nodes),
     ])

@@ -35,6 +35,7 @@ def _exit_on_signals(status: int) -> None:
 perception = partial(_run_node, "ros_gpt4roi.nodes.perception")
 sim_camera = partial(_run_node, "ros_gpt4roi.nodes.sim_camera")
 speech = partial(_run_node, "ros_gpt4roi.nodes.speech")
+recorder = partial(_run_node, "ros_gpt4roi.nodes.recorder")
 web_console = partial(_run_node, "ros_gpt4roi.console.web")
 ask = partial(_run_tool, "ros_gpt4roi.console.ask")
 build_engine = partial(_run_tool, "ros_gpt4roi.engine.build_engine")

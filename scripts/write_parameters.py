@@ -17,6 +17,7 @@ from ros_gpt4roi.configuration import markdown_table  # noqa: E402
 from ros_gpt4roi.engine.profiles import EngineProfile  # noqa: E402
 from ros_gpt4roi.model.config import DeformableConfig, FocalConfig, ModelConfig, RoIAlignLiteConfig  # noqa: E402
 from ros_gpt4roi.nodes.perception import PerceptionParameters  # noqa: E402
+from ros_gpt4roi.nodes.recorder import RecorderParameters  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import CameraParameters  # noqa: E402
 from ros_gpt4roi.nodes.speech import SpeechParameters  # noqa: E402
 from training.data import ShardsOptions  # noqa: E402
@@ -52,6 +53,11 @@ They are given at the node's start.
 They are given at the node's start; [voice](voice.md) says what they are for.
 
 {markdown_table(SpeechParameters)}
+## Node recorder
+
+They are given at the node's start; [recording](recording.md) says what they are for.
+
+{markdown_table(RecorderParameters)}
 ## Model
 
 The section `model` of a checkpoint's `config.json`; `python -m ros_gpt4roi.model assemble --config FILE`

@@ -162,10 +162,11 @@ def test_named_parameters_are_declared() -> None:
     pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
     from ros_gpt4roi.configuration import leaves
     from ros_gpt4roi.nodes.perception import PerceptionParameters
+    from ros_gpt4roi.nodes.recorder import RecorderParameters
     from ros_gpt4roi.nodes.sim_camera import CameraParameters
     from ros_gpt4roi.nodes.speech import SpeechParameters
 
-    kinds = (PerceptionParameters, CameraParameters, SpeechParameters)
+    kinds = (PerceptionParameters, CameraParameters, SpeechParameters, RecorderParameters)
     declared = {leaf.name for kind in kinds for leaf in leaves(kind)}
     groups = {name.partition(".")[0] for name in declared if "." in name}
     named = {name for page in PAGES for code in documents.codes(page)

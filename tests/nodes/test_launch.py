@@ -95,10 +95,12 @@ def test_the_launch_file_starts_what_the_deployment_names(launch_file: Path, roo
     module = launch_files.load_python_launch_file_as_module(str(launch_file))
     context = launch.LaunchContext()  # type: ignore[attr-defined]  # the folder launch/ has its name
     context.launch_configurations["config"] = str(root / "config" / "tabletop.yaml")
-    context.launch_configurations["namespace"] = ""
+    context.launch_configurations.update(namespace="", record="false")
     assert [node.node_executable for node in module.start_nodes(context)] == ["sim_camera", "perception"]
+    context.launch_configurations["record"] = "true"
+    assert [node.node_executable for node in module.start_nodes(context)] == ["sim_camera", "perception", "recorder"]
     description = launch_files.get_launch_description_from_python_launch_file(str(launch_file))
-    assert [argument.name for argument in description.get_launch_arguments()] == ["config", "namespace"]
+    assert [argument.name for argument in description.get_launch_arguments()] == ["config", "namespace", "record"]
 
 
 @pytest.mark.parametrize("text, word", [

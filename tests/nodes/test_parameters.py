@@ -21,13 +21,15 @@ from ros_peer import Peer, Process  # noqa: E402
 from ros_gpt4roi.configuration import ConfigError, Configuration, build, leaves, setting  # noqa: E402
 from ros_gpt4roi.nodes.parameters import TopicQos, declare, names, read  # noqa: E402
 from ros_gpt4roi.nodes.perception import PerceptionParameters  # noqa: E402
+from ros_gpt4roi.nodes.recorder import RecorderParameters  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import CameraParameters  # noqa: E402
 from ros_gpt4roi.nodes.speech import SpeechParameters  # noqa: E402
 from ros_gpt4roi.paths import find_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = sorted((ROOT / "config").glob("*.yaml"))
-NODES = {"perception": PerceptionParameters, "sim_camera": CameraParameters, "speech": SpeechParameters}
+NODES = {"perception": PerceptionParameters, "sim_camera": CameraParameters, "speech": SpeechParameters,
+         "recorder": RecorderParameters}
 
 
 @dataclass(frozen=True)
