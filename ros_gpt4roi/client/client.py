@@ -6,7 +6,6 @@ import copy
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from rclpy.clock import Clock, ClockType
@@ -72,19 +71,13 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the client and its watches; what else is open ends with a ClientError. A second call does nothing."""
-        try:
-            if not self._spinner.closed:
-                self._end_watches()
-        finally:
-            self._spinner.close()
+        """Ends the client and its watches; what else is open ends with a ClientError. A second call does nothing.
 
-    def _end_watches(self) -> None:
-        """Has the node end them, which would otherwise go on until their time is over."""
-        watches = [reply for reply in list(self._connection.open) if isinstance(reply, WatchReply) and reply.cancel()]
-        if watches:
-            with suppress(ClientError):
-                self.wait_for(lambda: all(reply.done() for reply in watches), _END_WATCHES_S, "the end of watches")
+        In a callback it returns at once, and does not wait until the node has ended the watches.
+        """
+        watches = [] if self._spinner.closed else [
+            reply for reply in list(self._connection.open) if isinstance(reply, WatchReply) and reply.cancel()]
+        self._spinner.close(lambda: all(reply.done() for reply in watches), _END_WATCHES_S)
 
     # Asking
 
@@ -130,7 +123,9 @@ class Client:
               limit_s: float = 86400.0) -> Iterator[Watch.Feedback]:
         """Has a question asked again about newer and newer frames: its first answer, then each that is another.
 
-        Leaving the loop ends the watch. Of a reader who is slow, the oldest changes are dropped beyond 256.
+        Leaving the loop ends the watch. So does the node where its client is not spun for `watch.lease_s` seconds: in a
+        node of the caller's that is in no executor, while the caller is busy with a change. Of a reader who is slow,
+        the oldest changes are dropped beyond 256.
 
         Args:
             question: As in `ask`.

@@ -6,6 +6,7 @@ Everything here runs where the node is spun, one callback at a time; only a repl
 from __future__ import annotations
 
 import math
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -19,15 +20,18 @@ from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from ros_gpt4roi_interfaces.action import Ask, Watch
 from ros_gpt4roi_interfaces.msg import Correction
 from ros_gpt4roi_interfaces.srv import DescribeRegions
+from unique_identifier_msgs.msg import UUID
 
 _ASK_TYPE = "ros_gpt4roi_interfaces/action/Ask"
 _TICK_S = 0.05  # how often replies that are waited for are looked after
 # The middleware drops what a history (10 by default) doesn't hold.
 _HISTORY = 200  # of responses: so many questions may be asked at once
+_RENEWALS = 100  # of as many watches
 _MATCH_S = 3.0  # how long a node's first diagnostics are waited for, which come once a second
 _GONE_S = 2.0  # an action server that the graph doesn't show for so long has ended
 _SILENT_S = 10.0  # a node that answers reports once a second
@@ -163,9 +167,10 @@ class Connection:
         self.state: NodeState | None = None
         self._there_s = math.inf  # since when there is a server
         self._lost_s = math.inf  # since when there is none any more
+        self._spun_by = 0
         self._calls: deque[Callable[[], None]] = deque()
         self.group = MutuallyExclusiveCallbackGroup()
-        self._watch: ActionClient | None = None
+        self._watch: tuple[ActionClient, Publisher] | None = None
         self.ask = self._action_client(Ask, "ask")
         self.describe = node.create_client(DescribeRegions, self.name("describe_regions"), callback_group=self.group)
         self.corrections = node.create_publisher(Correction, self.name("corrections"), 10)
@@ -178,9 +183,19 @@ class Connection:
 
     @property
     def watch(self) -> ActionClient:
-        """Sends watches. It is made for the first one: most clients have none."""
+        """Sends watches."""
+        return self._for_watches()[0]
+
+    @property
+    def watch_renewals(self) -> Publisher:
+        """Tells the node of watches, by their ids, that their client lives."""
+        return self._for_watches()[1]
+
+    def _for_watches(self) -> tuple[ActionClient, Publisher]:
+        """Made for the first watch: most clients have none."""
         if self._watch is None:
-            self._watch = self._action_client(Watch, "watch")
+            self._watch = (self._action_client(Watch, "watch"),
+                           self._node.create_publisher(UUID, self.name("watch_renewals"), _RENEWALS))
         return self._watch
 
     def _action_client(self, kind: type, name: str) -> ActionClient:
@@ -218,7 +233,8 @@ class Connection:
         self._closed = True
         self.ask.destroy()
         if self._watch is not None:
-            self._watch.destroy()
+            self._watch[0].destroy()
+            self._node.destroy_publisher(self._watch[1])
         self._node.destroy_client(self.describe)
         self._node.destroy_publisher(self.corrections)
         self._node.destroy_subscription(self._diagnostics)
@@ -240,12 +256,17 @@ class Connection:
             raise NoNodeError(self._explanation(now - since_s))
         return False
 
+    def spun_here(self) -> bool:
+        """Whether it was this thread that last did something where the node is spun."""
+        return self._spun_by == threading.get_ident()
+
     def _do_calls(self) -> None:
+        self._spun_by = threading.get_ident()
         while self._calls:
             self._calls.popleft()()
 
     def _tick(self) -> None:
-        now = time.monotonic()
+        now, self._spun_by = time.monotonic(), threading.get_ident()
         self._look_for_server(now)
         for reply in list(self.open):
             self._step(reply, now)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import rclpy
 from rclpy.context import Context
@@ -42,6 +42,7 @@ class Spinner:
         self._namespace, self._check = namespace, check
         self._progress = threading.Condition()  # notified when something was handled
         self._ending = threading.Event()
+        self._spin_on: Callable[[], bool] = lambda: False  # whether the own node is spun although it is ending
         self._spinning = threading.Lock()  # held while the next two change
         self._waiting = 0  # threads for which a node of the caller's is spun
         self._thread: threading.Thread | None = None
@@ -66,16 +67,28 @@ class Spinner:
         """Whether `close` was called."""
         return self._ending.is_set()
 
-    def close(self) -> None:
-        """Ends the connection, and the client's own node. A second call does nothing."""
+    def close(self, finished: Callable[[], bool] = lambda: True, limit_s: float = 0) -> None:
+        """Ends the connection, and the client's own node. A second call does nothing.
+
+        Args:
+            finished: The node is spun until this holds, but by a caller that is in a callback itself.
+            limit_s: Most seconds until then.
+        """
         if self.closed:
             return
+        end = time.monotonic() + limit_s
+        self._spin_on = lambda: not finished() and time.monotonic() < end
         self._ending.set()
         if self._owns_node:
             self._end_thread()
             atexit.unregister(self.close)
-        else:
-            self.connection.destroy()
+            return
+        executor = self.node.executor
+        is_spun = executor is not None and self.node in executor.get_nodes()
+        if threading.current_thread() is not self._thread and not (is_spun and self.connection.spun_here()):
+            with suppress(ClientError):
+                self.wait_for(finished, limit_s, "the end of what is open")
+        self.connection.destroy()
 
     def notify(self, _: object = None) -> None:
         """Has the conditions that are waited for looked at."""
@@ -144,7 +157,7 @@ class Spinner:
             return
         started.set_result(None)
         self.notify()
-        self._spin(self._ending.is_set)
+        self._spin(lambda: self._ending.is_set() and not self._spin_on())
         self.connection.destroy()
         self.node.destroy_node()
         context.try_shutdown()

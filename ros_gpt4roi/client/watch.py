@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from .connection import ClientError, Connection, NoNodeError
 from .requests import GoalReply
 
 _RESULT_S = 10.0  # beyond the watch's own time, for its result
+_RENEWAL_S = 2.0  # a node that hears of none for `watch.lease_s` takes the client for dead
 _LONGEST_S = 2**31 - 1  # that a message can say
 
 
@@ -43,6 +45,13 @@ class WatchReply(GoalReply[Watch.Result]):
         self._on_change, self._every_n_frames = on_change, every_n_frames
         # The same for each time that it is sent: a node that has it refuses another, and goes on with the one.
         self._goal_id = UUID(uuid=list(uuid.uuid4().bytes))
+        self._renewal_s = -math.inf  # when it is due
+
+    def _step(self, now: float) -> None:
+        super()._step(now)
+        if self._goals and now > self._renewal_s:
+            self._renewal_s = now + _RENEWAL_S
+            self._connection.watch_renewals.publish(self._goal_id)
 
     def _send(self, now: float) -> None:
         if self._connection.watch.server_is_ready():

@@ -1,6 +1,8 @@
 """Watches: a question is asked again about newer and newer frames, and each change of its answer is told."""
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from rclpy.lifecycle import LifecycleNode
 from ros_gpt4roi_interfaces.action import Watch
 from ros_gpt4roi_interfaces.msg import Answer as AnswerMessage
 from ros_gpt4roi_interfaces.msg import Query
+from unique_identifier_msgs.msg import UUID
 
 from ros_gpt4roi import messages
 from ros_gpt4roi.configuration import Configuration, setting
@@ -28,6 +31,8 @@ from .process import shown
 
 # An answer like any other: what is watched for may be just this.
 _EXPECTED = (Status.OK, Status.UNKNOWN_REGION)
+_LOOK_S = 1.0  # how often clients are looked for that have gone
+_RENEWALS = 100  # of many watches at once
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class WatchParameters(Configuration):
                                       "regions.", at_least=1)
     timeout_s: float = setting(3600.0, "A watch ends by itself after so long, or earlier where it says so.",
                                more_than=0, at_most=604800, unit="seconds")
+    lease_s: float = setting(30.0, "A watch that its client has begun to renew, on `watch_renewals`, ends when it has "
+                                   "not done so for this long.", at_least=1, unit="seconds")
 
 
 @dataclass(eq=False)
@@ -51,6 +58,7 @@ class _Watch:
         ended: Gives the final answer, and whether all went well.
         question: What it has asked and has no answer to.
         meaning: What counts of the last answer, `message`; None before the first one.
+        lease_end_s: When its client counts as gone, by `time.monotonic`.
     """
 
     goal: ServerGoalHandle
@@ -63,6 +71,7 @@ class _Watch:
     message: AnswerMessage = field(default_factory=AnswerMessage)
     asked: int = 0
     changes: int = 0
+    lease_end_s: float = math.inf
 
     @property
     def query(self) -> Query:
@@ -71,6 +80,9 @@ class _Watch:
 
 class Watches:
     """The action `watch`. One thread, the executor's, owns it.
+
+    A client that was killed takes nothing back: its watch ends when it is not renewed any more, or where it never was,
+    as by stock tools, when nobody listens to the action's feedback any more.
 
     A watch asks about a frame when it comes, if enough have come since it asked last and that question is answered; so
     it has at most one question open, and none while no frames come.
@@ -99,21 +111,23 @@ class Watches:
         self._feedback = f"{node.resolve_topic_name('watch')}/_action/feedback"
         self._action = serve_action(node, Watch, "watch", group, self._on_goal, self._on_cancel,
                                     on_accepted=requests.begin)
+        self._renewals = node.create_subscription(UUID, "watch_renewals", self._on_renewal, _RENEWALS,
+                                                  callback_group=group)
+        self._looks = node.create_timer(_LOOK_S, self._end_abandoned, group, self._clock)
 
     def destroy(self) -> None:
         """Takes the action back."""
         self._action.destroy()
+        self._node.destroy_subscription(self._renewals)
+        self._node.destroy_timer(self._looks)
         del self._check_active, self._ask, self._cancel, self._to_message  # an executor may hold this for longer
 
     def on_frame(self, frame: Frame) -> None:
         """A frame has come with its regions."""
+        self._end_abandoned()
         for watch in self._watches:
             watch.frames += 1
-            if watch.question is not None or watch.frames < watch.every:
-                continue
-            if watch.asked and not self._node.count_subscribers(self._feedback):  # as where a client was killed
-                self._end(watch, self._cut_off(watch, "nobody listens any more"), succeeded=False)
-            else:
+            if watch.question is None and watch.frames >= watch.every and not watch.ended.done():
                 self._ask_about(watch, frame)
 
     def end_all(self, reason: str) -> None:
@@ -124,6 +138,24 @@ class Watches:
     def statistics(self) -> dict[str, int]:
         """The present state."""
         return {"watches": len(self._watches)}
+
+    # Clients that go away
+
+    def _on_renewal(self, message: UUID) -> None:
+        for watch in self._watches:
+            if watch.goal.goal_id == message:
+                watch.lease_end_s = time.monotonic() + self._parameters.lease_s
+
+    def _end_abandoned(self) -> None:
+        if not self._watches:
+            return
+        now, unheard = time.monotonic(), not self._node.count_subscribers(self._feedback)
+        for watch in self._watches:
+            if now > watch.lease_end_s:
+                reason = f"its client has not renewed it for {self._parameters.lease_s:g} s"
+                self._end(watch, self._cut_off(watch, reason), succeeded=False)
+            elif unheard and watch.asked:  # before its first answer, the client may not have been discovered
+                self._end(watch, self._cut_off(watch, "nobody listens any more"), succeeded=False)
 
     # A goal from its begin to its end
 

@@ -2,11 +2,16 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+rclpy = pytest.importorskip("rclpy", reason="no ROS 2 in this environment")
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 from answering import (  # noqa: E402
     BOXES,
@@ -17,6 +22,8 @@ from answering import (  # noqa: E402
     start_perception,
 )
 from camera import Camera  # noqa: E402
+from rclpy.context import Context  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from ros_gpt4roi_interfaces.action import Watch  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer, Query  # noqa: E402
 from ros_peer import WAIT_S, Peer, Process  # noqa: E402
@@ -24,10 +31,12 @@ from ros_peer import WAIT_S, Peer, Process  # noqa: E402
 from ros_gpt4roi.client import Client, ClientError  # noqa: E402
 from ros_gpt4roi.nodes.perception import Perception  # noqa: E402
 
+LEASE_S = 8.0
+
 
 @pytest.fixture(scope="module")
 def node(ros: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    process = start_perception(tiny_model, tmp_path_factory.mktemp("log") / "perception.log",
+    process = start_perception(tiny_model, tmp_path_factory.mktemp("log") / "perception.log", watch__lease_s=LEASE_S,
                                pipeline__answer_tokens=20, watch__every_n_frames=1, watch__max=1)
     yield process
     assert process.stop() == 0
@@ -85,6 +94,66 @@ def test_an_error_of_the_listeners_own_ends_its_watch(client: Client, camera: Ca
     camera.send(BOXES)
     with pytest.raises(OSError, match="the terminal has gone"):
         reply.result(WAIT_S)
+    client.wait_for(lambda: watches(client) == "0", WAIT_S, "the end of the watch in the node's state")
+
+
+_KILLED = """
+import time
+from ros_gpt4roi.client import Client
+with Client() as client:
+    client.watch_async("what is region 1?", on_change=lambda change: print("told", flush=True))
+    time.sleep(600)
+"""
+
+
+def test_the_watch_of_a_client_that_was_killed_ends_while_others_live(client: Client, camera: Camera,
+                                                                      tmp_path: Path) -> None:
+    waiting = Client()  # it holds the action's feedback, as one with a watch of its own does
+    with waiting, (tmp_path / "killed.log").open("w+") as log:
+        killed = subprocess.Popen([sys.executable, "-c", _KILLED], stdout=log, stderr=subprocess.STDOUT)
+        try:
+            client.wait_for(lambda: camera.send(BOXES) and "told" in (tmp_path / "killed.log").read_text(), WAIT_S,
+                            "the first answer to a client in another process")
+            client.wait_for(lambda: watches(client) == "1", WAIT_S, "its watch in the node's state")
+            with pytest.raises(ClientError, match="OVERLOADED"):
+                next(waiting.watch("what is region 2?", limit_s=WAIT_S))
+        finally:
+            killed.kill()
+            killed.wait(WAIT_S)
+        client.wait_for(lambda: watches(client) == "0", WAIT_S, "the end of its watch, without any frame")
+        lasting = waiting.watch_async("what is region 2?", on_change=lambda change: None, limit_s=WAIT_S)
+        client.wait_for(lambda: watches(client) == "1", WAIT_S, "a watch in its place")
+        end = time.monotonic() + 1.5 * LEASE_S
+        client.wait_for(lambda: time.monotonic() > end or lasting.done(), WAIT_S, "more than a lease")
+        assert not lasting.done(), lasting.result()
+        lasting.cancel()
+        client.wait_for(lambda: watches(client) == "0", WAIT_S, "the end of the watch in the node's state")
+
+
+@pytest.mark.parametrize("where", ["in a node of its own", "in a node of the caller's"])
+def test_a_callback_may_close_the_client_in_the_middle_of_a_watch(client: Client, camera: Camera, where: str) -> None:
+    closed = threading.Event()
+    context, node, executor = Context(), None, None
+    if where == "in a node of the caller's":
+        rclpy.init(context=context)
+        node = rclpy.create_node("callers", context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        threading.Thread(target=executor.spin, daemon=True).start()
+    own = Client(node)
+
+    def close(change: Watch.Feedback) -> None:
+        own.close()
+        closed.set()
+    reply = own.watch_async("what is region 1?", on_change=close, limit_s=WAIT_S)
+    client.wait_for(lambda: camera.send(BOXES) and closed.is_set(), WAIT_S, "a client that is closed in a callback")
+    if executor is not None:
+        with pytest.raises(ClientError, match="the client is closed"):
+            reply.result(WAIT_S)
+        executor.shutdown(WAIT_S)
+        context.shutdown()
+    else:
+        assert reply.result(WAIT_S).answer.status == Answer.OK, "it was ended in order"
     client.wait_for(lambda: watches(client) == "0", WAIT_S, "the end of the watch in the node's state")
 
 
