@@ -25,6 +25,7 @@ from ros_gpt4roi.engine.build_process import Progress
 from ros_gpt4roi.messages import seconds_text
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.printable import printable
+from ros_gpt4roi.runtime.device import used_memory
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
 from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
@@ -305,7 +306,7 @@ class Perception(LifecycleNode):
             values |= self._frames.statistics() | self._questions.statistics()
             values |= self._scheduler.statistics()
             values |= {f"stage {stage} [ms]": seconds * 1000 for stage, seconds in self._stage_seconds.items()}
-        values |= self._placement
+        values |= {**self._placement, **used_memory()}
         total = self.problems.total()
         values |= self.problems.values()
         level, text = DiagnosticStatus.OK, self._diagnostics.progress or self._state

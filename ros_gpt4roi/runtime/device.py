@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 from ..configuration import ConfigError
@@ -52,6 +53,14 @@ def choose_device(wanted: str, root: Path = Path("/")) -> Device:
     if wanted == "cpu" and not _problem("cuda"):
         return Device(wanted, "asked for", f"{torch.cuda.get_device_name()} is not used; set pipeline.device to auto")
     return Device(wanted, "asked for")
+
+
+def used_memory() -> dict[str, float]:
+    """What this process holds, in MiB, by name: of the machine's memory, and of a GPU's where one is used."""
+    used = {"resident memory [MiB]": psutil.Process().memory_info().rss / 2**20}
+    if torch.cuda.is_initialized():
+        used["GPU memory of PyTorch [MiB]"] = torch.cuda.memory_reserved() / 2**20
+    return used
 
 
 def find_gpu(root: Path = Path("/")) -> str:

@@ -235,7 +235,7 @@ def test_health_is_shown(page: Page) -> None:
     page.locator("summary").click()
     expect(page.locator("#health-groups table")).not_to_have_count(0)
     shown = page.locator("#health-groups").inner_text()
-    for name in ("images a second", "descriptions a second", "stage", "questions_waiting"):
+    for name in ("images a second", "descriptions a second", "stage", "questions_waiting", "resident memory"):
         assert name in shown, shown
 
 

@@ -96,7 +96,9 @@ def test_hostile_text_is_shown_as_text(browser: Browser, peer: Peer, tmp_path: P
     with web_console(tmp_path / "web.log", "--ros-args", "-r", "__ns:=/hostile") as address:
         page = browser.new_page()
         faults = watch(page)
-        page.goto(address)
+        response = page.goto(address)
+        policy = response.headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self';" in policy and "unsafe" not in policy
         with spinning(peer):
             item = page.locator("#regions li").first
             expect(item.locator(".region-text")).to_have_text(HostileRobot.TEXT)
