@@ -141,19 +141,8 @@ class Demo:
 
     def stay_with_console(self) -> None:
         """Start the web console, print its address, and stay until Ctrl-C."""
-        pattern = re.compile(r"^Web console: (\S+)$", re.MULTILINE)
-        with tempfile.TemporaryDirectory(prefix="ros_gpt4roi_console_") as folder, \
-                Processes(Path(folder), for_children({})) as processes:
-            processes.start("web_console", [executable("web_console"), "--port", "0"])  # any that is free
-
-            def address() -> re.Match[str] | None:
-                processes.check()
-                return pattern.search((Path(folder) / "web_console.log").read_text(encoding="utf-8"))
-
-            self._client.wait_for(address, START_LIMIT_S, "the web console's address")
-            shown = address()
-            assert shown is not None  # it was waited for
-            print(f"\nOpen  {shown[1]}  in a browser: click a box, draw one, or type a question. Ctrl-C ends all.",
+        with running_web_console(self._client) as address:
+            print(f"\nOpen  {address}  in a browser: click a box, draw one, or type a question. Ctrl-C ends all.",
                   flush=True)
             self._wait_for_ever()
 
@@ -293,6 +282,24 @@ def running_nodes(interrupts: Interrupts, name: str, *, rate_hz: float, views: i
             processes.check()
 
         yield stack.enter_context(Client(name=name, check=check)), domain
+
+
+@contextmanager
+def running_web_console(client: Client) -> Iterator[str]:
+    """The web console in a process of its own, until the block ends. Yields its address."""
+    pattern = re.compile(r"^Web console: (\S+)$", re.MULTILINE)
+    with tempfile.TemporaryDirectory(prefix="ros_gpt4roi_console_") as folder, \
+            Processes(Path(folder), for_children({})) as processes:
+        processes.start("web_console", [executable("web_console"), "--port", "0"])  # any that is free
+
+        def address() -> re.Match[str] | None:
+            processes.check()
+            return pattern.search((Path(folder) / "web_console.log").read_text(encoding="utf-8"))
+
+        client.wait_for(address, START_LIMIT_S, "the web console's address")
+        shown = address()
+        assert shown is not None  # it was waited for
+        yield shown[1]
 
 
 def run(arguments: argparse.Namespace, interrupts: Interrupts) -> None:

@@ -119,8 +119,7 @@ export class View {
 
   regions() {
     if (!this.frame) return [];
-    const known = new Set(this.frame.regions.map((region) => region.id));
-    return [...this.frame.regions, ...this.extra.filter((region) => !known.has(region.id))];
+    return [...new Map([...this.extra, ...this.frame.regions].map((region) => [region.id, region])).values()];
   }
 
   extent(frame) {
