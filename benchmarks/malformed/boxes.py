@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from random import Random
 
-from geometry_msgs.msg import Point, PointStamped
-from ros_gpt4roi_interfaces.msg import Region
+from geometry_msgs.msg import Point, Point32, PointStamped, Polygon
+from ros_gpt4roi_interfaces.msg import Region, RegionMask
 from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray
 
 from ros_gpt4roi.messages import box_to_message, hypothesis
 
-from .kinds import ODD_TEXTS, Sample, kind, odd_header, odd_number
+from .kinds import HUGE, ODD_TEXTS, Sample, kind, odd_header, odd_number
 
 _GOOD = box_to_message((40, 40, 60, 60))
-_CLICKS = "image_mouse_left", "clicked_point"
+_CLICKS = "image_mouse_left", "annotated_image_mouse_left", "clicked_point"
 
 
 def _box(x: float, y: float, width: float, height: float, theta: float = 0.0) -> BoundingBox2D:
@@ -35,6 +35,23 @@ def odd_regions(random: Random) -> list[Region]:
         return [Region(bbox=_GOOD)] * random.choice((257, 400))
     return [Region(id=random.choice(("", "1", *ODD_TEXTS)), bbox=_odd_box(random), label=random.choice(ODD_TEXTS),
                    score=odd_number(random)) for _ in range(random.randint(1, 8))]
+
+
+def odd_masks(random: Random) -> list[Region]:
+    """Regions whose mask can not be."""
+    def coordinate() -> float:
+        return random.choice((float("nan"), float("inf"), -3e38, 3e38, -5.0, 0.0, 0.5, random.uniform(0, 300)))
+
+    def outline() -> Polygon:
+        count = random.choice((0, 1, 2, 3, 500))
+        return Polygon(points=[Point32(x=coordinate(), y=coordinate()) for _ in range(count)])
+
+    mask = RegionMask(polygons=[outline() for _ in range(random.choice((0, 1, 5)))])
+    if not mask.polygons or random.random() < 0.5:
+        mask.width, mask.height = random.choice((1, 64, *HUGE)), random.choice((0, 1, 48, *HUGE))
+        mask.counts = [random.choice((0, 1, 64 * 48, 2**32 - 1)) for _ in range(random.choice((0, 1, 2, 1000)))]
+    region = Region(bbox=random.choice((BoundingBox2D(), _GOOD, _odd_box(random))), mask=mask)
+    return [region] * random.choice((1, 1, 20))
 
 
 @kind("impossible boxes", "detections")
@@ -73,7 +90,7 @@ def _(random: Random, sample: Sample) -> Detection2DArray:
 @kind("outside of everything", *_CLICKS)
 def _(random: Random, sample: Sample) -> Point | PointStamped:
     message = sample.message()
-    point = message if sample.input == "image_mouse_left" else message.point
+    point = message.point if isinstance(message, PointStamped) else message
     for _ in range(random.randint(1, 3)):
         setattr(point, random.choice("xyz"), odd_number(random))
     return message

@@ -25,7 +25,8 @@ MAX_PIXELS = 1_000_000  # of the node; what is beyond it need not be large, then
 HUGE = (2**16, 2**31 - 1, 2**31, 2**32 - 1)
 TOPICS: dict[str, type] = {
     "image": Image, "image/compressed": CompressedImage, "detections": Detection2DArray, "depth/image": Image,
-    "camera_info": CameraInfo, "query_text": String, "image_mouse_left": Point, "clicked_point": PointStamped}
+    "camera_info": CameraInfo, "query_text": String, "image_mouse_left": Point, "annotated_image_mouse_left": Point,
+    "clicked_point": PointStamped}
 ODD_TEXTS = (
     "", " ", "\n", "\t\r\n", "\x1b[2J\x1b[31m", "\x1b]0;title\x07", "\u202egnihton", "\u200b\u200d", "e\u0301" * 50,
     "\U0001f600", "\ufeff", "\u2028line", "%s%n%x", "{0}{region}{image}", "../../etc/passwd", "'; DROP TABLE x; --",
@@ -64,7 +65,7 @@ class Sample:
                 message = pinhole(width, height, float(width))
             case "query_text":
                 return String(data="What is region 1?")
-            case "image_mouse_left":
+            case "image_mouse_left" | "annotated_image_mouse_left":
                 return Point(x=20.0, y=20.0)
             case "clicked_point":
                 return PointStamped(header=self.header, point=Point(x=0.1, y=0.1, z=1.0))

@@ -9,24 +9,35 @@ from typing import Any
 
 from action_msgs.srv import CancelGoal
 from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
+from rcl_interfaces.srv import (
+    DescribeParameters,
+    GetParameters,
+    GetParameterTypes,
+    ListParameters,
+    SetParameters,
+    SetParametersAtomically,
+)
+from rclpy.action import ActionClient
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from rclpy.task import Future
-from ros_gpt4roi_interfaces.action import Ask
+from ros_gpt4roi_interfaces.action import Ask, Watch
 from ros_gpt4roi_interfaces.msg import Query
 from ros_gpt4roi_interfaces.srv import AskQuestion, DescribeRegions
 
 from benchmarks.known_good import DEPTH, STATUS, KnownGood, ObservedStation
 
 from .kinds import KINDS, TOPICS, Kind, Sample
+from .requests import ACTIONS, SOON
 
 # What is looked at together with an image of its stamp, and with the others of these.
 _OF_AN_IMAGE = ("detections", "depth/image", "camera_info")
-_ANSWERED = ("query_text", "image_mouse_left", "clicked_point")  # each of their messages, on the topic `answers`
+# Each of their messages, on the topic `answers`.
+_ANSWERED = ("query_text", "image_mouse_left", "annotated_image_mouse_left", "clicked_point")
 _ACCEPTED = "accepted"
 _REQUESTS: dict[str, Callable[[Query], Any]] = {
-    "ask": lambda query: Ask.Goal(query=query), "ask_question": lambda query: AskQuestion.Request(query=query)}
+    "ask": lambda query: Ask.Goal(query=query), "ask_question": lambda query: AskQuestion.Request(query=query),
+    "watch": lambda query: Watch.Goal(query=query, every_n_frames=1, timeout=SOON)}
 
 
 def _verdict(successes: list[bool]) -> str:
@@ -39,15 +50,21 @@ SERVICES: dict[str, tuple[type, Callable[[Any], str]]] = {
     "ask_question": (AskQuestion, lambda reply: STATUS[reply.answer.status]),
     "perception/set_parameters": (
         SetParameters, lambda reply: _verdict([result.successful for result in reply.results])),
+    "perception/set_parameters_atomically": (
+        SetParametersAtomically, lambda reply: _verdict([reply.result.successful])),
     "perception/get_parameters": (GetParameters, lambda reply: "replied"),
+    "perception/get_parameter_types": (GetParameterTypes, lambda reply: "replied"),
     "perception/describe_parameters": (DescribeParameters, lambda reply: "replied"),
     "perception/list_parameters": (ListParameters, lambda reply: "replied"),
     "perception/change_state": (ChangeState, lambda reply: _verdict([reply.success])),
-    "ask/_action/get_result": (
-        Ask.Impl.GetResultService, lambda reply: "unknown" if not reply.status else f"goal status {reply.status}"),
-    "ask/_action/cancel_goal": (CancelGoal, lambda reply: f"return code {reply.return_code}"),
-    "ask/_action/send_goal": (Ask.Impl.SendGoalService, lambda reply: _ACCEPTED if reply.accepted else "rejected"),
 }
+for _action, _type in ACTIONS.items():
+    SERVICES |= {
+        f"{_action}/_action/get_result": (_type.Impl.GetResultService, lambda reply: (
+            "unknown" if not reply.status else f"goal status {reply.status}")),
+        f"{_action}/_action/cancel_goal": (CancelGoal, lambda reply: f"return code {reply.return_code}"),
+        f"{_action}/_action/send_goal": (
+            _type.Impl.SendGoalService, lambda reply: _ACCEPTED if reply.accepted else "rejected")}
 
 
 class Senders:
@@ -70,7 +87,8 @@ class Senders:
                             for topic, type_ in TOPICS.items()}
         self.clients = {name: station.node.create_client(service, name, qos_profile=history)
                         for name, (service, _) in SERVICES.items()}
-        self._actions = {"ask": station.ask}
+        self._actions = {"ask": station.ask, "watch": ActionClient(
+            station.node, Watch, "watch", goal_service_qos_profile=history, result_service_qos_profile=history)}
 
     def wait_for_node(self) -> None:
         """Wait until the node hears everything that is sent."""
@@ -108,8 +126,9 @@ class Senders:
 
     def _count(self, kind: Kind, outcome: str) -> None:
         self.outcomes[kind.input, kind.name][outcome] += 1
-        # Answered on the topic, too.
-        self._station.asked += kind.input == "ask_question" or outcome == _ACCEPTED
+        # Answered on the topic, too, where a watch is not.
+        self._station.asked += kind.input == "ask_question" or (
+            kind.input.startswith("ask/") and outcome == _ACCEPTED)
 
     def _on_goal(self, kind: Kind, goal: Any) -> None:
         if not goal.accepted:

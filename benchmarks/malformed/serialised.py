@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 from random import Random
 
+from geometry_msgs.msg import Point
 from rclpy.serialization import serialize_message
 
 from .kinds import HUGE, TOPICS, Sample, kind
 
-_OF_ANY_LENGTH = [topic for topic in TOPICS if topic != "image_mouse_left"]
+_OF_ANY_LENGTH = [topic for topic, type_ in TOPICS.items() if type_ is not Point]
 
 
 @kind("serialised data cut", *TOPICS)

@@ -16,6 +16,7 @@ from isolation import for_children  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from benchmarks.malformed.kinds import KINDS, TOPICS, Sample  # noqa: E402
+from benchmarks.malformed.requests import ACTIONS  # noqa: E402
 from benchmarks.malformed.senders import SERVICES  # noqa: E402
 
 
@@ -49,7 +50,7 @@ def test_two_minutes_of_use_leave_the_node_as_it_was(root: Path, tmp_path: Path,
 
 
 def test_every_input_has_kinds() -> None:
-    assert {kind.input for kind in KINDS} == {"ask", *TOPICS, *SERVICES}
+    assert {kind.input for kind in KINDS} == {*ACTIONS, *TOPICS, *SERVICES}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.input}: {kind.name}")
