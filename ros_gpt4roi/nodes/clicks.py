@@ -17,8 +17,10 @@ from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Answer, Frame, FrameDescriptions, Region, Status
 
 from .depth import DepthSource
+from .diagnostics import Problems
 from .frame_source import FrameSource
 from .process import shown
+from .topics import question_events
 
 _DEPTH = 10
 
@@ -36,19 +38,23 @@ class Clicks:
         depth: Says where points in space show in the image.
         scheduler: Takes the requests.
         publish: Publishes an answer.
+        problems: Receives what the middleware lost.
         is_active: Whether the node takes work.
     """
 
     def __init__(self, node: LifecycleNode, frames: FrameSource, depth: DepthSource, scheduler: Scheduler,
-                 publish: Callable[[Answer], object], is_active: Callable[[], bool]) -> None:
+                 publish: Callable[[Answer], object], problems: Problems, is_active: Callable[[], bool]) -> None:
         self._node, self._frames, self._depth, self._scheduler = node, frames, depth, scheduler
         self._publish, self._is_active = publish, is_active
         self._question = ""
         # rqt_image_view names its topic by that of the image it shows, after remapping.
         shown_images = [node.resolve_topic_name(name) for name in ("image", "annotated_image")]
+        topics = [*((Point, f"{image}_mouse_left", self._on_pixel) for image in shown_images),
+                  (PointStamped, "clicked_point", self._on_point)]
         self._subscriptions: list[Subscription] = [
-            *(node.create_subscription(Point, f"{name}_mouse_left", self._on_pixel, _DEPTH) for name in shown_images),
-            node.create_subscription(PointStamped, "clicked_point", self._on_point, _DEPTH)]
+            node.create_subscription(kind, name, callback, _DEPTH,
+                                     event_callbacks=question_events(node, name, problems))
+            for kind, name, callback in topics]
 
     def destroy(self) -> None:
         """Takes the subscriptions back."""

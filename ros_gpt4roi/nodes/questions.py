@@ -92,8 +92,9 @@ class Questions:
             node.create_service(AskQuestion, "ask_question", self._on_question, qos_profile=HISTORY,
                                 callback_group=group),
             node.create_service(DescribeRegions, "describe_regions", self._on_describe, callback_group=group)]
-        self._clicks = Clicks(node, frames, depth, scheduler, self._publish, is_active)
-        self.texts = TextQuestions(node, scheduler, self._submit, self._publish, self._clicks.forget, follow_up_s)
+        self._clicks = Clicks(node, frames, depth, scheduler, self._publish, problems, is_active)
+        self.texts = TextQuestions(node, scheduler, self._submit, self._publish, self._clicks.forget, problems,
+                                   follow_up_s)
         self.watches = Watches(node, group, self.requests, problems, self._check_active, self._submit_for_watch,
                                scheduler.cancel, lambda answer, query: self._to_message(answer, query.format), watches)
 

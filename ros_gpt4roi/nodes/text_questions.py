@@ -15,6 +15,9 @@ from ros_gpt4roi.runtime.request import Question
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Answer, Status
 
+from .diagnostics import Problems
+from .topics import question_events
+
 _REFUSED = (Status.UNKNOWN_REGION, Status.INVALID)
 _HISTORY = 1000  # of questions, whose senders wait for nothing: what the middleware drops, nobody would ever know
 
@@ -30,18 +33,20 @@ class TextQuestions:
         submit: Hands in a query under a name.
         publish: Takes the answers, on any thread.
         on_new_conversation: Is called where `new_conversation` ends one.
+        problems: Receives what the middleware lost.
         follow_up_s: For so long after its first question a conversation is continued; 0: each text opens one.
     """
 
     def __init__(self, node: Node, scheduler: Scheduler, submit: Callable[[Query, str], Question],
                  publish: Callable[[Answer], Any], on_new_conversation: Callable[[], None],
-                 follow_up_s: float) -> None:
+                 problems: Problems, follow_up_s: float) -> None:
         self._node, self._scheduler, self._submit, self._publish = node, scheduler, submit, publish
         self._on_ended, self._follow_up_s = on_new_conversation, follow_up_s
         self._conversation, self._opened_s = "", 0.0
         # What was asked once more in a conversation of its own, and when: it is gone on with unless it is refused.
         self._retries: list[tuple[Question, float]] = []
-        self._texts = node.create_subscription(String, "query_text", self._on_text, _HISTORY)
+        self._texts = node.create_subscription(String, "query_text", self._on_text, _HISTORY,
+                                                event_callbacks=question_events(node, "query_text", problems))
         self._service = node.create_service(Trigger, "new_conversation", self._on_new_conversation)
 
     def destroy(self) -> None:

@@ -110,6 +110,22 @@ def publisher_events(node: Node, topic: str, profile: QoSProfile, problems: Prob
     return PublisherEventCallbacks(incompatible_qos=lambda event: _when_known(node, report))
 
 
+def question_events(node: Node, topic: str, problems: Problems) -> SubscriptionEventCallbacks:
+    """Events of a subscription whose every message is to be answered: what the middleware lost is a problem.
+
+    Args:
+        node: The subscription's node.
+        topic: Its topic.
+        problems: Receives the report.
+    """
+    name = node.resolve_topic_name(topic)
+
+    def report(event: QoSMessageLostInfo) -> None:
+        problems.report("question lost", f"{event.total_count_change} of {name} in the middleware, {event.total_count} "
+                                         "by now: more came at once than the publisher keeps (the depth of its QoS)")
+    return SubscriptionEventCallbacks(message_lost=report)
+
+
 def likely_cause(topic: str, profile: QoSProfile, publishers: Sequence[TopicEndpointInfo]) -> str:
     """Says why a subscription receives nothing.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from action_msgs.msg import GoalStatus  # noqa: E402
 from answering import perception_here  # noqa: E402
 from builtin_interfaces.msg import Time  # noqa: E402
 from camera import Camera  # noqa: E402
+from isolation import for_children  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.action import ActionClient  # noqa: E402
@@ -95,6 +98,34 @@ def test_a_question_on_the_topic_that_fails_within_is_answered(
     assert answers[0].status == Answer.FAILED and answers[0].query_id and "Broken: on purpose" in answers[0].error
     assert texts[0].data.startswith("[FAILED: Broken: on purpose")
     assert node.problems.values()["query FAILED"] == "1"
+
+
+# Over datagrams, more at once than its history of one holds until they have arrived.
+FLOOD = """
+import time
+import rclpy
+from std_msgs.msg import String
+rclpy.init()
+publisher = rclpy.create_node("flood").create_publisher(String, "query_text", 1)
+while True:
+    for _ in range(50):
+        publisher.publish(String(data="x" * 60_000))
+    time.sleep(0.1)
+"""
+
+
+def test_texts_that_the_middleware_lost_are_told(peer: Peer, node: Perception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTRTPS_DEFAULT_PROFILES_FILE", raising=False)
+    environment = for_children({"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"})
+    flood = subprocess.Popen([sys.executable, "-c", FLOOD], env=environment)
+    try:
+        peer.wait_for(lambda: "question lost" in node.problems.values(), "the loss")
+        assert flood.poll() is None
+    finally:
+        flood.kill()
+        flood.wait()
+    assert "/query_text in the middleware" in node.problems.values()["question lost, last"]
+    assert node.problems.total()
 
 
 def test_a_service_asks_as_the_action_does(peer: Peer, node: Perception,
