@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.common import machine_facts, write_results
+from benchmarks.common import machine_facts, use_own_ros_domain, write_results
 from ros_gpt4roi.client import Client
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,8 +57,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0, help="for which the node's CPU is measured each time")
     parser.add_argument("--rate", type=float, default=5.0, help="frames a second")
     options = parser.parse_args()
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    use_own_ros_domain()
     machine = machine_facts()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="console_")))

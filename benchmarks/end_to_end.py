@@ -27,7 +27,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray
 
-from benchmarks.common import machine_facts, seconds, write_results
+from benchmarks.common import machine_facts, seconds, use_own_ros_domain, write_results
 from benchmarks.language_models import published_procedure
 from ros_gpt4roi.client import Client, ClientError
 from ros_gpt4roi.image_messages import rgb_to_image
@@ -58,8 +58,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=480)
     options = parser.parse_args()
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    use_own_ros_domain()
     scenes = render(options)
     loaded = load_checkpoint(options.model)
     results: dict[str, Any] = {"command": "python -m benchmarks.end_to_end " + " ".join(sys.argv[1:]),

@@ -11,7 +11,6 @@ the node's memory, threads or file descriptors grew.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -22,7 +21,7 @@ from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 
-from benchmarks.common import machine_facts, write_results
+from benchmarks.common import machine_facts, use_own_ros_domain, write_results
 from benchmarks.known_good import STATUS, KnownGood, ObservedStation
 from benchmarks.malformed.kinds import KINDS, MAX_PIXELS
 from benchmarks.malformed.senders import Senders
@@ -65,8 +64,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=20_000, help="malformed messages")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    use_own_ros_domain()
     with ObservedStation(_PARAMETERS) as station:
         good, random = KnownGood(station), Random(options.seed)
         senders = Senders(station, good)

@@ -12,7 +12,6 @@ count, nor the first 200 answers, by which the node's caches of 32 conversations
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import time
@@ -28,7 +27,7 @@ from ros_gpt4roi_interfaces.srv import DescribeRegions
 from std_msgs.msg import String
 from vision_msgs.msg import Detection2D, Detection2DArray
 
-from benchmarks.common import machine_facts, write_results
+from benchmarks.common import machine_facts, use_own_ros_domain, write_results
 from benchmarks.known_good import HEIGHT, STATUS, WIDTH, ObservedStation
 from ros_gpt4roi.messages import box_to_message
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
@@ -205,8 +204,7 @@ def main() -> int:
     parser.add_argument("--spread-percent", type=float, default=2.0, help="how far memory may spread")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    use_own_ros_domain()
     with TabletopRenderer(WIDTH, HEIGHT) as renderer:
         views = [renderer.render_view("test", 0, 0, step) for step in range(_VIEWS)]
     with ObservedStation() as station:
