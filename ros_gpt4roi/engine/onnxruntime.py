@@ -15,7 +15,7 @@ from . import EngineError
 from .build_process import ProgressCallback
 from .export import VisionNetwork, provide_onnx
 from .gate import check, limit_for, pytorch_reference
-from .graph import INPUTS, OUTPUTS, session_options
+from .graph import INPUTS, OUTPUTS, onnx_files, session_options
 from .pinned_upload import PinnedUpload
 from .precision.calibration import load_frames
 from .profiles import EngineOptions
@@ -52,8 +52,13 @@ class OnnxRuntimeRunner:
         # TensorFloat-32 has float16's digits: the gate of a float32 graph would refuse it.
         settings = [{"device_id": device.index or 0, "use_tf32": "0"}] if device.type == "cuda" else [{}]
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), session_options(threads or torch.get_num_threads()), [provider], settings)
+            options = session_options(threads or torch.get_num_threads())
+            # ONNX Runtime would map a file of weights as long as it runs: what happens to the file would reach the
+            # answers, and cutting it would end the process.
+            weights = {file.name: file.read_bytes() for file in onnx_files(path)[1:]}
+            options.add_external_initializers_from_files_in_memory(
+                list(weights), list(weights.values()), [len(data) for data in weights.values()])
+            self._session = onnxruntime.InferenceSession(str(path), options, [provider], settings)
         except Exception as error:  # its exceptions have no common base class
             raise EngineError(f"ONNX Runtime refuses {path}: {error}") from error
         self._mask_side = self._session.get_inputs()[2].shape[-1]

@@ -82,6 +82,12 @@ def test_weights_of_a_large_model_go_beside_the_graph(
     weights = sum(p.numel() * 4 for p in network.parameters())
     assert data.stat().st_size >= 0.9 * weights > graph.stat().st_size / 10
     assert_same(network, graph)
+    runner = OnnxRuntimeRunner(graph, torch.device("cpu"), network.output_shapes, "fp32", threads=1)
+    given = inputs(network.config.preprocess.image_size, 1, 3)
+    before = runner(*given)
+    with data.open("r+b") as file:  # in place: a new file would leave the old one's pages
+        file.write(b"\xff" * data.stat().st_size)
+    assert all(map(torch.equal, runner(*given), before)), "what happens to the file reaches the model"
 
 
 def test_fingerprint_follows_the_weights(network: VisionNetwork, tmp_path: Path) -> None:
