@@ -2,14 +2,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 pytest.importorskip("diagnostic_msgs.msg", reason="no ROS 2 in this environment")
-from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from ros_gpt4roi.nodes.diagnostics import Problems, diagnostic_array  # noqa: E402
+
+if TYPE_CHECKING:
+    from ros_peer import Peer
 
 
 def test_each_kind_is_counted_and_logged_once_in_a_period() -> None:
@@ -71,3 +76,21 @@ def test_values_are_written_as_text() -> None:
     assert (status.level, status.name, status.message, status.hardware_id) == (
         DiagnosticStatus.WARN, "node: part", "why", "model")
     assert {v.key: v.value for v in status.values} == {"count": "3", "stage [ms]": "12.3457", "state": "active"}
+
+
+def test_a_gpu_that_is_not_used_is_a_warning_with_what_mends_it(peer: Peer, tiny_model: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+    from answering import perception_here
+
+    from ros_gpt4roi.runtime.device import Device
+    monkeypatch.setattr("ros_gpt4roi.runtime.pipeline.choose_device",
+                        lambda wanted: Device("cpu", "auto: a GPU is here, but not usable", "install its driver"))
+    reports: list[DiagnosticArray] = []
+    peer.node.create_subscription(DiagnosticArray, "/diagnostics", reports.append, 10)
+    with perception_here(peer, tiny_model, {"pipeline.vision.backend": "torch"}):
+        def told() -> bool:
+            return any(report.status[0].level == DiagnosticStatus.WARN and any(
+                pair.key == "GPU not used, last" and "install its driver" in pair.value
+                for pair in report.status[0].values) for report in reports)
+        peer.wait_for(told, "the warning")

@@ -29,6 +29,7 @@ from ros_gpt4roi_interfaces.srv import DescribeRegions  # noqa: E402
 from ros_peer import Peer, Process  # noqa: E402
 
 from ros_gpt4roi.engine.cache import EngineCache, model_entry  # noqa: E402
+from ros_gpt4roi.messages import box_to_message  # noqa: E402
 
 
 def cut(folder: Path) -> str:
@@ -229,6 +230,24 @@ def test_sources_that_stop_and_a_second_node_of_its_name_are_told(peer: Peer, ma
     namesake = rclpy.create_node("perception")
     peer.wait_for(lambda: told("2 nodes are called /perception"), "a warning of the second node")
     namesake.destroy_node()
+
+
+def test_boxes_of_another_resolution_are_scaled_to_the_image(peer: Peer, managed: Managed, tiny_model: Path) -> None:
+    def resolution(width: int, height: int) -> None:
+        for name, value in (("width", width), ("height", height)):
+            managed.set_parameter(f"detections.{name}", ParameterValue(type=ParameterType.PARAMETER_INTEGER,
+                                                                       integer_value=value))
+
+    resolution(32, 24)  # the camera's images are of 64x48
+    managed.set_model(tiny_model)
+    try:
+        assert managed.change(Transition.TRANSITION_CONFIGURE) and managed.change(Transition.TRANSITION_ACTIVATE)
+        camera, described = CompressedCamera(peer), peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+        camera.send_until(described, "descriptions")
+        assert [item.region.bbox for item in described[0].descriptions] == [box_to_message((4, 4, 40, 40))]
+    finally:
+        managed.unconfigure()
+        resolution(0, 0)
 
 
 def test_images_and_boxes_that_never_meet_are_told(peer: Peer, managed: Managed, tiny_model: Path) -> None:

@@ -1,13 +1,16 @@
-"""What a node's process does before its node: which transports it takes, and who may read its log."""
+"""What a node's process does around its node: its transports, what its callbacks raise, who may read its log."""
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
-from ros_peer import Peer, Process  # noqa: E402
+from isolation import for_children  # noqa: E402
+from ros_peer import WAIT_S, Peer, Process  # noqa: E402
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
@@ -23,6 +26,37 @@ def test_shared_memory_is_switched_off_the_usual_way(peer: Peer, tmp_path: Path,
     peer.wait_for(lambda: "are rendered" in process.output(), "the node to run")
     assert ("/dev/shm/fast" in Path(f"/proc/{process.pid}/maps").read_text()) == shared
     assert process.stop() == 0
+
+
+# Its first callback raises, a later one ends the node.
+FAULTY = """
+import sys
+from rclpy.node import Node
+from ros_gpt4roi.nodes.process import NodeFailure, run_node
+
+class Faulty(Node):
+    calls = 0
+
+    def __init__(self):
+        super().__init__("faulty")
+        self.create_timer(0.01, self.call)
+
+    def call(self):
+        self.calls += 1
+        if self.calls == 1:
+            raise KeyError("one\\n[ERROR] forged")
+        raise NodeFailure("it was enough")
+
+sys.exit(run_node(Faulty))
+"""
+
+
+def test_a_callback_that_raises_costs_itself_alone(ros: None, root: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTY], cwd=root, env=for_children(), text=True, capture_output=True,
+                          timeout=WAIT_S)
+    output = done.stdout + done.stderr
+    assert done.returncode == 1 and "NodeFailure: it was enough" in output and "Traceback" not in output
+    assert "callback failed: KeyError: 'one\\n[ERROR] forged'" in output
 
 
 def test_no_other_user_can_read_the_log(peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

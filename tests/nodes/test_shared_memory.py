@@ -13,22 +13,24 @@ from isolation import claim_domain, for_children
 from ros_gpt4roi.nodes.shared_memory import remove_abandoned_segments
 
 _SHARED = Path("/dev/shm")
-_PARTICIPANT = """
+_NODE = """
 import sys
-import rclpy
-from ros_gpt4roi.transport import use_large_messages
-use_large_messages()
-rclpy.init()
-node = rclpy.create_node("with_shared_memory")
-print("ready", flush=True)
-sys.stdin.read()
+from rclpy.node import Node
+from ros_gpt4roi.nodes.process import run_node
+
+class WithSharedMemory(Node):
+    def __init__(self):
+        super().__init__("with_shared_memory")
+        print("ready", flush=True)
+
+sys.exit(run_node(WithSharedMemory))
 """
 
 
 def _start(root: Path, domain: int) -> tuple[subprocess.Popen[str], set[Path]]:
     """A process with a node, and the segments that it has mapped."""
-    process = subprocess.Popen([sys.executable, "-c", _PARTICIPANT], cwd=root, stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, text=True, env=for_children({"ROS_DOMAIN_ID": str(domain)}))
+    process = subprocess.Popen([sys.executable, "-c", _NODE], cwd=root, stdout=subprocess.PIPE, text=True,
+                               env=for_children({"ROS_DOMAIN_ID": str(domain)}))
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     maps = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8").split()
     return process, {Path(word) for word in maps if word.startswith("/dev/shm/fast") and "_port" not in word}
@@ -38,7 +40,12 @@ def _with_locks(segments: set[Path]) -> set[Path]:
     return segments | {path.with_name(f"{path.name}_el") for path in segments}
 
 
-def test_a_killed_process_leaves_nothing_and_a_living_one_keeps_its_own(root: Path) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_a_killed_process_leaves_nothing_after_the_next_start_and_a_living_one_keeps_its_own(root: Path) -> None:
     pytest.importorskip("rclpy", reason="no ROS 2 here")
     # In domains of their own: a process that met the killed one would remove its segment itself.
     with ExitStack() as stack:
@@ -47,19 +54,15 @@ def test_a_killed_process_leaves_nothing_and_a_living_one_keeps_its_own(root: Pa
             domain, claim = claim_domain()
             stack.enter_context(claim)
             domains.append(domain)
-        doomed, abandoned = _start(root, domains[0])
-        doomed.kill()
-        doomed.communicate()
+        living, used = _start(root, domains[0])
+        stack.callback(_end, living)
+        doomed, abandoned = _start(root, domains[1])
+        _end(doomed)
         if not abandoned:
             pytest.skip("this middleware keeps no segments in /dev/shm")
         assert _with_locks(abandoned) <= set(_SHARED.iterdir())
-        process, used = _start(root, domains[1])
-        try:
-            assert remove_abandoned_segments() >= 1
-            left = set(_SHARED.iterdir())
-        finally:
-            process.kill()
-            process.communicate()
+        _end(_start(root, domains[0])[0])
+        left = set(_SHARED.iterdir())
     assert used and _with_locks(used) <= left
     assert not _with_locks(abandoned) & left
 

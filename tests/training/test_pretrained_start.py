@@ -87,7 +87,7 @@ def published(stage: str, folder: Path, model: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_pretrained_parts_become_what_the_node_runs(parts, tmp_path, capsys):
+def test_pretrained_parts_become_what_the_node_runs(parts, tmp_path, capsys, request):
     assert convert(["convert", str(parts / "vicuna"), str(tmp_path / "no"), "--vision", str(parts / "clip")]) == 1
     assert "no region extractor" in (said := capsys.readouterr().err) and "assemble" in said
     start, run = tmp_path / "start", tmp_path / "run"
@@ -113,6 +113,13 @@ def test_pretrained_parts_become_what_the_node_runs(parts, tmp_path, capsys):
     frame = Frame(pixels, (Region("1", (2, 2, 20, 20)), Region("2", (30, 10, 60, 40))), 0, "camera")
     assert [d.region.id for d in pipeline.describe(frame).descriptions] == ["1", "2"]
     assert pipeline.ask(Conversation("", frame), Question("What is region 2?", "")).status is Status.OK
+    pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+    from answering import connected_client, described_camera, running_perception
+    peer = request.getfixturevalue("peer")
+    with running_perception(tmp_path / "robot", tmp_path / "node.log") as node, connected_client(node) as client:
+        described_camera(peer, client)
+        answer = client.ask("What is region 2?")
+        assert answer.status == answer.OK and list(answer.region_ids) == ["2"], answer.error
 
 
 @pytest.mark.parametrize("source", ["pretrain folder", "llava folder", "adapter of LoRA"])
