@@ -1,8 +1,8 @@
 """Command line of the data sets.
 
 ``python -m training.data check`` looks at a recipe's data, ``from_bag`` makes pictures and records of bags, ``select``
-chooses those that a person should look at, ``convert`` turns a detector's pickle into npz, ``shard`` writes a recipe's
-training data as webdataset tar files.
+chooses those that a person should look at, ``export`` and ``import`` exchange records with other programs, ``convert``
+turns a detector's pickle into npz, ``shard`` writes a recipe's training data as webdataset tar files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.data.check import check
+from training.data.coco_exchange import export_coco, import_coco
 from training.data.detections import load_class_names, load_pickle, save_detections
 from training.data.mixture import open_mixture
 from training.data.record import RecordError
@@ -54,6 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     choose.add_argument("folder", type=Path, help="with records.jsonl")
     choose.add_argument("--review", type=int, required=True, metavar="N", help="pictures for each reason, at most")
     choose.set_defaults(run=lambda options: _select(options.folder, options.review))
+    give = commands.add_parser("export", help="write the records of a folder in another format")
+    give.add_argument("format", choices=["coco"])
+    give.add_argument("folder", type=Path, help="with records.jsonl")
+    give.add_argument("out", type=Path, help="file to write")
+    give.set_defaults(run=_export)
+    take = commands.add_parser("import", help="make a folder of pictures and records.jsonl of another format")
+    take.add_argument("format", choices=["coco"])
+    take.add_argument("annotations", type=Path, help="the file")
+    take.add_argument("--images", type=Path, required=True, help="folder of its pictures, which are copied")
+    take.add_argument("--out", type=Path, required=True, help="folder for the pictures and records.jsonl")
+    take.set_defaults(run=_import)
     turn = commands.add_parser("convert", help="turn a detector's pickle into npz or JSON")
     turn.add_argument("pickle", type=Path)
     turn.add_argument("out", type=Path)
@@ -100,6 +112,23 @@ def _from_bag(options: argparse.Namespace) -> int:
     finally:
         print("\n".join([f"{options.out}: {report.kept} pictures of {report.read} messages", *report.lines()]))
     return _select(options.out, options.review) if options.review else 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    report = Report(sys.maxsize)
+    export_coco(options.folder, options.out, report)
+    return _told(options.out, report)
+
+
+def _import(options: argparse.Namespace) -> int:
+    report = Report(sys.maxsize)
+    import_coco(options.annotations, options.images, options.out, report)
+    return _told(options.out, report)
+
+
+def _told(out: Path, report: Report) -> int:
+    print("\n".join([f"{out}: {report.kept} pictures of {report.read}", *report.lines()]))
+    return 1 if report.malformed else 0
 
 
 def _select(folder: Path, budget: int) -> int:
