@@ -59,6 +59,7 @@ _RANGE = re.compile(rf"(?<![\w.,:%+*/$€#<-])(?P<first>\d{{1,4}}|{_NUMBER_WORDS
                     r"(?![\w%°]|[.,:/-]\d| ?[-–—] ?\d)", re.IGNORECASE)
 _RANGE_HEAD = re.compile(r"\b(?:region|(?P<several>regions|numbers|boxes|objects)) ?$", re.IGNORECASE)
 
+_MOST_RANGES = 16  # of a text; each may become as many names as there are regions
 _LONGEST_SHOWN = 100  # characters of an unknown name
 
 
@@ -127,11 +128,12 @@ class RegionText:
 
         def take(mentions: Iterable[tuple[int, int, slice]]) -> None:
             nonlocal rest
+            letters = list(rest)
             for start, end, name in mentions:
                 written = text[places[name.start]:places[name.stop]]
                 found.append((start, end, (self._places.get(written) or self._folded[folded[name]],)))
-            for start, end, _ in found:
-                rest = rest[:start] + "\0" * (end - start) + rest[end:]
+                letters[start:end] = "\0" * (end - start)
+            rest = "".join(letters)
 
         take(self._mentions(rest, _HEAD))
         take(self._mentions(rest, _NUMBERED))
@@ -141,7 +143,7 @@ class RegionText:
             take((match.start(), match.end(), slice(*match.span())) for match in self._distinctive.finditer(rest)
                  if not _goes_on(match[0][-1], rest[match.end():match.end() + 2]))
         for match in _NUMBERED.finditer(rest):
-            if match["number"] and _introduced(rest, match):
+            if match["number"] and match["number"] not in self._folded and _introduced(rest, match):
                 raise UnknownRegionError(self._unknown(match["number"]))
         more: list[tuple[int, int, tuple[int, ...]]] = []
         for match in _ORDINAL.finditer(rest):
@@ -164,9 +166,12 @@ class RegionText:
 
     def _spelled_out(self, text: str) -> str:
         """The text with "regions 1 to 3", "region 1-3" and "1 through 3" as lists, where they are no names."""
+        lowered = "".join(letter.lower()[:1] for letter in text)  # each letter at its place
+
         def listed(match: re.Match[str]) -> str:
-            head = _RANGE_HEAD.search(text, 0, match.start())
-            names = head and head["several"] if match["to"] else head or _may_name(text, match)
+            head = _RANGE_HEAD.search(text, max(0, match.start() - 12), match.start())
+            names = head and head["several"] if match["to"] else head or (
+                begins_name(lowered, match.start()) and ends_name(lowered, match.end()))
             if not names or _name(match[0]) in self._folded:
                 return match[0]
             first, last = (int(_NUMBERS.get(bound.casefold(), bound)) for bound in (match["first"], match["last"]))
@@ -178,7 +183,7 @@ class RegionText:
                     raise UnknownRegionError(self._unknown(number))
             return _listing(numbers)
 
-        return _RANGE.sub(listed, text)
+        return _RANGE.sub(listed, text, _MOST_RANGES)
 
     def _mentions(self, folded: str, heads: re.Pattern[str]) -> Iterator[tuple[int, int, slice]]:
         """(start, end, where the name stands) of each region spoken of: after a head, and in a list after that."""
@@ -280,7 +285,8 @@ def _name(written: str) -> str:
 def _introduced(folded: str, numbered: re.Match[str]) -> bool:
     """Whether "number 2" names a region, as "#2" does; "the number 2" and "phone number 2" do not."""
     start = numbered.start()
-    return numbered["word"] is None or begins_name(folded, start)
+    return (numbered["word"] is None or begins_name(folded, start)
+            or word_before(folded, start).isdecimal())  # "box 1 box 2"
 
 
 def _goes_on(last: str, following: str) -> bool:
@@ -296,9 +302,3 @@ def _goes_on(last: str, following: str) -> bool:
 
 def _listing(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
-def _may_name(text: str, match: re.Match[str]) -> bool:
-    """Whether what a match has found may name regions, by where it stands."""
-    lowered = "".join(letter.lower()[:1] for letter in text)  # each letter at its place
-    return begins_name(lowered, match.start()) and ends_name(lowered, match.end())

@@ -81,6 +81,7 @@ def test_a_detectors_own_names_become_places(text: str, expected: str) -> None:
     ("Pick 2 up, please", "Pick <region2> up, please"),
     ("What is #2.", "What is <region2>."),
     ("is box 2 left of object 3?", "is <region2> left of <region3>?"),
+    ("box 1 box 2", "<region1> <region2>"),
     ("compare boxes 2 and 3", "compare <region2> and <region3>"),
     ("Compare regions 1-3.", "Compare <region1>, <region2> and <region3>."),
     ("regions 2 to 3", "<region2> and <region3>"),
