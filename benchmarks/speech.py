@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--recognisers", nargs="+", default=["whisper", "pocketsphinx"], help="the first is the one "
                         "that the headlines are of; the others hear a part of the sentences")
     parser.add_argument("--onnx", nargs=2, metavar=("FOLDER", "TYPE"), help="model of the recogniser onnx")
-    parser.add_argument("--tuning", action="store_true", help="only what is not held out; prints failures")
+    parser.add_argument("--tuning", action="store_true", help="only what is not held out")
     parser.add_argument("--threads", type=int, default=RecogniserOptions().threads)
     parser.add_argument("--timed", type=int, default=20, help="sentences whose times are measured")
     parser.add_argument("--seed", type=int, default=0)
@@ -159,10 +159,10 @@ class Benchmark:
                 right_by.setdefault(what, []).append(right)
             if sentence.held_out:
                 held_out.append(right)
-            if self._options.tuning and right == (name in NO_QUESTIONS):
+            if not sentence.held_out and right == (name in NO_QUESTIONS):
                 told = [(round(item.transcript.confidence or 0, 2), item.transcript.language) for item in heard]
                 print(f"{name:8} {voice.speaker} {speed} {sentence.noise}: {outcome}: {sentence.spoken!r} -> {said!r} "
-                      f"{told}", flush=True)
+                      f"{told}", file=sys.stderr, flush=True)
         key = "understood" if name in CONDITIONS else "accepted"
         figures = {key: outcomes[key] / len(chosen), "sentences": len(chosen), "outcomes": dict(outcomes),
                    "held_out": statistics.fmean(held_out) if held_out else None,
