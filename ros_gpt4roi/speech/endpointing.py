@@ -16,7 +16,7 @@ _STEP = 512  # samples that the detector looks at, 32 ms
 _KEPT_S = 0.2  # of the silence behind an utterance: recognisers do better with some
 # Others who talk farther away are speech, too, to the detector. What is meant for the robot is louder than the quietest
 # of what it has heard lately.
-_LOUDER = 10 ** (8 / 10)  # times the power
+_LOUDER = 10 ** (7 / 10)  # times the power
 _LATELY_S, _FIRST_S = 10.0, 1.0  # what is looked back at; with less than the second, all speech counts
 _SMOOTHED = 5  # steps
 _QUIETEST = 0.1  # of the steps

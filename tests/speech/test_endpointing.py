@@ -44,8 +44,9 @@ def test_an_utterance_goes_from_a_pause_to_a_pause() -> None:
 
 
 def test_others_who_talk_farther_away_are_no_part_of_an_utterance() -> None:
-    told = np.concatenate([recording(name) for name in ("statement", "correction", "what_is_region_two")] * 6)
-    others = sum(np.roll(told, shift).astype(float) for shift in range(0, len(told), len(told) // 5))
+    random, names = np.random.default_rng(0), ["statement", "correction", "what_is_region_one", "wake_phrase"]
+    talk = [np.concatenate([recording(name) for name in random.permutation(names * 4)]) for _ in range(10)]
+    others = np.sum([each[:16 * RECORDED] for each in talk], axis=0).astype(float)
     question = recording("what_is_region_two").astype(float)
     others *= 10 ** (-12 / 20) * question.std() / others.std()
     began = 8 * RECORDED
