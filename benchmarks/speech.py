@@ -7,7 +7,7 @@ endpointer cuts out of the sound goes through the recogniser, with the scene's w
 the embedded model. A question is understood if it becomes one question whose answer, text and regions, is that to the
 typed one. Every condition spreads voices, speeds and noises over the sentences; a sentence has the same voice in all
 of them. Recognised words are kept in --work, with a hash of the code that made them: a run that was interrupted goes
-on, and one after a change of the code recognises anew.
+on, and one after a change of the recogniser recognises anew.
 
 Of the questions, every second one was not looked at while the recognisers were tuned: `held_out`.
 """
@@ -15,6 +15,7 @@ Of the questions, every second one was not looked at while the recognisers were 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -44,7 +45,7 @@ from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.request import Conversation, Question
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
-from ros_gpt4roi.speech import audio, endpointing, meaning, recogniser, words
+from ros_gpt4roi.speech import endpointing, meaning, recogniser, words
 from ros_gpt4roi.speech.audio import RATE, Samples
 from ros_gpt4roi.speech.recogniser import Recogniser, RecogniserOptions, Transcript, open_recogniser
 
@@ -99,7 +100,6 @@ class Benchmark:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._speech = options.work / "speech"
-        self._known = _read_lines(options.work / "heard.jsonl")
         with TabletopRenderer() as renderer:
             self._frame = frame_of(renderer.render(*SCENE))
         self._sentences = read_sentences([region.id for region in self._frame.regions], options.seed)
@@ -110,10 +110,10 @@ class Benchmark:
         options, results = self._options, {}
         recognisers: dict[str, Any] = {}
         for number, kind in enumerate(options.recognisers):
-            opened = _Opened(self._recogniser_options(kind))
-            conditions = {name: self._condition(opened, name, 1.0 if number == 0 else 0.3)
+            remembering = Remembering(self._recogniser_options(kind), options.work / "heard.jsonl")
+            conditions = {name: self._condition(remembering, name, 1.0 if number == 0 else 0.3)
                           for name in options.conditions}
-            recognisers[kind] = {"name": opened.name, "conditions": conditions}
+            recognisers[kind] = {"name": remembering.name, "conditions": conditions}
             if options.timed:
                 recognisers[kind] |= {"times": self._times(kind), "memory_mib": _memory_mib(
                     self._recogniser_options(kind), self._reader.words)}
@@ -143,12 +143,12 @@ class Benchmark:
 
     # What was understood
 
-    def _condition(self, opened: _Opened, name: str, share: float) -> dict[str, Any]:
+    def _condition(self, remembering: Remembering, name: str, share: float) -> dict[str, Any]:
         condition = CONDITIONS.get(name) or NO_QUESTIONS[name]
         chosen, outcomes, held_out, right_by = self._chosen(name, share), Counter[str](), [], {}
         texts: list[tuple[str, str]] = []
         for sentence in chosen:
-            heard = self._heard(opened, name, condition, sentence)
+            heard = self._heard(remembering, condition, sentence)
             outcome = (self._reader.understood if name in CONDITIONS else self._reader.accepted)(sentence, heard)
             outcomes[outcome] += 1
             said = " ".join(item.transcript.text for item in heard)
@@ -173,20 +173,9 @@ class Benchmark:
                                                    [normalise(said) for _, said in texts])
         return figures
 
-    def _heard(self, opened: _Opened, name: str, condition: Condition, sentence: Sentence) -> list[Heard]:
-        """What comes of a sentence, from the file of what is known if it is there."""
-        voice, speed = sentence.voice(condition)
-        key = json.dumps([opened.fingerprint, sentence.spoken, voice, speed, sentence.noise, condition.snr,
-                          condition.room, list(self._reader.words)])
-        key = hashlib.sha256(key.encode()).hexdigest()
-        if key not in self._known:
-            samples, end = self._sound(condition, sentence)
-            found = hear(samples, end, opened.recogniser, self._reader.words)
-            self._known[key] = [{**vars(item), "transcript": vars(item.transcript)} for item in found]
-            with (self._options.work / "heard.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "condition": name, "said": sentence.spoken,
-                                       "heard": self._known[key]}) + "\n")
-        return [Heard(**{**item, "transcript": Transcript(**item["transcript"])}) for item in self._known[key]]
+    def _heard(self, remembering: Remembering, condition: Condition, sentence: Sentence) -> list[Heard]:
+        """What comes of a sentence."""
+        return hear(*self._sound(condition, sentence), remembering, self._reader.words)
 
     def _sound(self, condition: Condition, sentence: Sentence) -> tuple[Samples, int]:
         """A sentence with what is heard before and after it, and the sample at which it ends."""
@@ -298,27 +287,39 @@ class Reader:
         return (at[0] if at else time.perf_counter()) - began
 
 
-@dataclass
-class _Opened:
-    """A recogniser, loaded when it is first needed."""
+class Remembering(Recogniser):
+    """A recogniser that keeps what it has recognised in a file, and is loaded when it first hears something else.
 
-    options: RecogniserOptions
+    Args:
+        options: Of the recogniser.
+        path: Of the file of JSON lines, one an utterance.
+    """
+
+    def __init__(self, options: RecogniserOptions, path: Path) -> None:
+        self._options, self._path = options, path
+        self.name = f"{options.kind} {options.model}".strip()
+        code = Path(recogniser.__file__).with_name(f"{options.kind}.py").read_bytes()
+        made_by = {name: value for name, value in vars(options).items() if name != "threads"}
+        self._made_by = hashlib.sha256(code + repr(made_by).encode()).hexdigest()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._known: dict[str, Any] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            with contextlib.suppress(ValueError, KeyError):  # the last line of a run that was interrupted
+                item = json.loads(line)
+                self._known[item["key"]] = item["transcript"]
 
     @cached_property
-    def recogniser(self) -> Recogniser:
-        return open_recogniser(self.options)
+    def _recogniser(self) -> Recogniser:
+        return open_recogniser(self._options)
 
-    @property
-    def name(self) -> str:
-        return f"{self.options.kind} {self.options.model}".strip()
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the code that hears and recognises, and of its options but for the threads."""
-        sources = [Path(module.__file__) for module in (audio, endpointing, recogniser)]
-        sources.append(Path(recogniser.__file__).with_name(f"{self.options.kind}.py"))
-        options = {name: value for name, value in vars(self.options).items() if name != "threads"}
-        return hashlib.sha256(b"".join(path.read_bytes() for path in sources) + repr(options).encode()).hexdigest()
+    def transcribe(self, samples: Samples, words: Sequence[str] = ()) -> Transcript:
+        """See `Recogniser`."""
+        key = hashlib.sha256(json.dumps([self._made_by, list(words)]).encode() + samples.tobytes()).hexdigest()
+        if key not in self._known:
+            self._known[key] = vars(self._recogniser.transcribe(samples, words))
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"key": key, "transcript": self._known[key]}) + "\n")
+        return Transcript(**self._known[key])
 
 
 def hear(samples: Samples, end: int, recogniser: Recogniser, known: Sequence[str]) -> list[Heard]:
@@ -354,20 +355,6 @@ def _added_memory_mib(options: RecogniserOptions, known: Sequence[str]) -> float
     opened = open_recogniser(options)
     opened.transcribe(np.random.default_rng(0).normal(0, 1000, 3 * RATE).astype(np.int16), known)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-
-
-def _read_lines(path: Path) -> dict[str, list[dict[str, Any]]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        return {}
-    found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            item = json.loads(line)
-            found[item["key"]] = item["heard"]
-        except (ValueError, KeyError):  # the last line of a run that was interrupted
-            continue
-    return found
 
 
 if __name__ == "__main__":
