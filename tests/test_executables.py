@@ -16,8 +16,8 @@ from ament_index_python.packages import get_package_prefix  # noqa: E402
 _LIMIT_S = 120.0
 
 
-@pytest.mark.parametrize(("name", "status"), [("perception", 0), ("sim_camera", 0), ("build_engine", 130),
-                                              ("web_console", 0)])
+@pytest.mark.parametrize(("name", "status"), [("perception", 0), ("sim_camera", 0), ("speech", 0),
+                                              ("build_engine", 130), ("web_console", 0)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_imports_ends_the_process_in_order(name: str, status: int, number: signal.Signals) -> None:
     executable = Path(get_package_prefix("ros_gpt4roi")) / "lib" / "ros_gpt4roi" / name

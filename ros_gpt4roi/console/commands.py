@@ -78,6 +78,14 @@ class Unwatch(_Message):
     watch: _Name
 
 
+class Talk(_Message):
+    """The button to talk is pressed or released; between them, binary messages hold 16-bit PCM of one channel."""
+
+    type: Literal["talk"]
+    on: bool
+    rate: Annotated[int, Field(ge=4000, le=384_000)] = 16_000
+
+
 class Pong(_Message):
     """The ping before a picture has come."""
 
@@ -119,7 +127,7 @@ class Correct(_Message):
             query_id=self.query_id, question=self.question, said=self.said, right=self.right, who=self.who)
 
 
-Command = Hello | Ask | Cancel | Watch | Unwatch | Pong | Acknowledge | Correct
+Command = Hello | Ask | Cancel | Watch | Unwatch | Talk | Pong | Acknowledge | Correct
 _ADAPTER: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 
 

@@ -10,13 +10,15 @@ from typing import Any
 
 from rclpy.qos import qos_profile_sensor_data
 from ros_gpt4roi_interfaces.action import Watch
-from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, RegionDescriptionArray
+from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, RegionDescriptionArray, Utterance
 from sensor_msgs.msg import CompressedImage, Image
 
 from ros_gpt4roi.client import AskReply, Client, NodeState, WatchReply, status_name
 from ros_gpt4roi.image_messages import ImageError, MessageImage
 
-from .frames import Frames
+from .frames import Frames, finite
+from .talk import TalkError, TalkStream
+from .voice import Voice
 
 _MOST_ARRIVED = 64  # messages that wait for the event loop; the oldest go first
 _RATES_S = 5.0  # over which rates are counted
@@ -48,12 +50,15 @@ class Robot:
         loop: The event loop.
         image: The camera's topic. Where only `TOPIC/compressed` is published, that is taken.
         on_change: Called in the loop when another frame is shown.
+        on_voice: Called in the loop with what the speech node has heard or said, as pages take it.
     """
 
     def __init__(self, client: Client, loop: asyncio.AbstractEventLoop, image: str,
-                 on_change: Callable[[], None]) -> None:
+                 on_change: Callable[[], None], on_voice: Callable[[dict[str, Any]], None]) -> None:
         self.frames = Frames()
-        self._client, self._loop, self._on_change = client, loop, on_change
+        self._client, self._loop, self._on_change, self._on_voice = client, loop, on_change, on_voice
+        self._voice = Voice(client)
+        self._talk: TalkStream | None = None  # of whoever talked last
         self._topic = image if image.startswith("/") else f"{client.namespace.rstrip('/')}/{image}"
         self._source = ""  # the topic that is subscribed
         self._listening_s: float | None = None
@@ -74,7 +79,8 @@ class Robot:
         """Begins to receive, or looks anew for the camera; called once a second while somebody watches."""
         if self._listening_s is None:
             self._listening_s = time.monotonic()
-            self._stops = [self._client.on_descriptions(self._receive)]
+            self._stops = [self._client.on_descriptions(self._receive),
+                           self._voice.listen(self._on_heard, self._on_reply)]
         source = self._image_source()
         if source != self._source:
             self._stop_image()
@@ -126,6 +132,17 @@ class Robot:
         reply.add_done_callback(ended)
         return reply
 
+    def talk(self, rate: int, on_end: Callable[[str], None]) -> TalkStream:
+        """Lets a browser talk; arguments as of `TalkStream`.
+
+        Raises:
+            TalkError: There is no speech node to talk to, or somebody talks already.
+        """
+        if self._talk is not None and self._talk.open:
+            raise TalkError("somebody else talks at this moment")
+        self._talk = TalkStream(self._voice, rate, on_end)
+        return self._talk
+
     def correct(self, correction: Correction) -> None:
         """Publishes a person's correction."""
         self._client.correct(correction)
@@ -133,7 +150,9 @@ class Robot:
     def state(self) -> dict[str, Any]:
         """What a page shows about the robot's health."""
         now = time.monotonic()
-        return {"node": self._node_state(), "picture_error": self._picture_error(now), "image_topic": self._topic,
+        voice, message = self._voice.state()
+        return {"node": self._node_state(), "voice": {"there": voice, "message": message},
+                "picture_error": self._picture_error(now), "image_topic": self._topic,
                 "rates": {"images": round(self._images.hertz(now), 1),
                           "descriptions": round(self._descriptions.hertz(now), 1),
                           "description latency [ms]": round(1000 * self._latency_s) if self._latency_s else None}}
@@ -151,6 +170,13 @@ class Robot:
         if self._listening_s is not None and now - max(self._image_s, self._listening_s) > _NO_IMAGE_S:
             return f"no image has come on {self._source or self._topic} for more than {_NO_IMAGE_S:.0f} s"
         return ""
+
+    def _on_heard(self, utterance: Utterance) -> None:
+        self._call(self._on_voice, {"type": "heard", "text": utterance.text, "final": utterance.final,
+                                    "confidence": finite(utterance.confidence, 3)})
+
+    def _on_reply(self, text: str) -> None:
+        self._call(self._on_voice, {"type": "reply", "text": text})
 
     def _image_source(self) -> str:
         compressed = f"{self._topic}/compressed"

@@ -26,6 +26,7 @@ from .commands import (
     CommandError,
     Correct,
     Pong,
+    Talk,
     Unwatch,
     Watch,
     header_of,
@@ -34,6 +35,7 @@ from .commands import (
 from .frames import LEVELS, Frame, finite, finite_corners, stamp_of
 from .pace import Pace
 from .robot import Robot
+from .talk import TalkError, TalkStream
 
 MOST_OPEN = 4  # questions of one browser
 MOST_WATCHES = 4  # of one browser
@@ -97,6 +99,7 @@ class Session:
         self._shown = 0  # number of the last frame that was sent
         self._open: dict[str, AskReply] = {}
         self._watches: dict[str, WatchReply] = {}
+        self._talk: TalkStream | None = None
         self._stills: set[asyncio.Task[None]] = set()
         self._window_s, self._commands = 0.0, 0
         self._overflow = False
@@ -120,6 +123,8 @@ class Session:
             await asyncio.gather(sender, receiver, return_exceptions=True)
             for reply in [*self._open.values(), *self._watches.values()]:
                 reply.cancel()
+            if self._talk is not None:
+                self._talk.end()
 
     def frame_changed(self) -> None:
         """Another frame is shown."""
@@ -173,7 +178,8 @@ class Session:
     async def _send(self, message: dict[str, Any] | bytes) -> None:
         await send(self._websocket, message)
 
-    def _post(self, message: dict[str, Any] | bytes) -> None:
+    def post(self, message: dict[str, Any] | bytes) -> None:
+        """Sends a message in its turn; a browser that is too far behind is disconnected."""
         last = self._events[-1] if self._events else None
         if isinstance(message, dict) and message["type"] == "text" and isinstance(last, dict) \
                 and last["type"] == "text" and last["ask"] == message["ask"]:
@@ -203,9 +209,12 @@ class Session:
             if self._too_many():
                 continue
             try:
-                self._obey(read_command(message))
+                if isinstance(message, bytes):
+                    self._take_sound(message)
+                else:
+                    self._obey(read_command(message))
             except CommandError as error:
-                self._post({"type": "rejected", "about": "", "error": f"this message is refused: {error}"})
+                self.post({"type": "rejected", "about": "", "error": f"this message is refused: {error}"})
 
     def _too_many(self) -> bool:
         now = time.monotonic()
@@ -213,7 +222,7 @@ class Session:
             self._window_s, self._commands = now, 0
         self._commands += 1
         if self._commands == _MOST_COMMANDS:
-            self._post({"type": "rejected", "about": "", "error": f"more than {_MOST_COMMANDS} messages a second are "
+            self.post({"type": "rejected", "about": "", "error": f"more than {_MOST_COMMANDS} messages a second are "
                                                                   "refused"})
         return self._commands >= _MOST_COMMANDS
 
@@ -233,14 +242,39 @@ class Session:
         elif isinstance(command, Unwatch):
             if watch := self._watches.get(command.watch):
                 watch.cancel()
+        elif isinstance(command, Talk):
+            self._switch_talk(command)
         elif isinstance(command, Correct):
             try:
                 self._robot.correct(command.as_correction())
-                self._post({"type": "corrected", "about": command.about})
+                self.post({"type": "corrected", "about": command.about})
             except Exception as error:  # rclpy's and the middleware's have no common base
-                self._post({"type": "rejected", "about": command.about, "error": f"not published: {error}"})
+                self.post({"type": "rejected", "about": command.about, "error": f"not published: {error}"})
         else:
             raise CommandError(f"type: {command.type!r} was said already")
+
+    def _switch_talk(self, command: Talk) -> None:
+        if self._talk is not None:
+            self._talk.end()
+            self._talk = None
+        if command.on:
+            try:
+                self._talk = self._robot.talk(command.rate, self._silence)
+            except TalkError as error:
+                self._silence(str(error))
+
+    def _take_sound(self, data: bytes) -> None:
+        if self._talk is None:  # it has ended, and the page has not heard yet
+            return
+        try:
+            self._talk.feed(data)
+        except TalkError as error:
+            self._talk.end()
+            self._silence(str(error))
+
+    def _silence(self, why: str) -> None:
+        self._talk = None
+        self.post({"type": "silence", "error": why})
 
     def _ask(self, command: Ask) -> None:
         name = command.ask
@@ -261,13 +295,13 @@ class Session:
                       boxes=[box.as_region() for box in command.boxes])
         if frame is not None:
             query.header = header_of(frame.stamp, frame.header.frame_id)
-            self._post({"type": "asked", "ask": name, "stamp": frame.stamp,
+            self.post({"type": "asked", "ask": name, "stamp": frame.stamp,
                         "age_s": time.monotonic() - frame.received_s})
             if frame.stamp != command.stamp:  # the page has no picture of it
                 self._send_still(name, frame)
         try:
             self._open[name] = self._robot.ask(
-                query, lambda piece: self._post({"type": "text", "ask": name, "piece": piece}),
+                query, lambda piece: self.post({"type": "text", "ask": name, "piece": piece}),
                 self._ended(name, frame), ANSWER_LIMIT_S)
         except Exception as error:  # the client's, when the server ends
             self._fail(name, str(error))
@@ -276,15 +310,15 @@ class Session:
         name = command.watch
 
         def changed(change: WatchAction.Feedback) -> None:
-            self._post({"type": "change", "watch": name, "answer": _said(change.answer)})
+            self.post({"type": "change", "watch": name, "answer": _said(change.answer)})
 
         def ended(error: str) -> None:
             self._watches.pop(name, None)
-            self._post({"type": "unwatched", "watch": name, "error": error})
+            self.post({"type": "unwatched", "watch": name, "error": error})
 
         if name in self._watches or len(self._watches) >= MOST_WATCHES:
             error = f"{len(self._watches)} watches of this browser go on; expected at most {MOST_WATCHES}"
-            self._post({"type": "unwatched", "watch": name, "error": error})
+            self.post({"type": "unwatched", "watch": name, "error": error})
             return
         try:
             query = Query(text=command.text, boxes=[box.as_region() for box in command.boxes])
@@ -296,7 +330,7 @@ class Session:
         async def send() -> None:
             level = self._pace.level if self._pace.level.width else LEVELS[-2]
             level = LEVELS[max(LEVELS.index(level), _STILL_LEVEL)]
-            self._post(await self._picture(frame, level, {"type": "still", "ask": name}))
+            self.post(await self._picture(frame, level, {"type": "still", "ask": name}))
         task = asyncio.create_task(send())
         self._stills.add(task)
         task.add_done_callback(self._stills.discard)
@@ -307,14 +341,14 @@ class Session:
             if isinstance(answer, str):
                 self._fail(name, answer)
                 return
-            self._post({"type": "answer", "ask": name, **_said(answer), "conversation": answer.conversation_id,
+            self.post({"type": "answer", "ask": name, **_said(answer), "conversation": answer.conversation_id,
                         "query_id": answer.query_id, "frame_id": answer.header.frame_id,
                         "regions": [{"id": region.id, "box": finite_corners(region)} for region in answer.regions],
                         "confidence": finite(answer.confidence, 3)})
         return end
 
     def _fail(self, name: str, error: str) -> None:
-        self._post({"type": "failed", "ask": name, "error": error})
+        self.post({"type": "failed", "ask": name, "error": error})
 
 
 def _said(answer: Answer) -> dict[str, Any]:

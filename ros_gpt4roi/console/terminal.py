@@ -4,7 +4,8 @@
     ros2 run ros_gpt4roi console --once "What is region 2?"    # as `ask`: one answer, and an exit status
 
 Enter asks; a question goes on with the conversation until Ctrl+N opens a new one. Ctrl+T watches what was typed: it is
-asked again and again, and the bell rings when the answer changes. Up and down: earlier questions; Tab completes
+asked again and again, and the bell rings when the answer changes. F2 begins and ends talking to the speech node, which
+listens to the robot's microphone. Up and down: earlier questions; Tab completes
 "region" and then the name of each region in turn. Shift+Tab goes back to answers, watches, where Enter stops one, and
 regions; what is typed there goes to the question. Ctrl+C cancels the answer that is coming, else leaves.
 """
@@ -17,11 +18,12 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from rclpy.utilities import remove_ros_args
 from rich.text import Text
-from ros_gpt4roi_interfaces.msg import RegionDescriptionArray
+from ros_gpt4roi_interfaces.msg import RegionDescriptionArray, Utterance
 from textual.app import App, ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
@@ -34,6 +36,7 @@ from ros_gpt4roi.printable import printable
 from .ask import add_options, ask, limit
 from .exchange import Exchange
 from .question_input import QuestionInput
+from .voice import MOST_TALK_S, Voice
 from .watch_line import WatchLine
 
 _REFRESH_S = 0.1  # so that a slow ssh connection carries at most ten changes a second
@@ -63,6 +66,7 @@ class Console(App[int]):
         Binding("ctrl+c", "interrupt", "Cancel, leave", priority=True),
         Binding("ctrl+n", "new_conversation", "New conversation", priority=True),
         Binding("ctrl+t", "watch", "Watch", priority=True),
+        Binding("f2", "talk", "Talk", priority=True),
     ]
     ENABLE_COMMAND_PALETTE = False
 
@@ -75,6 +79,9 @@ class Console(App[int]):
         self._frame_s = 0.0
         self._shown: RegionDescriptionArray | None = None
         self._exchange: Exchange | None = None
+        self._talk_s: float | None = None  # since when the button of the speech node is pressed
+        self._talk_refused = False  # for want of a speech node
+        self._spoken: deque[str] = deque(maxlen=_MOST_EXCHANGES)  # that is not shown yet
 
     def compose(self) -> ComposeResult:
         """The widgets from top to bottom."""
@@ -95,6 +102,8 @@ class Console(App[int]):
         self.set_interval(_REFRESH_S, self._refresh_all)
         for number in (signal.SIGINT, signal.SIGTERM):  # of `kill`; the terminal gives Ctrl+C as a key
             asyncio.get_running_loop().add_signal_handler(number, self.exit, 128 + number)
+        self._voice = Voice(self._client)
+        self._voice.listen(self._on_heard, lambda text: self._spoken.append(f"> {printable(text, 2000)}"))
         self.query_one("#answers").border_title = "Answers"
         self.query_one("#watches").border_title = "Watches"
         self.query_one(QuestionInput).focus()
@@ -124,8 +133,11 @@ class Console(App[int]):
         if not self._conversation_id:
             self._conversation_s = time.monotonic()
         self._exchange = Exchange(self._client, question, self._conversation_id, self._limit_s)
+        self._add(self._exchange)
+
+    def _add(self, line: Static) -> None:
         answers = self.query_one("#answers", VerticalScroll)
-        answers.mount(self._exchange)
+        answers.mount(line)
         if len(answers.children) >= _MOST_EXCHANGES:
             answers.children[0].remove()
         answers.scroll_end(animate=False)
@@ -138,6 +150,31 @@ class Console(App[int]):
             return
         self._take(question)
         watches.mount(WatchLine(self._client, question))
+
+    def action_talk(self) -> None:
+        """Presses the button of the speech node, or releases it."""
+        if self._talk_s is not None:
+            self._release()
+        elif self._voice.state()[0]:
+            self._voice.press(True)
+            self._talk_s = time.monotonic()
+        else:
+            self._talk_refused = True
+            self.bell()
+        self._refresh_all()
+
+    def on_unmount(self) -> None:
+        """Leaves no button pressed."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._talk_s is not None:
+            self._voice.press(False)
+            self._talk_s = None
+
+    def _on_heard(self, utterance: Utterance) -> None:
+        if utterance.final:
+            self._spoken.append(f"? {printable(utterance.text, 1000)}  [heard, {utterance.confidence:.0%} sure]")
 
     def _take(self, question: str) -> None:
         field = self.query_one(QuestionInput)
@@ -170,6 +207,8 @@ class Console(App[int]):
         self._refresh_descriptions(now)
         self._refresh_watches(now)
         self._refresh_answer()
+        self._refresh_spoken()
+        self._refresh_talk(now)
         field = self.query_one(QuestionInput)
         if self._conversation_id:
             field.border_title = f"Goes on about the picture of {now - self._conversation_s:.0f} s ago"
@@ -208,6 +247,18 @@ class Console(App[int]):
         self.query_one("#watches").display = bool(watches)
         if any([watch.show(now) for watch in watches]):
             self.bell()
+
+    def _refresh_talk(self, now: float) -> None:
+        if self._talk_s is not None and now > self._talk_s + MOST_TALK_S:
+            self._release()
+        there, state = self._voice.state()
+        self._talk_refused = self._talk_refused and not there
+        listens = "" if self._talk_s is None else f"The robot listens, {now - self._talk_s:.0f} s: F2 ends it"
+        self.query_one(QuestionInput).border_subtitle = state if self._talk_refused else listens
+
+    def _refresh_spoken(self) -> None:
+        while self._spoken:
+            self._add(Static(Text(self._spoken.popleft()), markup=False))
 
     def _refresh_answer(self) -> None:
         exchange = self._exchange

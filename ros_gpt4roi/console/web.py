@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
@@ -60,7 +61,8 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        self._robot = Robot(self._client, asyncio.get_running_loop(), self._image, self._frame_changed)
+        self._robot = Robot(self._client, asyncio.get_running_loop(), self._image, self._frame_changed,
+                            self._voice_heard)
         ticking = asyncio.create_task(self._tick())
         yield
         ticking.cancel()
@@ -82,6 +84,10 @@ class Server:
     def _frame_changed(self) -> None:
         for session in self._sessions:
             session.frame_changed()
+
+    def _voice_heard(self, message: dict[str, Any]) -> None:
+        for session in self._sessions:
+            session.post(message)
 
     async def _serve(self, websocket: WebSocket) -> None:
         await websocket.accept()

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.speech.audio import AudioError, Chunk
 from ros_gpt4roi.speech.endpointing import EndpointOptions
 from ros_gpt4roi.speech.listener import Heard, Listener
-from ros_gpt4roi.speech.meaning import Unclear, meaning_of, without_wake_phrase
+from ros_gpt4roi.speech.meaning import Meaning, Question, Unclear, meaning_of, without_wake_phrase
 from ros_gpt4roi.speech.microphone import Microphone
 from ros_gpt4roi.speech.recogniser import RecogniserOptions, open_recogniser
 from ros_gpt4roi.speech.speaking import SpeakingOptions
@@ -26,6 +27,7 @@ from .diagnostics import DiagnosticsPublisher, Problems, Report
 from .parameters import TopicQos, declare, read
 from .process import NodeFailure, run_node
 from .spoken_dialogue import SpokenDialogue, Utterances
+from .talk_audio import TalkAudio
 
 _LOOK_S = 3.0  # how often a missing microphone is looked for
 
@@ -34,8 +36,9 @@ _LOOK_S = 3.0  # how often a missing microphone is looked for
 class AudioParameters(Configuration):
     """Where sound comes from."""
 
-    source: str = setting("microphone", "microphone: one of this machine; topic: messages on `audio`.",
-                          choices=("microphone", "topic"))
+    source: str = setting("microphone", "microphone: one of this machine; topic: messages on `audio`; none: only what "
+                                        "comes on `talk_audio`, from microphones of the web console's pages.",
+                          choices=("microphone", "topic", "none"))
     device: str = setting("", "Microphone, by its number or a part of its name; empty: the default one.")
     frame_id: str = setting("microphone", "Frame of the microphone, for stamped messages.")
     rate: int = setting(16000, "Of messages on `audio` that do not say it.", at_least=4000, at_most=384000,
@@ -78,13 +81,13 @@ class Speech(Node):
         if unknown := declare(self, SpeechParameters(), read_only=True):
             self.problems.report("unknown parameter", "; ".join(unknown))
         self._settings = settings = read(self, SpeechParameters)
-        self._pressed = False
+        self._pressed_s = -float("inf")  # when that was last said
         self._attentive_until_s = -float("inf")
         self._microphone: Microphone | None = None
         self._topic: AudioTopic | None = None
-        self._no_microphone = "the microphone is being opened"
+        self._no_microphone = ""
         self._client = Client(self)
-        self._utterances = Utterances(self, settings.voice_id)
+        self._utterances = Utterances(self, settings.voice_id, settings.recogniser.language)
         self._dialogue = SpokenDialogue(self, self._client, settings.speaking, settings.follow_up_s, self.problems,
                                         self._pay_attention)
         try:
@@ -95,10 +98,12 @@ class Speech(Node):
             raise NodeFailure(f"{error}; expected requirements/speech.txt to be installed "
                               "(scripts/setup.sh --speech)") from error
         self.create_subscription(Bool, "push_to_talk", self._on_push_to_talk, 10)
+        self._talk = TalkAudio(self, lambda: self._press(other_source=True), self._listener.feed,
+                               self._listener.release, self.problems)
         if settings.audio.source == "topic":
             self._topic = AudioTopic(self, "audio", settings.audio.rate, settings.audio.channels,
                                      settings.audio.qos.profile(), self._on_audio, self.problems)
-        else:
+        elif settings.audio.source == "microphone":
             self._look_for_microphone()
             self.create_timer(_LOOK_S, self._look_for_microphone, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._reported = 0
@@ -134,16 +139,24 @@ class Speech(Node):
             self.get_logger().info(f"microphone {self._microphone.name} is open")
 
     def _on_audio(self, chunk: Chunk) -> None:
-        if self._settings.speaking.barge_in or not self._dialogue.speaking:
+        if not self._talk.active and (self._settings.speaking.barge_in or not self._dialogue.speaking):
             self._listener.feed(chunk)
 
     def _on_push_to_talk(self, message: Bool) -> None:
-        if message.data and not self._pressed:
-            self._dialogue.fall_silent()
-            self._listener.press()
-        elif not message.data:
+        if not message.data:
             self._listener.release()
-        self._pressed = message.data
+        elif not self._pressed:
+            self._press()
+        self._pressed_s = time.monotonic() if message.data else -float("inf")
+
+    @property
+    def _pressed(self) -> bool:
+        """Whether the button is; one that was left pressed is not beyond the longest utterance."""
+        return time.monotonic() < self._pressed_s + self._settings.endpoint.longest_s
+
+    def _press(self, other_source: bool = False) -> None:
+        self._dialogue.fall_silent()
+        self._listener.press(other_source)
 
     # What is heard, in the listener's threads
 
@@ -154,8 +167,8 @@ class Speech(Node):
 
     def on_heard(self, heard: Heard) -> None:
         """Takes a sentence for a question, a correction, or asks back."""
-        text, confidence = heard.transcript.text, heard.transcript.confidence
-        addressed = self._addressed(text)
+        text = heard.transcript.text
+        addressed = self._addressed(text, heard.by_button)
         if addressed is None:
             self._listener.counts["not addressed"] += heard.final
             return
@@ -166,31 +179,40 @@ class Speech(Node):
             self._listener.counts["without words"] += 1
             if text:
                 self._pay_attention()
+            elif heard.by_button:
+                self._dialogue.ask_back("", "I heard no words.")
             return
-        query_id = ""
-        if heard.transcript.language:
-            self._dialogue.ask_back("", "I did not understand that.")
-        elif heard.cut:
-            self._dialogue.ask_back(addressed, f"That was longer than {self._settings.endpoint.longest_s:g} seconds, "
-                                               "and I heard only the beginning.")
-        elif confidence is not None and confidence < self._settings.min_confidence:
-            self._dialogue.ask_back(addressed, "I am not sure.")
-        elif isinstance(meaning := meaning_of(addressed), Unclear):
-            self._dialogue.ask_back(addressed, "That is no question.")
-        else:
-            query_id = self._dialogue.answer(meaning, heard.ended_s)
+        meaning = meaning_of(addressed)
+        unclear = self._unclear(heard, meaning)
+        query_id = uuid.uuid4().hex if isinstance(meaning, Question) and not unclear else ""
         self._utterances.publish(heard, addressed, query_id)
+        if unclear:
+            self._dialogue.ask_back("" if heard.transcript.language else addressed, unclear)
+        else:
+            self._dialogue.answer(meaning, query_id, heard.ended_s)
+
+    def _unclear(self, heard: Heard, meaning: Meaning) -> str:
+        """Why a sentence is not enough to act on; empty where it is."""
+        confidence = heard.transcript.confidence
+        if heard.transcript.language:
+            return "I did not understand that."
+        if heard.cut:
+            return (f"That was longer than {self._settings.endpoint.longest_s:g} seconds, and I heard only the "
+                    "beginning.")
+        if confidence is not None and confidence < self._settings.min_confidence:
+            return "I am not sure."
+        return "That is no question." if isinstance(meaning, Unclear) else ""
 
     def on_problem(self, kind: str, text: str) -> None:
         """Counts and logs it."""
         self.problems.report(kind, text)
 
-    def _addressed(self, text: str) -> str | None:
+    def _addressed(self, text: str, by_button: bool) -> str | None:
         """What is meant for the robot; None where nothing is."""
         rest = without_wake_phrase(text, self._settings.wake_phrases)
         if rest is not None:
             return rest
-        needed = self._settings.listen == "wake_phrase" and not self._pressed
+        needed = self._settings.listen == "wake_phrase" and not by_button
         return None if needed and time.monotonic() > self._attentive_until_s else text
 
     def _pay_attention(self) -> None:
@@ -211,9 +233,9 @@ class Speech(Node):
         elif total > self._reported:
             level, message = DiagnosticStatus.WARN, "problems since the last report"
         self._reported = total
-        values = {"listen": self._settings.listen, "pressed": self._pressed, "audio, seconds": listener.heard_s,
-                  "last recognition, seconds": listener.recognition_s, **dict(listener.counts),
-                  **self._dialogue.values(), **self.problems.values()}
+        values = {"listen": self._settings.listen, "pressed": self._pressed or self._talk.active,
+                  "audio, seconds": listener.heard_s, "last recognition, seconds": listener.recognition_s,
+                  **dict(listener.counts), **self._dialogue.values(), **self.problems.values()}
         return Report(level, message, listener.recogniser, values)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -38,9 +37,11 @@ class Utterances:
     Args:
         node: The node.
         voice_id: Name of the voice for hri_msgs.
+        locale: Language that is spoken, for hri_msgs.
     """
 
-    def __init__(self, node: Node, voice_id: str) -> None:
+    def __init__(self, node: Node, voice_id: str, locale: str) -> None:
+        self._locale = locale
         self._publisher = node.create_publisher(Utterance, "utterances", 10)
         self._hri = optional_messages("hri_msgs", "LiveSpeech")
         self._live = None if self._hri is None else node.create_publisher(
@@ -63,6 +64,8 @@ class Utterances:
             live = self._hri.LiveSpeech(confidence=confidence, **{"final" if heard.final else "incremental": text})
             if isinstance(live.header, Header):
                 live.header = header
+            if hasattr(live, "locale"):  # not in earlier releases
+                live.locale = self._locale
             self._live.publish(live)
 
 
@@ -126,19 +129,17 @@ class SpokenDialogue:
         heard = f"I understood: {understood.strip().rstrip('.?!')}. " if understood.strip() else ""
         self._say(f"{heard}{why} Please say it again.")
 
-    def answer(self, meaning: Meaning, ended_s: float) -> str:
+    def answer(self, meaning: Meaning, query_id: str, ended_s: float) -> None:
         """Does what a sentence means.
 
         Args:
             meaning: Of the sentence.
+            query_id: Of the query that a question becomes.
             ended_s: When its end was noticed, by `time.monotonic`.
-
-        Returns:
-            The id of the query that it became; empty where it became none.
         """
         if isinstance(meaning, Question):
-            return self._ask(meaning.text, ended_s)
-        if isinstance(meaning, Correction):
+            self._ask(meaning.text, query_id, ended_s)
+        elif isinstance(meaning, Correction):
             self._correct(meaning)
         elif isinstance(meaning, NewConversation):
             with self._lock:
@@ -146,7 +147,6 @@ class SpokenDialogue:
             self._say("A new conversation.")
         elif isinstance(meaning, Courtesy):
             self.fall_silent()
-        return ""
 
     def _say(self, text: str) -> None:
         self._replies.publish(String(data=text))
@@ -158,15 +158,13 @@ class SpokenDialogue:
 
     # Questions
 
-    def _ask(self, text: str, ended_s: float) -> str:
+    def _ask(self, text: str, query_id: str, ended_s: float) -> None:
         self.counts["questions"] += 1
-        query_id = uuid.uuid4().hex
         with self._lock:
             if time.monotonic() - self._opened_s > self._follow_up_s:
                 self._conversation = ""
             conversation, self._newest = self._conversation, query_id
         self._send(Query(text=text, query_id=query_id, conversation_id=conversation), ended_s)
-        return query_id
 
     def _send(self, query: Query, ended_s: float) -> None:
         reply = self._client.ask_async(query, limit_s=_ANSWER_LIMIT_S)

@@ -56,11 +56,13 @@ class Utterance:
         start: Number of its first sample in the stream.
         samples: int16 [n], 16 kHz.
         cut: Whether it was longer than the limit and goes on.
+        by_button: Whether it was said at the pressed button.
     """
 
     start: int
     samples: Samples
     cut: bool = False
+    by_button: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,24 +106,32 @@ class Endpointer:
         self._before: deque[Samples] = deque(maxlen=max(1, _steps(options.before_s + options.start_s)))
         self._steps: list[Samples] = []  # of the utterance
         self._speaking = self._waiting = self.pressed = False  # waiting: for a pause, after a cut
+        self._other_source = False
         self._run = self._speech = self._silence = 0  # steps: of speech in a row, of speech in all, of silence at last
         self._powers: deque[float] = deque(maxlen=_steps(_LATELY_S))
         self.unbroken_s = 0.0
         """How long speech has lasted without a pause: beyond the longest utterance, it is likely noise."""
 
-    def press(self) -> None:
-        """Begins an utterance by the button."""
+    def press(self, other_source: bool = False) -> None:
+        """Begins an utterance by the button, which ends at the limit if the button is not released before.
+
+        Args:
+            other_source: What was heard before came from another microphone, and is no part of the utterance.
+        """
         self._reset()
+        if other_source:
+            self._forget()
+        self._other_source = other_source
         self.pressed, self._speaking = True, True
         self._steps = list(self._before)
 
     def release(self) -> list[Event]:
         """Ends the utterance of the button. Without a press, nothing happens."""
-        if not self.pressed:
-            return []
+        events = self._end() if self.pressed else []
         self.pressed = False
-        events = self._end() if self._speaking else []
-        self._waiting = False
+        if self._other_source:
+            self._forget()
+            self._other_source = False
         return events
 
     @property
@@ -156,11 +166,12 @@ class Endpointer:
                 yield SpeechStarted()
             if len(self._steps) >= _steps(self._options.longest_s):
                 yield from self._end(cut=True)
-                self._waiting = True
+                # Whoever pressed the button may be gone, and must not keep others from being heard.
+                self.pressed, self._waiting = False, True
             elif pause and not self.pressed:
                 yield from self._end()
         elif self._waiting:
-            self._waiting = self.pressed or not pause
+            self._waiting = not pause
         elif not self._by_button and self._run >= _steps(self._options.start_s):
             self._speaking, self._speech = True, self._run
             self._steps = list(self._before)
@@ -176,12 +187,18 @@ class Endpointer:
     def _end(self, cut: bool = False) -> list[Event]:
         steps, speech = self._steps, self._speech
         start = self._position - len(steps) * _STEP
-        if not cut and not self.pressed:
+        if not cut:
             steps = steps[:len(steps) - max(0, self._silence - _steps(_KEPT_S))]
         self._reset()
         if speech < _steps(self._options.shortest_s):
             return [Discarded(speech * _STEP / RATE)]
-        return [Utterance(start, np.concatenate(steps), cut)]
+        return [Utterance(start, np.concatenate(steps), cut, self.pressed)]
+
+    def _forget(self) -> None:
+        """Begins anew with another microphone, whose level is another, too."""
+        self._before.clear()
+        self._powers.clear()
+        self._rest = self._rest[:0]
 
     def _reset(self) -> None:
         self._speaking = self._waiting = False

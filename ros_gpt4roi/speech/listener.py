@@ -38,6 +38,7 @@ class Heard:
         frame_id: The microphone's.
         ended_s: When its end was noticed, by `time.monotonic`.
         seconds: How long it was.
+        by_button: Whether it was said at the pressed button.
     """
 
     transcript: Transcript
@@ -47,6 +48,7 @@ class Heard:
     frame_id: str
     ended_s: float
     seconds: float
+    by_button: bool = False
 
 
 class Handler(Protocol):
@@ -70,6 +72,7 @@ class _Job:
     stamp_ns: int
     frame_id: str
     ended_s: float
+    by_button: bool
 
 
 class Listener:
@@ -89,7 +92,7 @@ class Listener:
         self._endpointer = Endpointer(options, by_button)
         self._options, self._open, self._words, self._handler = options, open_recogniser, words, handler
         self._partial_s, self._partial_at = partial_s, 0.0
-        self._chunks: deque[Chunk | str] = deque()
+        self._chunks: deque[Chunk | Callable[[], None]] = deque()  # sound, and what is done between its pieces
         self._waiting = threading.Condition()
         self._buffered_s = 0.0
         self._jobs: queue.Queue[_Job] = queue.Queue(_MOST_UTTERANCES)
@@ -118,7 +121,7 @@ class Listener:
 
     def feed(self, chunk: Chunk) -> None:
         """Takes the next piece of the stream. Where they come faster than they are heard, the oldest are lost."""
-        lost_s = 0.0
+        lost_s, orders = 0.0, []
         with self._waiting:
             self._chunks.append(chunk)
             self._buffered_s += chunk.seconds
@@ -127,17 +130,23 @@ class Listener:
                 if isinstance(oldest, Chunk):
                     self._buffered_s -= oldest.seconds
                     lost_s += oldest.seconds
+                else:
+                    orders.append(oldest)
+            self._chunks.extendleft(reversed(orders))
             self._waiting.notify()
         if lost_s:
             self._handler.on_problem("audio lost", f"{lost_s:.2f} s of it: it comes faster than it can be heard")
 
-    def press(self) -> None:
-        """The button was pressed: what is said from now on counts."""
-        self._order("press")
+    def press(self, other_source: bool = False) -> None:
+        """The button was pressed: what is said from now on counts. Arguments as of `Endpointer.press`."""
+        self._order(lambda: self._endpointer.press(other_source))
 
     def release(self) -> None:
         """The button was released."""
-        self._order("release")
+        def release() -> None:
+            for event in self._endpointer.release():
+                self._on_event(event)
+        self._order(release)
 
     def condition(self) -> str:
         """What is wrong with the sound, in a sentence; empty where nothing is."""
@@ -161,7 +170,7 @@ class Listener:
         for thread in self._threads:
             thread.join(_JOIN_S)
 
-    def _order(self, order: str) -> None:
+    def _order(self, order: Callable[[], None]) -> None:
         with self._waiting:
             self._chunks.append(order)
             self._waiting.notify()
@@ -184,15 +193,10 @@ class Listener:
             except Exception as error:
                 self._handler.on_problem("audio failed", f"{type(error).__name__}: {error}")
 
-    def _take(self, item: Chunk | str) -> None:
-        if item == "press":
-            self._endpointer.press()
+    def _take(self, item: Chunk | Callable[[], None]) -> None:
+        if not isinstance(item, Chunk):
+            item()
             return
-        if item == "release":
-            for event in self._endpointer.release():
-                self._on_event(event)
-            return
-        assert isinstance(item, Chunk)
         if not item.samples.size:
             return
         channels = item.samples.shape[1]
@@ -226,7 +230,8 @@ class Listener:
         self.counts["cut"] += event.cut
         stamp_ns, frame_id = self._stamp(event.start)
         try:
-            self._jobs.put_nowait(_Job(event.samples, True, event.cut, stamp_ns, frame_id, time.monotonic()))
+            self._jobs.put_nowait(_Job(event.samples, True, event.cut, stamp_ns, frame_id, time.monotonic(),
+                                       event.by_button))
         except queue.Full:
             self._handler.on_problem("utterance lost", f"{_MOST_UTTERANCES} wait for the recogniser already")
 
@@ -239,7 +244,7 @@ class Listener:
         samples = self._endpointer.so_far()
         if samples.size:
             stamp_ns, frame_id = self._stamp(self._position - len(samples))
-            self._jobs.put_nowait(_Job(samples, False, False, stamp_ns, frame_id, now))
+            self._jobs.put_nowait(_Job(samples, False, False, stamp_ns, frame_id, now, self._endpointer.pressed))
 
     def _stamp(self, sample: int) -> tuple[int, str]:
         for position, stamp_ns, frame_id in reversed(self._stamps):
@@ -270,7 +275,7 @@ class Listener:
                     self.recognition_s = time.monotonic() - began
                 if not self._ending.is_set():
                     self._handler.on_heard(Heard(transcript, job.final, job.cut, job.stamp_ns, job.frame_id,
-                                                 job.ended_s, len(job.samples) / RATE))
+                                                 job.ended_s, len(job.samples) / RATE, job.by_button))
             except Exception as error:  # costs this utterance; its words are in no log
                 self._handler.on_problem("recognition failed", f"{type(error).__name__} in {recogniser.name}")
             finally:

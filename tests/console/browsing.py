@@ -70,12 +70,12 @@ def web_console(log: Path, *arguments: str) -> Iterator[str]:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """The system's Chromium: Playwright's own builds are no packages."""
+def chromium(*arguments: str) -> Iterator[Browser]:
+    """The system's Chromium, with arguments of its own: Playwright's own builds are no packages."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     assert path, "no chromium: scripts/setup.sh --dev installs it"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *arguments])
         yield browser
         browser.close()
 

@@ -18,7 +18,9 @@ pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not
 from answering import BOXES, start_perception  # noqa: E402
 from camera import Camera  # noqa: E402
 from isolation import for_children  # noqa: E402
+from ros_gpt4roi_interfaces.msg import Utterance  # noqa: E402
 from ros_peer import ROOT, WAIT_S, Peer  # noqa: E402
+from std_msgs.msg import Bool, String  # noqa: E402
 from textual.app import App, ComposeResult  # noqa: E402
 from textual.containers import VerticalScroll  # noqa: E402
 from textual.pilot import Pilot  # noqa: E402
@@ -118,6 +120,44 @@ def test_a_watch_shows_its_answer_and_each_change_until_it_is_stopped(client: Cl
         assert isinstance(app.focused, QuestionInput)
         await until(pilot, lambda: client.state.values["watches"] == "0", "the end in the node")
     run(client, steps)
+
+
+def test_talking_is_begun_and_ended_by_a_key_and_what_was_heard_is_shown(
+        client: Client, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pressed: list[bool] = []
+    buttons: list[object] = []
+
+    async def steps(pilot: Pilot[int], app: Console) -> None:
+        async def heard(count: int) -> None:
+            await until(pilot, lambda: peer.executor.spin_once(0.01) or len(pressed) == count, f"{count} messages")
+        await pilot.press("f2")
+        assert "no speech node runs" in screen(app) and "The robot listens" not in screen(app)
+        buttons.append(peer.node.create_subscription(Bool, "push_to_talk",
+                                                     lambda message: pressed.append(message.data), 10))
+        utterances, replies = (peer.node.create_publisher(kind, topic, 10)
+                               for kind, topic in ((Utterance, "utterances"), (String, "replies")))
+        await until(pilot, lambda: app._voice.state()[0] and utterances.get_subscription_count()
+                    and replies.get_subscription_count(), "the connection")
+        await pilot.press("f2")
+        assert "The robot listens, " in screen(app)
+        await pilot.press("f2")
+        assert "The robot listens" not in screen(app)
+        await heard(2)
+        utterances.publish(Utterance(text="[b]What[/b] is", final=False))
+        utterances.publish(Utterance(text="[b]What[/b] is region 2?", final=True, confidence=0.9))
+        await until(pilot, lambda: "? [b]What[/b] is region 2?  [heard, 90% sure]" in screen(app), "what was heard")
+        replies.publish(String(data="A red mug."))
+        await until(pilot, lambda: "> A red mug." in screen(app), "the reply")
+        monkeypatch.setattr("ros_gpt4roi.console.terminal.MOST_TALK_S", 0.5)
+        await pilot.press("f2")
+        await heard(4)  # a key that is forgotten
+        assert "The robot listens" not in screen(app)
+        monkeypatch.undo()
+        await pilot.press("f2", "ctrl+c")  # leaves
+    run(client, steps)
+    peer.wait_for(lambda: len(pressed) == 6, "the end of what was not ended")
+    peer.node.destroy_subscription(buttons[0])
+    assert pressed == [True, False] * 3
 
 
 def test_watches_end_with_the_console(client: Client, camera: Camera) -> None:

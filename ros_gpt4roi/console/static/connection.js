@@ -36,6 +36,16 @@ export class Connection {
     return true;
   }
 
+  /** Sends sound. */
+  sendBytes(bytes) {
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(bytes);
+  }
+
+  /** How many bytes wait for the connection to take them. */
+  get waiting() {
+    return this.socket.bufferedAmount;
+  }
+
   enter(token) {
     sessionStorage.setItem("token", token);
     this.connect();

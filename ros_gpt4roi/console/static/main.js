@@ -1,4 +1,4 @@
-// The page: brings connection, live picture, regions, conversations, watches and health together.
+// The page: brings connection, live picture, regions, conversations, watches, voice and health together.
 
 import { Connection } from "./connection.js";
 import { aboutRegion, Conversations, freeId } from "./conversations.js";
@@ -6,6 +6,7 @@ import { Health } from "./health.js";
 import { RegionList } from "./regions.js";
 import { outcome } from "./verdict.js";
 import { decode, View } from "./view.js";
+import { Voice } from "./voice.js";
 import { Watches } from "./watches.js";
 
 const find = (id) => document.getElementById(id);
@@ -65,12 +66,14 @@ const connection = new Connection({
     status("Not let in", true);
     conversations.lost(reason);
     watches.lost(reason);
+    voice.silence(reason);
     find("token").focus();
   },
   lost(why) {
     status(`Connection lost: ${why}. Trying again …`, true);
     conversations.lost(why);
     watches.lost(why);
+    voice.silence(why);
   },
   async frame(message, jpeg) {
     const arrived = performance.now();
@@ -96,6 +99,7 @@ const connection = new Connection({
     const { node } = message;
     status(node.there ? `${node.model || "Model unknown"}: ${node.message}` : node.message, !node.there || node.level > 1);
     live.say(message.picture_error);
+    voice.show(message.voice);
   },
   asked: (message) => conversations.asked(message),
   text: (message) => conversations.text(message),
@@ -103,6 +107,9 @@ const connection = new Connection({
   failed: (message) => conversations.failed(message),
   change: (message) => watches.change(message),
   unwatched: (message) => watches.unwatched(message),
+  heard: (message) => voice.heard(message),
+  reply: (message) => voice.reply(message),
+  silence: (message) => voice.silence(message.error),
   corrected: outcome,
   rejected(message) {
     if (message.about) outcome(message);
@@ -114,6 +121,7 @@ const watches = new Watches(find("watches-list"), find("no-watch"), connection, 
 const live = new View(find("live-view"), "Live picture", askAboutRegion, askAboutBox);
 const regions = new RegionList(find("regions"), find("no-regions"), askAboutRegion, connection);
 const health = new Health();
+const voice = new Voice(connection);
 
 find("live-form").addEventListener("submit", (event) => {
   event.preventDefault();
