@@ -241,6 +241,24 @@ def browsers() -> str:
     return markdown(("browsers", "node, % of a core", "console, % of a core"), rows)
 
 
+def speech() -> str:
+    """Return how many spoken sentences were understood, and the recognisers' word error rates."""
+    recognisers = read("benchmarks/results/speech.json")["recognisers"]
+
+    def percent(figures: dict[str, Any], key: str) -> str:
+        return "" if figures.get(key) is None else f"{100 * figures[key]:.1f}"
+
+    first, rows = next(iter(recognisers.values()))["conditions"], []
+    for name, figures in first.items():
+        key = "understood" if "understood" in figures else "accepted"
+        rates = (percent(measured["conditions"].get(name, {}), "word_error_rate") for measured in recognisers.values())
+        rows.append((f"`{name}`", str(figures["sentences"]), percent(figures, key), percent(figures, "held_out"),
+                     *rates))
+    head = ("condition", "sentences", "understood (`no_questions`: taken for one), %", "of those held out, %",
+            *(f"word errors of {name}, %" for name in recognisers))
+    return markdown(head, rows)
+
+
 def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
@@ -248,7 +266,7 @@ def _listed(counts: dict[str, int]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, reuse, training,
                                         tabletop, extractors, extractor_costs, malformed, soak, console,
-                                        browsers, ablation)}
+                                        browsers, ablation, speech)}
 
 
 def fill(text: str) -> str:
