@@ -43,7 +43,7 @@ def reference_text(loaded: LoadedModel, pipeline: Pipeline, frame: Frame, rounds
     return RegionText([region.id for region in frame.regions]).to_user(text)
 
 
-@pytest.mark.parametrize("regions", range(1, 17))
+@pytest.mark.parametrize("regions", (1, 2, 3, 4, 6, 9, 13, 16))
 def test_descriptions_are_those_of_separate_full_runs(regions: int, loaded: LoadedModel, make_pipeline: Callable,
                                                       make_frame: Callable) -> None:
     pipeline, frame = make_pipeline(), make_frame(regions, seed=regions)
