@@ -20,6 +20,7 @@ setup(
         (f"share/{NAME}/engines/probe", sorted(glob("engines/probe/*"))),
         (f"share/{NAME}/models/tabletop",
          sorted(glob("models/tabletop/*.json") + glob("models/tabletop/*.safetensors"))),
+        (f"share/{NAME}/models/tabletop/probes", sorted(glob("models/tabletop/probes/*"))),
     ],
     install_requires=["setuptools"],
     zip_safe=False,

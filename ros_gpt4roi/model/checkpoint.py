@@ -6,6 +6,7 @@ where it differs, because a model fed with other pixels fails silently.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..configuration import build, leaves
-from ..regular_file import read_json, write_whole
+from ..regular_file import open_regular, read_json, write_whole
 from .architecture import without_code
 from .config import ConfigError, DeformableConfig, ModelConfig, RoIAlignConfig
 from .gpt4roi import GPT4RoI
@@ -29,6 +30,7 @@ from .prompt import IMAGE_PATCH, PromptBuilder, PromptError
 
 VERSION = 2
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+_BLOCK, _BLOCKS = 1 << 16, 256  # bytes, and how many such of a file at least, that tell two versions apart
 
 
 class CheckpointError(RuntimeError):
@@ -177,6 +179,34 @@ def _from_version_1(model: dict[str, Any]) -> dict[str, Any]:
     if prompt.get("repeat_embeddings") is False:
         del prompt["repeat_embeddings"]
     return upgraded
+
+
+def folder_version(folder: str | Path) -> str:
+    """Name a checkpoint so that two are told apart, by the name of its folder and its files.
+
+    Hashing whole files would keep a robot waiting for half a minute at every start; training changes all of them.
+
+    Args:
+        folder: A checkpoint folder.
+
+    Returns:
+        NAME@DIGITS: twelve hexadecimal digits of the SHA-256 of its config, its tokenizer, and at least 16 MiB of each
+        file of weights, spread over all of it.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    folder = Path(folder).resolve()
+    digest = hashlib.sha256()
+    for path in sorted({folder / CONFIG_FILE, *folder.glob("tokenizer*.json"), *folder.glob("*.safetensors")}):
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(f"{path.name} {size}\n".encode())
+            step = max(_BLOCK, size // _BLOCKS)
+            for place in range(0, size, step):
+                file.seek(place)
+                digest.update(file.read(_BLOCK))
+    return f"{folder.name}@{digest.hexdigest()[:12]}"
 
 
 def check_regular(folder: str | Path) -> None:

@@ -248,7 +248,7 @@ def region_to_message(region: Region, position: Position | None = None) -> Regio
 
 def descriptions_to_message(result: FrameDescriptions, positions: Positions = NO_POSITIONS) -> RegionDescriptionArray:
     """The descriptions of a frame under that frame's own header, with the positions that are known, by id."""
-    message = RegionDescriptionArray(header=result.frame.header)
+    message = RegionDescriptionArray(header=result.frame.header, model_version=result.model_version)
     for description in result.descriptions:
         message.descriptions.append(RegionDescription(
             region=region_to_message(description.region, positions.get(description.region.id)), text=description.text,
@@ -273,7 +273,8 @@ def answer_to_message(answer: Answer, text_format: str = "", positions: Position
         header=answer.frame.header if answer.frame is not None else Header(), query_id=answer.query_id,
         conversation_id=answer.conversation_id, status=int(answer.status), error=answer.error,
         text=answer.as_json() if text_format == "json" else answer.text, region_ids=list(answer.region_ids),
-        evidence_ids=list(answer.evidence_ids), confidence=float(answer.confidence))
+        evidence_ids=list(answer.evidence_ids), confidence=float(answer.confidence),
+        model_version=answer.model_version)
     if answer.frame is not None:
         regions = {region.id: region for region in answer.frame.regions}
         message.regions = [region_to_message(regions[i], positions.get(i)) for i in named if i in regions]

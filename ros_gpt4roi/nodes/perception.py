@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -34,6 +35,7 @@ from ros_gpt4roi.runtime.types import Frame, FrameDescriptions, Status
 from .depth import DepthParameters, DepthSource
 from .diagnostics import DiagnosticsPublisher, Problems, Report
 from .frame_source import DetectionParameters, FrameSource, ImageParameters, SyncParameters
+from .model_swap import ModelSwap, SwapParameters
 from .outputs import Outputs
 from .parameters import TopicQos, declare, names, read
 from .process import run_node, shown
@@ -81,6 +83,7 @@ class PerceptionParameters(Configuration):
     qos: QosParameters = QosParameters()
     conversation: ConversationParameters = ConversationParameters()
     watch: WatchParameters = WatchParameters()
+    swap: SwapParameters = SwapParameters()
     pipeline: PipelineConfig = PipelineConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
 
@@ -115,6 +118,7 @@ class Perception(LifecycleNode):
         self._questions: Questions | None = None
         self._depth: DepthSource | None = None
         self._outputs: Outputs | None = None
+        self._swap: ModelSwap | None = None
         self._inputs: list[Input] = []
         self._stage_seconds: dict[str, float] = {}
         self._last_result_s = 0.0  # of a frame, on the steady clock
@@ -148,13 +152,11 @@ class Perception(LifecycleNode):
             folder = find_model(parameters.model)
             with self._diagnostics.during(f"loading {folder}"):
                 use_all_threads()  # also for an engine that runs on the CPU
-                pipeline = Pipeline.open(folder, parameters.pipeline, self._on_progress)
+                pipeline = self._open_model(folder)
                 self._placement = pipeline.placement()
                 self.get_logger().info("; ".join(f"{what} {where}" for what, where in self._placement.items()))
                 if pipeline.device.advice:
                     self.problems.report("GPU not used", f"{pipeline.device.reason}; {pipeline.device.advice}")
-                self._diagnostics.progress = "warming up"
-                pipeline.warm_up()
                 if pipeline.device.name == "cpu":
                     self._diagnostics.progress = "measuring how many threads help"
                     threads = fit_threads(lambda: pipeline.rehearse(_USUAL_REGIONS))
@@ -172,10 +174,23 @@ class Perception(LifecycleNode):
         self._questions = Questions(self, self._frames, self._depth, scheduler, self.problems,
                                     lambda: self._state == "active", parameters.conversation.follow_up_s,
                                     parameters.watch)
+        self._swap = ModelSwap(self, self._questions.group, scheduler, folder, self._open_model, parameters.swap,
+                               self._questions.requests, self.problems, lambda: self._state == "active")
         self._scheduler = scheduler
         self._state = "inactive"
         self.get_logger().info(f"model {printable(folder.name)} is ready")
         return TransitionCallbackReturn.SUCCESS
+
+    def _open_model(self, folder: Path) -> Pipeline:
+        """Loads and warms a model, on any thread."""
+        assert self._settings is not None  # read
+        try:
+            pipeline = Pipeline.open(folder, self._settings.pipeline, self._on_progress)
+            self._diagnostics.progress = "warming up"
+            pipeline.warm_up()
+            return pipeline
+        finally:
+            self._diagnostics.progress = ""
 
     @_reports_errors
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -241,12 +256,13 @@ class Perception(LifecycleNode):
         """Gives back what `configure` took. A second call does nothing."""
         self._state = "unconfigured"
         self._stop_work()  # first: the worker publishes
-        if self._scheduler is None or self._questions is None or self._outputs is None:
+        if self._scheduler is None or self._questions is None or self._outputs is None or self._swap is None:
             return
         self._questions.requests.drain(_STOP_LIMIT_S)
+        self._swap.destroy()
         self._questions.destroy()
         self._outputs.destroy()
-        self._scheduler = self._frames = self._depth = self._questions = self._outputs = None
+        self._scheduler = self._frames = self._depth = self._questions = self._outputs = self._swap = None
         self._stage_seconds = {}
         gc.collect()  # the next model must find the memory of this one
         if torch.cuda.is_initialized():
@@ -304,7 +320,7 @@ class Perception(LifecycleNode):
             values |= self._depth.statistics()
         if self._scheduler is not None and self._frames is not None and self._questions is not None:
             values |= self._frames.statistics() | self._questions.statistics()
-            values |= self._scheduler.statistics()
+            values |= self._scheduler.statistics() | {"model version": self._scheduler.model_version}
             values |= {f"stage {stage} [ms]": seconds * 1000 for stage, seconds in self._stage_seconds.items()}
         values |= {**self._placement, **used_memory()}
         total = self.problems.total()

@@ -85,7 +85,7 @@ class Questions:
         self._answers = node.create_publisher(AnswerMessage, "answers", HISTORY)
         self._answer_texts = node.create_publisher(String, "answer_text", HISTORY)
         # Reentrant, since a coroutine holds its group while it awaits the worker.
-        group = ReentrantCallbackGroup()
+        self.group = group = ReentrantCallbackGroup()
         self._action = serve_action(node, Ask, "ask", group, self._on_goal, self._on_cancel,
                                     on_request=self._count_received, on_accepted=self._count_accepted)
         self._services = [

@@ -13,7 +13,7 @@ import torch
 
 from ..configuration import ConfigError, Configuration, setting
 from ..engine.build_process import ProgressCallback
-from ..model.checkpoint import LoadedModel
+from ..model.checkpoint import LoadedModel, folder_version
 from ..model.gpt4roi import VisionOutput
 from ..model.prompt import PromptError
 from .device import Device, choose_device
@@ -63,6 +63,7 @@ class Pipeline:
     Attributes:
         config: How the model is run.
         model_config: The model's own configuration.
+        version: Names the model and its weights, as `folder_version`; empty where it came from no folder.
         device: Where it runs, and why.
         encoder: Runs the vision stage.
         language: The language stage.
@@ -78,7 +79,7 @@ class Pipeline:
             loaded: The model.
             config: How it is run; `device`, `language_format` and `vision` are what `open` goes by.
         """
-        self.config, self.model_config = config, loaded.config
+        self.config, self.model_config, self.version = config, loaded.config, ""
         self.device = Device(str(loaded.model.device), "the model's")
         self.language = LanguageStage(loaded, config.decoding)
         self.encoder = FrameEncoder(VisionStage(loaded.model), loaded.config,
@@ -106,7 +107,7 @@ class Pipeline:
         device = choose_device(config.device)
         loaded = load_model(model_folder, config.language_format, device.name)
         pipeline = cls(loaded, config)
-        pipeline.device = device
+        pipeline.device, pipeline.version = device, folder_version(model_folder)
         pipeline.encoder.vision = VisionStage.open(loaded, config.vision, Path(model_folder), progress,
                                                    pipeline.describe_output)
         return pipeline
@@ -227,7 +228,7 @@ class Pipeline:
                 descriptions.append(Description(region, sequence.text, sequence.confidence))
         seconds = {**encoded.seconds, "language": time.perf_counter() - request.began}
         return FrameDescriptions(encoded.frame, tuple(descriptions), seconds, request.status, request.error,
-                                 encoded.omitted, encoded.refused, self.encoder.pixels(encoded.frame))
+                                 encoded.omitted, encoded.refused, self.encoder.pixels(encoded.frame), self.version)
 
     def describe_output(self, vision: VisionOutput, regions: int, max_new_tokens: int) -> list[str]:
         """Describe the first regions of a vision output, greedily: what an engine is compared with PyTorch by.
@@ -285,7 +286,7 @@ class Pipeline:
         if region_ids:
             conversation.subject = region_ids[0] if len(region_ids) == 1 else ""
         return Answer(question.status, sequence.text, error, region_ids, evidence_ids, conversation.id, question.id,
-                      conversation.frame, sequence.confidence)
+                      conversation.frame, sequence.confidence, self.version)
 
     def forget_conversation(self, conversation_id: str) -> None:
         """Give back what was kept for the next round of a conversation that is closed."""

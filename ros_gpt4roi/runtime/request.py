@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -220,8 +220,10 @@ class Request(ABC, Generic[Result]):
         began: When it began to be decoded, by `time.perf_counter`.
         sequences: The texts that are generated for it.
         result: What came of it, once it is done.
+        what: Its result in words.
     """
 
+    what: ClassVar[str]
     frame: Frame | None = None
     deadline: float = math.inf
     cancelled: bool = False
@@ -245,6 +247,17 @@ class Request(ABC, Generic[Result]):
     def error(self) -> str:
         """Why it ended early."""
         return next((s.error for s in self.sequences if s.status not in (None, Status.OK)), "")
+
+    def over(self, now: float) -> bool:
+        """Whether it was cancelled, or its time is over at `now`."""
+        return self.cancelled or now > self.deadline
+
+    @property
+    def why_over(self) -> tuple[Status, str]:
+        """How it ends where it is over, and why."""
+        if self.cancelled:
+            return Status.CANCELED, "cancelled by the caller"
+        return Status.TIMEOUT, f"the time for {self.what} was over"
 
     def end(self, status: Status, error: str) -> None:
         """Stop within one step; what was generated stays."""
@@ -285,6 +298,7 @@ class Question(Request[Answer]):
         points_nowhere: Whether it was refused because it speaks of "this", and nothing is pointed at.
     """
 
+    what: ClassVar[str] = "the answer"
     text: str
     id: str = ""
     conversation_id: str = ""
@@ -313,6 +327,7 @@ class DescriptionRequest(Request[FrameDescriptions]):
         kept: For each region shown, the earlier description that still holds, or None.
     """
 
+    what: ClassVar[str] = "a frame's descriptions"
     kept: list[Described | None] = field(default_factory=list, init=False)
 
     def refusal(self, status: Status, error: str) -> FrameDescriptions:

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from ..configuration import Configuration, setting
@@ -70,6 +71,7 @@ class Scheduler:
         self._open: dict[str, Question] = {}  # by id: those that wait and those that are decoded
         self._conversations: OrderedDict[str, Conversation] = OrderedDict()
         self._closed: list[str] = []  # conversations, whose caches the worker has still to give back
+        self._replacement: tuple[Pipeline, Future[Pipeline]] | None = None
         self._counts: Counter[str] = Counter()
         self._frame_due = -math.inf  # when the next frame may begin beside a question; the worker's own
 
@@ -109,7 +111,28 @@ class Scheduler:
         self._end_all(requests, Status.CANCELED if ended else Status.FAILED, reason)
         if ended:
             self._pipeline.live.clear()
+            self._replace()
         return ended
+
+    def replace(self, pipeline: Pipeline) -> Future[Pipeline]:
+        """Let another pipeline serve what comes, once all that has begun is done.
+
+        What waits is served by the new one. Open conversations end, since what was said in them is the old model's: to
+        go on with one is INVALID.
+
+        Returns:
+            Gives the pipeline that served before, with nothing in its caches.
+        """
+        replaced: Future[Pipeline] = Future()
+        with self._changed:
+            if self._replacement is not None:
+                raise RuntimeError("a pipeline is being replaced already")
+            self._replacement = pipeline, replaced
+            running = self._running
+            self._changed.notify_all()
+        if not running:
+            self._replace()
+        return replaced
 
     def submit_frame(self, frame: Frame) -> None:
         """Hand in the newest frame of a stream; one that still waits is dropped and counted."""
@@ -171,7 +194,8 @@ class Scheduler:
             conversation = self._conversations.get(question.conversation_id)
             if conversation is None:
                 raise Refused(Status.INVALID, f"conversation {_short(question.conversation_id)} is unknown or was "
-                                              "closed, expected an open one, or none to open one")
+                                              "closed, as all are by a change of the model; expected an open one, or "
+                                              "none to open one")
             if question.draw is not None:
                 self._add_regions(conversation, question, question.draw)
             self._conversations.move_to_end(conversation.id)
@@ -236,13 +260,20 @@ class Scheduler:
                         "worker_alive": float(self._worker is not None and self._worker.is_alive())}
         return numbers | self._pipeline.statistics()
 
+    @property
+    def model_version(self) -> str:
+        """Which model serves."""
+        return self._pipeline.version
+
     # --- the worker ----------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while self._running:
             try:
                 self._end_what_is_over()
-                while self._running and (request := self._next()) is not None:
+                if self._replacement is not None and not self._pipeline.live:
+                    self._replace()
+                while self._replacement is None and self._running and (request := self._next()) is not None:
                     self._begin(request)
                 if not self._pipeline.live:
                     self._sleep()
@@ -252,6 +283,26 @@ class Scheduler:
             except Exception as error:  # out of memory, a driver's error: answer, clear up, go on
                 logger.exception("the worker failed and is restarted")
                 self._recover(error)
+
+    def _replace(self) -> None:
+        with self._changed:
+            if self._replacement is None:
+                return
+            (pipeline, replaced), self._replacement = self._replacement, None
+            old, self._pipeline = self._pipeline, pipeline
+            waiting = [question for question in self._questions if question.conversation_id]
+            for question in waiting:
+                self._questions.remove(question)
+            opening = {question.conversation.id for question in self._questions if question.conversation is not None}
+            for name in self._conversations.keys() - opening:
+                del self._conversations[name]
+            self._closed.clear()
+            self._counts["models_replaced"] += 1
+        for question in waiting:
+            self._finish(question, question.refusal(Status.INVALID, f"conversation {_short(question.conversation_id)} "
+                                                    "was closed: the model was replaced; ask without an id"))
+        old.reset()
+        replaced.set_result(old)
 
     def _sleep(self) -> None:
         with self._changed:
@@ -263,15 +314,15 @@ class Scheduler:
         now = self._clock()
         with self._changed:
             queued: list[Question | DescriptionRequest] = [*self._questions, *self._frames]
-            waiting = [request for request in queued if _over(request, now)]
+            waiting = [request for request in queued if request.over(now)]
             for request in waiting:
                 self._questions.remove(request) if isinstance(request, Question) else self._frames.remove(request)
             closed, self._closed = self._closed, []
         for request in waiting:
-            self._finish(request, request.refusal(*_why(request)))
+            self._finish(request, request.refusal(*request.why_over))
         for request in self._pipeline.live:
-            if _over(request, now):
-                request.end(*_why(request))
+            if request.over(now):
+                request.end(*request.why_over)
         for conversation_id in closed:
             self._pipeline.forget_conversation(conversation_id)
 
@@ -351,18 +402,6 @@ class Scheduler:
 def _whose(question: Question) -> str:
     """What the names of a question's counters begin with."""
     return "watch_" if question.for_watch else ""
-
-
-def _over(request: Question | DescriptionRequest, now: float) -> bool:
-    return request.cancelled or now > request.deadline
-
-
-def _why(request: Question | DescriptionRequest) -> tuple[Status, str]:
-    if request.cancelled:
-        return Status.CANCELED, "cancelled by the caller"
-    if isinstance(request, Question):
-        return Status.TIMEOUT, "the time for the answer was over"
-    return Status.TIMEOUT, "the time for a frame's descriptions was over"
 
 
 def _failure(error: Exception) -> str:

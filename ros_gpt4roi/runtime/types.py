@@ -102,6 +102,7 @@ class FrameDescriptions:
     omitted: regions that were left out because the frame had more than the model takes (lowest score first to go).
     refused: why boxes of the frame could not be used; a text for each.
     pixels: the frame's image as an array, if it was the last one that was decoded; else None.
+    model_version: the model that gave them, as `Pipeline.version`.
     """
 
     frame: Frame
@@ -112,6 +113,7 @@ class FrameDescriptions:
     omitted: tuple[Region, ...] = ()
     refused: tuple[str, ...] = ()
     pixels: np.ndarray | None = None
+    model_version: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +125,7 @@ class Answer:
         evidence_ids: Those that it names besides, in the order of mention.
         frame: The frame it is about, None where there was none.
         confidence: Mean token probability, 0..1.
+        model_version: The model that gave it, as `Pipeline.version`.
     """
 
     status: Status
@@ -134,6 +137,7 @@ class Answer:
     query_id: str = ""
     frame: Frame | None = None
     confidence: float = 0.0
+    model_version: str = ""
 
     def as_json(self) -> str:
         """The answer as one JSON object: `answer` (its words), asserted `regions`, `confidence`, `status`, `error`.

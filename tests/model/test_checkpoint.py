@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -18,6 +20,7 @@ from ros_gpt4roi.model import preprocess
 from ros_gpt4roi.model.checkpoint import (
     CheckpointError,
     build_model,
+    folder_version,
     load_checkpoint,
     load_tokenizer,
     read_config,
@@ -268,6 +271,17 @@ def test_version_1_loads_as_the_same_model(folder):
     change_config(folder, lambda fields: fields["model"]["prompt"].update(repeat_embeddings=True))
     with pytest.raises(CheckpointError, match="prompt.repeat_embeddings is unknown"):
         read_config(folder)
+
+
+def test_a_version_is_of_the_name_and_of_what_is_loaded(folder, tmp_path):
+    version = folder_version(folder)
+    assert version.startswith(f"{folder.name}@") and version == folder_version(folder)
+    copy = Path(shutil.copytree(folder, tmp_path / "elsewhere" / "other"))
+    assert folder_version(copy) == version.replace(folder.name, "other", 1)
+    (copy / "scores.json").write_text("{}")
+    assert folder_version(copy) == version.replace(folder.name, "other", 1)
+    change_weights(copy, lambda weights: next(iter(weights.values())).view(-1)[:1].add_(1))
+    assert folder_version(copy) != version.replace(folder.name, "other", 1)
 
 
 def test_unknown_preset_is_refused():

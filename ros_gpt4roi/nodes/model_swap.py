@@ -1,0 +1,172 @@
+"""Another model for a node that runs: loaded and compared beside the one that serves, swapped in, and taken back."""
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from ros_gpt4roi_interfaces.srv import LoadModel
+from std_srvs.srv import Trigger
+
+from ros_gpt4roi.configuration import Configuration, setting
+from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.runtime.pipeline import Pipeline
+from ros_gpt4roi.runtime.probes import Probe, count_right, read_probes
+from ros_gpt4roi.runtime.request import Conversation, Question
+from ros_gpt4roi.runtime.scheduler import Scheduler
+from ros_gpt4roi.runtime.types import Answer
+
+from .diagnostics import Problems
+from .goals import OpenRequests, finished
+from .process import shown
+
+_PATIENCE_S = 60.0  # beyond the time limits of requests
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class SwapParameters(Configuration):
+    """How `load_model` decides whether a model may take the place of the one that runs."""
+
+    max_loss: float = setting(0.02, "Share of the probes that the new model may answer rightly less than the one that "
+                                    "runs; with more, it is refused.", at_least=0, at_most=1)
+
+
+class ModelSwap:
+    """The services `load_model` and `rollback`.
+
+    Args:
+        node: Has the services.
+        group: Reentrant, since `load_model` holds its group while it awaits the loading.
+        scheduler: Serves with the model that runs.
+        folder: The model that runs.
+        open_model: Loads and warms a model from its folder, on any thread.
+        parameters: What decides.
+        requests: What has no result yet.
+        problems: Counts what was refused, for `/diagnostics`.
+        is_active: Whether the node works.
+    """
+
+    def __init__(self, node: Node, group: CallbackGroup, scheduler: Scheduler, folder: Path,
+                 open_model: Callable[[Path], Pipeline], parameters: SwapParameters, requests: OpenRequests,
+                 problems: Problems, is_active: Callable[[], bool]) -> None:
+        self._node, self._scheduler, self._open, self._parameters = node, scheduler, open_model, parameters
+        self._requests, self._problems, self._is_active = requests, problems, is_active
+        self._folder = folder
+        self._before: tuple[Path, Pipeline] | None = None  # for `rollback`
+        self._busy = threading.Lock()  # one change at a time
+        self._services = [
+            node.create_service(LoadModel, "load_model", self._on_load, callback_group=group),
+            node.create_service(Trigger, "rollback", self._on_rollback, callback_group=group)]
+
+    def destroy(self) -> None:
+        """Takes the services back, and gives the model before back."""
+        for service in self._services:
+            self._node.destroy_service(service)
+        self._before = None
+        del self._scheduler, self._open  # an executor may hold this for longer than a model may stay
+
+    async def _on_load(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
+        with self._requests.one():
+            return await finished(self._in_background(self._load, request, response), self._node.executor)
+
+    async def _on_rollback(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self._requests.one():
+            return await finished(self._in_background(self._roll_back, request, response), self._node.executor)
+
+    def _in_background(self, work: Callable, request: object, response: LoadModel.Response | Trigger.Response
+                       ) -> futures.Future:
+        """Runs it on a thread of its own; gives the response, whatever happens."""
+        done: futures.Future = futures.Future()
+
+        def run() -> None:
+            try:
+                if not self._busy.acquire(blocking=False):
+                    raise _Refused("another change of the model is under way")
+                try:
+                    if not self._is_active():
+                        raise _Refused(f"node {self._node.get_name()} is not active")
+                    work(request, response)
+                finally:
+                    self._busy.release()
+            except Exception as error:  # a bad folder, no memory: the model that runs goes on
+                response.success = False
+                response.message = str(error) if isinstance(error, _Refused) else shown(error)
+                self._problems.report("model not changed", response.message)
+            done.set_result(response)
+
+        threading.Thread(target=run, name="model-swap", daemon=True).start()
+        return done
+
+    def _load(self, request: LoadModel.Request, response: LoadModel.Response) -> None:
+        scheduler = self._scheduler
+        response.model_version = scheduler.model_version
+        folder = find_model(request.model)
+        probes = [*read_probes(self._folder), *(read_probes(folder) if folder != self._folder else ())]
+        self._make_room(folder)
+        pipeline = self._open(folder)
+        response.probes = len(probes)
+        response.right_new = count_right(
+            probes, lambda probe: pipeline.ask(Conversation("", probe.frame), Question(probe.text)))
+        pipeline.reset()
+        response.right_running = count_right(probes, lambda probe: _ask(scheduler, probe))
+        share = f"{response.right_new} of {response.probes} probes right, {response.right_running} by the one that runs"
+        if response.right_running - response.right_new > self._parameters.max_loss * response.probes:
+            raise _Refused(f"{pipeline.version} is worse: {share}; swap.max_loss is {self._parameters.max_loss}")
+        response.success = True
+        if not probes:
+            share = "neither model has probes to compare them by"
+        if request.dry_run:
+            response.message = f"{pipeline.version} would be taken: {share}"
+            return
+        self._swap(folder, pipeline)
+        response.model_version = pipeline.version
+        response.message = f"{pipeline.version} runs: {share}"
+
+    def _make_room(self, folder: Path) -> None:
+        """Refuses a model whose weights alone take more memory than there is; the one before it goes first."""
+        needed = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        if needed > _free_memory() and self._before is not None:
+            self._before = None
+            gc.collect()
+        if needed > (free := _free_memory()):
+            raise _Refused(f"the weights of {folder} take {needed // _MIB} MiB, and {free // _MIB} MiB are free beside "
+                           "the model that runs; to change it without both in memory, deactivate and clean up the "
+                           f"node, set its parameter model to {folder}, then configure and activate it")
+
+    def _roll_back(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        if self._before is None:
+            raise _Refused("there is no model before the one that runs")
+        folder, pipeline = self._before
+        self._swap(folder, pipeline)
+        response.success, response.message = True, f"{pipeline.version} runs again"
+
+    def _swap(self, folder: Path, pipeline: Pipeline) -> None:
+        limits = self._scheduler.config  # by these, all that was begun has ended
+        old = self._scheduler.replace(pipeline).result(
+            limits.answer_timeout_s + limits.description_timeout_s + _PATIENCE_S)
+        self._before, self._folder = (self._folder, old), folder
+        self._node.get_logger().info(f"model {pipeline.version} runs in place of {old.version}")
+
+
+class _Refused(Exception):
+    """A change of the model that is not made; the message says why."""
+
+
+def _ask(scheduler: Scheduler, probe: Probe) -> Answer:
+    """Asks the model that runs, behind the questions of people."""
+    question = Question(probe.text, frame=probe.frame, for_watch=True)
+    scheduler.submit(question)
+    return question.future.result(scheduler.config.answer_timeout_s + _PATIENCE_S)
+
+
+def _free_memory() -> int:
+    """Bytes, on the GPU where one is used."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_initialized() else psutil.virtual_memory().available
