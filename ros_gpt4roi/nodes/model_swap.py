@@ -21,7 +21,7 @@ from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.probes import Probe, count_right, read_probes
 from ros_gpt4roi.runtime.request import Conversation, Question
 from ros_gpt4roi.runtime.scheduler import Scheduler
-from ros_gpt4roi.runtime.types import Answer
+from ros_gpt4roi.runtime.types import Answer, Status
 
 from .diagnostics import Problems
 from .goals import OpenRequests, finished
@@ -91,8 +91,7 @@ class ModelSwap:
                 if not self._busy.acquire(blocking=False):
                     raise _Refused("another change of the model is under way")
                 try:
-                    if not self._is_active():
-                        raise _Refused(f"node {self._node.get_name()} is not active")
+                    self._check_active()
                     work(request, response)
                 finally:
                     self._busy.release()
@@ -104,6 +103,10 @@ class ModelSwap:
 
         threading.Thread(target=run, name="model-swap", daemon=True).start()
         return done
+
+    def _check_active(self) -> None:
+        if not self._is_active():
+            raise _Refused(f"node {self._node.get_name()} is not active")
 
     def _load(self, request: LoadModel.Request, response: LoadModel.Response) -> None:
         scheduler = self._scheduler
@@ -117,6 +120,7 @@ class ModelSwap:
             probes, lambda probe: pipeline.ask(Conversation("", probe.frame), Question(probe.text)))
         pipeline.reset()
         response.right_running = count_right(probes, lambda probe: _ask(scheduler, probe))
+        self._check_active()  # still: a scheduler that was stopped meanwhile has answered nothing
         share = f"{response.right_new} of {response.probes} probes right, {response.right_running} by the one that runs"
         if response.right_running - response.right_new > self._parameters.max_loss * response.probes:
             raise _Refused(f"{pipeline.version} is worse: {share}; swap.max_loss is {self._parameters.max_loss}")
@@ -164,7 +168,10 @@ def _ask(scheduler: Scheduler, probe: Probe) -> Answer:
     """Asks the model that runs, behind the questions of people."""
     question = Question(probe.text, frame=probe.frame, for_watch=True)
     scheduler.submit(question)
-    return question.future.result(scheduler.config.answer_timeout_s + _PATIENCE_S)
+    answer = question.future.result(scheduler.config.answer_timeout_s + _PATIENCE_S)
+    if answer.status in (Status.TIMEOUT, Status.CANCELED):
+        raise _Refused(f"the model that runs could not be asked a probe: {answer.status.name}, {answer.error}")
+    return answer
 
 
 def _free_memory() -> int:

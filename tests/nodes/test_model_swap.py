@@ -76,9 +76,9 @@ def camera_fixture(peer: Peer, node: Perception) -> Camera:
     return camera
 
 
-def ask(peer: Peer, conversation: str = "") -> Answer:
-    """Asks about the camera's first frame."""
-    query = Query(text="What is region 1?", conversation_id=conversation, header=Header(stamp=FIRST))
+def ask(peer: Peer, conversation: str = "", stamp: Time = FIRST) -> Answer:
+    """Asks about the frame of a stamp, by default the camera's first."""
+    query = Query(text="What is region 1?", conversation_id=conversation, header=Header(stamp=stamp))
     return peer.call(AskQuestion, "ask_question", AskQuestion.Request(query=query)).answer
 
 
@@ -136,6 +136,21 @@ def test_a_folder_that_is_none_leaves_the_model_that_runs(
     assert not response.success and re.search(message, response.message), response.message
     assert response.model_version in ("", before.model_version)
     assert (again := ask(peer)).text == before.text and again.model_version == before.model_version
+
+
+def test_a_node_that_is_deactivated_meanwhile_keeps_its_model(
+        peer: Peer, node: Perception, camera: Camera, models: dict[str, Path]) -> None:
+    before = ask(peer)
+    service = peer.node.create_client(LoadModel, "load_model")
+    loading = service.call_async(LoadModel.Request(model=str(models["second"])))
+    peer.wait_for(lambda: node._swap is not None and node._swap._busy.locked(), "the loading")
+    node.trigger_deactivate()
+    response = peer.result_of(loading, "a response")
+    assert not response.success and re.search("is not active|CANCELED", response.message), response.message
+    node.trigger_activate()
+    camera.send(list(BOXES))
+    peer.wait_for(lambda: ask(peer, stamp=Time()).model_version == before.model_version, "the model before")
+    peer.node.destroy_client(service)
 
 
 def test_questions_that_are_open_get_whole_answers(peer: Peer, camera: Camera, models: dict[str, Path]) -> None:
