@@ -74,6 +74,7 @@ class ModelSwap:
         del self._scheduler, self._open  # an executor may hold this for longer than a model may stay
 
     async def _on_load(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
+        response.model_version = self._scheduler.model_version
         with self._requests.one():
             return await finished(self._in_background(self._load, request, response), self._node.executor)
 
@@ -110,14 +111,12 @@ class ModelSwap:
 
     def _load(self, request: LoadModel.Request, response: LoadModel.Response) -> None:
         scheduler = self._scheduler
-        response.model_version = scheduler.model_version
         folder = find_model(request.model)
         probes = [*read_probes(self._folder), *(read_probes(folder) if folder != self._folder else ())]
         self._make_room(folder)
         pipeline = self._open(folder)
         response.probes = len(probes)
-        response.right_new = count_right(
-            probes, lambda probe: pipeline.ask(Conversation("", probe.frame), Question(probe.text)))
+        response.right_new = count_right(probes, lambda probe: self._ask_new(pipeline, probe))
         pipeline.reset()
         response.right_running = count_right(probes, lambda probe: _ask(scheduler, probe))
         self._check_active()  # still: a scheduler that was stopped meanwhile has answered nothing
@@ -133,6 +132,10 @@ class ModelSwap:
         self._swap(folder, pipeline)
         response.model_version = pipeline.version
         response.message = f"{pipeline.version} runs: {share}"
+
+    def _ask_new(self, pipeline: Pipeline, probe: Probe) -> Answer:
+        self._check_active()  # where the node ends, nobody waits for hundreds of answers
+        return pipeline.ask(Conversation("", probe.frame), Question(probe.text))
 
     def _make_room(self, folder: Path) -> None:
         """Refuses a model whose weights alone take more memory than there is; the one before it goes first."""

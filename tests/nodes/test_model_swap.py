@@ -165,4 +165,5 @@ def test_questions_that_are_open_get_whole_answers(peer: Peer, camera: Camera, m
     responses = [peer.result_of(future, "a response") for future in (loading, refused)]
     assert sorted(response.success for response in responses) == [False, True]
     assert any("another change of the model is under way" in response.message for response in responses)
+    assert all(response.model_version for response in responses)
     peer.node.destroy_client(service)
