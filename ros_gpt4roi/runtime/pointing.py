@@ -23,10 +23,12 @@ _NO_POINTING = ("why", "how do you know", "how come")
 # Beside what may stand before a name: "tell me what this is", "what do you call this?".
 _BEFORE_THIS = frozenset("of what who where if whether read call use open".split())
 _NOT_OF_THIS = frozenset("all most some much none because instead sense".split())
-_WHOLE = "(?:room|kitchen|office|workshop|factory|street|scene|place|picture|photo|image|frame|video)"
+_WHOLE = ("(?:room|kitchen|bathroom|bedroom|office|workshop|factory|warehouse|laboratory|shop|restaurant|hospital|"
+          "street|city|country|season|time of day|sport|event|scene|place|picture|photo|image|frame|video|simulation)")
 # Without anything pointed at, these are about the whole picture.
 _ABOUT_ALL = re.compile(rf"\b(?:what|which)(?: (?:kind|sort|type) of)? {_WHOLE} is (?:this|that)\b|\bthis place\b|"
-                        rf"\bis (?:this|that) (?:a|an|the|your|my|our) (?:\w+ )?{_WHOLE}\b")
+                        rf"\bis (?:this|that) (?:a|an|the|your|my|our) (?:\w+ |black and white )?{_WHOLE}\b|"
+                        r"\bis this (?:indoors|outdoors|inside|outside|in colou?r|daytime) ?[.?!]?$")
 
 
 class PointingError(ValueError):

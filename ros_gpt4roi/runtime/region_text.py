@@ -49,7 +49,7 @@ _ORDINAL = re.compile(rf"\bthe (?:({'|'.join(_ORDINALS)})|(\d+)(?:st|nd|rd|th)) 
                       r"(?! (?:from|on|in|at|to|of|that|which|who|you|i|we|behind|before|after|above|below|beside|near|"
                       r"left|right|counting)\b)")
 _BARE = re.compile(r"(?<![\w.,:%+*/$€#<-])\d+(?:(?: ?, ?(?:and |or )?| and | or | ?& ?)\d+)*(?![\w%°]|[.,:/-]\d)")
-_COUNTING = re.compile(r"\bhow (?:many|much|old)\b|\bcount\b|\bnumber of\b|\bfrom \d+ to \d+|"
+_COUNTING = re.compile(r"\bhow (?:many|much|old)\b|\bcount\b|\bnumber of\b|\b(?:from|scale of) \d+ to \d+|"
                        r"\b(?:more|less|fewer|other|rather) than \d")
 _DECIMALS = re.compile(r"\.\d")
 _UNITS = frozenset("percent degrees times plus minus mm cm m km g kg metres meters grams seconds minutes hours".split())

@@ -25,7 +25,9 @@ def test_what_points_at_nothing_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", [
     "What is in this picture?", "Is this table clean?", "What time is it?", "Is it raining?", "Is it safe to move?",
     "What room is this?", "Is this right?", "What is this mug?", "Is this a photo of a kitchen?",
-    "What kind of place is this?", "How many mugs are in this place?", "Why is this?", "Is that right?",
+    "Is this indoors?", "is this outside", "Is this a bathroom?", "Is this a black and white photo?",
+    "What city is this?", "What time of day is this?", "What kind of place is this?",
+    "How many mugs are in this place?", "Why is this?", "Is that right?",
     "Is there a mug that is red?", "Which of these is a box?", "Are all of these red?",
     "Is region 2 the one that is left?", "Is it true that the mug is red?", "Is there a mug, and is it red?",
 ])

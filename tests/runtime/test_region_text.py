@@ -99,6 +99,7 @@ def test_a_region_is_named_without_that_word(text: str, expected: str) -> None:
     "are there 2 balls?", "How many are red, 2 or 3?", "Are there more than 2?", "a group of 2", "2 balls?",
     "Is it 2 or 3?", "room number 2", "the number 2 is written where?", "what is 2 + 2", "Is 2.5 large?",
     "Which has 2 mugs?", "step 2", "wait 2 minutes", "rate it from 1 to 10", "Are 2 red?",
+    "on a scale of 1 to 10, how tidy is it?",
     "is there a number 99 on it", "Is 20 percent of it full?", "at 2:30", "50 %", "the second one from the left",
     "What is the second one you mentioned?", "the first mug", "the 14th mug", "2 m", "What is this?", "a second one",
 ])
