@@ -19,7 +19,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from rclpy.exceptions import InvalidNamespaceException
 from rclpy.utilities import remove_ros_args
+from rclpy.validate_namespace import validate_namespace
 from ros_gpt4roi_interfaces.action import Watch
 from ros_gpt4roi_interfaces.msg import Answer
 
@@ -55,9 +57,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that `ask` and the console have in common; errors begin with the parser's program."""
     parser.set_defaults(program=parser.prog)
     parser.add_argument("--conversation", default="", metavar="ID", help="conversation to go on with")
-    parser.add_argument("--namespace", default="", help="where the perception node is, such as /robot1")
+    parser.add_argument("--namespace", default="", type=_namespace,
+                        help="where the perception node is, such as /robot1")
     parser.add_argument("--json", action="store_true", help="print the answer as one JSON object")
-    parser.add_argument("--limit", type=float, metavar="SECONDS", help="how long to wait for the answer (60)")
+    parser.add_argument("--limit", type=_seconds, metavar="SECONDS", help="how long to wait for the answer (60)")
+
+
+def _namespace(text: str) -> str:
+    try:
+        validate_namespace(f"/{text.strip('/')}")
+    except InvalidNamespaceException as error:
+        raise argparse.ArgumentTypeError(f"namespace is {printable(text)!r}, expected one such as /robot1") from error
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"limit is {printable(text)!r}, expected seconds above 0")
+    return seconds
 
 
 def limit(options: argparse.Namespace) -> dict[str, Any]:

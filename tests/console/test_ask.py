@@ -19,6 +19,7 @@ from isolation import for_children  # noqa: E402
 from ros_peer import ROOT, WAIT_S  # noqa: E402
 
 from ros_gpt4roi.client import Client  # noqa: E402
+from ros_gpt4roi.console import ask  # noqa: E402
 
 
 def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
@@ -49,6 +50,14 @@ def test_the_exit_status_says_what_became_of_the_question(camera: Camera) -> Non
     status, _, error = run("what is region 1?", "--namespace", "/elsewhere")
     assert status == 3 and "/elsewhere/ask" in error and "/perception" in error and "Traceback" not in error
     assert run()[0] == 2
+
+
+@pytest.mark.parametrize("option", [["--limit", "0"], ["--limit", "nan"], ["--limit", "soon"], ["--limit=-1"],
+                                    ["--namespace", "a b"]])
+def test_an_option_that_can_not_be_is_told(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        ask.main(["what is region 1?", *option])
+    assert "expected" in capsys.readouterr().err
 
 
 def test_a_watch_prints_a_line_for_each_change(camera: Camera, client: Client) -> None:
