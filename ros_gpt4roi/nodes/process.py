@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -42,8 +43,19 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
     A callback that raises is logged, and counted among the node's `problems`, where it has them; a service then
     responds with its response type's defaults, which say that nothing was done. `NodeFailure`, and errors of
     `make_node`, end the node with status 1. The node's `close()`, where it has one, runs before the node is destroyed.
-    Call it in the main thread.
+    Call it in the main thread. A thread that still works at the end, such as one that loads a model, ends with the
+    process, at once.
     """
+    status = _run(make_node, args)
+    if any(thread.daemon for thread in threading.enumerate()):
+        # The interpreter's end would unwind it within PyTorch's C++, which aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _run(make_node: Callable[[], Node], args: Sequence[str] | None) -> int:
     use_large_messages()
     remove_abandoned_segments()
     # The log repeats parts of what people asked. Only its file is private: other users' processes share the memory

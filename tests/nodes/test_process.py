@@ -59,6 +59,38 @@ def test_a_callback_that_raises_costs_itself_alone(ros: None, root: Path) -> Non
     assert "callback failed: KeyError: 'one\\n[ERROR] forged'" in output
 
 
+# A thread of it is within PyTorch when it ends.
+BUSY = """
+import sys
+import threading
+import torch
+from rclpy.node import Node
+from ros_gpt4roi.nodes.process import NodeFailure, run_node
+
+class Busy(Node):
+    def __init__(self):
+        super().__init__("busy")
+        threading.Thread(target=self.work, daemon=True).start()
+        self.create_timer(0.5, self.call)
+
+    def work(self):
+        layer, values = torch.nn.Linear(256, 256), torch.ones(64, 256)
+        while True:
+            layer(values)
+
+    def call(self):
+        raise NodeFailure("it was enough")
+
+sys.exit(run_node(Busy))
+"""
+
+
+def test_a_thread_that_still_works_does_not_abort_the_process(ros: None, root: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", BUSY], cwd=root, env=for_children(), text=True, capture_output=True,
+                          timeout=WAIT_S)
+    assert done.returncode == 1 and "it was enough" in done.stdout + done.stderr and "terminate" not in done.stderr
+
+
 def test_no_other_user_can_read_the_log(peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "ros"))
     (tmp_path / "ros").mkdir(mode=0o755)  # as other nodes make it
