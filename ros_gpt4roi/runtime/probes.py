@@ -77,8 +77,14 @@ def _read(folder: Path, entry: dict[str, Any]) -> list[Probe]:
     frame = Frame(read_image(folder / name),
                   tuple(Region(str(place), box) for place, box in enumerate(boxes, 1)),  # type: ignore[arg-type]
                   0, "")
-    return [Probe(frame, str(question["text"]), tuple(map(str, question["answers"])))
-            for question in entry["questions"]]
+    return [Probe(frame, str(question["text"]), _answers(question)) for question in entry["questions"]]
+
+
+def _answers(question: dict[str, Any]) -> tuple[str, ...]:
+    answers = question["answers"]
+    if not (isinstance(answers, list) and answers):  # of a mere text, each letter would be an answer
+        raise ValueError(f"answers of {question['text']!r} are {answers!r}, expected a list of at least one")
+    return tuple(map(str, answers))
 
 
 def count_right(probes: Iterable[Probe], ask: Callable[[Probe], Answer]) -> int:

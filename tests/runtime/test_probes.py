@@ -46,6 +46,7 @@ def test_an_answer_is_right_by_whole_words(tmp_path: Path, text: str, right: boo
 @pytest.mark.parametrize(("change", "message"), [
     ({"image": "../0.png"}, "not beside"), ({"image": "missing.png"}, "missing.png"),
     ({"boxes": [[1, 2, 3]]}, "four numbers"), ({"questions": [{"text": "?"}]}, "answers"),
+    ({"questions": [{"text": "?", "answers": "a cup"}]}, "'a cup', expected a list"),
     ({"boxes": 3}, "probes.json")])
 def test_what_is_wrong_is_named(tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(ProbesError, match=message):
