@@ -88,11 +88,13 @@ class ModelSwap:
         done: futures.Future = futures.Future()
 
         def run() -> None:
+            began = False
             try:
                 if not self._busy.acquire(blocking=False):
                     raise _Refused("another change of the model is under way")
                 try:
                     self._check_active()
+                    began = True
                     work(request, response)
                 finally:
                     self._busy.release()
@@ -100,6 +102,10 @@ class ModelSwap:
                 response.success = False
                 response.message = str(error) if isinstance(error, _Refused) else shown(error)
                 self._problems.report("model not changed", response.message)
+            if began:  # a model that is not kept refers to itself, and the next must find its memory
+                gc.collect()
+                if torch.cuda.is_initialized():
+                    torch.cuda.empty_cache()
             done.set_result(response)
 
         threading.Thread(target=run, name="model-swap", daemon=True).start()

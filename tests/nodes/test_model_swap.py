@@ -1,6 +1,7 @@
 """`load_model` and `rollback`: a model takes over while the node works, a worse one does not, the old one returns."""
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
@@ -82,6 +83,11 @@ def ask(peer: Peer, conversation: str = "", stamp: Time = FIRST) -> Answer:
     return peer.call(AskQuestion, "ask_question", AskQuestion.Request(query=query)).answer
 
 
+def pipelines() -> int:
+    """How many are in memory."""
+    return sum(type(thing) is Pipeline for thing in gc.get_objects())
+
+
 def load(peer: Peer, model: object, dry_run: bool = False) -> LoadModel.Response:
     return peer.call(LoadModel, "load_model", LoadModel.Request(model=str(model), dry_run=dry_run))
 
@@ -92,7 +98,10 @@ def test_a_better_model_takes_over_a_worse_one_does_not_and_the_old_one_comes_ba
     before = ask(peer)
     assert before.status == Answer.OK and before.model_version.startswith("first@")
 
+    gc.collect()
+    loaded = pipelines()
     tried = load(peer, models["second"], dry_run=True)
+    assert pipelines() == loaded  # its memory is given back
     assert tried.success and (tried.probes, tried.right_new) == (3, 3) and tried.right_running < 3
     assert tried.model_version == before.model_version == ask(peer).model_version  # nothing has changed
 
@@ -106,7 +115,9 @@ def test_a_better_model_takes_over_a_worse_one_does_not_and_the_old_one_comes_ba
     told = ask(peer, before.conversation_id)
     assert told.status == Answer.INVALID and "change of the model" in told.error
 
+    loaded = pipelines()
     worse = load(peer, models["first"])
+    assert pipelines() == loaded
     assert not worse.success and "is worse: " in worse.message and "swap.max_loss" in worse.message
     assert ask(peer).text == after.text
 
