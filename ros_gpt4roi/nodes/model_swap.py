@@ -119,7 +119,7 @@ class ModelSwap:
         scheduler = self._scheduler
         folder = find_model(request.model)
         probes = [*read_probes(self._folder), *(read_probes(folder) if folder != self._folder else ())]
-        self._make_room(folder)
+        self._make_room(folder, keep=request.dry_run)
         pipeline = self._open(folder)
         response.probes = len(probes)
         response.right_new = count_right(probes, lambda probe: self._ask_new(pipeline, probe))
@@ -143,10 +143,10 @@ class ModelSwap:
         self._check_active()  # where the node ends, nobody waits for hundreds of answers
         return pipeline.ask(Conversation("", probe.frame), Question(probe.text))
 
-    def _make_room(self, folder: Path) -> None:
-        """Refuses a model whose weights alone take more memory than there is; the one before it goes first."""
+    def _make_room(self, folder: Path, keep: bool) -> None:
+        """Refuses a model whose weights take more memory than there is. The one before goes first, unless kept."""
         needed = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        if needed > _free_memory() and self._before is not None:
+        if needed > _free_memory() and self._before is not None and not keep:
             self._before = None
             gc.collect()
         if needed > (free := _free_memory()):
@@ -178,7 +178,7 @@ def _ask(scheduler: Scheduler, probe: Probe) -> Answer:
     question = Question(probe.text, frame=probe.frame, for_watch=True)
     scheduler.submit(question)
     answer = question.future.result(scheduler.config.answer_timeout_s + _PATIENCE_S)
-    if answer.status in (Status.TIMEOUT, Status.CANCELED):
+    if answer.status in (Status.TIMEOUT, Status.CANCELED, Status.OVERLOADED, Status.FAILED):
         raise _Refused(f"the model that runs could not be asked a probe: {answer.status.name}, {answer.error}")
     return answer
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 import re
 import unicodedata
 
+# What things do, as in "can 2 fit in 3?" and "does this move?".
+VERBS = frozenset("""
+    move moved hold fall fallen open close fit touch contain support belong need weigh cost stand lie lean block hang
+    roll float break bend burn work changed gone reach cover""".split())
 _BEFORE_NAME = frozenset("""
     is are was were do does did has have describe compare name about in to than from between behind beside near under
     above below around with and or what's where's see show find like pick take grab grasp choose select identify
-    inspect examine check explain""".split())
+    inspect examine check explain me up can could will would should touch hold contain
+    support block cover reach""".split())
 _BEFORE_OF = frozenset("left right front top side color colour kind type material size shape which".split())
 _AFTER_NAME = frozenset("""
     and or is are was than left right in on behind near next closer further larger smaller bigger taller the a an from
     to look looks have has do does called made still both between above below under beside not with please
-    up""".split())
+    up used for doing""".split()) | VERBS
 
 
 def fold(text: str) -> tuple[str, list[int]]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .grammar import begins_name, ends_name, fold, word_after, word_before
+from .grammar import VERBS, begins_name, ends_name, fold, word_after, word_before
 
 _SINGULAR = re.compile(r"\b(?P<word>this|that)(?P<noun> (?:region|one|box|object|thing|item|area|spot|point|place))?"
                        r"(?![\w'])")
@@ -15,13 +15,16 @@ _IT = re.compile(r"\bit(?![\w'])")
 _ONLY_IT = re.compile(r"(?:and |so |but )?(?:describe|what(?:'s| is| was)|where(?:'s| is| was)|what (?:colou?r|shape|"
                       r"size|material|kind|type) (?:is|was)) it(?: made of| called)? ?[.?!]?")
 # "Is this red?", "and is this small?": what stands before the word, and after it.
-_ASKING = re.compile(r"(?:^|[.?!,;] ?|\b(?:and|or|so|but) )(?:is|was) $")
+_ASKING = re.compile(r"(?:^|[.?!,;] ?|\b(?:and|or|so|but|why) )(?:is|was) $")
 _ADJECTIVE = re.compile(r" \w+(?: ?[.?!]?$|,? (?:and|or|but) (?:is|was|does|has|can|what|where)\b)")
 # "Is that right?" is about an answer.
-_JUDGEMENT = re.compile(r" (?:right|correct|true|so|all|ok|okay|enough|it|clear|possible|wrong) ?[.?!]?$")
-_NO_POINTING = ("why", "how do you know", "how come")
+_JUDGEMENT = re.compile(r" (?:right|correct|true|so|all|ok|okay|enough|it|clear|possible|wrong|happening) ?[.?!]?$")
+_NO_POINTING = ("how do you know", "how come")
 # Beside what may stand before a name: "tell me what this is", "what do you call this?".
-_BEFORE_THIS = frozenset("of what who where if whether read call use open".split())
+_BEFORE_THIS = frozenset("""
+    of what who where if whether read call use open put move bring lift push pull turn""".split())
+# "Does this move?": not of "this mug", which no verb follows.
+_AUXILIARIES = frozenset("does did can could will would should has".split())
 _NOT_OF_THIS = frozenset("all most some much none because instead sense".split())
 _WHOLE = ("(?:room|kitchen|bathroom|bedroom|office|workshop|factory|warehouse|laboratory|shop|restaurant|hospital|"
           "street|city|country|season|time of day|sport|event|scene|place|picture|photo|image|frame|video|simulation)")
@@ -109,7 +112,10 @@ def _apart(folded: str, singular: Sequence[re.Match[str]]) -> bool:
 def _pronouns(folded: str) -> list[re.Match[str]]:
     if folded.startswith(_NO_POINTING):
         return []
-    return [match for match in _SINGULAR.finditer(folded) if _is_pronoun(folded, match)]
+    found = [match for match in _SINGULAR.finditer(folded) if _is_pronoun(folded, match)]
+    # "Why is this red?" points; "why is that?" asks about an answer.
+    return [match for match in found if match["word"] == "this" and word_after(folded, match.end()).isalpha()] \
+        if folded.startswith("why") else found
 
 
 def _is_pronoun(folded: str, match: re.Match[str]) -> bool:
@@ -120,11 +126,13 @@ def _is_pronoun(folded: str, match: re.Match[str]) -> bool:
         return False
     if _ASKING.search(folded[:match.start()]) and _ADJECTIVE.match(folded, match.end()):
         return True
+    before, after = word_before(folded, match.start()), word_after(folded, match.end())
+    if before in _AUXILIARIES:
+        return after in VERBS or not after.isalpha()
     if not ends_name(folded, match.end()):
         return False
-    before = word_before(folded, match.start())
     if match["word"] == "that" and before in ("", "\0"):
-        return not word_after(folded, match.end()).isalpha()
+        return not after.isalpha()
     if before == "of":
         return word_before(folded, match.start() - len("of ")) not in _NOT_OF_THIS
     return before in _BEFORE_THIS or begins_name(folded, match.start())

@@ -14,6 +14,7 @@ ONE, TWO = Pointed(("3",), shown=True), Pointed(("3", "2"), shown=True)
     "What is this?", "And what is this", "Is this red?", "is this a mug?", "What is left of this?", "Describe this.",
     "Pick this", "pick this up", "What colour is this one?", "Tell me what this is", "What do you call this?",
     "What is the name of this?", "What is that?", "Is that red?", "What is it?", "Where is it?", "describe it",
+    "Does this move?", "Can this hold water?", "Will that fall?", "Why is this red?", "What's this used for?",
     "What colour is it?", "Are this and this the same?", "Is this larger than that?", "What is at this point?",
 ])
 def test_what_points_at_nothing_is_refused(text: str) -> None:
@@ -28,6 +29,7 @@ def test_what_points_at_nothing_is_refused(text: str) -> None:
     "Is this indoors?", "is this outside", "Is this a bathroom?", "Is this a black and white photo?",
     "What city is this?", "What time of day is this?", "What kind of place is this?",
     "How many mugs are in this place?", "Why is this?", "Is that right?",
+    "Why is that?", "Why is this so?", "Why is this mug red?", "Does this mug move?", "Can this robot hold water?",
     "Is there a mug that is red?", "Which of these is a box?", "Are all of these red?",
     "Is region 2 the one that is left?", "Is it true that the mug is red?", "Is there a mug, and is it red?",
 ])
@@ -44,6 +46,9 @@ def test_what_does_not_point_is_asked_as_it_is(text: str) -> None:
     (TWO, "Are these two the same?", "Are <region3> and <region2> the same?"),
     (TWO, "Which of these is larger?", "Which of <region3> and <region2> is larger?"),
     (TWO, "Which is larger?", "Which is larger?"),
+    (ONE, "Does this touch region 1?", "Does <region3> touch <region1>?"),
+    (ONE, "Why is this red?", "Why is <region3> red?"), (ONE, "Put this on region 2", "Put <region3> on <region2>"),
+    (TWO, "Does this touch that?", "Does <region3> touch <region2>?"),
 ])
 def test_words_that_point_stand_for_what_is_pointed_at(pointed: Pointed, text: str, expected: str) -> None:
     assert REGIONS.to_model(text, pointed) == expected
