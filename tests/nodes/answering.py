@@ -40,7 +40,11 @@ def running_perception(model: Path, log: Path, **settings: object) -> Iterator[P
 
 @contextmanager
 def perception_here(peer: Peer, model: Path, settings: Mapping[str, object]) -> Iterator[Perception]:
-    """The node in this process, spun by the peer. settings: parameters by their full names."""
+    """The node in this process, spun by the peer. settings: parameters by their full names.
+
+    rclpy keeps a node's lifecycle services in the graph until the object is gone, which a fixture may hold for longer:
+    modules that call `get_state` of a process come before those with such a node, in the order of their names.
+    """
     import torch
 
     from ros_gpt4roi.nodes.perception import Perception
