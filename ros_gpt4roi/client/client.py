@@ -268,6 +268,10 @@ class Client:
         self._connection.call(begin)
         return lambda: self._connection.call(end)
 
+    def topic_name(self, topic: str) -> str:
+        """The absolute name of a topic beside the perception node's."""
+        return self._connection.name(topic)
+
     @property
     def namespace(self) -> str:
         """Where the perception node's topics are."""

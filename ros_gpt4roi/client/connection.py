@@ -10,7 +10,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -138,6 +138,20 @@ class Reply(futures.Future[T], ABC, Generic[T]):
         else:
             assert result is not None
             self.set_result(result)
+
+
+def statuses(message: DiagnosticArray, namespace: str, part: str) -> Iterator[tuple[str, DiagnosticStatus]]:
+    """The statuses that nodes of a namespace give of a part of theirs, each with its node's name.
+
+    Args:
+        message: Of /diagnostics.
+        namespace: Such as "/robot1".
+        part: What stands behind the node's name, such as "pipeline".
+    """
+    for status in message.status:
+        name = status.name.removesuffix(f": {part}")
+        if name != status.name and f"/{name}".rpartition("/")[0] == namespace.rstrip("/"):
+            yield name, status
 
 
 class Connection:
@@ -305,13 +319,11 @@ class Connection:
         return "its action is not there any more" if self._there_s == math.inf else ""
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            name = status.name.removesuffix(": pipeline")
-            if name != status.name and f"/{name}".rpartition("/")[0] == self._namespace.rstrip("/"):
-                self.state = NodeState(name, ord(status.level), status.message, status.hardware_id,
-                                       {pair.key: pair.value for pair in status.values}, time.monotonic())
-                for listener in list(self.state_listeners):
-                    listener(self.state)
+        for name, status in statuses(message, self._namespace, "pipeline"):
+            self.state = NodeState(name, ord(status.level), status.message, status.hardware_id,
+                                   {pair.key: pair.value for pair in status.values}, time.monotonic())
+            for listener in list(self.state_listeners):
+                listener(self.state)
 
     def _explanation(self, waited_s: float) -> str:
         others, servers = [], []

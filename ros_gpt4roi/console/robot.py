@@ -59,7 +59,7 @@ class Robot:
         self._client, self._loop, self._on_change, self._on_voice = client, loop, on_change, on_voice
         self._voice = Voice(client)
         self._talk: TalkStream | None = None  # of whoever talked last
-        self._topic = image if image.startswith("/") else f"{client.namespace.rstrip('/')}/{image}"
+        self._topic = image if image.startswith("/") else client.topic_name(image)
         self._source = ""  # the topic that is subscribed
         self._listening_s: float | None = None
         self._arrived: deque[tuple[float, Any]] = deque(maxlen=_MOST_ARRIVED)

@@ -12,6 +12,7 @@ from ros_gpt4roi_interfaces.msg import Utterance
 from std_msgs.msg import Bool, Int16MultiArray, String
 
 from ros_gpt4roi.client import Client
+from ros_gpt4roi.client.connection import statuses
 
 MOST_TALK_S = 30.0
 """The longest that a console keeps the button pressed; no speech node takes longer utterances."""
@@ -30,8 +31,8 @@ class Voice:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._button = client.node.create_publisher(Bool, self._name("push_to_talk"), 10)
-        self._audio = client.node.create_publisher(Int16MultiArray, self._name("talk_audio"), _DEPTH)
+        self._button = client.node.create_publisher(Bool, client.topic_name("push_to_talk"), 10)
+        self._audio = client.node.create_publisher(Int16MultiArray, client.topic_name("talk_audio"), _DEPTH)
         self._status: DiagnosticStatus | None = None
         self._status_s = -float("inf")
 
@@ -73,11 +74,6 @@ class Voice:
         message.data.frombytes(samples.tobytes())
         self._audio.publish(message)
 
-    def _name(self, topic: str) -> str:
-        return f"{self._client.namespace.rstrip('/')}/{topic}"
-
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            name = status.name.removesuffix(": speech")
-            if name != status.name and f"/{name}".rpartition("/")[0] == self._client.namespace.rstrip("/"):
-                self._status, self._status_s = status, time.monotonic()
+        for _, status in statuses(message, self._client.namespace, "speech"):
+            self._status, self._status_s = status, time.monotonic()

@@ -8,7 +8,6 @@ from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
@@ -17,6 +16,7 @@ from std_srvs.srv import Trigger
 
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.runtime.device import free_memory
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.probes import Probe, count_right, read_probes
 from ros_gpt4roi.runtime.request import Conversation, Question
@@ -47,6 +47,7 @@ class ModelSwap:
         group: Reentrant, since `load_model` holds its group while it awaits the loading.
         scheduler: Serves with the model that runs.
         folder: The model that runs.
+        device: Where models run.
         open_model: Loads and warms a model from its folder, on any thread.
         parameters: What decides.
         requests: What has no result yet.
@@ -54,12 +55,12 @@ class ModelSwap:
         is_active: Whether the node works.
     """
 
-    def __init__(self, node: Node, group: CallbackGroup, scheduler: Scheduler, folder: Path,
+    def __init__(self, node: Node, group: CallbackGroup, scheduler: Scheduler, folder: Path, device: torch.device,
                  open_model: Callable[[Path], Pipeline], parameters: SwapParameters, requests: OpenRequests,
                  problems: Problems, is_active: Callable[[], bool]) -> None:
         self._node, self._scheduler, self._open, self._parameters = node, scheduler, open_model, parameters
         self._requests, self._problems, self._is_active = requests, problems, is_active
-        self._folder = folder
+        self._folder, self._device = folder, device
         self._before: tuple[Path, Pipeline] | None = None  # for `rollback`
         self._busy = threading.Lock()  # one change at a time
         self._services = [
@@ -146,10 +147,10 @@ class ModelSwap:
     def _make_room(self, folder: Path, keep: bool) -> None:
         """Refuses a model whose weights take more memory than there is. The one before goes first, unless kept."""
         needed = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        if needed > _free_memory() and self._before is not None and not keep:
+        if needed > free_memory(self._device) and self._before is not None and not keep:
             self._before = None
             gc.collect()
-        if needed > (free := _free_memory()):
+        if needed > (free := free_memory(self._device)):
             raise _Refused(f"the weights of {folder} take {needed // _MIB} MiB, and {free // _MIB} MiB are free beside "
                            "the model that runs; to change it without both in memory, deactivate and clean up the "
                            f"node, set its parameter model to {folder}, then configure and activate it")
@@ -181,8 +182,3 @@ def _ask(scheduler: Scheduler, probe: Probe) -> Answer:
     if answer.status in (Status.TIMEOUT, Status.CANCELED, Status.OVERLOADED, Status.FAILED):
         raise _Refused(f"the model that runs could not be asked a probe: {answer.status.name}, {answer.error}")
     return answer
-
-
-def _free_memory() -> int:
-    """Bytes, on the GPU where one is used."""
-    return torch.cuda.mem_get_info()[0] if torch.cuda.is_initialized() else psutil.virtual_memory().available

@@ -174,7 +174,8 @@ class Perception(LifecycleNode):
         self._questions = Questions(self, self._frames, self._depth, scheduler, self.problems,
                                     lambda: self._state == "active", parameters.conversation.follow_up_s,
                                     parameters.watch)
-        self._swap = ModelSwap(self, self._questions.group, scheduler, folder, self._open_model, parameters.swap,
+        self._swap = ModelSwap(self, self._questions.group, scheduler, folder,
+                               torch.device(pipeline.device.name), self._open_model, parameters.swap,
                                self._questions.requests, self.problems, lambda: self._state == "active")
         self._scheduler = scheduler
         self._state = "inactive"

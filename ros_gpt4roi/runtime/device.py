@@ -55,6 +55,11 @@ def choose_device(wanted: str, root: Path = Path("/")) -> Device:
     return Device(wanted, "asked for")
 
 
+def free_memory(device: torch.device) -> int:
+    """How many bytes are free where the tensors of a device lie."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
 def used_memory() -> dict[str, float]:
     """What this process holds, in MiB, by name: of the machine's memory, and of a GPU's where one is used."""
     used = {"resident memory [MiB]": psutil.Process().memory_info().rss / 2**20}

@@ -20,9 +20,9 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
+from .device import free_memory
 from .forward import FixedForward, Forward
 from .kv_cache import PrefixCache, Prompt, SlotCache
 from .language_backend import choose_body, choose_head
@@ -88,11 +88,8 @@ class Generator:
 
     def _usual_cache_bytes(self) -> int:
         """What so many full contexts take, within a part of the memory that is free."""
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-        else:
-            free = psutil.virtual_memory().available
-        return min(_CACHED_CONTEXTS * self.context * self.cache.bytes // self.cache.capacity, free // _PART_OF_FREE)
+        return min(_CACHED_CONTEXTS * self.context * self.cache.bytes // self.cache.capacity,
+                   free_memory(self.device) // _PART_OF_FREE)
 
     @property
     def busy(self) -> bool:

@@ -40,11 +40,7 @@ def running_perception(model: Path, log: Path, **settings: object) -> Iterator[P
 
 @contextmanager
 def perception_here(peer: Peer, model: Path, settings: Mapping[str, object]) -> Iterator[Perception]:
-    """The node in this process, spun by the peer. settings: parameters by their full names.
-
-    rclpy keeps a node's lifecycle services in the graph until the object is gone, which a fixture may hold for longer:
-    modules that call `get_state` of a process come before those with such a node, in the order of their names.
-    """
+    """The node in this process, spun by the peer. settings: parameters by their full names."""
     import torch
 
     from ros_gpt4roi.nodes.perception import Perception
@@ -59,6 +55,7 @@ def perception_here(peer: Peer, model: Path, settings: Mapping[str, object]) -> 
     node.close()
     peer.executor.remove_node(node)
     node.destroy_node()
+    del node._state_machine  # it keeps the lifecycle services in the graph, where the next test would call them
     torch.set_num_threads(threads)
 
 

@@ -142,7 +142,7 @@ def test_a_folder_that_is_none_leaves_the_model_that_runs(
     elif what == "probes":
         (folder / "probes" / "probes.json").write_text("{}")
     elif what == "large":
-        monkeypatch.setattr(model_swap, "_free_memory", lambda: 1000)
+        monkeypatch.setattr(model_swap, "free_memory", lambda device: 1000)
     response = load(peer, folder)
     assert not response.success and re.search(message, response.message), response.message
     assert response.model_version in ("", before.model_version)
