@@ -219,7 +219,7 @@ def soak() -> str:
     results = read("benchmarks/results/soak.json")
     node = results["node"]
     rows = [("asked", _listed(results["asked"])), ("answered", _listed(results["answered"])),
-            ("resident memory", f"{node['memory_mib']:.0f} MiB, spread {results['memory_spread_percent']:.2f} %"),
+            ("resident memory", f"{node['memory_mib']:.0f} MiB, rise at most {results['memory_rise_percent']:.2f} %"),
             ("threads, file descriptors", f"{node['threads']}, {node['file_descriptors']}, constant")]
     return markdown((f"{results['minutes']:g} minutes", ""), rows)
 

@@ -25,10 +25,25 @@ from isolation import claim_domain, variables  # noqa: E402
 
 import ros_gpt4roi  # noqa: E402, F401  (before any other library: it keeps them from phoning home)
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the other worker has the other core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Set before any test imports rclpy, and inherited by the processes that tests start.
 _domain, _domain_claim = claim_domain()
 _ros_home = Path(tempfile.mkdtemp(prefix="ros_gpt4roi_tests_"))
 os.environ.update(variables(_domain, _ros_home))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several workers share the tests, one takes all that run nodes, and modules stay whole.
+
+    Nodes of two tests at once would not meet (each worker has a domain), but they would wait for each other's cores.
+    """
+    for item in items:
+        room = item.path.relative_to(ROOT / "tests").parts[0]
+        with_nodes = room in ("client", "console", "docs", "nodes", "scripts")
+        item.add_marker(pytest.mark.xdist_group("nodes" if with_nodes else str(item.path)))
 
 
 def pytest_unconfigure() -> None:

@@ -202,6 +202,8 @@ class Console(App[int]):
     # What is shown
 
     def _refresh_all(self) -> None:
+        if not self.is_running:  # timers go on for a moment while the console closes, its widgets do not
+            return
         now = time.monotonic()
         self.query_one("#status", Static).update(Text(self._status(), no_wrap=True, overflow="ellipsis"))
         self._refresh_descriptions(now)

@@ -44,7 +44,7 @@ def test_two_minutes_of_use_leave_the_node_as_it_was(root: Path, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     # The parts of so short a time are seconds, in which the allocator gives memory back and takes it again.
-    results = run("soak", tmp_path / "results.json", "--minutes", "2", "--spread-percent", "4")
+    results = run("soak", tmp_path / "results.json", "--minutes", "2", "--rise-percent", "4")
     assert sum(results["answered"].values()) == results["questions"] > 200
     assert {"OK", "INVALID", "CANCELED"} <= set(results["answered"])
 

@@ -93,6 +93,14 @@ def test_regions_are_shown_with_their_age_and_answers_with_their_times(client: C
     assert run(client, steps) == 0
 
 
+def test_a_timer_that_fires_while_the_console_closes_does_nothing(client: Client) -> None:
+    async def steps(pilot: Pilot[int], app: Console) -> None:
+        closing.append(app)
+    closing: list[Console] = []
+    run(client, steps)
+    closing[0]._refresh_all()
+
+
 def test_ctrl_c_cancels_the_answer_and_a_second_one_leaves(client: Client, camera: Camera) -> None:
     async def steps(pilot: Pilot[int], app: Console) -> None:
         await begin(app, "what is region 1?")
