@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.data.check import check
-from training.data.coco_exchange import export_coco, import_coco
 from training.data.detections import load_class_names, load_pickle, save_detections
+from training.data.exchange.coco import export_coco, import_coco
+from training.data.exchange.label_studio_export import export_label_studio
+from training.data.exchange.label_studio_import import import_label_studio
 from training.data.mixture import open_mixture
 from training.data.record import RecordError
 from training.data.report import Report
@@ -56,12 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     choose.add_argument("--review", type=int, required=True, metavar="N", help="pictures for each reason, at most")
     choose.set_defaults(run=lambda options: _select(options.folder, options.review))
     give = commands.add_parser("export", help="write the records of a folder in another format")
-    give.add_argument("format", choices=["coco"])
+    give.add_argument("format", choices=["coco", "label_studio"])
     give.add_argument("folder", type=Path, help="with records.jsonl")
     give.add_argument("out", type=Path, help="file to write")
     give.set_defaults(run=_export)
     take = commands.add_parser("import", help="make a folder of pictures and records.jsonl of another format")
-    take.add_argument("format", choices=["coco"])
+    take.add_argument("format", choices=["coco", "label_studio"])
     take.add_argument("annotations", type=Path, help="the file")
     take.add_argument("--images", type=Path, required=True, help="folder of its pictures, which are copied")
     take.add_argument("--out", type=Path, required=True, help="folder for the pictures and records.jsonl")
@@ -116,13 +118,14 @@ def _from_bag(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     report = Report(sys.maxsize)
-    export_coco(options.folder, options.out, report)
+    {"coco": export_coco, "label_studio": export_label_studio}[options.format](options.folder, options.out, report)
     return _told(options.out, report)
 
 
 def _import(options: argparse.Namespace) -> int:
     report = Report(sys.maxsize)
-    import_coco(options.annotations, options.images, options.out, report)
+    take = {"coco": import_coco, "label_studio": import_label_studio}[options.format]
+    take(options.annotations, options.images, options.out, report)
     return _told(options.out, report)
 
 

@@ -8,20 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ros_gpt4roi.regular_file import read_regular
 from training.data.coco import categories
 from training.data.coco_format import declared_size, read_coco
+from training.data.exchange.pictures import copy_picture, mask_pixels
 from training.data.record import Filtered
 from training.data.record_file import FILE, PictureRecord, RecordWriter, RegionRecord, read_records
 from training.data.report import Report
 from training.data.segmentation import segmentation_region
 from training.data.source import find_image, image_size
-from training.errors import training_packages
-
-with training_packages():
-    from pycocotools import mask as coco_masks
-
-_PICTURE_BYTES = 256 << 20
 
 
 def export_coco(folder: Path, out: Path, report: Report) -> None:
@@ -86,11 +80,8 @@ def _annotation(region: RegionRecord, record: PictureRecord, names: dict[str, in
     item: dict[str, Any] = {"category_id": names[region.name], "bbox": [x1, y1, x2 - x1, y2 - y1],
                             "area": (x2 - x1) * (y2 - y1), "iscrowd": 0, "region_id": region.id}
     if region.mask is not None:
-        segmentation_region(region.mask, (record.width, record.height))
-        runs = coco_masks.frPyObjects(region.mask, record.height, record.width) if isinstance(region.mask, list) or \
-            isinstance(region.mask["counts"], list) else region.mask
         item["segmentation"] = region.mask
-        item["area"] = float(coco_masks.area(coco_masks.merge(runs) if isinstance(runs, list) else runs))
+        item["area"] = float(mask_pixels(region.mask, (record.width, record.height)).sum())
     said = {"caption": region.description, "attributes": region.attributes, "source": region.source,
             "score": region.confidence}
     return item | {name: value for name, value in said.items() if value not in ("", {}, None)}
@@ -118,8 +109,7 @@ def import_coco(annotations: Path, images: Path, out: Path, report: Report) -> N
                 for item in found:
                     with report.item(f"annotation {item['id']}"):
                         regions.append(_region(item, str(len(regions) + 1), names, size))
-                name = f"{report.kept:06d}{Path(path).suffix.lower()}"
-                file = writer.add_picture(name, read_regular(path, _PICTURE_BYTES))
+                file = copy_picture(writer, path, report.kept)
                 writer.write(PictureRecord(file, *size, tuple(regions), origin={"coco": image["file_name"]}))
                 report.kept += 1
                 report.count("regions", len(regions))
