@@ -16,7 +16,7 @@ from importlib import import_module
 
 from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.model.checkpoint import CheckpointError
-from ros_gpt4roi.sim.tabletop.renderer import RendererError
+from ros_gpt4roi.sim.studio import RendererError
 
 from .errors import tells_errors
 from .evaluation.errors import EvaluationError

@@ -6,17 +6,22 @@ once and edited in place: a slot's mesh is exchanged through geom_dataid, everyt
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-from contextlib import suppress
-
 import cv2
 import numpy as np
 
+from ros_gpt4roi.sim.studio import (
+    RendererError,
+    add_room,
+    advice,
+    import_mujoco,
+    point_camera,
+    set_lights,
+    set_surface,
+    through_sensor,
+)
 from ros_gpt4roi.sim.tabletop.meshes import all_shapes
 from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene, SceneObject
-from ros_gpt4roi.sim.tabletop.scene_spec import MAX_OBJECTS, TABLE_HALF, SceneSpec, SensorSpec, sample_scene_spec
+from ros_gpt4roi.sim.tabletop.scene_spec import MAX_OBJECTS, TABLE_HALF, SceneSpec, sample_scene_spec
 from ros_gpt4roi.sim.tabletop.textures import SIZE as TEXTURE_SIZE
 
 MIN_VISIBLE = 0.25  # of an object's pixels, below which it is no region
@@ -24,54 +29,8 @@ MIN_SIDE = 8 / 240  # of the image's height, below which a box is no region
 
 _SHADOW_MAP = 1024
 _TABLE_HEIGHT = 0.72
-_ROOM_HALF = 2.2
-_ROOM_HEIGHT = 2.6
 _OUTLINE_SIDE = 500  # sub-pixels along an object when its outline is measured
 _SHINY = {"matte": (0.0, 0.0), "shiny": (1.0, 0.45)}  # material → MuJoCo specular, shininess
-
-
-class RendererError(RuntimeError):
-    """MuJoCo can't render offscreen on this machine; the message says what to install."""
-
-
-def _egl_works() -> bool:
-    """Whether a device of the installed EGL can be opened; the library alone, without a driver, is of no use."""
-    platform_device = 0x313F
-    try:
-        egl = ctypes.CDLL("libEGL.so.1")
-        egl.eglGetProcAddress.restype = ctypes.c_void_p
-        query, get_display = (egl.eglGetProcAddress(n) for n in (b"eglQueryDevicesEXT", b"eglGetPlatformDisplayEXT"))
-    except (OSError, AttributeError):
-        return False
-    if not query or not get_display:
-        return False
-    handle, integer = ctypes.c_void_p, ctypes.c_int
-    devices, count = (handle * 16)(), integer(0)
-    if not ctypes.CFUNCTYPE(integer, integer, handle, handle)(query)(16, devices, ctypes.addressof(count)):
-        return False
-    open_display = ctypes.CFUNCTYPE(handle, integer, handle, handle)(get_display)
-    return any(egl.eglInitialize(handle(open_display(platform_device, device, None)), None, None)
-               for device in devices[:count.value])
-
-
-def _import_mujoco():
-    """MuJoCo reads MUJOCO_GL once, when it is imported: choose before, where the user has not."""
-    # Mesa and PyTorch's Triton both bring an LLVM, and Triton's crashes if Mesa's is there first.
-    with suppress(ImportError):
-        import triton  # noqa: F401
-    if "mujoco" not in sys.modules and not os.environ.get("MUJOCO_GL"):
-        os.environ["MUJOCO_GL"] = "egl" if _egl_works() else "osmesa"
-    try:
-        import mujoco
-    except (ImportError, AttributeError, OSError, RuntimeError) as error:
-        raise RendererError(_advice(error)) from error
-    return mujoco
-
-
-def _advice(error: Exception) -> str:
-    return (f"MuJoCo can't open an offscreen OpenGL context (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}): {error}. "
-            "Install EGL with 'apt-get install libegl1 libgl1-mesa-dri', or OSMesa with 'apt-get install libosmesa6' "
-            "and set MUJOCO_GL=osmesa.")
 
 
 def _build_model(mujoco, width: int, height: int):
@@ -84,43 +43,16 @@ def _build_model(mujoco, width: int, height: int):
     spec.visual.headlight.active = 1
     spec.visual.headlight.diffuse, spec.visual.headlight.specular = [0, 0, 0], [0, 0, 0]
     spec.stat.extent, spec.stat.center = 1.0, [0, 0, 0]
-    for name, repeat in (("floor", 6), ("wall", 3), ("table", 2)):
-        spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=TEXTURE_SIZE, height=TEXTURE_SIZE,
-                         nchannel=3, builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT)
-        material = spec.add_material(name=name, texrepeat=[repeat, repeat], specular=0, shininess=0)
-        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
-    world = spec.worldbody
-    common = dict(contype=0, conaffinity=0)
-    plane, box = mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX
-    world.add_geom(type=plane, size=[_ROOM_HALF, _ROOM_HALF, 0.1], pos=[0, 0, -_TABLE_HEIGHT], material="floor",
-                   **common)
-    for turn in range(4):
-        angle = turn * np.pi / 2
-        inward = np.array([-np.cos(angle), -np.sin(angle), 0.0])
-        x_axis = np.cross([0.0, 0.0, 1.0], inward)
-        quaternion = np.zeros(4)
-        mujoco.mju_mat2Quat(quaternion, np.stack([x_axis, [0.0, 0.0, 1.0], inward], 1).ravel())
-        world.add_geom(type=plane, size=[_ROOM_HALF, _ROOM_HEIGHT / 2, 0.1], quat=quaternion, material="wall",
-                       pos=[*(-_ROOM_HALF * inward[:2]), _ROOM_HEIGHT / 2 - _TABLE_HEIGHT], **common)
-    world.add_geom(type=box, size=[*TABLE_HALF, 0.015], pos=[0, 0, -0.019], name="board", **common)
-    world.add_geom(type=plane, size=[*TABLE_HALF, 0.1], material="table", **common)
-    for x in (-1, 1):
-        for y in (-1, 1):
-            world.add_geom(type=box, size=[0.025, 0.025, _TABLE_HEIGHT / 2 - 0.015], name=f"leg{x}{y}",
-                           pos=[x * (TABLE_HALF[0] - 0.05), y * (TABLE_HALF[1] - 0.05), -_TABLE_HEIGHT / 2 - 0.015],
-                           **common)
-    for i in range(3):
-        world.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, castshadow=i == 0, ambient=[0, 0, 0])
-    world.add_camera(name="camera")
+    add_room(mujoco, spec, TABLE_HALF, _TABLE_HEIGHT, TEXTURE_SIZE, (6, 3, 2))
     for number, shape in enumerate(all_shapes()):
         mesh = spec.add_mesh(name=f"shape{number}", inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL)
         mesh.uservert, mesh.usernormal = shape.mesh.vertices.ravel(), shape.mesh.normals.ravel()
         mesh.userface = mesh.userfacenormal = shape.mesh.faces.ravel()
     for slot in range(MAX_OBJECTS):
         spec.add_material(name=f"slot{slot}")
-        body = world.add_body(name=f"slot{slot}", mocap=True)
+        body = spec.worldbody.add_body(name=f"slot{slot}", mocap=True)
         body.add_geom(name=f"slot{slot}", type=mujoco.mjtGeom.mjGEOM_MESH, meshname="shape0", material=f"slot{slot}",
-                      **common)
+                      contype=0, conaffinity=0)
     return spec.compile()
 
 
@@ -135,13 +67,13 @@ class TabletopRenderer:
         if min(width, height) < 32 or max(width, height) > 4096:
             raise ValueError(f"image size {width}×{height}: each side must be 32 to 4096 pixels")
         self.width, self.height = width, height
-        self._mujoco = mujoco = _import_mujoco()
+        self._mujoco = mujoco = import_mujoco()
         self._model = model = _build_model(mujoco, width, height)
         self._data = mujoco.MjData(model)
         try:
             self._renderer = mujoco.Renderer(model, height, width, max_geom=model.ngeom + 8)
         except Exception as error:  # each GL backend fails with exceptions of its own
-            raise RendererError(_advice(error)) from error
+            raise RendererError(advice(error)) from error
         self._slots = np.array([model.geom(f"slot{i}").id for i in range(MAX_OBJECTS)])
         self._board = [model.geom(n).id for n in ("board", "leg-1-1", "leg-11", "leg1-1", "leg11")]
         # The compiler notes geoms that coincide with their body and skips their poses; ours change with the mesh.
@@ -201,11 +133,11 @@ class TabletopRenderer:
         spec = self._spec
         assert spec is not None
         position, rotation = spec.camera.pose(step)
-        self._point_camera(position, rotation, spec.camera.fovy)
+        point_camera(self._mujoco, self._model, self._data, position, rotation, spec.camera.fovy)
         image, owner = self._draw()
         # A key of its own for the sensor: the scene's numbers don't depend on how many views are drawn.
         sensor_rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(step,)))
-        image = _through_sensor(image, spec.sensor, sensor_rng)
+        image = through_sensor(image, spec.sensor, sensor_rng)
         objects = self._ground_truth(spec, owner, position, rotation)
         return Scene(split, seed, index, self.width, self.height, image, owner, objects, _point(position), step)
 
@@ -238,22 +170,10 @@ class TabletopRenderer:
             model.mat_specular[material], model.mat_shininess[material] = _SHINY[item.material]
             data.mocap_pos[slot], data.mocap_quat[slot] = item.origin, item.quaternion
         for number, surface in enumerate(spec.surfaces):
-            start = model.tex_adr[number]
-            model.tex_data[start:start + surface.size] = surface.ravel()
-            self._renderer._gl_context.make_current()
-            mujoco.mjr_uploadTexture(model, self._renderer._mjr_context, number)
+            set_surface(mujoco, model, self._renderer, number, surface)
         model.geom_rgba[self._board, :3] = spec.leg_rgb
-        model.vis.headlight.ambient[:] = spec.ambient
-        for i, light in enumerate(spec.lights):
-            model.light_dir[i], model.light_pos[i] = light.direction, -1.5 * light.direction
-            model.light_diffuse[i], model.light_specular[i] = light.diffuse, light.specular
+        set_lights(model, spec.ambient, spec.lights)
         mujoco.mj_kinematics(model, data)
-
-    def _point_camera(self, position: np.ndarray, rotation: np.ndarray, fovy: float) -> None:
-        model = self._model
-        model.cam_pos[0], model.cam_fovy[0] = position, fovy
-        self._mujoco.mju_mat2Quat(model.cam_quat[0], rotation.ravel())
-        self._mujoco.mj_camlight(model, self._data)
 
     def _draw(self) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 RGB [H, W, 3] and, for each pixel, the slot seen there or −1, int8 [H, W]."""
@@ -305,16 +225,6 @@ class TabletopRenderer:
         for part in np.split(pixels, np.cumsum([len(p) for p in parts[:-1]])):
             cv2.fillConvexPoly(canvas, cv2.convexHull(part), 1, shift=4)
         return max(1.0, cv2.countNonZero(canvas) / scale ** 2)
-
-
-def _through_sensor(image: np.ndarray, sensor: SensorSpec, rng: np.random.Generator) -> np.ndarray:
-    """Lens blur, exposure, tone curve and noise: uint8 RGB [H, W, 3] → the same."""
-    levels = np.arange(256) / 255.0
-    curve = np.clip(levels[:, None] * sensor.gain, 0, 1) ** sensor.gamma * 255
-    image = cv2.GaussianBlur(image, (0, 0), sensor.blur)
-    image = cv2.LUT(image, np.round(curve).astype(np.uint8)[:, None])
-    noise = rng.standard_normal(image.shape, np.float32) * sensor.noise
-    return np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
 
 
 def _point(values: np.ndarray) -> tuple[float, float, float]:

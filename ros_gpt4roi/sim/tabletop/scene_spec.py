@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ros_gpt4roi.sim.studio import CameraSpec, LightSpec, SensorSpec, sample_lights, sample_sensor
 from ros_gpt4roi.sim.tabletop.meshes import all_shapes, shapes_of
 from ros_gpt4roi.sim.tabletop.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES, SPLITS
 from ros_gpt4roi.sim.tabletop.textures import muted_colour, random_surface
@@ -15,7 +16,6 @@ MIN_OBJECTS = 3
 TABLE_HALF = (0.55, 0.45)  # half the table top's sides, metres
 _MIN_GAP = 0.003
 _LYING = {"cylinder": 0.2, "capsule": 0.5, "bottle": 0.25}  # kind → probability of lying on its side
-_ORBIT_PER_STEP = np.radians(1.2)
 
 
 @dataclass(frozen=True)
@@ -43,74 +43,6 @@ class ObjectSpec:
     origin: np.ndarray
     quaternion: np.ndarray
     centre: np.ndarray
-
-
-@dataclass(frozen=True)
-class LightSpec:
-    """One directional light.
-
-    Attributes:
-        direction: The way the light travels, a unit vector in the table frame.
-        diffuse: Strength, 0..1 per channel.
-        specular: Likewise.
-    """
-
-    direction: np.ndarray
-    diffuse: np.ndarray
-    specular: np.ndarray
-
-
-@dataclass(frozen=True)
-class CameraSpec:
-    """The camera before its first step.
-
-    Attributes:
-        target: What it looks at, metres in the table frame.
-        azimuth: Of the camera as seen from the target, radians.
-        elevation: Likewise.
-        distance: From the target, metres.
-        fovy: Vertical field of view, degrees.
-    """
-
-    target: np.ndarray
-    azimuth: float
-    elevation: float
-    distance: float
-    fovy: float
-
-    def pose(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the camera is on its orbit.
-
-        Args:
-            step: Steps along it, from 0.
-
-        Returns:
-            Position [3], metres in the table frame, and rotation [3, 3] whose columns are image right, image up and
-            backwards in the table frame.
-        """
-        azimuth = self.azimuth + step * _ORBIT_PER_STEP
-        elevation = self.elevation + np.radians(4) * np.sin(step * 0.06)
-        back = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
-        right = np.cross([0.0, 0.0, 1.0], back)
-        right /= np.linalg.norm(right)
-        return self.target + self.distance * back, np.stack([right, np.cross(back, right), back], 1)
-
-
-@dataclass(frozen=True)
-class SensorSpec:
-    """What the camera's sensor does to an image.
-
-    Attributes:
-        gain: Per channel.
-        gamma: Of the tone curve.
-        blur: Gaussian sigma, pixels.
-        noise: Gaussian sigma, grey levels.
-    """
-
-    gain: np.ndarray
-    gamma: float
-    blur: float
-    noise: float
 
 
 @dataclass(frozen=True)
@@ -204,26 +136,6 @@ def _objects(rng: np.random.Generator, split: str, azimuth: float) -> list[Objec
     return objects
 
 
-def _lights(rng: np.random.Generator, azimuth: float) -> tuple[float, tuple[LightSpec, ...]]:
-    """Ambient strength and three directional lights.
-
-    These are the key light (the one with a shadow), a fill light from another side, and a weak one from about the
-    camera, so that no side an image shows is ever quite dark.
-    """
-    ambient = rng.uniform(0.36, 0.47)
-    tint = 1 + rng.uniform(-0.04, 0.04) * np.array([1.0, 0.0, -1.0])
-    key = azimuth + rng.uniform(-np.pi, np.pi)
-    lights = []
-    for around, height, diffuse, specular in (
-            (key, rng.uniform(45, 75), rng.uniform(0.34, 0.46), rng.uniform(0.6, 0.9)),
-            (key + rng.uniform(1.6, 4.7), rng.uniform(30, 60), rng.uniform(0.08, 0.18), rng.uniform(0.35, 0.6)),
-            (azimuth + rng.uniform(-0.7, 0.7), rng.uniform(25, 60), rng.uniform(0.10, 0.20), rng.uniform(0.4, 0.7))):
-        height = np.radians(height)
-        to_light = np.array([np.cos(around) * np.cos(height), np.sin(around) * np.cos(height), np.sin(height)])
-        lights.append(LightSpec(-to_light, diffuse * tint, specular * tint))
-    return float(ambient), tuple(lights)
-
-
 def sample_scene_spec(rng: np.random.Generator, split: str) -> SceneSpec:
     """A random scene.
 
@@ -244,10 +156,8 @@ def sample_scene_spec(rng: np.random.Generator, split: str) -> SceneSpec:
     camera = CameraSpec(target=middle + rng.uniform(-1, 1, 3) * (aside, aside, 0.03), azimuth=azimuth,
                         elevation=float(np.radians(rng.uniform(22, 52))), distance=float(rng.uniform(0.50, 0.74)),
                         fovy=float(rng.uniform(43, 49)))
-    ambient, lights = _lights(rng, azimuth)
+    ambient, lights = sample_lights(rng, azimuth)
     floor, walls, table_top = (random_surface(rng, saturation) for saturation in (0.4, 0.35, 0.45))
-    sensor = SensorSpec(gain=rng.uniform(0.92, 1.16) * (1 + rng.uniform(-0.02, 0.02, 3)),
-                        gamma=float(rng.uniform(0.88, 1.1)), blur=float(rng.uniform(0.35, 0.9)),
-                        noise=float(rng.uniform(0.5, 5.0)))
+    sensor = sample_sensor(rng)
     leg_rgb = muted_colour(rng, 0.3) / 255
     return SceneSpec(tuple(objects), camera, ambient, lights, (floor, walls, table_top), leg_rgb, sensor)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ros_gpt4roi.sim.studio import point_camera
 from ros_gpt4roi.sim.tabletop.meshes import all_shapes
 from ros_gpt4roi.sim.tabletop.renderer import MIN_SIDE, MIN_VISIBLE, TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES
@@ -110,7 +111,7 @@ def test_visible_fraction_equals_a_render_without_the_others_and_without_borders
             position, rotation = spec.camera.pose(0)
             for o in scene.objects:
                 wide._apply(replace(spec, objects=(spec.objects[o.object_index],)))
-                wide._point_camera(position, rotation, fovy)
+                point_camera(wide._mujoco, wide._model, wide._data, position, rotation, fovy)
                 alone = (wide._draw()[1] == 0).sum()
                 seen = (scene.owner == o.object_index).sum()
                 assert o.visible == pytest.approx(min(1.0, seen / alone), abs=0.04), f"test/8/{index} {o}"
@@ -200,7 +201,7 @@ def test_shiny_is_brighter_at_its_highlight_than_matte(renderer):
         for material in MATERIALS:
             renderer._apply(replace(spec, objects=tuple(
                 replace(o, material=material, rgb=np.full(3, 0.05)) for o in spec.objects)))
-            renderer._point_camera(position, rotation, spec.camera.fovy)
+            point_camera(renderer._mujoco, renderer._model, renderer._data, position, rotation, spec.camera.fovy)
             image, owner = renderer._draw()
             brightest.append([image[owner == slot].max() for slot in range(len(spec.objects))
                               if (owner == slot).sum() > 100])
