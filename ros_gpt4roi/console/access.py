@@ -1,4 +1,4 @@
-"""Who may use the web console: which names it answers to, which pages may talk to it, and the token."""
+"""Who may use a page of this package: which names it answers to, which pages may talk to it, and the token."""
 
 from __future__ import annotations
 
@@ -53,16 +53,22 @@ class Access:
         """Whether a browser must show a token."""
         return bool(self._token)
 
-    def refusal(self, headers: Headers, websocket: bool) -> str:
-        """Why a request is refused, by its Host and Origin; "" where it is not."""
+    def refusal(self, headers: Headers, reads: bool) -> str:
+        """Why a request is refused, by its Host and Origin; "" where it is not.
+
+        Args:
+            headers: The request's.
+            reads: Whether it only reads, which the browser lets no page of another origin see; any other must come from
+                the server's own page.
+        """
         host = headers.get("host", "")
         name = _host_name(host)
         if name not in self._names and not _is_address(name):
-            return (f"host {host[:100]!r} is not one of this console's; use its address, or start the console with "
+            return (f"host {host[:100]!r} is not one of this server's; use its address, or start it with "
                     f"--allow-host {name[:100]}")
         origin = headers.get("origin")
-        if websocket and (origin or "").partition("://")[2].lower() != host.lower():
-            return f"origin {origin!r:.100} is not this console's own page; expected http://{host[:100]}"
+        if not reads and (origin or "").partition("://")[2].lower() != host.lower():
+            return f"origin {origin!r:.100} is not this server's own page; expected http://{host[:100]}"
         return ""
 
     async def admits(self, token: str) -> bool:
@@ -91,7 +97,8 @@ class GuardedApp:
             await self._app(scope, receive, send)
             return
         websocket = scope["type"] == "websocket"
-        if refusal := self._access.refusal(Headers(scope=scope), websocket):
+        reads = not websocket and scope["method"] in ("GET", "HEAD")
+        if refusal := self._access.refusal(Headers(scope=scope), reads):
             if websocket:
                 await send({"type": "websocket.close", "code": 1008, "reason": "host or origin refused"})
             else:

@@ -5,27 +5,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
-import secrets
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse
 from rclpy.utilities import remove_ros_args
 from starlette.staticfiles import StaticFiles
 
 from ros_gpt4roi.client import Client
-from ros_gpt4roi.interrupts import ending_signals
 
-from .access import Access, GuardedApp, is_loopback
+from .access import Access, GuardedApp
 from .commands import CommandError, Hello, read_command
 from .robot import Robot
+from .serving import add_options, check_options, serve
 from .session import Session, TooSlow, receive, send
 
 STATIC = Path(__file__).with_name("static")
@@ -139,38 +135,17 @@ class Server:
         return False
 
 
-async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
-    """Serves until a signal tells it to end."""
-    def end() -> None:
-        server.should_exit = True
-
-    for number in ending_signals():
-        asyncio.get_running_loop().add_signal_handler(number, end)
-    server.capture_signals = contextlib.nullcontext  # type: ignore  # it would raise them once more
-    await server.serve([listening])
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; ROS arguments are rclpy's."""
     parser = argparse.ArgumentParser(prog="web_console", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone); "
-                        "beyond this machine, browsers need a token")
-    parser.add_argument("--port", type=int, default=8450, help="0 takes any that is free (8450)")
+    add_options(parser, 8450, _TOKEN_VARIABLE)
     parser.add_argument("--image", default="image", metavar="TOPIC", help="the camera's topic (image)")
-    parser.add_argument("--token", metavar="TEXT", help=f"what browsers must show; better given as {_TOKEN_VARIABLE}, "
-                        "which no process list shows (one is made where it is needed)")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a host name under which the "
-                        "console is reached, beside localhost, this machine's name and its addresses")
     parser.add_argument("--browsers", type=int, default=8, help="most browsers at once (8)")
     own = remove_ros_args(sys.argv)[1:] if arguments is None else list(arguments)
     options = parser.parse_args(own)
-    if not 0 <= options.port < 65536:
-        parser.error(f"--port {options.port}: expected 0 to 65535")
+    check_options(parser, options, _TOKEN_VARIABLE)
     if options.browsers < 1:
         parser.error(f"--browsers {options.browsers}: expected at least 1")
-    options.token = options.token or os.environ.get(_TOKEN_VARIABLE, "")
-    if not options.token and not is_loopback(options.host):
-        options.token = secrets.token_urlsafe(16)
     return options
 
 
@@ -179,25 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     access = Access(options.token, options.allow_host)
     with Client(name="web_console") as client:
-        server = Server(client, options.image, access, options.browsers)
-        config = uvicorn.Config(
-            server.app, host=options.host, port=options.port, log_level="warning", ws="websockets-sansio",
-            ws_max_size=_MESSAGE_BYTES, ws_per_message_deflate=False, limit_concurrency=64, server_header=False,
-            timeout_graceful_shutdown=5)
-        try:
-            listening = config.bind_socket()
-        except SystemExit:  # uvicorn has said why
-            return 1
-        listening.listen()  # so that whoever reads the address can open it
-        host, port = listening.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        token = f"#token={options.token}" if options.token else ""
-        print(f"Web console: http://{shown}:{port}/{token}", flush=True)
-        if shown in ("0.0.0.0", "[::]"):
-            print("It listens on every address of this machine; put one of them in the place of "
-                  f"{shown}.", flush=True)
-        asyncio.run(_serve(uvicorn.Server(config), listening))
-    return 0
+        return serve(Server(client, options.image, access, options.browsers).app, "Web console", options,
+                     ws="websockets-sansio", ws_max_size=_MESSAGE_BYTES, ws_per_message_deflate=False)
 
 
 if __name__ == "__main__":
