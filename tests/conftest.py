@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ros_peer import Peer
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "nodes")]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "nodes"), str(ROOT / "tests" / "console")]
 
 from isolation import claim_domain, variables  # noqa: E402
 

@@ -22,15 +22,15 @@ WAIT_MS = 60_000
 
 
 class Child:
-    """A module of the package, run as `ros2 run` would."""
+    """A module of a package, run as `ros2 run` would."""
 
-    def __init__(self, log: Path, module: str, *arguments: str) -> None:
+    def __init__(self, log: Path, module: str, *arguments: str, package: str = "ros_gpt4roi") -> None:
         self.log = log
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
                        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
         environment.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
         with log.open("wb") as stream:
-            self.process = subprocess.Popen([sys.executable, "-m", f"ros_gpt4roi.{module}", *arguments],
+            self.process = subprocess.Popen([sys.executable, "-m", f"{package}.{module}", *arguments],
                                             stdout=stream, stderr=stream, env=environment)
 
     def output(self) -> str:
@@ -60,10 +60,16 @@ class Child:
 
 @contextmanager
 def web_console(log: Path, *arguments: str) -> Iterator[str]:
-    """A console on a free port; gives its address. It must end in order."""
-    child = Child(log, "console.web", "--port", "0", *arguments)
+    """A console on a free port; gives its address."""
+    with served(Child(log, "console.web", "--port", "0", *arguments), "Web console") as address:
+        yield address
+
+
+@contextmanager
+def served(child: Child, title: str) -> Iterator[str]:
+    """The address that a server prints behind its title. It must end in order."""
     try:
-        yield child.wait_for(r"Web console: (\S+)")
+        yield child.wait_for(rf"{title}: (\S+)")
     finally:
         status = child.stop()
     assert status == 0 and "Traceback" not in child.output(), child.output()

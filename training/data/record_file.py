@@ -10,14 +10,14 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ros_gpt4roi.regular_file import open_regular
-from training.data.record import Filtered, RecordError
+from training.data.record import Filtered, RecordError, explain
 from training.data.report import Report
 
 FILE = "records.jsonl"
@@ -168,10 +168,15 @@ class RecordWriter:
 
     def write(self, record: PictureRecord) -> None:
         """Append a record."""
-        self._file.write(_line(record))
+        self._file.write(record_line(record))
 
 
 def read_records(path: Path, report: Report) -> Iterator[PictureRecord]:
+    """Read the records of a file; arguments and errors as of `read_lines`."""
+    return (record for _, record in read_lines(path, report) if record is not None)
+
+
+def read_lines(path: Path, report: Report) -> Iterator[tuple[bytes | None, PictureRecord | None]]:
     """Read a file of records line by line; a line that is none is counted as malformed and costs only itself.
 
     Args:
@@ -179,7 +184,8 @@ def read_records(path: Path, report: Report) -> Iterator[PictureRecord]:
         report: Counts what is read and what is not yielded.
 
     Yields:
-        The records in their order. Whether their pictures are there is not looked at (see `picture_path`).
+        Each line as it is, None where it is too long, and its record, None where it has none that is to be used.
+        Whether the pictures are there is not looked at (see `picture_path`).
 
     Raises:
         RecordError: The file cannot be read, or too much of it is malformed.
@@ -197,9 +203,8 @@ def read_records(path: Path, report: Report) -> Iterator[PictureRecord]:
             with report.item(f"{path.name} line {number}"):
                 if line is None:
                     raise ValueError(f"it has more than {_LINE_BYTES} bytes")
-                record = from_json(json.loads(line), partial(_part, report, f"{path.name} line {number}"))
-            if record is not None:
-                yield record
+                record = _from_json(json.loads(line), partial(_part, report, f"{path.name} line {number}"))
+            yield line, record
 
 
 def rewrite_records(folder: Path, change: Callable[[int, PictureRecord], PictureRecord]) -> None:
@@ -215,11 +220,12 @@ def rewrite_records(folder: Path, change: Callable[[int, PictureRecord], Picture
     unfinished = folder / f"{FILE}.unfinished"
     with unfinished.open("w", encoding="utf-8") as file:
         for place, record in enumerate(read_records(folder / FILE, Report(0))):
-            file.write(_line(change(place, record)))
+            file.write(record_line(change(place, record)))
     unfinished.replace(folder / FILE)
 
 
-def _line(record: PictureRecord) -> str:
+def record_line(record: PictureRecord) -> str:
+    """Write a record as its line of the file."""
     return json.dumps(to_json(record), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
@@ -277,20 +283,10 @@ def _without_empty(item: Any) -> Any:
     return {name: _without_empty(value) for name, value in values.items() if value not in (None, "", (), {})}
 
 
-def from_json(item: Any, part: Callable[[str], AbstractContextManager[None]]) -> PictureRecord:
-    """Read the JSON object of a record.
+def _from_json(item: Any, part: Callable[[str], AbstractContextManager[None]]) -> PictureRecord:
+    """The record of a JSON object; `part` gives the context in which each region or conversation is read, by its name.
 
-    Args:
-        item: The object. Fields that are not known are left out.
-        part: Called with the name of each region or conversation; gives a context in which it is read, which decides
-            what its errors cost.
-
-    Returns:
-        The record, with those regions and conversations that could be read.
-
-    Raises:
-        ValueError: It is none.
-        KeyError: A field is missing.
+    What that context makes of their errors decides what these cost. Fields that are not known are left out.
     """
     known = _object(item, "record")
     width, height = (_number(known[side], side) for side in ("width", "height"))
@@ -310,6 +306,22 @@ def from_json(item: Any, part: Callable[[str], AbstractContextManager[None]]) ->
     return PictureRecord(_text(known["file"], "file", needed=True), int(width), int(height), tuple(regions.values()),
                          tuple(conversations), _texts(known.get("origin"), "origin"),
                          tuple(_text(reason, "review") for reason in _list(known.get("review"), "review")))
+
+
+def parse_record(item: Any) -> PictureRecord:
+    """Read the JSON object of a record of which every part has to be sound.
+
+    Raises:
+        ValueError: It is none, or a part of it is malformed.
+    """
+    @contextmanager
+    def part(name: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{name}: {explain(error)}") from error
+
+    return _from_json(item, part)
 
 
 def _region(item: Json, place: str) -> RegionRecord:

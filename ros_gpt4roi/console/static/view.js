@@ -292,13 +292,13 @@ export class View {
     } else if (event.key === " ") {
       this.cross.from = { x: this.cross.x, y: this.cross.y };
     } else if (event.key === "Enter") {
-      const { from } = this.cross;
-      if (from && (from.x !== this.cross.x || from.y !== this.cross.y)) {
-        this.onDrawn(this.frame, boxOf(from, this.cross));
+      const { x, y, from } = this.cross;
+      this.cross.from = null; // first: whoever is called may take the focus, and so the cross, away
+      if (from && (from.x !== x || from.y !== y)) {
+        this.onDrawn(this.frame, boxOf(from, { x, y }));
       } else {
-        this.point(this.cross);
+        this.point({ x, y });
       }
-      this.cross.from = null;
     } else if (event.key === "Escape") {
       this.cross = null;
     } else {
