@@ -203,7 +203,7 @@ def read_lines(path: Path, report: Report) -> Iterator[tuple[bytes | None, Pictu
             with report.item(f"{path.name} line {number}"):
                 if line is None:
                     raise ValueError(f"it has more than {_LINE_BYTES} bytes")
-                record = _from_json(json.loads(line), partial(_part, report, f"{path.name} line {number}"))
+                record = from_json(json.loads(line), partial(_part, report, f"{path.name} line {number}"))
             yield line, record
 
 
@@ -283,10 +283,17 @@ def _without_empty(item: Any) -> Any:
     return {name: _without_empty(value) for name, value in values.items() if value not in (None, "", (), {})}
 
 
-def _from_json(item: Any, part: Callable[[str], AbstractContextManager[None]]) -> PictureRecord:
-    """The record of a JSON object; `part` gives the context in which each region or conversation is read, by its name.
+def from_json(item: Any, part: Callable[[str], AbstractContextManager[None]]) -> PictureRecord:
+    """Read the JSON object of a record. Fields that are not known are left out.
 
-    What that context makes of their errors decides what these cost. Fields that are not known are left out.
+    Args:
+        item: The object.
+        part: Called with the name of each region or conversation; gives a context in which it is read, which decides
+            what its errors cost.
+
+    Raises:
+        ValueError: It is none.
+        KeyError: A field is missing.
     """
     known = _object(item, "record")
     width, height = (_number(known[side], side) for side in ("width", "height"))
@@ -321,7 +328,7 @@ def parse_record(item: Any) -> PictureRecord:
         except (ValueError, KeyError) as error:
             raise ValueError(f"{name}: {explain(error)}") from error
 
-    return _from_json(item, part)
+    return from_json(item, part)
 
 
 def _region(item: Json, place: str) -> RegionRecord:
