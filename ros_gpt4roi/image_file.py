@@ -1,4 +1,4 @@
-"""Image files → RGB arrays: the one place that opens pictures for training, evaluation, calibration and commands.
+"""Image files ↔ RGB arrays: the one place that opens pictures for training, evaluation, calibration and commands.
 
 Camera messages are another matter (`image_messages.py`): they carry no file, and their orientation tags are not used.
 """
@@ -83,6 +83,28 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> np.ndarra
         if header.orientation in _TURNS:
             pixels = pixels.transpose(_TURNS[header.orientation])
         return np.asarray(pixels)
+
+
+def encode_image(pixels: np.ndarray, image_format: str = "JPEG") -> bytes:
+    """Write an image as a file has it; a JPEG of quality 95.
+
+    Args:
+        pixels: uint8 RGB [H, W, 3].
+        image_format: "JPEG" or "PNG".
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        ImageFileError: The format cannot hold an image of this size.
+    """
+    content = io.BytesIO()
+    try:
+        Image.fromarray(pixels).save(content, image_format, quality=95)
+    except (OSError, ValueError) as error:
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise ImageFileError(f"an image of {size} cannot be written as a {image_format}: {error}") from error
+    return content.getvalue()
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from training.data.detections import load_class_names, load_pickle, save_detecti
 from training.data.exchange.coco import export_coco, import_coco
 from training.data.exchange.label_studio_export import export_label_studio
 from training.data.exchange.label_studio_import import import_label_studio
+from training.data.exchange.lerobot_export import export_lerobot
+from training.data.exchange.lerobot_import import import_lerobot
 from training.data.mixture import open_mixture
 from training.data.record import RecordError
 from training.data.report import Report
@@ -26,6 +28,8 @@ from training.data.shards import write_shards
 from training.errors import RecipeError, tells_errors
 from training.recipe import read_recipe
 
+_EXPORTS = {"coco": export_coco, "label_studio": export_label_studio, "lerobot": export_lerobot}
+_IMPORTS = {"coco": import_coco, "label_studio": import_label_studio}  # lerobot needs no folder of pictures
 
 @tells_errors(RecordError, RecipeError)
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,14 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     choose.add_argument("--review", type=int, required=True, metavar="N", help="pictures for each reason, at most")
     choose.set_defaults(run=lambda options: _select(options.folder, options.review))
     give = commands.add_parser("export", help="write the records of a folder in another format")
-    give.add_argument("format", choices=["coco", "label_studio"])
+    give.add_argument("format", choices=[*_EXPORTS])
     give.add_argument("folder", type=Path, help="with records.jsonl")
-    give.add_argument("out", type=Path, help="file to write")
+    give.add_argument("out", type=Path, help="file to write; of lerobot a folder")
     give.set_defaults(run=_export)
     take = commands.add_parser("import", help="make a folder of pictures and records.jsonl of another format")
-    take.add_argument("format", choices=["coco", "label_studio"])
-    take.add_argument("annotations", type=Path, help="the file")
-    take.add_argument("--images", type=Path, required=True, help="folder of its pictures, which are copied")
+    take.add_argument("format", choices=[*_IMPORTS, "lerobot"])
+    take.add_argument("annotations", type=Path, help="the file; of lerobot the folder")
+    take.add_argument("--images", type=Path, help="folder of its pictures, which are copied; lerobot has its own")
     take.add_argument("--out", type=Path, required=True, help="folder for the pictures and records.jsonl")
     take.set_defaults(run=_import)
     turn = commands.add_parser("convert", help="turn a detector's pickle into npz or JSON")
@@ -118,14 +122,18 @@ def _from_bag(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     report = Report(sys.maxsize)
-    {"coco": export_coco, "label_studio": export_label_studio}[options.format](options.folder, options.out, report)
+    _EXPORTS[options.format](options.folder, options.out, report)
     return _told(options.out, report)
 
 
 def _import(options: argparse.Namespace) -> int:
     report = Report(sys.maxsize)
-    take = {"coco": import_coco, "label_studio": import_label_studio}[options.format]
-    take(options.annotations, options.images, options.out, report)
+    if options.format == "lerobot":
+        import_lerobot(options.annotations, options.out, report)
+    elif options.images is None:
+        raise RecordError(f"--images is missing: the folder of the pictures of {options.annotations}")
+    else:
+        _IMPORTS[options.format](options.annotations, options.images, options.out, report)
     return _told(options.out, report)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
-from ros_gpt4roi.image_file import read_header
+from ros_gpt4roi.image_file import encode_image, read_header
 from ros_gpt4roi.image_messages import MessageImage
 from training.data.bags.messages import MessageTypes, read_bag
 from training.data.bags.notes import Notes, header_stamp, stamp_text
@@ -31,7 +31,6 @@ from training.data.report import Report
 UNMATCHED = "unmatched_corrections.jsonl"
 _REMEMBERED = 256  # pictures that a new one is compared with
 _SAME_PLACE = 0.8  # IoU from which boxes of two frames are at the same place
-_JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class _Frames:
         self._check_new(pixels, kept, bool(conversations or found.get("correction")))
         content = bytes(message.data) if encoded else b""
         if not content or read_header(content).orientation != 1:  # pictures on disk are turned, frames are not
-            content = _jpeg(pixels)
+            content = encode_image(pixels)
         suffix = "png" if content.startswith(b"\x89PNG") else "jpg"
         file = self._writer.add_picture(f"{report.kept:06d}.{suffix}", content)
         report.count("regions", len(kept))
@@ -145,14 +144,6 @@ def _ros_message(message: Any, encoded: bool) -> ImageMessage | CompressedImage:
                             encoding=str(message.encoding), is_bigendian=int(message.is_bigendian))
     made.data.frombytes(np.ascontiguousarray(message.data))
     return made
-
-
-def _jpeg(pixels: np.ndarray) -> bytes:
-    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)
-    if not done:
-        raise ValueError(f"a picture of {pixels.shape[1]}x{pixels.shape[0]} cannot be written as a JPEG")
-    return data.tobytes()
 
 
 def _same_regions(regions: tuple[RegionRecord, ...], others: tuple[RegionRecord, ...]) -> bool:
