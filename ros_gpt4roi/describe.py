@@ -22,6 +22,7 @@ from .engine import EngineError
 from .explain import BLANKS, BlankedVision, components, prompt_text, token_table
 from .image_file import ImageFileError, read_image
 from .model.checkpoint import CheckpointError
+from .model.region_words import RegionWordPrompts
 from .paths import find_model
 from .region_files import RegionFileError, parse_box, read_detections
 from .runtime.pipeline import Pipeline, PipelineConfig
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ImageFileError, RegionFileError, ConfigError, CheckpointError, EngineError) as error:
         print(f"describe: {error}", file=sys.stderr)
         return 2
+    if options.blank == "regions" and isinstance(pipeline.language.prompts, RegionWordPrompts):
+        print(f"describe: --blank is regions, expected image: {options.model} reads regions in words", file=sys.stderr)
+        return 2
     for refusal in refusals:
         print(f"describe: {refusal}", file=sys.stderr)
     if options.blank:
@@ -69,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entries = _entries(request)
         for entry, sequence in zip(entries, request.sequences):
             if options.explain and request.encoded is not None:
-                tokenizer = pipeline.language.prompts.tokenizer
-                entry |= {"prompt": prompt_text(tokenizer, sequence, request.encoded),
-                          "tokens": token_table(tokenizer, sequence)}
+                prompts = pipeline.language.prompts
+                entry |= {"prompt": prompt_text(prompts, sequence, request.encoded),
+                          "tokens": token_table(prompts.tokenizer, sequence)}
         report["answers" if isinstance(request, Question) else "descriptions"] += entries
         if not options.json:
             _print(entries)

@@ -9,18 +9,21 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from .model.gpt4roi import VisionOutput
-from .model.prompt import IMAGE_PATCH
+from .model.prompt import ChatPrompts
 from .runtime.pipeline import Pipeline
 from .runtime.request import EncodedFrame, Sequence
 from .runtime.vision_stage import VisionStage
 
-#: What can be blanked → the part of the vision stage's output.
-BLANKS = {"image": "image_tokens", "regions": "region_embeddings"}
+#: What can be blanked of the vision stage's output.
+BLANKS = ("image", "regions")
 
 
 def blank(output: VisionOutput, part: str) -> VisionOutput:
     """The output of a vision stage with one part of it, of `BLANKS`, set to zero."""
-    return output._replace(**{BLANKS[part]: torch.zeros_like(getattr(output, BLANKS[part]))})
+    if part == "regions":
+        return output._replace(region_embeddings=torch.zeros_like(output.region_embeddings))
+    deepstack = None if output.deepstack is None else torch.zeros_like(output.deepstack)
+    return output._replace(image_tokens=torch.zeros_like(output.image_tokens), deepstack=deepstack)
 
 
 class BlankedVision(VisionStage):
@@ -64,11 +67,11 @@ def _runtime(part: object) -> str:
     return "ONNX Runtime" if type(part).__name__.startswith("Onnx") else "PyTorch"
 
 
-def prompt_text(tokenizer: PreTrainedTokenizerBase, sequence: Sequence, encoded: EncodedFrame) -> str:
+def prompt_text(prompts: ChatPrompts, sequence: Sequence, encoded: EncodedFrame) -> str:
     """The prompt as text, with what was spliced in between double angle brackets.
 
     Args:
-        tokenizer: The model's.
+        prompts: The model's.
         sequence: The text that was generated on this prompt.
         encoded: The frame that the prompt is about.
 
@@ -76,12 +79,11 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, sequence: Sequence, encoded:
         The text; image tokens and region embeddings stand as `⟪49 image tokens⟫` and `⟪embedding of region 2, norm
         1.4⟫`.
     """
-    image_id = tokenizer.convert_tokens_to_ids(IMAGE_PATCH)
     norms = encoded.vision.region_embeddings[0].flatten(0, 1).float().norm(dim=-1).tolist()
     per_region = encoded.vision.region_embeddings.shape[2]
     parts: list[str] = []
     tokens = zip(sequence.prompt.ids.tolist(), sequence.prompt.region_index.tolist())
-    for (index, is_image), run in groupby(tokens, key=lambda token: (token[1], token[0] == image_id)):
+    for (index, is_image), run in groupby(tokens, key=lambda token: (token[1], token[0] == prompts.image_patch_id)):
         ids = [token for token, _ in run]
         if index >= 0:
             region = encoded.shown[index // per_region]
@@ -89,7 +91,7 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, sequence: Sequence, encoded:
         elif is_image:
             parts.append(f"⟪{len(ids)} image tokens⟫")
         else:
-            parts.append(_decode(tokenizer, ids))
+            parts.append(_decode(prompts.tokenizer, ids))
     return "".join(parts)
 
 

@@ -131,3 +131,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_checkpoint(loaded.model, tokenizer, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen3-VL of random weights, as transformers writes it: it says words, up to the limit of tokens."""
+    sys.path.append(str(ROOT / "tests" / "model"))
+    from qwen_fixtures import write_qwen
+    return write_qwen(tmp_path_factory.mktemp("models") / "tiny_qwen", tied=False, words=True)

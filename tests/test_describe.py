@@ -68,6 +68,19 @@ def test_a_blanked_part_reaches_the_model_as_zeros(picture, capsys, part: str) -
     assert ("norm 0⟫" in report["descriptions"][0]["prompt"]) == (part == "regions")
 
 
+def test_a_qwen3_vl_of_transformers_reads_regions_in_words(picture, capsys, tiny_qwen: Path) -> None:
+    path, boxes = picture
+    how = (path, "--model", tiny_qwen, "--json", "--explain", "--boxes", *boxes)
+    status, out, _ = run(capsys, *how, "--ask", "What is region 2?", "--ask", "Why?")
+    report = json.loads(out)
+    assert status == 0 and all(entry["text"] for entry in (*report["descriptions"], *report["answers"]))
+    assert 'Describe region 1 {"bbox_2d": [' in report["descriptions"][0]["prompt"]
+    assert "image tokens⟫" in report["answers"][1]["prompt"] and "What is region 2 {" in report["answers"][1]["prompt"]
+    assert run(capsys, *how, "--blank", "image")[0] == 0
+    status, _, err = run(capsys, *how, "--blank", "regions")
+    assert status == 2 and "reads regions in words" in err
+
+
 def test_without_boxes_the_whole_picture_is_one_region(picture, capsys) -> None:
     status, out, _ = run(capsys, picture[0], "--json")
     [entry] = json.loads(out)["descriptions"]

@@ -82,7 +82,7 @@ class OnnxRuntimeRunner:
             # Its own stream knows nothing of ours.
             torch.cuda.current_stream(self.device).synchronize()
         self._session.run_with_iobinding(binding)
-        return VisionOutput(*outputs)
+        return VisionOutput(outputs[0], outputs[1])
 
     def _place(self, place: int, array: np.ndarray) -> torch.Tensor:
         array = np.ascontiguousarray(array)

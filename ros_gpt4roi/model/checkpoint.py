@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,23 +17,35 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..configuration import build, leaves
-from ..regular_file import open_regular, read_json, write_whole
+from ..regular_file import open_regular, write_whole
 from .architecture import without_code
+from .checkpoint_files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    CheckpointError,
+    check_regular,
+    load_tokenizer,
+    read_content,
+    weight_files,
+)
 from .config import ConfigError, DeformableConfig, ModelConfig, RoIAlignConfig
 from .gpt4roi import GPT4RoI
 from .preprocess import preprocess_hash
 from .prompt import IMAGE_PATCH, PromptBuilder, PromptError
+from .qwen3_vl import MODEL_TYPE, Qwen3VL, Qwen3VLConfig
+from .qwen3_vl_folder import check_content, read_qwen3_vl
+from .region_words import RegionWordPrompts
+
+__all__ = ["CONFIG_FILE", "CheckpointError", "LoadedModel", "LoadedQwen3VL", "VERSION", "WEIGHTS_FILE", "build_empty",
+           "build_model", "check_regular", "folder_version", "load_any", "load_checkpoint", "load_tokenizer",
+           "read_config", "read_weights", "save_checkpoint", "tied_keys", "unshared", "untrained_parts",
+           "weight_files", "write_config"]
 
 VERSION = 2
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 _BLOCK, _BLOCKS = 1 << 16, 256  # bytes, and how many such of a file at least, that tell two versions apart
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message names the file, what it holds and what was expected."""
 
 
 class LoadedModel(NamedTuple):
@@ -46,6 +57,19 @@ class LoadedModel(NamedTuple):
 
     @property
     def config(self) -> ModelConfig:
+        """The model's."""
+        return self.model.config
+
+
+class LoadedQwen3VL(NamedTuple):
+    """A Qwen3-VL of transformers with everything that is needed to use it."""
+
+    model: Qwen3VL
+    tokenizer: PreTrainedTokenizerBase
+    prompts: RegionWordPrompts
+
+    @property
+    def config(self) -> Qwen3VLConfig:
         """The model's."""
         return self.model.config
 
@@ -117,7 +141,7 @@ def unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def untrained_parts(folder: str | Path) -> frozenset[str]:
     """Parts of a checkpoint whose weights are still random, such as "regions". Raises CheckpointError."""
-    parts = _read_content(Path(folder) / CONFIG_FILE).get("untrained", [])
+    parts = _own_content(Path(folder) / CONFIG_FILE).get("untrained", [])
     return frozenset(map(str, parts)) if isinstance(parts, list) else frozenset()
 
 
@@ -127,7 +151,7 @@ def read_config(folder: str | Path) -> ModelConfig:
     Raises CheckpointError.
     """
     path = Path(folder) / CONFIG_FILE
-    content = _read_content(path)
+    content = _own_content(path)
     if content.get("version") not in (1, VERSION):
         raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}, expected {VERSION}")
     try:
@@ -142,15 +166,9 @@ def read_config(folder: str | Path) -> ModelConfig:
     return config
 
 
-def _read_content(path: Path) -> dict[str, Any]:
-    try:
-        check_regular(path.parent)
-        content = read_json(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}, expected a checkpoint folder with {CONFIG_FILE}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("format") != "ros_gpt4roi":
+def _own_content(path: Path) -> dict[str, Any]:
+    content = read_content(path.parent)
+    if content.get("format") != "ros_gpt4roi":
         raise CheckpointError(f"{path}: not a ros_gpt4roi checkpoint, expected \"format\": \"ros_gpt4roi\"")
     return content
 
@@ -209,31 +227,6 @@ def folder_version(folder: str | Path) -> str:
     return f"{folder.name}@{digest.hexdigest()[:12]}"
 
 
-def check_regular(folder: str | Path) -> None:
-    """Refuse a folder with a pipe, device or socket in it: who opens such a file may wait for ever.
-
-    Raises:
-        CheckpointError: It has one, or a link to one.
-    """
-    if (folder := Path(folder)).is_dir():
-        for path in folder.iterdir():
-            if path.exists() and not (path.is_file() or path.is_dir()):
-                raise CheckpointError(f"{path}: no regular file")
-
-
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint folder, from its own files only. Raises CheckpointError."""
-    check_regular(folder)
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        if (Path(folder) / "tokenizer.model").is_file() and find_spec("sentencepiece") is None:
-            # transformers' own message names the package of another format.
-            raise CheckpointError(f"{folder}: tokenizer.model is SentencePiece's, which takes its package: pip install "
-                                  "sentencepiece") from error
-        raise CheckpointError(f"{folder}: no usable tokenizer ({error})") from error
-
-
 def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu",
                     dtype: torch.dtype | None = torch.float32) -> LoadedModel:
     """Loads a checkpoint folder for inference.
@@ -247,29 +240,53 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu",
         CheckpointError: Files are missing, truncated, of another version, or do not fit the config: all missing,
             surplus and misshapen weights are listed at once.
     """
-    folder = Path(folder)
-    config = read_config(folder)
-    tokenizer = load_tokenizer(folder)
-    try:
-        with init_empty_weights(include_buffers=False):
-            loaded = build_model(config, tokenizer)
-    except (ConfigError, PromptError) as error:
-        raise CheckpointError(f"{folder}: {error}") from error
-    read_weights(loaded.model, weight_files(folder), device, dtype)
-    loaded.model.language.tie_weights()
-    loaded.model.to(device).eval()
+    loaded = build_empty(folder := Path(folder))
+    if not isinstance(loaded, LoadedModel):
+        raise CheckpointError(f"{folder}: a {MODEL_TYPE} of transformers, expected a checkpoint of this package")
+    _fill(loaded.model, folder, device, dtype)
     return loaded
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder. Raises CheckpointError where there are none."""
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder}: no weights, expected {WEIGHTS_FILE}")
-    return files
+def build_empty(folder: Path) -> LoadedModel | LoadedQwen3VL:
+    """The model of a folder on the meta device, for `read_weights` to fill.
+
+    Args:
+        folder: A checkpoint of this package, or a Qwen3-VL as transformers saves it.
+
+    Raises:
+        CheckpointError: It is neither, or does not fit itself.
+    """
+    content = read_content(folder)
+    try:
+        if "format" in content or "model_type" not in content:
+            own, tokenizer = read_config(folder), load_tokenizer(folder)
+            with init_empty_weights(include_buffers=False):
+                return build_model(own, tokenizer)
+        check_content(folder / CONFIG_FILE, content)
+        tokenizer = load_tokenizer(folder)
+        config = read_qwen3_vl(folder, content, tokenizer)
+        prompts = RegionWordPrompts(tokenizer, config.prompt)
+        with init_empty_weights(include_buffers=False):
+            return LoadedQwen3VL(Qwen3VL(config), tokenizer, prompts)
+    except (ConfigError, PromptError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
 
 
-def read_weights(model: GPT4RoI, files: list[Path], device: str | torch.device, dtype: torch.dtype | None,
+def load_any(folder: str | Path, device: str | torch.device = "cpu",
+             dtype: torch.dtype | None = torch.float32) -> LoadedModel | LoadedQwen3VL:
+    """As `load_checkpoint`, of any folder that `build_empty` takes."""
+    loaded = build_empty(folder := Path(folder))
+    _fill(loaded.model, folder, device, dtype)
+    return loaded
+
+
+def _fill(model: GPT4RoI | Qwen3VL, folder: Path, device: str | torch.device, dtype: torch.dtype | None) -> None:
+    read_weights(model, weight_files(folder), device, dtype)
+    model.language.tie_weights()
+    model.to(device).eval()
+
+
+def read_weights(model: GPT4RoI | Qwen3VL, files: list[Path], device: str | torch.device, dtype: torch.dtype | None,
                  language: bool = True) -> None:
     """Fills a model built on the meta device from safetensors files.
 
@@ -292,15 +309,16 @@ def read_weights(model: GPT4RoI, files: list[Path], device: str | torch.device, 
     for path in files:
         try:
             with safe_open(path, framework="pt", device="cpu") as archive:
-                for key in archive.keys():
+                for stored in archive.keys():
+                    key = model.weight_name(stored)
                     if left_out(key):
                         continue
                     if key not in expected:
-                        problems.append(f"{key}: not part of this model")
+                        problems.append(f"{stored}: not part of this model")
                         continue
-                    value = archive.get_tensor(key)
+                    value = archive.get_tensor(stored)
                     if value.shape != expected[key].shape:
-                        problems.append(f"{key}: {list(value.shape)}, expected {list(expected[key].shape)}")
+                        problems.append(f"{stored}: {list(value.shape)}, expected {list(expected[key].shape)}")
                         continue
                     found.add(key)
                     kept = dtype if dtype is not None and value.is_floating_point() else value.dtype
@@ -314,7 +332,7 @@ def read_weights(model: GPT4RoI, files: list[Path], device: str | torch.device, 
         raise CheckpointError(f"{files[0].parent}: weights do not fit the config:\n  " + "\n  ".join(problems))
 
 
-def tied_keys(model: GPT4RoI) -> set[str]:
+def tied_keys(model: GPT4RoI | Qwen3VL) -> set[str]:
     """Keys that a file may lack: weights of the language model that are another one's by its config."""
     return {f"language.{key}" for key in getattr(model.language, "all_tied_weights_keys", {})}
 

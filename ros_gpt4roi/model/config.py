@@ -32,6 +32,11 @@ class PreprocessConfig(Configuration):
     mean: tuple[float, float, float] = setting(CLIP_MEAN, "Mean of each RGB channel, of values in 0..1.")
     std: tuple[float, float, float] = setting(CLIP_STD, "Standard deviation of each RGB channel.")
 
+    @property
+    def typical_frame(self) -> tuple[int, int]:
+        """Height and width of a frame to warm up with."""
+        return self.image_size, self.image_size
+
 
 @dataclass(frozen=True)
 class VisionConfig(Configuration):

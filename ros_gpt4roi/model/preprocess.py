@@ -33,9 +33,7 @@ def preprocess_frame(frame: np.ndarray, config: PreprocessConfig) -> np.ndarray:
     Raises:
         ValueError: The frame is not such an array.
     """
-    frame = np.asarray(frame)
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise ValueError(f"frame is {frame.dtype} {frame.shape}, expected uint8 RGB [H, W, 3]")
+    frame = check_frame(frame)
     size = config.image_size
     if frame.shape[:2] == (size, size):
         return np.ascontiguousarray(frame)
@@ -44,6 +42,14 @@ def preprocess_frame(frame: np.ndarray, config: PreprocessConfig) -> np.ndarray:
     if interpolation == "area" and (frame.shape[0] < size or frame.shape[1] < size):
         interpolation = "linear"
     return cv2.resize(frame, (size, size), interpolation=_FILTERS[interpolation])
+
+
+def check_frame(frame: np.ndarray) -> np.ndarray:
+    """Turn an array-like into an array. Raises ValueError where it is not uint8 RGB [H, W, 3]."""
+    frame = np.asarray(frame)
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise ValueError(f"frame is {frame.dtype} {frame.shape}, expected uint8 RGB [H, W, 3]")
+    return frame
 
 
 def normalise_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -9,12 +9,13 @@ tokens stand between `<im_start>` and `<im_end>`.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from .config import ModelConfig
+from .config import ModelConfig, PromptConfig
 from .templates import template
 
 IMAGE_PATCH, BOX, POINT, IMAGE_START, IMAGE_END = "<im_patch>", "<bbox>", "<point>", "<im_start>", "<im_end>"
@@ -45,31 +46,41 @@ class Encoded:
     dropped_rounds: int = 0
 
 
-class PromptBuilder:
-    """Builds prompts for one model.
+class ChatPrompts(ABC):
+    """Prompts of one model: rounds about one frame, its image tokens before the first question.
 
     Args:
-        tokenizer: A fast transformers tokenizer (offsets are needed) that knows SPECIAL_TOKENS.
-        config: The model's.
+        tokenizer: A fast transformers tokenizer (offsets are needed).
+        config: The model's wording.
+        markers: Texts that the tokenizer must know as one token each.
+        image_marks: What stands before, for and behind the image tokens, each one of the markers.
         image_tokens: Image tokens a frame.
+
+    Attributes:
+        image_patch_id: Id of the placeholder of image tokens.
+        never: Ids of tokens that mean nothing in an answer.
+        ends: Ids of tokens that end an answer beside the tokenizer's and the format's own.
+        region_ids: Ids of the tokens that region embeddings take the place of.
 
     Raises:
         PromptError: The tokenizer splits a marker into several tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, image_tokens: int):
-        self.tokenizer, self.config, self.image_tokens = tokenizer, config.prompt, image_tokens
-        self.embeddings = config.regions.embeddings
-        self.template = template(config.prompt.template)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig, markers: Sequence[str],
+                 image_marks: tuple[str, str, str], image_tokens: int):
+        self.tokenizer, self.config, self.image_tokens = tokenizer, config, image_tokens
+        self.template = template(config.template)
         # The end mark, too, where it is plain text: a person could otherwise write the other side's turns.
-        self.special = [*SPECIAL_TOKENS, *self.template.tokens, self.template.end.strip(),
-                        *tokenizer.all_special_tokens]
-        for token in (*SPECIAL_TOKENS, *self.template.tokens):
+        self.special = [*markers, *self.template.tokens, self.template.end.strip(), *tokenizer.all_special_tokens]
+        for token in (*markers, *self.template.tokens):
             ids = tokenizer.encode(token, add_special_tokens=False)
             if len(ids) != 1:
                 raise PromptError(f"the tokenizer splits {token!r} into {ids}, expected one special token")
-        self.image_patch_id = tokenizer.convert_tokens_to_ids(IMAGE_PATCH)
-        self.region_ids = tuple(tokenizer.convert_tokens_to_ids((BOX, POINT)))
+        self._image_marks = image_marks
+        self.never: list[int] = tokenizer.convert_tokens_to_ids(list(image_marks))
+        self.image_patch_id = self.never[1]
+        self.region_ids: tuple[int, ...] = ()
+        self.ends: tuple[int, ...] = ()
 
     @property
     def stop_text(self) -> str:
@@ -152,11 +163,12 @@ class PromptBuilder:
         return text, learned, regions
 
     def _introduction(self, n_regions: int, list_regions: bool) -> str:
-        image = IMAGE_START + IMAGE_PATCH * self.image_tokens + IMAGE_END
+        start, patch, end = self._image_marks
+        image = start + patch * self.image_tokens + end
         text = self.config.image_text.replace("{image}", image)
         if list_regions and n_regions:
-            names = [f"<region{k}>" for k in range(1, min(n_regions, self.config.max_regions) + 1)]
-            text += self.config.preamble.replace("{regions}", self.config.separator.join(names))
+            listed = [self._listed(k) for k in range(1, min(n_regions, self.config.max_regions) + 1)]
+            text += self.config.preamble.replace("{regions}", self.config.separator.join(listed))
         return text
 
     def _resolve(self, text: str, n_regions: int, points: frozenset[int], regions: list[int],
@@ -178,10 +190,50 @@ class PromptBuilder:
             plain = mentioned is None or number in mentioned
             if mentioned is not None:
                 mentioned.add(number)
+            name = self._name(number)
             if kind == "region" and plain:
-                return f"region{number}"
-            regions.extend((number - 1) * self.embeddings + k for k in range(self.embeddings))
-            token = (POINT if kind == "point" or number in points else BOX) * self.embeddings
-            return f"region{number} {token}" if kind == "region" else token
+                return name
+            shown = self._shown(number, kind == "point" or number in points, regions)
+            return f"{name} {shown}" if kind == "region" else shown
 
         return _REFERENCE.sub(replace, text)
+
+    @abstractmethod
+    def _name(self, number: int) -> str:
+        """What a region is called."""
+
+    @abstractmethod
+    def _listed(self, number: int) -> str:
+        """A region in the list before the first question; may hold references."""
+
+    @abstractmethod
+    def _shown(self, number: int, is_point: bool, regions: list[int]) -> str:
+        """What says where a region is; `regions` takes the numbers of the embeddings that it holds."""
+
+
+class PromptBuilder(ChatPrompts):
+    """Prompts in which region embeddings take the place of tokens.
+
+    Args:
+        tokenizer: A fast transformers tokenizer that knows SPECIAL_TOKENS.
+        config: The model's.
+        image_tokens: Image tokens a frame.
+
+    Raises:
+        PromptError: The tokenizer splits a marker into several tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, image_tokens: int):
+        super().__init__(tokenizer, config.prompt, SPECIAL_TOKENS, (IMAGE_START, IMAGE_PATCH, IMAGE_END), image_tokens)
+        self.embeddings = config.regions.embeddings
+        self.region_ids = tuple(tokenizer.convert_tokens_to_ids((BOX, POINT)))
+
+    def _name(self, number: int) -> str:
+        return f"region{number}"
+
+    def _listed(self, number: int) -> str:
+        return f"<region{number}>"
+
+    def _shown(self, number: int, is_point: bool, regions: list[int]) -> str:
+        regions.extend((number - 1) * self.embeddings + k for k in range(self.embeddings))
+        return (POINT if is_point else BOX) * self.embeddings

@@ -146,14 +146,15 @@ def point_region(x: float, y: float, width: int, height: int, config: PointConfi
     return RegionShape((x - half, y - half, x + half, y + half), is_point=True)
 
 
-def region_inputs(regions: Sequence[RegionShape], width: int, height: int, config: RegionConfig) -> RegionInputs:
-    """The regions of a width × height frame as the network's inputs.
+def region_inputs(regions: Sequence[RegionShape], width: int, height: int,
+                  config: RegionConfig | None) -> RegionInputs:
+    """The regions of a width × height frame as the network's inputs; without masks where no config says their size.
 
     Raises ValueError where a box is not finite x1 < x2, y1 < y2 (see normalise_boxes).
     """
     boxes = normalise_boxes(np.array([region.box for region in regions], np.float32), width, height)
     points = frozenset(i for i, region in enumerate(regions, 1) if region.is_point)
-    if all(region.mask is None for region in regions):
+    if config is None or all(region.mask is None for region in regions):
         return RegionInputs(boxes, None, points)
     size = config.roi_size
     masks = np.ones((len(regions), size, size), np.float32)

@@ -21,22 +21,26 @@ class Forward:
         self._body, self._cache, self._device = body, cache, device
 
     def __call__(self, embeddings: torch.Tensor, positions: np.ndarray, slots: np.ndarray,
-                 sees: np.ndarray) -> torch.Tensor:
+                 sees: np.ndarray, added: torch.Tensor | None = None) -> torch.Tensor:
         """Hidden states [T, D] of tokens embedded as [T, D].
 
-        positions, slots: int64 [T], in the token's own text and in the cache. sees: bool [T, extent], which slots each
-        token attends to, its own among them.
+        Args:
+            embeddings: As `Body` takes them.
+            positions: As `Body` takes them.
+            slots: int64 [T], in the cache.
+            sees: bool [T, extent], which slots each token attends to, its own among them.
+            added: As `Body` takes it.
         """
         mask, place, at = (torch.from_numpy(value).to(self._device) for value in (sees, positions, slots))
-        return self._run(embeddings, place, at, mask)
+        return self._run(embeddings, place, at, mask, added)
 
     def warm_up(self) -> None:
         """Nothing has to be prepared."""
 
     def _run(self, embeddings: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor,
-             mask: torch.Tensor) -> torch.Tensor:
+             mask: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
         self._cache.map_slots(slots, mask.shape[1])
-        return self._body(embeddings, positions, self._cache, mask)
+        return self._body(embeddings, positions, self._cache, mask, added)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +71,11 @@ class FixedForward(Forward):
         self._over: torch.Tensor | None = None  # the cache's memory that the shapes were captured over
 
     def __call__(self, embeddings: torch.Tensor, positions: np.ndarray, slots: np.ndarray,
-                 sees: np.ndarray) -> torch.Tensor:
+                 sees: np.ndarray, added: torch.Tensor | None = None) -> torch.Tensor:
         """As `Forward`'s."""
         count, extent = sees.shape
-        if count > _TOKENS[-1]:
-            return super().__call__(embeddings, positions, slots, sees)
+        if count > _TOKENS[-1] or positions.ndim > 1 or added is not None:
+            return super().__call__(embeddings, positions, slots, sees, added)
         fixed = self._shape(next(n for n in _TOKENS if n >= count), extent)
         mask = np.zeros(fixed.mask.shape, np.bool_)
         mask[:count, :extent], mask[count:, 0] = sees, True

@@ -3,14 +3,16 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from ..model.config import ModelConfig
-from ..model.preprocess import preprocess_frame
-from ..model.region_shapes import region_inputs
+from ..model.gpt4roi import VisionOutput
+from ..model.preprocess import check_frame, preprocess_frame
+from ..model.qwen3_vl import Qwen3VLConfig, fit_frame, region_looks
+from ..model.region_shapes import RegionInputs, RegionShape, region_inputs
 from .region_text import RegionText
 from .regions import region_shapes, usable_regions
 from .request import EncodedFrame, Refused
@@ -18,6 +20,24 @@ from .types import Frame, Region, Status
 from .vision_stage import VisionStage
 
 _FRAMES_KEPT = 8  # vision outputs of recent frames; a conversation over an older one encodes its frame again
+
+
+def network_inputs(pixels: np.ndarray, regions: Sequence[RegionShape],
+                   config: ModelConfig | Qwen3VLConfig) -> tuple[np.ndarray, RegionInputs]:
+    """The network's picture of a frame, and its regions.
+
+    Args:
+        pixels: uint8 RGB [H, W, 3].
+        regions: In pixels.
+        config: The model's.
+
+    Raises:
+        ValueError: The frame or a box is no good.
+    """
+    height, width = pixels.shape[:2]
+    if isinstance(config, Qwen3VLConfig):
+        return fit_frame(pixels, config.preprocess), region_inputs(regions, width, height, None)
+    return preprocess_frame(pixels, config.preprocess), region_inputs(regions, width, height, config.regions)
 
 
 class FrameEncoder:
@@ -33,7 +53,7 @@ class FrameEncoder:
         counters: What has happened since construction or warm-up, for diagnostics.
     """
 
-    def __init__(self, vision: VisionStage, config: ModelConfig, on_forgotten: Callable[[int], None]):
+    def __init__(self, vision: VisionStage, config: ModelConfig | Qwen3VLConfig, on_forgotten: Callable[[int], None]):
         self.vision, self._config, self._on_forgotten = vision, config, on_forgotten
         self._encoded: OrderedDict[int, EncodedFrame] = OrderedDict()  # by the frame's key
         self._decoded: tuple[int, np.ndarray | None] = -1, None  # key and pixels of the frame that was encoded last
@@ -59,36 +79,45 @@ class FrameEncoder:
         given = frame.regions if base is None else frame.regions[len(base.frame.regions):]
         began = time.perf_counter()
         try:
-            pixels = np.asarray(frame.image)
-            image = preprocess_frame(pixels, self._config.preprocess)
+            pixels = check_frame(frame.image)
             height, width = pixels.shape[:2]
             chosen, omitted, refused = self._select(given, width, height)
             found, empty = region_shapes(chosen, width, height, self._config.points)
-            regions = region_inputs([shape for _, shape in found], width, height, self._config.regions)
+            image, regions = network_inputs(pixels, [shape for _, shape in found], self._config)
             shown, refused = tuple(region for region, _ in found), refused + empty
         except ValueError as error:
             raise Refused(Status.INVALID, str(error)) from error
         self._decoded = frame.key, pixels
         prepared = time.perf_counter()
-        vision = self.vision.encode(image[None], regions.boxes[None],
-                                    None if regions.masks is None else regions.masks[None])
+        vision = self._see(image, regions, base)
         seconds = {"preprocess": prepared - began, "vision": time.perf_counter() - prepared}
-        vision_key, points, keys = frame.key, regions.points, np.arange(len(shown))
+        vision_key, points, keys, boxes = frame.key, regions.points, np.arange(len(shown)), regions.boxes
         if base is not None:
             first = len(base.shown)
             embeddings = torch.cat([base.vision.region_embeddings, vision.region_embeddings], 1)
             vision, vision_key = base.vision._replace(region_embeddings=embeddings), base.vision_key
+            boxes = np.concatenate([base.boxes, boxes])
             keys = np.concatenate([base.region_keys, ((frame.key + 1) << 32) + keys])
             points = base.points | {first + place for place in points}
             shown, omitted, refused = base.shown + shown, base.omitted + omitted, base.refused + refused
         text = RegionText([region.id for region in shown], [region.id for region in omitted])
-        encoded = EncodedFrame(frame, shown, omitted, refused, points, vision, vision_key, keys, text, seconds)
+        encoded = EncodedFrame(frame, shown, omitted, refused, points, vision, boxes, vision_key, keys, text,
+                               seconds)
         self.counters["frames_encoded"] += 1
         self.counters["regions_omitted"] += len(omitted)
         self._encoded[frame.key] = encoded
         if len(self._encoded) > _FRAMES_KEPT:
             self._on_forgotten(self._encoded.popitem(last=False)[0])
         return encoded
+
+    def _see(self, image: np.ndarray, regions: RegionInputs, base: EncodedFrame | None) -> VisionOutput:
+        """What the vision stage makes of a picture; of a frame with a base, only its regions' embeddings are needed."""
+        if base is not None and base.vision.grid is not None:
+            tokens = base.vision.image_tokens
+            boxes = torch.from_numpy(regions.boxes).to(tokens.device)
+            return base.vision._replace(region_embeddings=region_looks(tokens, base.vision.grid, boxes[None]))
+        return self.vision.encode(image[None], regions.boxes[None],
+                                  None if regions.masks is None else regions.masks[None])
 
     def pixels(self, frame: Frame) -> np.ndarray | None:
         """The image [H, W, 3] of the frame that was encoded last, as it was decoded for that; None of any other."""

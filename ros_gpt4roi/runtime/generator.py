@@ -27,6 +27,7 @@ from .forward import FixedForward, Forward
 from .kv_cache import PrefixCache, Prompt, SlotCache
 from .language_backend import choose_body, choose_head
 from .language_model import Choice
+from .picture import AXES
 from .request import Sampling, Sequence, TokenChoice
 from .types import Status
 
@@ -215,25 +216,43 @@ class Generator:
                 begin, end = end, end + count
                 row.slots = np.concatenate([row.slots, new[begin:end]])
             suffixes.insert(0, self._embedding(torch.tensor(ids, device=self.device)))
-        hidden = self._forward(suffixes[0] if len(suffixes) == 1 else torch.cat(suffixes), *self._layout(counts))
+        embeddings = suffixes[0] if len(suffixes) == 1 else torch.cat(suffixes)
+        hidden = self._forward(embeddings, *self._layout(counts), self._added(embeddings, counts))
         wanted = [*range(len(ids)), *(np.cumsum(counts)[len(going):] - 1).tolist()]
         return self.head(hidden, wanted), counts
 
     def _layout(self, counts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions, slots and attention mask of the last counts[i] tokens of every row."""
         total, extent = sum(counts), self.cache.extent
-        positions, slots = np.empty(total, np.int64), np.empty(total, np.int64)
+        positions, slots = [], np.empty(total, np.int64)
         mask = np.zeros((total, extent), np.bool_)
         end = 0
         for row, count in zip(self._rows, counts):
             begin, end = end, end + count
             old = len(row.slots) - count
-            positions[begin:end] = np.arange(old, old + count)
+            positions.append(np.arange(old, old + count) if row.picture is None
+                             else row.picture.positions(old, old + count))
             slots[begin:end] = row.slots[old:]
             mask[begin:end, row.slots] = True
             if count > 1:
                 mask[begin:end, row.slots[old:]] = np.tri(count, dtype=np.bool_)
-        return positions, slots, mask
+        if any(part.ndim > 1 for part in positions):
+            positions = [np.broadcast_to(part, (AXES, part.shape[-1])) for part in positions]
+        return np.concatenate(positions, -1), slots, mask
+
+    def _added(self, embeddings: torch.Tensor, counts: list[int]) -> torch.Tensor | None:
+        """What the pictures among the last counts[i] tokens of every row add behind the first layers, if anything."""
+        added, end = None, 0
+        for row, count in zip(self._rows, counts):
+            begin, end = end, end + count
+            if row.suffix is None or row.picture is None:
+                continue
+            place, features = row.picture.features(len(row.slots) - count, len(row.slots))
+            if features is not None and features.shape[1]:
+                if added is None:
+                    added = embeddings.new_zeros(len(features), *embeddings.shape)
+                added[:, begin + place:begin + place + features.shape[1]] = features
+        return added
 
     def _fail_what_is_not_finite(self, finite: np.ndarray, counts: list[int]) -> None:
         """End every row that stands on a token whose numbers are not finite: its own, or one it shares."""

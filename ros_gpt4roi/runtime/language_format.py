@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -23,10 +22,9 @@ from torch import nn
 from ..model.checkpoint import (
     CheckpointError,
     LoadedModel,
-    build_model,
-    load_checkpoint,
-    load_tokenizer,
-    read_config,
+    LoadedQwen3VL,
+    build_empty,
+    load_any,
     read_weights,
     weight_files,
 )
@@ -42,10 +40,11 @@ _QUANTISED: dict[str, Any] = {"int8": Int8Linear, "int8-dynamic": Int8DynamicLin
 FORMATS = (*FLOAT_FORMATS, *_QUANTISED)
 
 
-def load_model(folder: str | Path, number_format: str, device: str = "cpu") -> LoadedModel:
-    """A checkpoint with its language model in a number format of FORMATS; the vision stage stays in fp32.
+def load_model(folder: str | Path, number_format: str, device: str = "cpu") -> LoadedModel | LoadedQwen3VL:
+    """A model with its language model in a number format of FORMATS; the vision stage stays in fp32.
 
-    A saved quantised language model is used where the folder has one, else the float one is converted now.
+    The folder is one that `build_empty` takes. A saved quantised language model is used where it has one, else the
+    float one is converted now.
     Raises ValueError for an unknown format, CheckpointError for files that do not fit.
     """
     if number_format not in FORMATS:
@@ -53,7 +52,7 @@ def load_model(folder: str | Path, number_format: str, device: str = "cpu") -> L
     folder = Path(folder)
     if number_format in _QUANTISED and quantised_file(folder, number_format).exists():
         return _load_quantised(folder, number_format, device)
-    loaded = load_checkpoint(folder, "cpu", torch.float32)
+    loaded = load_any(folder, "cpu", torch.float32)
     if number_format in FLOAT_FORMATS:
         loaded.model.language.to(FLOAT_FORMATS[number_format])
     else:
@@ -104,10 +103,8 @@ def save_quantised(language: nn.Module, number_format: str, folder: str | Path) 
     return path
 
 
-def _load_quantised(folder: Path, number_format: str, device: str) -> LoadedModel:
-    config, tokenizer = read_config(folder), load_tokenizer(folder)
-    with init_empty_weights(include_buffers=False):
-        loaded = build_model(config, tokenizer)
+def _load_quantised(folder: Path, number_format: str, device: str) -> LoadedModel | LoadedQwen3VL:
+    loaded = build_empty(folder)
     language = loaded.model.language
     path = quantised_file(folder, number_format)
     try:
@@ -179,7 +176,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="checkpoint folder; the result is written into it")
     parser.add_argument("format", choices=list(_QUANTISED))
     arguments = parser.parse_args()
-    loaded = load_checkpoint(arguments.folder)
+    loaded = load_any(arguments.folder)
     quantise_language(loaded.model.language, arguments.format)
     path = save_quantised(loaded.model.language, arguments.format, arguments.folder)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")

@@ -25,14 +25,16 @@ class Body(Protocol):
     reads_all: bool
 
     def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, cache: SlotCache,
-                 sees: torch.Tensor) -> torch.Tensor:
+                 sees: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
         """Compute hidden states [T, D] of embeddings [T, D] at positions [T].
 
         Args:
             embeddings: [T, D] of tokens of any number of sequences.
-            positions: int64 [T], each token's in its own sequence.
+            positions: int64 [T], each token's in its own sequence; or [3, T], in time, rows and columns, where image
+                tokens of a model with multi-axis rotary positions are among them.
             cache: Mapped to the tokens' slots.
             sees: bool [T, extent], which slots each token attends to.
+            added: [layers, T, D], what is added to the hidden states behind each of the first layers; None: nothing.
         """
 
 
@@ -45,18 +47,21 @@ class TransformersBody:
         self._body = body
 
     def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, cache: SlotCache,
-                 sees: torch.Tensor) -> torch.Tensor:
-        """As `Body`'s."""
+                 sees: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        """As `Body`'s. Those that take pictures take `added` as features of DeepStack."""
+        deepstack = {} if added is None else dict(deepstack_visual_embeds=list(added),
+                                                  visual_pos_masks=sees.new_ones(1, len(embeddings)))
         return self._body(inputs_embeds=embeddings.unsqueeze(0), attention_mask=sees[None, None],
-                          position_ids=positions.unsqueeze(0), past_key_values=cache,
-                          use_cache=True).last_hidden_state[0]
+                          position_ids=positions.unsqueeze(-2), past_key_values=cache,
+                          use_cache=True, **deepstack).last_hidden_state[0]
 
 
 class LlamaBody:
-    """A Llama's. On a small model most of a step is not arithmetic but calls, and this has a third of them.
+    """A Llama's, or one with norms of queries and keys besides, as Qwen 3 has them.
 
-    The linear layers are called as modules, so that they may be quantised ones. Raises AttributeError for a body that
-    is not built as transformers builds a Llama.
+    On a small model most of a step is not arithmetic but calls, and this has a third of them. The linear layers are
+    called as modules, so that they may be quantised ones. Raises AttributeError for a body that is not built as
+    transformers builds a Llama.
     """
 
     reads_all = False
@@ -69,16 +74,22 @@ class LlamaBody:
                         for layer in body.layers]
         first = body.layers[0].self_attn
         self._size, self._scale, self._epsilon = first.head_dim, first.scaling, self._norm.variance_epsilon
+        self._head_norms = hasattr(first, "q_norm")
+        # Where all axes of a token's position are the same, they turn a head as one would.
+        self._several_axes = hasattr(self._rotary, "mrope_section") and self._rotary.rope_type == "default"
 
     def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, cache: SlotCache,
-                 sees: torch.Tensor) -> torch.Tensor:
+                 sees: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
         """As `Body`'s."""
         x, half = embeddings, self._size // 2
-        cosine, sine = (part.transpose(0, 1) for part in self._rotary(x, positions.unsqueeze(0)))
+        cosine, sine = self._turns(x, positions)
         mask = torch.zeros(sees.shape, dtype=x.dtype, device=x.device).masked_fill_(~sees, float("-inf"))[None, None]
-        for number, (norm, _, to_q, to_k, to_v, to_out, norm_2, gate, up, down, activate) in enumerate(self._layers):
+        for number, (norm, attention, to_q, to_k, to_v, to_out, norm_2, gate, up, down,
+                     activate) in enumerate(self._layers):
             h = self._normalise(x, norm)
             q, k, v = (project(h).unflatten(-1, (-1, self._size)) for project in (to_q, to_k, to_v))
+            if self._head_norms:
+                q, k = self._normalise(q, attention.q_norm), self._normalise(k, attention.k_norm)
             heads, both = q.shape[1], torch.cat([q, k], 1)
             both = both * cosine + torch.cat([-both[..., half:], both[..., :half]], -1) * sine
             q, k = both[:, :heads].transpose(0, 1), both[:, heads:].transpose(0, 1)
@@ -88,7 +99,18 @@ class LlamaBody:
             x = x + to_out(h[0].transpose(0, 1).flatten(1))
             h = self._normalise(x, norm_2)
             x = x + down(activate(gate(h)) * up(h))
+            if added is not None and number < len(added):
+                x = x + added[number]
         return self._normalise(x, self._norm)
+
+    def _turns(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine [T, 1, head size] of the angles that tokens' heads are turned by."""
+        if positions.ndim > 1 or not self._several_axes:
+            cosine, sine = self._rotary(x, positions.unsqueeze(-2))
+            return cosine.transpose(0, 1), sine.transpose(0, 1)
+        angles = positions.float().unsqueeze(-1) * self._rotary.inv_freq
+        angles, scale = torch.cat([angles, angles], -1).unsqueeze(1), self._rotary.attention_scaling
+        return (angles.cos() * scale).to(x.dtype), (angles.sin() * scale).to(x.dtype)
 
     def _normalise(self, x: torch.Tensor, norm: Any) -> torch.Tensor:
         return F.rms_norm(x, x.shape[-1:], norm.weight, self._epsilon)

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from ..configuration import setting
-from ..model.checkpoint import LoadedModel
+from ..model.checkpoint import LoadedModel, LoadedQwen3VL
 from ..model.gpt4roi import VisionOutput
-from ..model.prompt import IMAGE_END, IMAGE_PATCH, IMAGE_START, PromptError
+from ..model.prompt import ChatPrompts, PromptError
+from ..model.region_words import RegionWordPrompts
 from .generator import Generator
 from .kv_cache import Prompt
+from .picture import Picture
 from .request import Sampling, Sequence
 from .text_stream import TextStream
 from .types import Status
@@ -45,16 +47,17 @@ class LanguageStage:
         generator: Writes the texts.
     """
 
-    def __init__(self, loaded: LoadedModel, config: DecodingConfig):
-        self.prompts, self._model, self._tokenizer = loaded.prompts, loaded.model, loaded.tokenizer
+    def __init__(self, loaded: LoadedModel | LoadedQwen3VL, config: DecodingConfig):
+        self.prompts: ChatPrompts = loaded.prompts
+        self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._sampling = config
         end = self._tokenizer.encode(self.prompts.stop_text, add_special_tokens=False)
         # A template ends an answer with a token of its own or with plain text, which is looked for in what was written.
         self._stop_texts = config.stop_texts if len(end) == 1 else (self.prompts.stop_text, *config.stop_texts)
-        stop_ids = {self._tokenizer.eos_token_id, *(end if len(end) == 1 else ())} - {None}
+        stop_ids = {self._tokenizer.eos_token_id, *self.prompts.ends, *(end if len(end) == 1 else ())} - {None}
         limits = [self.prompts.config.context, getattr(self._model.language.config, "max_position_embeddings", None)]
-        images = self._tokenizer.convert_tokens_to_ids([IMAGE_PATCH, IMAGE_START, IMAGE_END])
-        self.generator = Generator(self._model.language, stop_ids=frozenset(stop_ids), suppress_tokens=images,
+        self.generator = Generator(self._model.language, stop_ids=frozenset(stop_ids),
+                                   suppress_tokens=self.prompts.never,
                                    context=min(filter(None, limits)),
                                    max_rows=config.description_rows + config.question_rows,
                                    priority_rows=config.question_rows, draft_tokens=config.draft_tokens,
@@ -63,8 +66,8 @@ class LanguageStage:
                                    onnxruntime=config.onnxruntime)
 
     def sequence(self, rounds: Rounds, vision: VisionOutput, vision_key: Hashable, max_new_tokens: int, *,
-                 region_keys: np.ndarray | None = None, sampling: Sampling | None = None,
-                 points: Collection[int] = (), list_regions: bool = True,
+                 boxes: np.ndarray | None = None, region_keys: np.ndarray | None = None,
+                 sampling: Sampling | None = None, points: Collection[int] = (), list_regions: bool = True,
                  draft: tuple[int, ...] = (), cache_key: Hashable | None = None, render: Callable[[str], str] = str,
                  hold: Callable[[str], int] = lambda text: 0,
                  on_text: Callable[[str], None] | None = None) -> Sequence:
@@ -77,6 +80,7 @@ class LanguageStage:
             vision: Of one frame, image tokens [1, T, D] and region embeddings [1, N, K, D].
             vision_key: Names the vision output.
             max_new_tokens: Most tokens of the answer.
+            boxes: Of the regions, in units of the image, float32 [N, 4]; for prompts that say them in words.
             region_keys: Names the embeddings of each region, int64 [N]; None where they all belong to that output.
             sampling: How tokens are chosen; None: as configured.
             points: Places, from 1, of the regions that are points.
@@ -90,21 +94,26 @@ class LanguageStage:
         Raises:
             PromptError: The last question alone does not fit, or speaks of a region that is not there.
         """
-        regions = vision.region_embeddings.shape[1]
-        unusable = self.prompts.config.context - self.generator.context
+        regions, prompts = vision.region_embeddings.shape[1], self.prompts
+        if isinstance(prompts, RegionWordPrompts):
+            assert boxes is not None and vision.grid is not None  # as such a model's encoder and frames have them
+            prompts = prompts.of_frame(vision.image_tokens.shape[1], boxes)
+        unusable = prompts.config.context - self.generator.context
         try:
-            encoded = self.prompts.encode(rounds, regions, list_regions=list_regions, points=points,
-                                          reserve=unusable + max_new_tokens)
+            encoded = prompts.encode(rounds, regions, list_regions=list_regions, points=points,
+                                     reserve=unusable + max_new_tokens)
             dropped = encoded.dropped_rounds
         except PromptError:  # the question alone may leave room for a part of the answer
-            encoded = self.prompts.encode(rounds[-1:], regions, list_regions=list_regions, points=points,
-                                          reserve=unusable + 1)
+            encoded = prompts.encode(rounds[-1:], regions, list_regions=list_regions, points=points,
+                                     reserve=unusable + 1)
             dropped = len(rounds) - 1
         index = np.asarray(encoded.region_index, np.int64)
         size = vision.region_embeddings.shape[2]
         keys = index if region_keys is None or not regions else np.where(
             index < 0, -1, region_keys[index // size] * size + index % size)
         prompt = Prompt.of(encoded.input_ids, keys, vision_key)
+        picture = vision.grid and Picture(encoded.input_ids.index(prompts.image_patch_id), *vision.grid,
+                                          vision.deepstack)
 
         def embed() -> torch.Tensor:
             device = self._model.device
@@ -112,16 +121,18 @@ class LanguageStage:
                                      torch.from_numpy(index).to(device).unsqueeze(0))[0]
 
         return Sequence(prompt, embed, max_new_tokens, sampling or self._sampling, draft, cache_key, dropped,
-                        TextStream(self.text, self._stop_texts, render, hold), on_text)
+                        TextStream(self.text, self._stop_texts, render, hold), on_text, picture)
 
     def answers(self, conversations: Several[Rounds], vision: VisionOutput, max_new_tokens: int, *,
-                points: Collection[int] = (), list_regions: bool = True) -> list[str]:
+                boxes: np.ndarray | None = None, points: Collection[int] = (),
+                list_regions: bool = True) -> list[str]:
         """Write the greedy answers to conversations about one vision output, decoded together.
 
         Args:
             conversations: Each with its last answer open, regions as `<regionK>`.
             vision: Of one frame, image tokens [1, T, D] and region embeddings [1, N, K, D].
             max_new_tokens: Most tokens of an answer.
+            boxes: As `sequence` takes them.
             points: Places, from 1, of the regions that are points.
             list_regions: Whether all regions are introduced before the first question.
 
@@ -132,10 +143,10 @@ class LanguageStage:
             PromptError: As `sequence`.
             RuntimeError: A text failed, for example because the numbers were not finite.
         """
-        vision = VisionOutput(*(value.to(self._model.device, self._model.dtype) for value in vision))
+        vision = vision.to(self._model.device, self._model.dtype)
         key = object()  # a vision output that nobody else knows
-        sequences = [self.sequence(rounds, vision, key, max_new_tokens, sampling=Sampling(), points=points,
-                                   list_regions=list_regions) for rounds in conversations]
+        sequences = [self.sequence(rounds, vision, key, max_new_tokens, sampling=Sampling(), boxes=boxes,
+                                   points=points, list_regions=list_regions) for rounds in conversations]
         self.generator.run(sequences)
         self.generator.prefixes.drop(("frame", key))
         for sequence in sequences:

@@ -1,4 +1,4 @@
-"""A small Llama run by ONNX Runtime on a CPU: its body over the slot cache, and its head with the choice of tokens.
+"""A small Llama or Qwen 3 run by ONNX Runtime on a CPU: its body over the slot cache, its head with the choice.
 
 On a small model most of a step is not arithmetic but calls: here there are two, where PyTorch takes hundreds. The
 graphs are written by hand, of ONNX Runtime's CPU operators, and read and write tensors of PyTorch.
@@ -160,11 +160,11 @@ class OnnxBody:
         self._over = torch.empty(0)  # the cache's memory that the shapes are bound to
 
     def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, cache: SlotCache,
-                 sees: torch.Tensor) -> torch.Tensor:
+                 sees: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
         """As `language_model.Body`."""
         count = len(embeddings)
-        if count > FEW:
-            return self._otherwise(embeddings, positions, cache, sees)
+        if count > FEW or positions.ndim > 1 or added is not None:
+            return self._otherwise(embeddings, positions, cache, sees, added)
         if self._over is not cache.memory:
             self._over = cache.memory
             self._steps.forget()
@@ -253,6 +253,10 @@ class _BodyWriter(GraphWriter):
         heads = self.node("Transpose", [self.node("Reshape", [projected, self._apart])], perm=[0, 2, 1, 3])
         key, new = f"new_key_{number}", f"new_value_{number}"
         both, _ = self.node("Split", [heads, self._turned], names=[f"turned_{number}", new], axis=1)
+        if hasattr(attention, "q_norm"):
+            parts = self.node("Split", [both, self._query_and_key], 2, axis=1)
+            both = self.node("Concat", [self._normalise(norm, part, None)[1] for norm, part in
+                                        zip((attention.q_norm, attention.k_norm), parts)], axis=1)
         both = self.node("RotaryEmbedding", [both, "positions", *self._rotary], domain=CONTRIB)
         query, _ = self.node("Split", [both, self._query_and_key], names=[f"query_{number}", key], axis=1)
         if self.groups > 1:

@@ -13,7 +13,7 @@ import torch
 
 from ..configuration import ConfigError, Configuration, setting
 from ..engine.build_process import ProgressCallback
-from ..model.checkpoint import LoadedModel, folder_version
+from ..model.checkpoint import LoadedModel, LoadedQwen3VL, folder_version
 from ..model.gpt4roi import VisionOutput
 from ..model.prompt import PromptError
 from .device import Device, choose_device
@@ -72,17 +72,19 @@ class Pipeline:
         counters: What has happened since construction or warm-up, for diagnostics.
     """
 
-    def __init__(self, loaded: LoadedModel, config: PipelineConfig):
+    def __init__(self, loaded: LoadedModel | LoadedQwen3VL, config: PipelineConfig):
         """Make a pipeline of a loaded model, with its vision stage in PyTorch.
 
         Args:
             loaded: The model.
             config: How it is run; `device`, `language_format` and `vision` are what `open` goes by.
         """
-        self.config, self.model_config, self.version = config, loaded.config, ""
+        self.config, self.version = config, ""
+        self.model_config = (loaded.config if isinstance(loaded, LoadedModel)
+                             else loaded.config.within(config.vision.max_pixels))
         self.device = Device(str(loaded.model.device), "the model's")
         self.language = LanguageStage(loaded, config.decoding)
-        self.encoder = FrameEncoder(VisionStage(loaded.model), loaded.config,
+        self.encoder = FrameEncoder(VisionStage(loaded.model), self.model_config,
                                     lambda key: self.language.generator.prefixes.drop(("frame", key)))
         self.reuse = DescriptionReuse(config.reuse_distance, config.reuse_age_s)
         self._describe = config.describe or loaded.config.prompt.describe
@@ -296,9 +298,9 @@ class Pipeline:
 
     def _sequence(self, rounds: Rounds, encoded: EncodedFrame, tokens: int, **how: Any) -> Sequence:
         try:
-            return self.language.sequence(rounds, encoded.vision, encoded.vision_key, tokens, points=encoded.points,
-                                          region_keys=encoded.region_keys, render=encoded.text.to_user,
-                                          hold=RegionText.unfinished, **how)
+            return self.language.sequence(rounds, encoded.vision, encoded.vision_key, tokens, boxes=encoded.boxes,
+                                          points=encoded.points, region_keys=encoded.region_keys,
+                                          render=encoded.text.to_user, hold=RegionText.unfinished, **how)
         except PromptError as error:
             raise Refused(Status.INVALID, str(error)) from error
 
@@ -328,9 +330,9 @@ class Pipeline:
         Raises:
             ValueError: The model fails.
         """
-        size = self.model_config.preprocess.image_size
-        edges = np.linspace(0, size - 8, regions)
-        frame = Frame(np.full((size, size, 3), 127, np.uint8),
+        height, width = self.model_config.preprocess.typical_frame
+        edges = np.linspace(0, min(height, width) - 8, regions)
+        frame = Frame(np.full((height, width, 3), 127, np.uint8),
                       tuple(Region(str(i + 1), (x, x, x + 8.0, x + 8.0)) for i, x in enumerate(edges.tolist())), 0, "")
         self.reset()
         _must_work(self.describe(frame))

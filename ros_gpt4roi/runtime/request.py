@@ -20,6 +20,7 @@ import torch
 from ..configuration import Configuration, setting
 from ..model.gpt4roi import VisionOutput
 from .kv_cache import Prompt
+from .picture import Picture
 from .region_text import RegionText
 from .reuse import Described
 from .text_stream import TextStream
@@ -77,6 +78,8 @@ class Sequence:
         draft: Token ids of an earlier text, tried ahead (prompt lookup decoding).
         cache_key: Name under which keys and values of prompt and text are kept when the text is complete.
         dropped_rounds: How many of the conversation's oldest rounds the prompt had no room for.
+        picture: Where the picture stands in the prompt, for a model with multi-axis rotary positions; None: a token's
+            place is its position.
         stream: Turns the token ids into text; None where only the ids are wanted.
         on_text: Receives the text as it grows, piece by piece.
         generated: Token ids so far, without a stop token.
@@ -101,6 +104,7 @@ class Sequence:
     dropped_rounds: int = 0
     stream: TextStream | None = None
     on_text: Callable[[str], None] | None = None
+    picture: Picture | None = None
     generated: list[int] = field(default_factory=list, init=False)
     probabilities: list[float] = field(default_factory=list, init=False)
     status: Status | None = field(default=None, init=False)
@@ -180,6 +184,7 @@ class EncodedFrame:
         refused: Why boxes of the frame could not be used; a text for each.
         points: Places, from 1, of the regions that are points.
         vision: Image tokens [1, T, D] and region embeddings [1, N, K, D].
+        boxes: Of the regions that the model sees, x1 y1 x2 y2 in units of the image, float32 [N, 4].
         vision_key: Names the vision output of the frame, or of its base, to the prefix cache.
         region_keys: The same of each region, int64 [N]: what conversations have added differs between them.
         text: Translates between region ids and places.
@@ -192,6 +197,7 @@ class EncodedFrame:
     refused: tuple[str, ...]
     points: frozenset[int]
     vision: VisionOutput
+    boxes: np.ndarray
     vision_key: int
     region_keys: np.ndarray
     text: RegionText

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..configuration import Configuration, setting
+from ..engine import EngineError
 from ..engine.build_process import ProgressCallback
 from ..engine.cache import model_entry
 from ..engine.export import VisionNetwork, adopt_graph
@@ -17,8 +18,9 @@ from ..engine.gate import TextWriter
 from ..engine.onnxruntime import open_onnxruntime
 from ..engine.profiles import EngineOptions
 from ..engine.tensorrt.engine import open_tensorrt
-from ..model.checkpoint import LoadedModel
+from ..model.checkpoint import LoadedModel, LoadedQwen3VL
 from ..model.gpt4roi import GPT4RoI, VisionOutput
+from ..model.qwen3_vl import Qwen3VL
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ class VisionOptions(Configuration):
     backend: str = setting("auto", "Backend; auto: the first that works of TensorRT (on a GPU), ONNX Runtime, PyTorch.",
                            choices=("auto", "tensorrt", "onnxruntime", "torch"))
     engine: EngineOptions = EngineOptions()
+    max_pixels: int = setting(786432, "A model that takes pictures of any size gets none of more pixels; fewer make a "
+                                      "shorter prompt.", at_least=1024, at_most=2**26, unit="pixels")
 
 
 class Runner(Protocol):
@@ -44,7 +48,7 @@ class Runner(Protocol):
 class TorchRunner:
     """Encoder, projector and region extractor of the model itself."""
 
-    def __init__(self, model: GPT4RoI):
+    def __init__(self, model: GPT4RoI | Qwen3VL):
         self._model, self.precision = model, str(model.dtype).removeprefix("torch.")
 
     def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
@@ -64,7 +68,7 @@ class VisionStage:
         reason: Why it was taken, in words for people.
     """
 
-    def __init__(self, model: GPT4RoI, backend: str = "torch", runner: Runner | None = None,
+    def __init__(self, model: GPT4RoI | Qwen3VL, backend: str = "torch", runner: Runner | None = None,
                  reason: str = "asked for"):
         """The PyTorch backend; `open` takes others."""
         self._device, self._dtype = model.device, model.dtype
@@ -72,7 +76,7 @@ class VisionStage:
         self.backend, self.precision, self.reason = backend, self._runner.precision, reason
 
     @classmethod
-    def open(cls, loaded: LoadedModel, options: VisionOptions, model_folder: Path,
+    def open(cls, loaded: LoadedModel | LoadedQwen3VL, options: VisionOptions, model_folder: Path,
              progress: ProgressCallback | None = None, write_texts: TextWriter | None = None) -> VisionStage:
         """Takes a backend, builds its engine where it is missing (`options.engine`), and checks it against PyTorch.
 
@@ -86,7 +90,9 @@ class VisionStage:
         Raises:
             EngineError: the backend asked for does not work here; "auto" raises nothing and ends with PyTorch.
         """
-        wanted = _preference(loaded.model.device) if options.backend == "auto" else [options.backend]
+        wanted = [options.backend]
+        if options.backend == "auto":
+            wanted = _preference(loaded.model.device) if isinstance(loaded, LoadedModel) else ["torch"]
         left_out = []
         for backend in wanted:
             try:
@@ -107,30 +113,32 @@ class VisionStage:
         """Encodes frames and their regions.
 
         Args:
-            images: uint8 RGB [B, S, S, 3].
+            images: uint8 RGB [B, S, S, 3], or as the model's preprocessing gives them.
             boxes: float32 [B, N, 4] x1 y1 x2 y2 in units of the image; N may be 0.
             masks: float32 [B, N, P, P] in 0..1, weights of the regions' bins (see `model.region_shapes`), or None.
 
         Returns:
-            Image tokens [B, T, D] and region embeddings [B, N, K, D] in the model's number format on its device; on a
-            GPU they are queued on the caller's stream.
+            Image tokens [B, T, D], region embeddings [B, N, K, D] and what else the model's encoder gives, in the
+            model's number format on its device; on a GPU they are queued on the caller's stream.
 
         Raises:
             EngineError: more frames or regions than an engine was built for.
         """
         # At least one box: the region extractor is never asked about none.
         if boxes.shape[1]:
-            tokens, regions = self._runner(images, boxes, masks)
+            output = self._runner(images, boxes, masks)
         else:
-            tokens, regions = self._runner(images, np.zeros((boxes.shape[0], 1, 4), np.float32))
-        return VisionOutput(tokens.to(self._device, self._dtype),
-                            regions[:, :boxes.shape[1]].to(self._device, self._dtype))
+            output = self._runner(images, np.zeros((boxes.shape[0], 1, 4), np.float32))
+        regions = output.region_embeddings[:, :boxes.shape[1]]
+        return output._replace(region_embeddings=regions).to(self._device, self._dtype)
 
 
-def _open(backend: str, loaded: LoadedModel, options: EngineOptions, model_folder: Path,
+def _open(backend: str, loaded: LoadedModel | LoadedQwen3VL, options: EngineOptions, model_folder: Path,
           progress: ProgressCallback | None, write_texts: TextWriter | None) -> Runner:
     if backend == "torch":
         return TorchRunner(loaded.model)
+    if not isinstance(loaded, LoadedModel):
+        raise EngineError(f"vision.backend is {backend}, expected torch or auto: this model's encoder runs in PyTorch")
     entry = model_entry(model_folder)
     adopt_graph(model_folder, VisionNetwork.of(loaded.model), entry, options.open_cache(), progress)
     if backend == "tensorrt":

@@ -4,12 +4,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from ros_gpt4roi.runtime.forward import FixedForward
 from ros_gpt4roi.runtime.generator import Generator
 from ros_gpt4roi.runtime.kv_cache import Prompt
 from ros_gpt4roi.runtime.language_model import LlamaBody, TransformersBody
+from ros_gpt4roi.runtime.onnx_language_model import OnnxBody
 from ros_gpt4roi.runtime.request import Sequence
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
@@ -87,8 +96,18 @@ def test_the_shapes_are_few_and_warm_up_prepares_them_all(language: LlamaForCaus
 def test_a_llama_runs_in_few_operations_and_what_is_none_through_transformers(language: LlamaForCausalLM) -> None:
     language.to("cpu")
     assert isinstance(make(language, onnxruntime=False)._forward._body, LlamaBody)
-    # It has the same modules and two norms more.
-    other = Qwen3ForCausalLM(Qwen3Config(hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8,
-                                         num_attention_heads=4, num_key_value_heads=2, vocab_size=50)).eval()
+    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                 num_key_value_heads=2, vocab_size=50)
+    torch.manual_seed(4)
+    # It has the same modules, and adds their outputs in part only.
+    other = GraniteForCausalLM(GraniteConfig(**sizes, residual_multiplier=0.4)).eval()
     assert isinstance(make(other)._forward._body, TransformersBody)
     assert texts(make(other), other, 3, prompts=3)
+    normed = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=8, initializer_range=0.3)).eval()
+    with torch.no_grad():
+        for layer in normed.model.layers:
+            layer.self_attn.q_norm.weight.uniform_(0.5, 2)
+            layer.self_attn.k_norm.weight.uniform_(0.5, 2)
+    lean = make(normed, onnxruntime=False)
+    assert isinstance(lean._forward._body, LlamaBody) and isinstance(make(normed)._forward._body, OnnxBody)
+    assert texts(lean, normed, 3, prompts=3) == texts(make(normed), normed, 3, prompts=3)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ros_gpt4roi.explain import blank
-from ros_gpt4roi.model.preprocess import preprocess_frame
 from ros_gpt4roi.model.prompt import PromptError
-from ros_gpt4roi.model.region_shapes import RegionShape, region_inputs
+from ros_gpt4roi.model.region_shapes import RegionShape
+from ros_gpt4roi.runtime.frame_encoder import network_inputs
 from ros_gpt4roi.runtime.language_stage import Rounds
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.threads import fit_threads
@@ -76,7 +76,7 @@ def answers(pipeline: Pipeline, image: np.ndarray, regions: Sequence[RegionShape
         conversations: Each with its last answer open, regions as `<regionK>`.
         max_new_tokens: Most tokens of an answer; None: as many as the node allows.
         list_regions: Whether all regions are introduced before the first question, as the node does.
-        zero_regions: Hide the regions: their embeddings become zeros.
+        zero_regions: Hide the regions: their embeddings, or their boxes in words, become zeros.
 
     Returns:
         The answers in the model's words, regions as ``region3``.
@@ -84,16 +84,14 @@ def answers(pipeline: Pipeline, image: np.ndarray, regions: Sequence[RegionShape
     Raises:
         EvaluationError: The image, a region or a conversation is no good.
     """
-    config = pipeline.model_config
     try:
-        inputs = region_inputs(regions, image.shape[1], image.shape[0], config.regions)
+        picture, inputs = network_inputs(image, regions, pipeline.model_config)
         masks = None if inputs.masks is None else inputs.masks[None]
-        vision = pipeline.encoder.vision.encode(preprocess_frame(image, config.preprocess)[None], inputs.boxes[None],
-                                                masks)
+        vision, boxes = pipeline.encoder.vision.encode(picture[None], inputs.boxes[None], masks), inputs.boxes
         if zero_regions:
-            vision = blank(vision, "regions")
+            vision, boxes = blank(vision, "regions"), np.zeros_like(boxes)
         return pipeline.language.answers(conversations, vision, max_new_tokens or pipeline.config.answer_tokens,
-                                         points=inputs.points, list_regions=list_regions)
+                                         boxes=boxes, points=inputs.points, list_regions=list_regions)
     except (ValueError, PromptError) as error:
         raise EvaluationError(str(error)) from error
 

@@ -126,7 +126,7 @@ def examine(pipeline: Pipeline, scene: Scene, rng: np.random.Generator, zero_reg
     shapes = region_shapes(scene, regions, rng, pipeline.model_config.points)
     said = answers(pipeline, scene.image, shapes, list(map(open_conversation, asked)), zero_regions=zero_regions)
     boxes = normalise_boxes(scene.boxes(), scene.width, scene.height)
-    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) * pipeline.model_config.preprocess.image_size
+    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) * pipeline.model_config.preprocess.typical_frame[0]
     results = []
     for turns, text in zip(asked, said):
         turn = turns[-1]

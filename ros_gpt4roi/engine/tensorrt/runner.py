@@ -142,7 +142,8 @@ class TensorRTRunner:
         for place, (array, target) in enumerate(zip((images, boxes, masks), inputs)):
             if array is not None:
                 self._upload.copy(place, np.ascontiguousarray(array), target)
-        return VisionOutput(*self._enqueue(self._context, inputs))
+        tokens, embeddings = self._enqueue(self._context, inputs)
+        return VisionOutput(tokens, embeddings)
 
     def _graph(self, frames: int, regions: int) -> _Graph | None:
         """The CUDA graph that takes so many, captured when it is first asked for; None where none does."""

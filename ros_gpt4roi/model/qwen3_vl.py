@@ -1,0 +1,224 @@
+"""Qwen3-VL: transformers' vision encoder and decoder, called as the parts of this package's pipeline.
+
+The encoder takes pictures of any aspect. Its patches are merged into image tokens that stand in the prompt, and
+features of some of its layers (DeepStack) are added behind the decoder's first layers, at the image tokens' places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+from transformers import AutoModelForImageTextToText
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from ..configuration import Configuration, setting
+from .architecture import architecture
+from .config import PointConfig, PromptConfig
+from .gpt4roi import VisionOutput
+from .preprocess import check_frame
+from .roi_align import roi_align
+
+MODEL_TYPE = "qwen3_vl"
+# What a region looks like, for telling whether it has changed: bins a side of RoIAlign over the image tokens.
+_LOOKS, _SAMPLES = 2, 2
+
+
+@dataclass(frozen=True)
+class RegionWords(Configuration):
+    """Regions as words: a region is its box in the prompt's text, and the network has no part that is for regions."""
+
+    kind: str = setting("text", "Boxes in words.", choices=("text",))
+
+
+@dataclass(frozen=True)
+class PixelBudget(Configuration):
+    """How a frame becomes the encoder's input: its sides become multiples of an image token's, its aspect stays."""
+
+    patch: int = setting(16, "Side of a patch.", at_least=1, at_most=256, unit="pixels")
+    merge: int = setting(2, "Patches a side that become one image token.", at_least=1, at_most=16)
+    frames: int = setting(2, "Frames of a video that a patch spans; a picture is repeated.", at_least=1, at_most=16)
+    least: int = setting(65536, "A smaller frame is enlarged to this.", at_least=1, at_most=2**26, unit="pixels")
+    most: int = setting(16777216, "A larger frame is reduced to this.", at_least=1, at_most=2**26, unit="pixels")
+    mean: tuple[float, float, float] = setting((0.5, 0.5, 0.5), "Mean of each RGB channel, of values in 0..1.")
+    std: tuple[float, float, float] = setting((0.5, 0.5, 0.5), "Standard deviation of each RGB channel.",
+                                              more_than=0)
+
+    @property
+    def token_side(self) -> int:
+        """Pixels of the input that an image token stands for, each way."""
+        return self.patch * self.merge
+
+    @property
+    def typical_frame(self) -> tuple[int, int]:
+        """Height and width of a frame to warm up with: a camera's usual ones."""
+        return 480, 640
+
+
+@dataclass(frozen=True)
+class Qwen3VLConfig(Configuration):
+    """A model of a folder that transformers has written."""
+
+    network: dict[str, Any] = setting({}, "Fields of transformers' configuration.")
+    regions: RegionWords = RegionWords()
+    points: PointConfig = PointConfig()
+    prompt: PromptConfig = PromptConfig()
+    preprocess: PixelBudget = PixelBudget()
+
+    def within(self, pixels: int) -> Qwen3VLConfig:
+        """The same with pictures of at most so many pixels."""
+        sizes = self.preprocess
+        most = max(sizes.token_side**2, min(sizes.most, pixels))
+        return replace(self, preprocess=replace(sizes, least=min(sizes.least, most), most=most))
+
+
+def fit_frame(frame: np.ndarray, budget: PixelBudget) -> np.ndarray:
+    """Resize a frame as transformers' image processor of Qwen3-VL does.
+
+    Args:
+        frame: uint8 RGB [H, W, 3], or an array-like of it.
+        budget: Sizes.
+
+    Returns:
+        uint8 RGB [H', W', 3], sides multiples of `budget.token_side`.
+
+    Raises:
+        ValueError: The frame is not such an array, or one side is more than 200 times the other.
+    """
+    frame = check_frame(frame)
+    size = smart_resize(*frame.shape[:2], factor=budget.token_side, min_pixels=budget.least, max_pixels=budget.most)
+    if frame.shape[:2] == size:
+        return np.array(frame, order="C")
+    planes = torch.tensor(frame).permute(2, 0, 1)
+    resized = resize(planes, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
+
+
+class Decoder(nn.Module):
+    """A decoder and its output layer, called as transformers' causal language models are.
+
+    Args:
+        body: The decoder.
+        head: The output layer.
+        tied: Whether the head's weights are those of the decoder's embedding.
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Module, tied: bool):
+        super().__init__()
+        self.config: Any = body.config
+        self.base_model, self.lm_head = body, head
+        #: Weights that a file may lack, and those that they are.
+        self.all_tied_weights_keys = {"lm_head.weight": "base_model.embed_tokens.weight"} if tied else {}
+
+    def get_input_embeddings(self) -> Any:
+        """The embedding of tokens."""
+        return self.base_model.get_submodule("embed_tokens")
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output layer."""
+        return self.lm_head
+
+    def tie_weights(self) -> None:
+        """Let the head have the embedding's weights, where the model wants it."""
+        if self.all_tied_weights_keys:
+            self.lm_head.weight = self.get_input_embeddings().weight
+
+
+class Qwen3VL(nn.Module):
+    """Vision encoder and decoder.
+
+    Args:
+        config: The whole model's.
+
+    Raises:
+        ConfigError: The configuration describes no such model.
+    """
+
+    def __init__(self, config: Qwen3VLConfig):
+        super().__init__()
+        self.config = config
+        network: Any = AutoModelForImageTextToText.from_config(architecture("config.json", config.network))
+        self.vision = network.model.visual
+        self.language = Decoder(network.model.language_model, network.lm_head, bool(network.all_tied_weights_keys))
+        self.image_token_id: int = network.config.image_token_id
+
+    @staticmethod
+    def weight_name(stored: str) -> str:
+        """The name here of a weight that transformers stores."""
+        for theirs, ours in (("model.visual.", "vision."), ("model.language_model.", "language.base_model."),
+                             ("lm_head.", "language.lm_head.")):
+            if stored.startswith(theirs):
+                return ours + stored.removeprefix(theirs)
+        return stored
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the vision stage."""
+        return next(self.vision.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vision stage lies."""
+        return next(self.vision.parameters()).device
+
+    def encode(self, images: torch.Tensor, boxes: torch.Tensor, masks: torch.Tensor | None = None) -> VisionOutput:
+        """Run the vision stage.
+
+        Args:
+            images: uint8 RGB [1, H, W, 3], from `fit_frame`.
+            boxes: [1, N, 4], x1 y1 x2 y2 in units of the image.
+            masks: Not looked at: words say a box only.
+
+        Returns:
+            Image tokens, row by row from the top left, their grid and DeepStack's features; and for each region what it
+            looks like, which stands in no prompt.
+        """
+        sizes = self.config.preprocess
+        _, height, width, _ = images.shape
+        rows, columns = height // sizes.token_side, width // sizes.token_side
+        mean, std = (torch.tensor(values, device=images.device) * 255 for values in (sizes.mean, sizes.std))
+        pixels = ((images[0].float() - mean) / std).to(self.dtype)
+        # The patches of one image token stand together; within a patch channels come first, then frames.
+        patches = pixels.reshape(rows, sizes.merge, sizes.patch, columns, sizes.merge, sizes.patch, 3)
+        patches = patches.permute(0, 3, 1, 4, 6, 2, 5).unsqueeze(5)
+        patches = patches.expand(-1, -1, -1, -1, -1, sizes.frames, -1, -1).reshape(rows * columns * sizes.merge**2, -1)
+        grid = torch.tensor([[1, rows * sizes.merge, columns * sizes.merge]], device=images.device)
+        found = self.vision(patches, grid_thw=grid)
+        tokens, features = found.pooler_output.unsqueeze(0), found.deepstack_features
+        return VisionOutput(tokens, region_looks(tokens, (rows, columns), boxes),
+                            torch.stack(features) if features else None, (rows, columns))
+
+    def embed(self, input_ids: torch.Tensor, vision: VisionOutput, region_index: torch.Tensor) -> torch.Tensor:
+        """Embed tokens, with image tokens spliced in.
+
+        Args:
+            input_ids: [1, L].
+            vision: Of the image.
+            region_index: Not looked at: no region has a token.
+
+        Returns:
+            [1, L, D].
+        """
+        text: torch.Tensor = self.language.get_input_embeddings()(input_ids)
+        places = (input_ids == self.image_token_id).unsqueeze(-1)
+        return text.masked_scatter(places, vision.image_tokens.to(text.dtype)) if bool(places.any()) else text
+
+
+def region_looks(image_tokens: torch.Tensor, grid: tuple[int, int], boxes: torch.Tensor) -> torch.Tensor:
+    """What regions look like, for telling whether they have changed.
+
+    Args:
+        image_tokens: [1, T, D], row by row.
+        grid: Their rows and columns.
+        boxes: [1, N, 4], x1 y1 x2 y2 in units of the image.
+
+    Returns:
+        [1, N, K, D], K places of each region.
+    """
+    maps = image_tokens.transpose(1, 2).unflatten(2, grid)
+    return roi_align(maps, boxes, _LOOKS, _SAMPLES).flatten(2).transpose(1, 2).unsqueeze(0)
