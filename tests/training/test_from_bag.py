@@ -89,6 +89,26 @@ def test_boxes_go_to_the_frame_that_is_nearest_to_their_stamp(tmp_path):
         "frame of which nothing is said": 3}
 
 
+def test_boxes_of_another_clock_are_told_from_those_that_are_late(tmp_path):
+    frames = [(CAMERA, bags.compressed(place)) for place in range(3)]
+    boxes = [(BOXES, bags.detections(place, offset=-1_600_000_000 * 10**9)) for place in range(2)]
+    records, report = recorded(tmp_path, *frames, *boxes)
+    assert len(records) == 3 and report.filtered == {"boxes of a frame that was not recorded": 2}
+    assert report.counted == {
+        "boxes that have another clock than the frames, by -1600000000.000 s at first": 2}
+
+
+def test_frames_of_a_clock_that_was_set_back_are_left_out(tmp_path):
+    messages = [message for like, place in ((0, 0), (1, 1), (1, 1), (2, 0)) for message in (
+        (CAMERA, bags.compressed(place, like=like)), (BOXES, bags.detections(place)))]
+    again = (CORRECTIONS, bags.correction(0, right="a valve"))
+    (record,), report = recorded(tmp_path, *messages, again)
+    assert record.origin["stamp"] == "1700000000.100000000" and len(record.regions) == 1
+    assert report.filtered["frame whose stamp another one has: the clock was set back"] == 2
+    assert report.filtered["second frame of the same stamp"] == 1
+    assert "a valve" in (tmp_path / "out0" / UNMATCHED).read_text(), "nobody knows which of the two is meant"
+
+
 def test_frames_that_resemble_one_before_are_left_out(tmp_path):
     moved = (12, 10, 90, 60)
     messages = []
@@ -250,12 +270,14 @@ def test_bad_boxes_and_frames_cost_only_themselves(tmp_path):
     assert any("are no vision_msgs/msg/Detection2DArray" in error for error in report.errors)
 
 
-@pytest.mark.parametrize(("part", "least", "most"), [(0.4, 10, 16), (0.99, 34, 39), (0.9999, 40, 40)])
-def test_a_bag_that_was_cut_short_is_read_up_to_there(tmp_path, part, least, most):
+@pytest.mark.parametrize(("plugin", "part", "least", "most"), [
+    (StoragePlugin.MCAP, 0.4, 10, 16), (StoragePlugin.MCAP, 0.99, 34, 39), (StoragePlugin.MCAP, 0.9999, 40, 40),
+    (StoragePlugin.SQLITE3, 0.4, 10, 16)])
+def test_a_bag_that_was_cut_short_is_read_up_to_there(tmp_path, plugin, part, least, most):
     bag = bags.write(tmp_path / "bag", *(message for place in range(40) for message in (
-        ("/image", bags.image(place, (320, 240))), (BOXES, bags.detections(place)))))
+        ("/image", bags.image(place, (320, 240))), (BOXES, bags.detections(place)))), plugin=plugin)
     (bag / "metadata.yaml").unlink()
-    (path,) = bag.glob("*.mcap")
+    (path,) = (path for path in bag.iterdir() if path.suffix in (".mcap", ".db3"))
     path.write_bytes(path.read_bytes()[:int(path.stat().st_size * part)])
     records, report = convert(tmp_path, bag)
     assert least <= len(records) <= most

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sqlite3
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,7 +21,6 @@ from mcap.exceptions import EndOfFile
 from mcap.records import Channel as McapChannel
 from mcap.records import Chunk, McapRecord, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
-from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from ros_gpt4roi.paths import find
@@ -130,18 +131,29 @@ def decompress(chunk: Chunk) -> bytes:
 
 
 def _read_sqlite(path: Path, report: Report, wanted: Callable[[Topic], bool]) -> Iterator[tuple[Topic, bytes]]:
-    reader = Reader(path)
-    reader.open()
-    try:
-        encodings = {"MSG": "ros2msg", "IDL": "ros2idl"}
-        topics = {connection.id: Topic(connection.topic, connection.msgtype, connection.msgdef.data,
-                                       encodings.get(connection.msgdef.format.name, ""))
-                  for connection in reader.connections}
-        chosen = [connection for connection in reader.connections if wanted(topics[connection.id])]
-        for connection, _, data in reader.messages(chosen) if chosen else ():
-            yield topics[connection.id], bytes(data)
-    finally:
-        reader.close()
+    open_regular(path).close()
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as base:
+        base.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_BYTES)
+        base.execute("PRAGMA trusted_schema = OFF")
+        base.execute("PRAGMA writable_schema = ON")  # without it, SQLite reads nothing of a file that was cut short
+        try:
+            definitions: dict[str, tuple[str, str]] = {}
+            with suppress(sqlite3.OperationalError):  # bags had none until Humble
+                definitions = {name: (str(text), str(encoding)) for name, text, encoding in base.execute(
+                    "SELECT topic_type, encoded_message_definition, encoding FROM message_definitions")}
+            topics = {number: Topic(str(name), str(kind), *definitions.get(kind, ("", "")))
+                      for number, name, kind in base.execute("SELECT id, name, type FROM topics")}
+            chosen = [number for number, topic in topics.items() if wanted(topic)]
+            query = f"SELECT topic_id, data FROM messages WHERE topic_id IN ({', '.join('?' * len(chosen))})"
+            for number, data in base.execute(query, chosen):
+                yield topics[number], bytes(data)
+        except sqlite3.DatabaseError as error:
+            with open_regular(path) as file:
+                magic, page, pages = struct.unpack(">16sH10xI", file.read(32))
+            whole = pages * (page if page > 1 else 65536)  # which does not fit two bytes
+            if magic == b"SQLite format 3\0" and path.stat().st_size < whole:
+                raise EndOfFile() from error
+            raise
 
 
 class MessageTypes:

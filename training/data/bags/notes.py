@@ -51,7 +51,8 @@ class Notes:
         self._base = sqlite3.connect(self._file.name)
         self._base.executescript("""
             PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
-            CREATE TABLE frames (topic TEXT, stamp INTEGER, PRIMARY KEY (topic, stamp)) WITHOUT ROWID;
+            CREATE TABLE frames (topic TEXT, stamp INTEGER, again INTEGER DEFAULT 0, PRIMARY KEY (topic, stamp))
+                WITHOUT ROWID;
             CREATE TABLE notes (id INTEGER PRIMARY KEY, kind TEXT, stamp INTEGER, frame INTEGER, used INTEGER DEFAULT 0,
                                 json TEXT);
             CREATE TABLE questions (id TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID;""")
@@ -59,6 +60,7 @@ class Notes:
         self._base.execute("CREATE INDEX by_stamp ON notes (stamp)")
         self.topic = self._choose_topic(bag, image_topic)
         self._match(int(slop_s * 1e9))
+        self._tell_of_other_clocks(int(slop_s * 1e9), report)
         self.count = int(self._value("SELECT count(*) FROM notes WHERE frame IS NOT NULL"))
         for kind, missing in self._base.execute("SELECT kind, count(*) FROM notes WHERE frame IS NULL AND "
                                                 "kind != 'correction' GROUP BY kind"):
@@ -81,12 +83,16 @@ class Notes:
             ours = any(f"/{name}" in topic.name for name in _OUTPUTS)
             return topic.type in (*IMAGES, *_NOTES) and not ours
 
+        last: dict[str, int] = {}
         for topic, data in read_bag(bag, report, wanted):
             report.read += 1
             with report.item(f"{bag.name}: {topic.name}"):
                 stamp = 0 if topic.type == _QUERY else header_stamp(data)  # a question need not name its frame
                 if topic.type in IMAGES:
-                    self._base.execute("INSERT OR IGNORE INTO frames VALUES (?, ?)", (topic.name, stamp))
+                    if last.get(topic.name) != stamp:  # else the same frame, published twice
+                        self._base.execute("INSERT INTO frames (topic, stamp) VALUES (?, ?) "
+                                           "ON CONFLICT DO UPDATE SET again = 1", (topic.name, stamp))
+                    last[topic.name] = stamp
                     continue
                 if len(data) > _MOST_BYTES:
                     raise ValueError(f"a message has {len(data)} bytes, expected at most {_MOST_BYTES}")
@@ -124,6 +130,16 @@ class Notes:
         self._base.execute(f"UPDATE notes SET frame = ({nearest}) WHERE frame IS NULL AND kind = 'boxes'", values)
         self._base.execute("CREATE INDEX by_frame ON notes (frame)")
 
+    def _tell_of_other_clocks(self, slop: int, report: Report) -> None:
+        """Counts boxes that none of the frames can have: a machine without the others' time, or simulated time."""
+        first, last = self._base.execute("SELECT min(stamp), max(stamp) FROM frames WHERE topic = ?",
+                                         (self.topic,)).fetchone()
+        for begin, count in self._base.execute(
+                "SELECT min(stamp), count(*) FROM notes WHERE kind = 'boxes' HAVING max(stamp) < ? OR min(stamp) > ?",
+                (first - slop, last + slop)):
+            report.count(f"boxes that have another clock than the frames, by {(begin - first) / 1e9:+.3f} s at first",
+                         count)
+
     def of_frame(self, stamp: int, report: Report) -> dict[str, list[Note]]:
         """Give the notes of a frame.
 
@@ -133,7 +149,12 @@ class Notes:
 
         Returns:
             Kind ("boxes", "description", "answer", "correction") → its notes in the bag's order; of boxes one alone.
+
+        Raises:
+            Filtered: Another frame has the same stamp, so nobody knows which of them is meant.
         """
+        if self._value("SELECT again FROM frames WHERE topic = ? AND stamp = ?", self.topic, stamp):
+            raise Filtered("frame whose stamp another one has: the clock was set back")
         found: dict[str, list[Note]] = {}
         for kind, text in self._base.execute("SELECT kind, json FROM notes WHERE frame = ? "
                                              "ORDER BY abs(stamp - frame), id", (stamp,)):
