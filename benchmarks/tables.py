@@ -197,6 +197,13 @@ def training() -> str:
     return markdown(("data", "processes", "samples a second", "waiting for data, %", "memory of a process"), rows)
 
 
+def bags() -> str:
+    """Return what the conversion of bags of several sizes takes."""
+    rows = [(f"{size} GB", str(used["frames"]), f"{used['peak_mib']:.0f} MiB", f"{used['minutes']:.1f}")
+            for size, used in read("benchmarks/results/from_bag.json")["bags"].items()]
+    return markdown(("bag", "frames", "memory at most", "minutes"), rows)
+
+
 def malformed() -> str:
     """Return what malformed messages were sent, and what became of them."""
     results = read("benchmarks/results/malformed_messages.json")
@@ -264,7 +271,7 @@ def _listed(counts: dict[str, int]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, reuse, training,
+    table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, reuse, training, bags,
                                         tabletop, extractors, extractor_costs, malformed, soak, console,
                                         browsers, ablation, speech)}
 
