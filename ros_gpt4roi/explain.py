@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .model.gpt4roi import VisionOutput
 from .model.prompt import ChatPrompts
+from .model.qwen3_vl import AnyVisionOutput, PictureOutput
 from .runtime.pipeline import Pipeline
 from .runtime.request import EncodedFrame, Sequence
 from .runtime.vision_stage import VisionStage
@@ -18,12 +18,14 @@ from .runtime.vision_stage import VisionStage
 BLANKS = ("image", "regions")
 
 
-def blank(output: VisionOutput, part: str) -> VisionOutput:
+def blank(output: AnyVisionOutput, part: str) -> AnyVisionOutput:
     """The output of a vision stage with one part of it, of `BLANKS`, set to zero."""
     if part == "regions":
         return output._replace(region_embeddings=torch.zeros_like(output.region_embeddings))
-    deepstack = None if output.deepstack is None else torch.zeros_like(output.deepstack)
-    return output._replace(image_tokens=torch.zeros_like(output.image_tokens), deepstack=deepstack)
+    output = output._replace(image_tokens=torch.zeros_like(output.image_tokens))
+    if isinstance(output, PictureOutput) and output.deepstack is not None:
+        output = output._replace(deepstack=torch.zeros_like(output.deepstack))
+    return output
 
 
 class BlankedVision(VisionStage):
@@ -38,7 +40,7 @@ class BlankedVision(VisionStage):
         self._stage, self._part = stage, part
         self.backend, self.reason = stage.backend, f"{stage.reason}; {part} blanked"
 
-    def encode(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
+    def encode(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> AnyVisionOutput:
         """As `VisionStage.encode`."""
         return blank(self._stage.encode(images, boxes, masks), self._part)
 

@@ -26,21 +26,14 @@ class VisionOutput(NamedTuple):
     Attributes:
         image_tokens: [B, T, D].
         region_embeddings: [B, N, K, D], K embeddings a region.
-        deepstack: [layers, T, D], of one image: added at the image tokens' places behind the language model's first
-            layers; None where the model has no such features.
-        grid: Rows and columns of the image tokens, for a model that tells them apart by their positions; None: they
-            have the positions of text.
     """
 
     image_tokens: torch.Tensor
     region_embeddings: torch.Tensor
-    deepstack: torch.Tensor | None = None
-    grid: tuple[int, int] | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> VisionOutput:
         """The same on another device, in another number format."""
-        return VisionOutput(self.image_tokens.to(device, dtype), self.region_embeddings.to(device, dtype),
-                            None if self.deepstack is None else self.deepstack.to(device, dtype), self.grid)
+        return VisionOutput(self.image_tokens.to(device, dtype), self.region_embeddings.to(device, dtype))
 
 
 class GPT4RoI(nn.Module):

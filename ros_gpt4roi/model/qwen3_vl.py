@@ -7,7 +7,7 @@ features of some of its layers (DeepStack) are added behind the decoder's first 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -99,6 +99,31 @@ def fit_frame(frame: np.ndarray, budget: PixelBudget) -> np.ndarray:
     return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
 
 
+class PictureOutput(NamedTuple):
+    """What the vision stage hands to the language stage, of one picture of any aspect.
+
+    Attributes:
+        image_tokens: [1, T, D], row by row from the top left.
+        region_embeddings: [1, N, K, D], what each region looks like; they stand in no prompt.
+        deepstack: [layers, T, D], added at the image tokens' places behind the language model's first layers; None
+            where the model has no such features.
+        grid: Rows and columns of the image tokens, which have a position on each of these axes.
+    """
+
+    image_tokens: torch.Tensor
+    region_embeddings: torch.Tensor
+    deepstack: torch.Tensor | None
+    grid: tuple[int, int]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> PictureOutput:
+        """The same on another device, in another number format."""
+        return PictureOutput(self.image_tokens.to(device, dtype), self.region_embeddings.to(device, dtype),
+                             None if self.deepstack is None else self.deepstack.to(device, dtype), self.grid)
+
+
+AnyVisionOutput = VisionOutput | PictureOutput
+
+
 class Decoder(nn.Module):
     """A decoder and its output layer, called as transformers' causal language models are.
 
@@ -166,7 +191,7 @@ class Qwen3VL(nn.Module):
         """Where the vision stage lies."""
         return next(self.vision.parameters()).device
 
-    def encode(self, images: torch.Tensor, boxes: torch.Tensor, masks: torch.Tensor | None = None) -> VisionOutput:
+    def encode(self, images: torch.Tensor, boxes: torch.Tensor, masks: torch.Tensor | None = None) -> PictureOutput:
         """Run the vision stage.
 
         Args:
@@ -175,8 +200,7 @@ class Qwen3VL(nn.Module):
             masks: Not looked at: words say a box only.
 
         Returns:
-            Image tokens, row by row from the top left, their grid and DeepStack's features; and for each region what it
-            looks like, which stands in no prompt.
+            What is seen of the picture and of each region.
         """
         sizes = self.config.preprocess
         _, height, width, _ = images.shape
@@ -190,10 +214,10 @@ class Qwen3VL(nn.Module):
         grid = torch.tensor([[1, rows * sizes.merge, columns * sizes.merge]], device=images.device)
         found = self.vision(patches, grid_thw=grid)
         tokens, features = found.pooler_output.unsqueeze(0), found.deepstack_features
-        return VisionOutput(tokens, region_looks(tokens, (rows, columns), boxes),
-                            torch.stack(features) if features else None, (rows, columns))
+        return PictureOutput(tokens, region_looks(tokens, (rows, columns), boxes),
+                             torch.stack(features) if features else None, (rows, columns))
 
-    def embed(self, input_ids: torch.Tensor, vision: VisionOutput, region_index: torch.Tensor) -> torch.Tensor:
+    def embed(self, input_ids: torch.Tensor, vision: PictureOutput, region_index: torch.Tensor) -> torch.Tensor:
         """Embed tokens, with image tokens spliced in.
 
         Args:

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from ..model.config import ModelConfig
-from ..model.gpt4roi import VisionOutput
 from ..model.preprocess import check_frame, preprocess_frame
-from ..model.qwen3_vl import Qwen3VLConfig, fit_frame, region_looks
+from ..model.qwen3_vl import AnyVisionOutput, PictureOutput, Qwen3VLConfig, fit_frame, region_looks
 from ..model.region_shapes import RegionInputs, RegionShape, region_inputs
 from .region_text import RegionText
 from .regions import region_shapes, usable_regions
@@ -110,9 +109,9 @@ class FrameEncoder:
             self._on_forgotten(self._encoded.popitem(last=False)[0])
         return encoded
 
-    def _see(self, image: np.ndarray, regions: RegionInputs, base: EncodedFrame | None) -> VisionOutput:
+    def _see(self, image: np.ndarray, regions: RegionInputs, base: EncodedFrame | None) -> AnyVisionOutput:
         """What the vision stage makes of a picture; of a frame with a base, only its regions' embeddings are needed."""
-        if base is not None and base.vision.grid is not None:
+        if base is not None and isinstance(base.vision, PictureOutput):
             tokens = base.vision.image_tokens
             boxes = torch.from_numpy(regions.boxes).to(tokens.device)
             return base.vision._replace(region_embeddings=region_looks(tokens, base.vision.grid, boxes[None]))

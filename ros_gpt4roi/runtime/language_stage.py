@@ -4,14 +4,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..configuration import setting
 from ..model.checkpoint import LoadedModel, LoadedQwen3VL
-from ..model.gpt4roi import VisionOutput
 from ..model.prompt import ChatPrompts, PromptError
+from ..model.qwen3_vl import AnyVisionOutput, PictureOutput
 from ..model.region_words import RegionWordPrompts
 from .generator import Generator
 from .kv_cache import Prompt
@@ -49,7 +50,8 @@ class LanguageStage:
 
     def __init__(self, loaded: LoadedModel | LoadedQwen3VL, config: DecodingConfig):
         self.prompts: ChatPrompts = loaded.prompts
-        self._model, self._tokenizer = loaded.model, loaded.tokenizer
+        self._model: Any = loaded.model
+        self._tokenizer = loaded.tokenizer
         self._sampling = config
         end = self._tokenizer.encode(self.prompts.stop_text, add_special_tokens=False)
         # A template ends an answer with a token of its own or with plain text, which is looked for in what was written.
@@ -65,7 +67,7 @@ class LanguageStage:
                                    compiler="inductor" if config.compile else "",
                                    onnxruntime=config.onnxruntime)
 
-    def sequence(self, rounds: Rounds, vision: VisionOutput, vision_key: Hashable, max_new_tokens: int, *,
+    def sequence(self, rounds: Rounds, vision: AnyVisionOutput, vision_key: Hashable, max_new_tokens: int, *,
                  boxes: np.ndarray | None = None, region_keys: np.ndarray | None = None,
                  sampling: Sampling | None = None, points: Collection[int] = (), list_regions: bool = True,
                  draft: tuple[int, ...] = (), cache_key: Hashable | None = None, render: Callable[[str], str] = str,
@@ -96,7 +98,7 @@ class LanguageStage:
         """
         regions, prompts = vision.region_embeddings.shape[1], self.prompts
         if isinstance(prompts, RegionWordPrompts):
-            assert boxes is not None and vision.grid is not None  # as such a model's encoder and frames have them
+            assert boxes is not None  # as frames have them
             prompts = prompts.of_frame(vision.image_tokens.shape[1], boxes)
         unusable = prompts.config.context - self.generator.context
         try:
@@ -112,8 +114,10 @@ class LanguageStage:
         keys = index if region_keys is None or not regions else np.where(
             index < 0, -1, region_keys[index // size] * size + index % size)
         prompt = Prompt.of(encoded.input_ids, keys, vision_key)
-        picture = vision.grid and Picture(encoded.input_ids.index(prompts.image_patch_id), *vision.grid,
-                                          vision.deepstack)
+        picture = None
+        if isinstance(vision, PictureOutput):
+            first = encoded.input_ids.index(prompts.image_patch_id)
+            picture = Picture(first, *vision.grid, vision.deepstack)
 
         def embed() -> torch.Tensor:
             device = self._model.device
@@ -123,7 +127,7 @@ class LanguageStage:
         return Sequence(prompt, embed, max_new_tokens, sampling or self._sampling, draft, cache_key, dropped,
                         TextStream(self.text, self._stop_texts, render, hold), on_text, picture)
 
-    def answers(self, conversations: Several[Rounds], vision: VisionOutput, max_new_tokens: int, *,
+    def answers(self, conversations: Several[Rounds], vision: AnyVisionOutput, max_new_tokens: int, *,
                 boxes: np.ndarray | None = None, points: Collection[int] = (),
                 list_regions: bool = True) -> list[str]:
         """Write the greedy answers to conversations about one vision output, decoded together.

@@ -14,8 +14,8 @@ import torch
 from ..configuration import ConfigError, Configuration, setting
 from ..engine.build_process import ProgressCallback
 from ..model.checkpoint import LoadedModel, LoadedQwen3VL, folder_version
-from ..model.gpt4roi import VisionOutput
 from ..model.prompt import PromptError
+from ..model.qwen3_vl import AnyVisionOutput
 from .device import Device, choose_device
 from .frame_encoder import FrameEncoder
 from .language_format import FORMATS, load_model
@@ -232,7 +232,7 @@ class Pipeline:
         return FrameDescriptions(encoded.frame, tuple(descriptions), seconds, request.status, request.error,
                                  encoded.omitted, encoded.refused, self.encoder.pixels(encoded.frame), self.version)
 
-    def describe_output(self, vision: VisionOutput, regions: int, max_new_tokens: int) -> list[str]:
+    def describe_output(self, vision: AnyVisionOutput, regions: int, max_new_tokens: int) -> list[str]:
         """Describe the first regions of a vision output, greedily: what an engine is compared with PyTorch by.
 
         Args:

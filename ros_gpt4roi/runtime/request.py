@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..configuration import Configuration, setting
-from ..model.gpt4roi import VisionOutput
+from ..model.qwen3_vl import AnyVisionOutput
 from .kv_cache import Prompt
 from .picture import Picture
 from .region_text import RegionText
@@ -196,7 +196,7 @@ class EncodedFrame:
     omitted: tuple[Region, ...]
     refused: tuple[str, ...]
     points: frozenset[int]
-    vision: VisionOutput
+    vision: AnyVisionOutput
     boxes: np.ndarray
     vision_key: int
     region_keys: np.ndarray

@@ -19,8 +19,8 @@ from ..engine.onnxruntime import open_onnxruntime
 from ..engine.profiles import EngineOptions
 from ..engine.tensorrt.engine import open_tensorrt
 from ..model.checkpoint import LoadedModel, LoadedQwen3VL
-from ..model.gpt4roi import GPT4RoI, VisionOutput
-from ..model.qwen3_vl import Qwen3VL
+from ..model.gpt4roi import GPT4RoI
+from ..model.qwen3_vl import AnyVisionOutput, Qwen3VL
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Runner(Protocol):
 
     precision: str
 
-    def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
+    def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> AnyVisionOutput:
         """See `VisionStage.encode`; at least one box."""
 
 
@@ -51,7 +51,7 @@ class TorchRunner:
     def __init__(self, model: GPT4RoI | Qwen3VL):
         self._model, self.precision = model, str(model.dtype).removeprefix("torch.")
 
-    def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
+    def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> AnyVisionOutput:
         """See `VisionStage.encode`; at least one box."""
         # Boxes stay in float32 whatever the model is in: half precision is too coarse for coordinates.
         device = self._model.device
@@ -109,7 +109,7 @@ class VisionStage:
         raise AssertionError("PyTorch is always last and always works")
 
     @torch.inference_mode()
-    def encode(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> VisionOutput:
+    def encode(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> AnyVisionOutput:
         """Encodes frames and their regions.
 
         Args:
