@@ -107,6 +107,31 @@ def encode_image(pixels: np.ndarray, image_format: str = "JPEG") -> bytes:
     return content.getvalue()
 
 
+def picture_path(folder: Path, name: str) -> Path:
+    """Find the picture of a training record.
+
+    Args:
+        folder: Of the file of records.
+        name: The picture's path from there, as the record has it.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ValueError: It is outside of the folder, also by a symbolic link, or not there.
+    """
+    try:
+        path, folder = (folder / name).resolve(), folder.resolve()
+        inside, there = path.is_relative_to(folder), path.is_file()
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links that go round
+        inside, there = True, False
+    if not inside:
+        raise ValueError(f"picture {name[:200]!r} is outside of the folder {folder}")
+    if not there:
+        raise ValueError(f"picture {name[:200]!r} is not in the folder {folder}")
+    return path
+
+
 @contextmanager
 def _opened(source: str | Path | bytes, name: str | None = None) -> Iterator[tuple[Image.Image, ImageHeader]]:
     name = name or ("image" if isinstance(source, bytes) else str(source))

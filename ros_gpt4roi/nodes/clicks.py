@@ -38,14 +38,16 @@ class Clicks:
         depth: Says where points in space show in the image.
         scheduler: Takes the requests.
         publish: Publishes an answer.
+        tell: Publishes what a click asks: the frame, the region, the question in words and its name.
         problems: Receives what the middleware lost.
         is_active: Whether the node takes work.
     """
 
     def __init__(self, node: LifecycleNode, frames: FrameSource, depth: DepthSource, scheduler: Scheduler,
-                 publish: Callable[[Answer], object], problems: Problems, is_active: Callable[[], bool]) -> None:
+                 publish: Callable[[Answer], object], tell: Callable[[Frame, Region, str, str], None],
+                 problems: Problems, is_active: Callable[[], bool]) -> None:
         self._node, self._frames, self._depth, self._scheduler = node, frames, depth, scheduler
-        self._publish, self._is_active = publish, is_active
+        self._publish, self._tell, self._is_active = publish, tell, is_active
         self._question = ""
         # rqt_image_view names its topic by that of the image it shows, after remapping.
         shown_images = [node.resolve_topic_name(name) for name in ("image", "annotated_image")]
@@ -98,6 +100,7 @@ class Clicks:
                 return
             frame, region = _clicked(frame, *pixel(frame))
             self._depth.hold(frame)
+            self._tell(frame, region, self._question or f"Describe region {region.id}.", name)
             if self._question:
                 question = Question(self._question, name, frame=frame, subject=region.id)
                 question.future.add_done_callback(lambda done: self._publish(done.result()))

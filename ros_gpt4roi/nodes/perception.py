@@ -34,6 +34,7 @@ from ros_gpt4roi.runtime.types import Frame, FrameDescriptions, Status
 
 from .depth import DepthParameters, DepthSource
 from .diagnostics import DiagnosticsPublisher, Problems, Report
+from .evidence import Evidence, EvidenceParameters
 from .frame_source import DetectionParameters, FrameSource, ImageParameters, SyncParameters
 from .model_swap import ModelSwap, SwapParameters
 from .outputs import Outputs
@@ -84,6 +85,7 @@ class PerceptionParameters(Configuration):
     conversation: ConversationParameters = ConversationParameters()
     watch: WatchParameters = WatchParameters()
     swap: SwapParameters = SwapParameters()
+    evidence: EvidenceParameters = EvidenceParameters()
     pipeline: PipelineConfig = PipelineConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
 
@@ -119,6 +121,7 @@ class Perception(LifecycleNode):
         self._depth: DepthSource | None = None
         self._outputs: Outputs | None = None
         self._swap: ModelSwap | None = None
+        self._evidence: Evidence | None = None
         self._inputs: list[Input] = []
         self._stage_seconds: dict[str, float] = {}
         self._last_result_s = 0.0  # of a frame, on the steady clock
@@ -177,6 +180,8 @@ class Perception(LifecycleNode):
         self._swap = ModelSwap(self, self._questions.group, scheduler, folder,
                                torch.device(pipeline.device.name), self._open_model, parameters.swap,
                                self._questions.requests, self.problems, lambda: self._state == "active")
+        self._evidence = Evidence(self, self._questions.group, self._questions.frame, scheduler, parameters.evidence,
+                                  self._questions.requests, self.problems, lambda: self._state == "active")
         self._scheduler = scheduler
         self._state = "inactive"
         self.get_logger().info(f"model {printable(folder.name)} is ready")
@@ -257,13 +262,16 @@ class Perception(LifecycleNode):
         """Gives back what `configure` took. A second call does nothing."""
         self._state = "unconfigured"
         self._stop_work()  # first: the worker publishes
-        if self._scheduler is None or self._questions is None or self._outputs is None or self._swap is None:
+        if self._scheduler is None or self._questions is None or self._outputs is None or self._swap is None \
+                or self._evidence is None:
             return
         self._questions.requests.drain(_STOP_LIMIT_S)
         self._swap.destroy()
+        self._evidence.destroy()
         self._questions.destroy()
         self._outputs.destroy()
         self._scheduler = self._frames = self._depth = self._questions = self._outputs = self._swap = None
+        self._evidence = None
         self._stage_seconds = {}
         gc.collect()  # the next model must find the memory of this one
         if torch.cuda.is_initialized():

@@ -18,7 +18,7 @@ from ros_gpt4roi_interfaces.msg import Query, Region
 from ros_gpt4roi_interfaces.srv import AskQuestion, DescribeRegions
 from std_msgs.msg import Header, String
 
-from ros_gpt4roi.messages import seconds_text, stamp_text
+from ros_gpt4roi.messages import box_to_message, seconds_text, stamp_text
 from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Refused
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Answer, Frame, Status
@@ -92,7 +92,7 @@ class Questions:
             node.create_service(AskQuestion, "ask_question", self._on_question, qos_profile=HISTORY,
                                 callback_group=group),
             node.create_service(DescribeRegions, "describe_regions", self._on_describe, callback_group=group)]
-        self._clicks = Clicks(node, frames, depth, scheduler, self._publish, problems, is_active)
+        self._clicks = Clicks(node, frames, depth, scheduler, self._publish, self._tell_click, problems, is_active)
         self.texts = TextQuestions(node, scheduler, self._submit, self._publish, self._clicks.forget, problems,
                                    follow_up_s)
         self.watches = Watches(node, group, self.requests, problems, self._check_active, self._submit_for_watch,
@@ -212,11 +212,11 @@ class Questions:
                         response: DescribeRegions.Response) -> DescribeRegions.Response:
         try:
             self._check_active()
-            frame = self._frame(request.header)
+            frame = self.frame(request.header)
             if frame is None:
                 raise Refused(Status.NO_FRAME, "no image has arrived yet")
             if request.boxes:
-                frame = replace(frame, regions=_drawn(replace(frame, regions=()), request.boxes))
+                frame = replace(frame, regions=drawn_regions(replace(frame, regions=()), request.boxes))
             elif not frame.regions:
                 raise Refused(Status.INVALID, "no boxes are given and the frame of "
                                                f"{seconds_text(frame.stamp_ns)} s has no detections")
@@ -239,7 +239,7 @@ class Questions:
         # A conversation stays on its frame, which may have left the buffer long ago: the header is not looked at.
         known = self._scheduler.is_open(query.conversation_id)
         question.future.add_done_callback(lambda done: self._clicks.on_answer(question, done.result()))
-        self._hand_in(question, query, lambda: None if known else self._frame(query.header))
+        self._hand_in(question, query, lambda: None if known else self.frame(query.header))
         self._tell(question, query)
         return question
 
@@ -251,6 +251,11 @@ class Questions:
         self._queries.publish(Query(header=header, query_id=query.query_id or question.id, text=query.text,
                                     conversation_id=conversation.id if conversation is not None else "",
                                     boxes=query.boxes, format=query.format))
+
+    def _tell_click(self, frame: Frame, region: RuntimeRegion, text: str, name: str) -> None:
+        header = frame.header if isinstance(frame.header, Header) else Header()
+        self._queries.publish(Query(header=header, query_id=name, text=text,
+                                    boxes=[Region(id=region.id, bbox=box_to_message(region.box))]))
 
     def _submit_for_watch(self, query: Query, frame: Frame) -> Question:
         return self._hand_in(Question(query.text, for_watch=True), query, lambda: frame)
@@ -264,7 +269,7 @@ class Questions:
             if query.boxes:
                 if frame is None and not question.conversation_id:
                     raise Refused(Status.NO_FRAME, "boxes are given but no image has arrived yet")
-                question.draw = partial(_drawn, boxes=query.boxes)
+                question.draw = partial(drawn_regions, boxes=query.boxes)
             question.frame = frame
             if frame is not None:
                 self._depth.hold(frame)  # by the time of the answer it may be too old to be kept otherwise
@@ -279,8 +284,8 @@ class Questions:
         if not self._is_active():
             raise Refused(Status.FAILED, f"node {self._node.get_name()} is not active")
 
-    def _frame(self, header: Header) -> Frame | None:
-        """The frame a header speaks of; None where it asks for the newest and there is none."""
+    def frame(self, header: Header) -> Frame | None:
+        """The frame a header speaks of; None where it asks for the newest and there is none. Raises Refused."""
         stamp = stamp_ns(header.stamp)
         if stamp == 0:
             return self._frames.newest()
@@ -322,7 +327,7 @@ def _refuse(question: Question, status: Status, error: str) -> None:
     question.resolve()
 
 
-def _drawn(frame: Frame, boxes: list[Region]) -> tuple[RuntimeRegion, ...]:
+def drawn_regions(frame: Frame, boxes: list[Region]) -> tuple[RuntimeRegion, ...]:
     """The regions that an asker has drawn on a frame, beside its own."""
     height, width = frame.image.shape[:2]
     regions, refusals = regions_from_messages(boxes, frame.regions, width, height)

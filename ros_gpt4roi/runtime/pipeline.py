@@ -23,7 +23,7 @@ from .language_stage import DecodingConfig, LanguageStage, Rounds
 from .pointing import Pointed, PointingError
 from .region_text import RegionText, UnknownRegionError
 from .request import Conversation, DescriptionRequest, EncodedFrame, Question, Refused, Request, Result, Sequence
-from .reuse import DescriptionReuse
+from .reuse import DescriptionReuse, unit
 from .types import Answer, Description, Frame, FrameDescriptions, Region, Status
 from .vision_stage import VisionOptions, VisionStage
 
@@ -132,6 +132,10 @@ class Pipeline:
         """
         return self._run(DescriptionRequest(frame=frame), cancelled)
 
+    def embed(self, frame: Frame) -> FrameDescriptions:
+        """Give the embedding of every region of a frame, and no description."""
+        return self._run(DescriptionRequest(frame=frame, embeddings_only=True), lambda: False)
+
     def ask(self, conversation: Conversation, question: Question,
             cancelled: Callable[[], bool] = lambda: False) -> Answer:
         """Answer a question; a complete answer becomes a round of the conversation.
@@ -201,6 +205,8 @@ class Pipeline:
         encoded = request.encoded = self.encoder.encode(request.frame)
         if encoded.refused and not encoded.shown:
             raise Refused(Status.INVALID, "; ".join(encoded.refused))
+        if request.embeddings_only:
+            return
         kept = self.reuse.keep([region.id for region in encoded.shown], encoded.vision.region_embeddings[0],
                                encoded.frame.stamp_ns)
         for place, (region, description) in enumerate(zip(encoded.shown, kept), start=1):
@@ -229,8 +235,11 @@ class Pipeline:
             if sequence.status is Status.OK or sequence.text:
                 descriptions.append(Description(region, sequence.text, sequence.confidence))
         seconds = {**encoded.seconds, "language": time.perf_counter() - request.began}
+        embeddings = {region.id: unit(embedding).numpy() for region, embedding in
+                      zip(encoded.shown, encoded.vision.region_embeddings[0] if request.embeddings_only else ())}
         return FrameDescriptions(encoded.frame, tuple(descriptions), seconds, request.status, request.error,
-                                 encoded.omitted, encoded.refused, self.encoder.pixels(encoded.frame), self.version)
+                                 encoded.omitted, encoded.refused, self.encoder.pixels(encoded.frame), self.version,
+                                 embeddings)
 
     def describe_output(self, vision: AnyVisionOutput, regions: int, max_new_tokens: int) -> list[str]:
         """Describe the first regions of a vision output, greedily: what an engine is compared with PyTorch by.

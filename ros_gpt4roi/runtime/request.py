@@ -330,10 +330,12 @@ class DescriptionRequest(Request[FrameDescriptions]):
     """Descriptions of all regions of a frame.
 
     Attributes:
+        embeddings_only: Whether the regions' embeddings are wanted and nothing is to be said of them.
         kept: For each region shown, the earlier description that still holds, or None.
     """
 
     what: ClassVar[str] = "a frame's descriptions"
+    embeddings_only: bool = False
     kept: list[Described | None] = field(default_factory=list, init=False)
 
     def refusal(self, status: Status, error: str) -> FrameDescriptions:

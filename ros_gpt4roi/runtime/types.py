@@ -103,6 +103,7 @@ class FrameDescriptions:
     refused: why boxes of the frame could not be used; a text for each.
     pixels: the frame's image as an array, if it was the last one that was decoded; else None.
     model_version: the model that gave them, as `Pipeline.version`.
+    embeddings: where they were asked for, each region's, by its id: float32, flat, of length 1.
     """
 
     frame: Frame
@@ -114,6 +115,7 @@ class FrameDescriptions:
     refused: tuple[str, ...] = ()
     pixels: np.ndarray | None = None
     model_version: str = ""
+    embeddings: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 from camera import HEIGHT, WIDTH, Camera  # noqa: E402
 from geometry_msgs.msg import Point, PointStamped  # noqa: E402
-from ros_gpt4roi_interfaces.msg import Answer, RegionDescriptionArray  # noqa: E402
+from ros_gpt4roi_interfaces.msg import Answer, Query, RegionDescriptionArray  # noqa: E402
 from ros_peer import Peer, Process  # noqa: E402
 from sensor_msgs.msg import CameraInfo  # noqa: E402
 from std_msgs.msg import Header, String  # noqa: E402
@@ -88,8 +88,13 @@ def test_a_click_is_about_the_smallest_region_around_it(click: Clicker, describe
     assert answer.regions[0].bbox == box_to_message(BOXES[region == "mug"])
 
 
-def test_a_click_beside_all_regions_is_about_that_point(click: Clicker, described: RegionDescriptionArray) -> None:
+def test_a_click_beside_all_regions_is_about_that_point(peer: Peer, click: Clicker,
+                                                        described: RegionDescriptionArray) -> None:
+    queries = peer.collect(Query, "queries", 10)
     answer = click(60.0, 44.0)
+    asked = peer.wait_for(lambda: queries and queries[-1], "the click's question")
+    assert (asked.query_id, asked.text, asked.header) == (answer.query_id, "Describe region 3.", described.header)
+    assert [region.id for region in asked.boxes] == ["3"]
     assert answer.status == Answer.OK and answer.text, answer
     (region,) = answer.regions
     assert region.id == "3" and region.bbox == box_to_message((60, 44, 60, 44))

@@ -49,7 +49,7 @@ def test_the_perception_node_offers_what_is_documented(peer: Peer, tiny_model: P
     try:
         peer.watch(process)
         expected = transports(documented("perception"), transport == "compressed")
-        assert len(expected) == 27
+        assert len(expected) == 28
         if find_spec("foxglove_msgs") is not None:  # where another test has built it, too
             expected.add(("/image_annotations", "foxglove_msgs/ImageAnnotations", "out"))
         peer.wait_for(lambda: ("/detections", "vision_msgs/Detection2DArray", "in") in offered(peer.node, "perception"),

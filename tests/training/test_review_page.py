@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import training_fixtures as fixtures
 
@@ -14,6 +15,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from browsing import WAIT_MS, Child, chromium, served, watch  # noqa: E402
 from playwright.sync_api import Browser, BrowserContext, Page, expect  # noqa: E402
 
+from ros_gpt4roi.runtime.evidence import TrainingRegion, write_index  # noqa: E402
 from training.data.record_file import FILE, PictureRecord, read_records  # noqa: E402
 from training.data.report import Report  # noqa: E402
 
@@ -124,6 +126,26 @@ def test_records_are_reviewed_by_keyboard_alone_and_written(browser: Browser, ad
     assert not found["images/b.png"].review
     assert json.loads(before.splitlines()[3]) == json.loads((folder / FILE).read_text().splitlines()[-1])
     assert all("status of 422" in fault for fault in faults), "only the missing picture is refused"
+
+
+def test_records_that_a_region_resembles_are_shown(browser: Browser, address: str, folder: Path) -> None:
+    context, page, faults = reviewer(browser, address, "Ada")
+    press(page, "n", "v")
+    expect(page.locator("#message")).to_contain_text("make it by: python -m training.data index")
+    regions = [TrainingRegion(f"images/{name}.png", region, (10, 10, 40, 50), HOSTILE)
+               for name, region in (("a", "1"), ("b", "1"), ("c", "1"), ("missing", "1"))]
+    write_index(folder, "m@1", np.array([[1, 0, 0], [.9, .4, 0], [0, 1, 0], [0, 0, 1]]), regions)
+    press(page, "v")
+    found = page.locator("#evidence-records li")
+    expect(found).to_have_count(3)
+    expect(found.first).to_contain_text("images/b.png")
+    expect(found.first).to_contain_text(HOSTILE)
+    expect(page.locator("#evidence img")).to_have_count(2)  # one picture is missing
+    assert page.locator("#evidence img").evaluate_all("images => images.every(image => image.naturalWidth > 20)")
+    press(page, "Escape", "j", "v")
+    expect(page.locator("#message")).to_contain_text("region mug_3 of this picture is not in the index")
+    context.close()
+    assert all("status of 422" in fault for fault in faults)
 
 
 def test_two_reviewers_get_different_records_and_neither_overwrites_the_other(

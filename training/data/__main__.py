@@ -1,8 +1,9 @@
 """Command line of the data sets.
 
 ``python -m training.data check`` looks at a recipe's data, ``from_bag`` makes pictures and records of bags, ``select``
-chooses those that a person should look at, ``export`` and ``import`` exchange records with other programs, ``convert``
-turns a detector's pickle into npz, ``shard`` writes a recipe's training data as webdataset tar files.
+chooses those that a person should look at, ``index`` lets them be found by region embedding, ``export`` and ``import``
+exchange records with other programs, ``convert`` turns a detector's pickle into npz, ``shard`` writes a recipe's
+training data as webdataset tar files.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ros_gpt4roi.configuration import ConfigError
+from ros_gpt4roi.model.checkpoint import CheckpointError
+from ros_gpt4roi.runtime.evidence import EvidenceError
 from training.data.check import check
 from training.data.detections import load_class_names, load_pickle, save_detections
+from training.data.evidence import build_index
 from training.data.exchange.coco import export_coco, import_coco
 from training.data.exchange.label_studio_export import export_label_studio
 from training.data.exchange.label_studio_import import import_label_studio
@@ -25,13 +30,13 @@ from training.data.record import RecordError
 from training.data.report import Report
 from training.data.selection import select_for_review
 from training.data.shards import write_shards
-from training.errors import RecipeError, tells_errors
+from training.errors import tells_errors
 from training.recipe import read_recipe
 
 _EXPORTS = {"coco": export_coco, "label_studio": export_label_studio, "lerobot": export_lerobot}
 _IMPORTS = {"coco": import_coco, "label_studio": import_label_studio}  # lerobot needs no folder of pictures
 
-@tells_errors(RecordError, RecipeError)
+@tells_errors(RecordError, ConfigError, CheckpointError, EvidenceError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 where all is well, 1 where data cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m training.data", description=__doc__)
@@ -61,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     choose.add_argument("folder", type=Path, help="with records.jsonl")
     choose.add_argument("--review", type=int, required=True, metavar="N", help="pictures for each reason, at most")
     choose.set_defaults(run=lambda options: _select(options.folder, options.review))
+    find = commands.add_parser("index", help="make the index of a folder's records by the region embeddings of a model")
+    find.add_argument("folder", type=Path, help="with records.jsonl")
+    find.add_argument("--model", required=True, help="a checkpoint folder, or the name of an installed model")
+    find.set_defaults(run=_index)
     give = commands.add_parser("export", help="write the records of a folder in another format")
     give.add_argument("format", choices=[*_EXPORTS])
     give.add_argument("folder", type=Path, help="with records.jsonl")
@@ -135,6 +144,12 @@ def _import(options: argparse.Namespace) -> int:
     else:
         _IMPORTS[options.format](options.annotations, options.images, options.out, report)
     return _told(options.out, report)
+
+
+def _index(options: argparse.Namespace) -> int:
+    report = Report(sys.maxsize)
+    build_index(options.folder, options.model, report)
+    return _told(options.folder, report)
 
 
 def _told(out: Path, report: Report) -> int:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ros_gpt4roi.image_file import picture_path as picture_path
 from ros_gpt4roi.regular_file import open_regular
 from training.data.record import Filtered, RecordError, explain
 from training.data.report import Report
@@ -242,31 +243,6 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
             yield None
         else:
             yield line
-
-
-def picture_path(folder: Path, name: str) -> Path:
-    """Find a record's picture.
-
-    Args:
-        folder: Of the file of records.
-        name: The record's `file`.
-
-    Returns:
-        Its path.
-
-    Raises:
-        ValueError: It is outside of the folder, also by a symbolic link, or not there.
-    """
-    try:
-        path, folder = (folder / name).resolve(), folder.resolve()
-        inside, there = path.is_relative_to(folder), path.is_file()
-    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links that go round
-        inside, there = True, False
-    if not inside:
-        raise ValueError(f"picture {name[:200]!r} is outside of the folder {folder}")
-    if not there:
-        raise ValueError(f"picture {name[:200]!r} is not in the folder {folder}")
-    return path
 
 
 def to_json(record: PictureRecord) -> Json:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+from collections.abc import Callable
 from pathlib import Path
 
+from training.data.evidence import unusual_pictures
 from training.data.record_file import (
     FILE,
     Conversation,
@@ -33,12 +35,17 @@ def select_for_review(folder: Path, budget: int) -> dict[str, int]:
 
     Raises:
         RecordError: The file cannot be read, or a record in it is malformed.
+        EvidenceError: The folder's index is damaged.
     """
-    best: dict[str, list[tuple[float, int]]] = {"thumbs down": [], "disagreement": [], "low confidence": []}
+    unusual = unusual_pictures(folder)
+    reasons: dict[str, Callable[[PictureRecord], float]] = {
+        "thumbs down": _thumbs_down, "disagreement": _disagreement, "low confidence": _doubt}
+    if unusual is not None:
+        reasons["unusual"] = lambda record: unusual.get(record.file, 0.0)
+    best: dict[str, list[tuple[float, int]]] = {reason: [] for reason in reasons}
     for line, record in enumerate(read_records(folder / FILE, Report(0))):
-        for reason, score in (("thumbs down", _thumbs_down(record)), ("disagreement", _disagreement(record)),
-                              ("low confidence", _doubt(record))):
-            if score > 0:
+        for reason, score_of in reasons.items():
+            if (score := score_of(record)) > 0:
                 heapq.heappush(best[reason], (score, -line))  # of equals, the first ones
                 if len(best[reason]) > budget:
                     heapq.heappop(best[reason])

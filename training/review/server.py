@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 import ros_gpt4roi.console
 from ros_gpt4roi.console.access import Access, GuardedApp
+from ros_gpt4roi.runtime.evidence import INDEX_FILE, EvidenceError, EvidenceIndex
 from training.data.record import RecordError
 from training.review.edits import Edits, unchanged
 from training.review.pictures import outlines, shown_picture
@@ -23,6 +26,7 @@ from training.review.store import ConflictError, Item, ReviewError, Store
 _STATIC = Path(__file__).with_name("static")
 _CONSOLE = Path(ros_gpt4roi.console.__file__).with_name("static")
 _BODY_BYTES = 8 << 20
+_MOST_EVIDENCE = 6
 _Name = Annotated[str, StringConstraints(max_length=100)]
 _Id = Annotated[int, Field(ge=0, lt=2**62)]
 _Ids = Annotated[list[_Id], Field(max_length=100)]
@@ -55,6 +59,11 @@ class _Save(_Message):
     verdict: Annotated[str, StringConstraints(pattern="^(|accepted|rejected)$")]
 
 
+class _Evidence(_Message):
+    id: _Id
+    region: _Name
+
+
 _Kind = TypeVar("_Kind", bound=_Message)
 
 
@@ -84,6 +93,9 @@ def review_app(store: Store, access: Access) -> GuardedApp:
     answer("/api/save", _Save, lambda message: {"version": store.save(
         message.session, message.who, message.id, message.version, message.edits, message.verdict),
         "counts": store.counts()})
+    indexes = _Indexes(store.folder)
+    answer("/api/evidence", _Evidence, lambda message: indexes.evidence(
+        store.item(message.id).record.file, message.region))
     answer("/api/export", _Begin, lambda message: {"done": store.export()} | _overview(store))
 
     async def picture(request: Request) -> Response:
@@ -92,6 +104,32 @@ def review_app(store: Store, access: Access) -> GuardedApp:
 
     api.add_api_route("/api/picture/{record:int}", picture, methods=["GET"])
     return GuardedApp(api, access)
+
+
+class _Indexes:
+    """The index of the folder, read when it is first asked for and when it has changed."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._lock = folder, threading.Lock()
+        self._read: tuple[int, EvidenceIndex] | None = None
+
+    def evidence(self, file: str, region: str) -> dict[str, Any]:
+        """The records that a region of a picture resembles most, of other pictures."""
+        path = self._folder / INDEX_FILE
+        with self._lock:
+            changed = path.stat().st_mtime_ns if path.exists() else 0
+            if self._read is None or self._read[0] != changed:
+                self._read = changed, EvidenceIndex(self._folder)
+            index = self._read[1]
+            own = index.row(file, region)
+        if own is None:
+            raise ReviewError(f"region {region} of this picture is not in the index; make that anew by: "
+                              f"python -m training.data index {self._folder} --model NAME")
+        return {"model": index.model, "records": [
+            {"file": found.file, "region": found.region_id, "name": found.name, "description": found.description,
+             "source": found.source, "distance": distance,
+             "jpeg": base64.b64encode(index.small_picture(found)).decode()}
+            for found, distance in index.nearest(own, _MOST_EVIDENCE, but_file=file)]}
 
 
 async def _let_in(request: Request, access: Access) -> None:
@@ -118,7 +156,7 @@ def _act(act: Callable[..., Any], *arguments: Any) -> Response:
         return result if isinstance(result, Response) else JSONResponse(result)
     except ConflictError as error:
         return JSONResponse({"detail": str(error), "record": _item(error.item)}, 409)
-    except ReviewError as error:
+    except (ReviewError, EvidenceError) as error:
         return JSONResponse({"detail": str(error)}, 422)
     except (RecordError, OSError, sqlite3.Error) as error:
         return JSONResponse({"detail": str(error)}, 503)

@@ -1,5 +1,6 @@
 // The page: one record after another, by keyboard. What is to come next is loaded while a record is looked at.
 
+import { showEvidence } from "/console/evidence.js";
 import { picture, post, Refused, Saver } from "./api.js";
 import { Items } from "./items.js";
 import { Picture } from "./picture.js";
@@ -38,6 +39,7 @@ const KEYS = [
   ["m", "draw the box of the selected region anew", () => draw(region()?.id ?? null)],
   ["z", "undo", () => undo(undos, redos)],
   ["y", "redo", () => undo(redos, undos)],
+  ["v", "why: the records that the selected region resembles most", why],
   ["w", "write what was reviewed into records.jsonl; the file before is kept", write],
   ["?", "these keys", () => find("help").showModal()],
 ];
@@ -299,6 +301,18 @@ function drawn(frame, box) {
     ".name");
 }
 
+async function why() {
+  if (!region()) return;
+  try {
+    const { records } = await post("api/evidence", { id: current.id, region: region().id });
+    find("evidence-title").textContent = `What region ${region().id} resembles`;
+    showEvidence(find("evidence-records"), records);
+    find("evidence").showModal();
+  } catch (error) {
+    failed(error);
+  }
+}
+
 async function write() {
   try {
     await saver.settled();
@@ -318,7 +332,7 @@ async function write() {
 // Keys
 
 document.addEventListener("keydown", (event) => {
-  if (event.defaultPrevented || find("help").open || find("review").hidden && find("end").hidden) return;
+  if (event.defaultPrevented || document.querySelector("dialog[open]") || find("review").hidden && find("end").hidden) return;
   if (event.target.matches("input")) {
     if (event.key === "Enter" || event.key === "Escape") {
       event.preventDefault();
