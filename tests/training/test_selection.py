@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -71,10 +72,12 @@ def test_disagreement_is_found_among_people_answers_and_a_detector(tmp_path):
 
 
 def test_a_picture_may_have_several_reasons(tmp_path, capsys):
-    folder = records(tmp_path, (region(confidence=0.1, judgements=(Judgement("a", "", True),)),))
+    folder = records(tmp_path / "new", (region(confidence=0.1, judgements=(Judgement("a", "", True),)),))
     assert main(["select", str(folder), "--review", "5"]) == 0
     assert "review 1: thumbs down\nreview 0: disagreement\nreview 1: low confidence" in capsys.readouterr().out
     assert reviews(folder) == [("thumbs down", "low confidence")]
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / FILE)]
+    assert modes == [0o700, 0o600], "also after it was written anew"
     assert main(["select", str(folder), "--review", "-1"]) == 1
     assert "--review is -1" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
@@ -144,7 +145,9 @@ class RecordWriter:
         self._unfinished = folder / f"{FILE}.unfinished"
 
     def __enter__(self) -> RecordWriter:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        # What a robot saw of people's homes is its owner's alone, as the recorder's bags are.
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._unfinished.touch(mode=0o600)
         self._file = self._unfinished.open("w", encoding="utf-8")
         return self
 
@@ -163,7 +166,7 @@ class RecordWriter:
         Returns:
             What `PictureRecord.file` is to be.
         """
-        (self.folder / "images").mkdir(exist_ok=True)
+        (self.folder / "images").mkdir(exist_ok=True, mode=0o700)
         (self.folder / "images" / name).write_bytes(content)
         return f"images/{name}"
 
@@ -220,6 +223,7 @@ def rewrite_records(folder: Path, change: Callable[[int, PictureRecord], Picture
     """
     unfinished = folder / f"{FILE}.unfinished"
     with unfinished.open("w", encoding="utf-8") as file:
+        shutil.copymode(folder / FILE, unfinished)
         for place, record in enumerate(read_records(folder / FILE, Report(0))):
             file.write(record_line(change(place, record)))
     unfinished.replace(folder / FILE)

@@ -60,7 +60,7 @@ def convert_bags(bags: list[Path], folder: Path, options: BagOptions, report: Re
     Raises:
         RecordError: ``folder`` has records already, or no bag has a frame that can be used.
     """
-    with RecordWriter(folder) as writer, (folder / UNMATCHED).open("w", encoding="utf-8") as unmatched:
+    with RecordWriter(folder) as writer, _private(folder / UNMATCHED).open("w", encoding="utf-8") as unmatched:
         for bag in bags:
             types = MessageTypes()
             with report.item(str(bag)), Notes(bag, types, report, options.image_topic, options.slop_s) as notes:
@@ -70,6 +70,11 @@ def convert_bags(bags: list[Path], folder: Path, options: BagOptions, report: Re
                     unmatched.write(json.dumps({"bag": bag.name} | note, ensure_ascii=False) + "\n")
         if not report.kept:
             raise RecordError("no frame of these bags can be used")
+
+
+def _private(path: Path) -> Path:
+    path.touch(mode=0o600)
+    return path
 
 
 class _Frames:
