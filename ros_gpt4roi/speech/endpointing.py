@@ -20,6 +20,7 @@ _LOUDER = 10 ** (7 / 10)  # times the power
 _LATELY_S, _FIRST_S = 10.0, 1.0  # what is looked back at; with less than the second, all speech counts
 _SMOOTHED = 5  # steps
 _QUIETEST = 0.1  # of the steps
+_ENDED = 10 ** (-8 / 10)  # what is so much below the quietest: a noise has ended, and is nothing to compare with
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,11 @@ class Endpointer:
         if len(self._powers) < _steps(_FIRST_S):
             return True
         smoothed = np.convolve(self._powers, np.full(_SMOOTHED, 1 / _SMOOTHED), "valid")
-        return bool(smoothed[-1] >= _LOUDER * np.quantile(smoothed, _QUIETEST))
+        quiet = np.quantile(smoothed, _QUIETEST)
+        if smoothed[-1] < _ENDED * quiet:
+            self._powers = deque(list(self._powers)[-_SMOOTHED:], self._powers.maxlen)
+            return True
+        return bool(smoothed[-1] >= _LOUDER * quiet)
 
     def _end(self, cut: bool = False) -> list[Event]:
         steps, speech = self._steps, self._speech

@@ -58,6 +58,18 @@ def test_others_who_talk_farther_away_are_no_part_of_an_utterance() -> None:
     assert abs(found[0].start / RATE - 8) < 0.5 and len(found[0].samples) / RATE < len(question) / RECORDED + 1
 
 
+@pytest.mark.parametrize("decibels", [-24, -14])  # of full scale; the question has −19
+def test_what_is_said_right_after_a_loud_noise_is_heard_whole(decibels: int) -> None:
+    question = recording("what_is_region_two")
+    spoken = np.flatnonzero(np.abs(question) > 0.1 * np.abs(question).max())[[0, -1]] / RECORDED
+    noise = np.random.default_rng(0).normal(0, 32768 * 10 ** (decibels / 20), 12 * RECORDED)
+    events = hear(Endpointer(EndpointOptions()), speech(np.concatenate(
+        (noise.clip(-32768, 32767).astype(np.int16), silence(0.2), question, silence(1.2)))))
+    assert [type(event) for event in events] == [SpeechStarted, Utterance]
+    began = events[1].start / RATE - 12.2
+    assert began < spoken[0] and began + len(events[1].samples) / RATE > spoken[1]
+
+
 @pytest.mark.parametrize("sound", ["silence", "zeros", "pink noise", "a loud tone"])
 def test_a_minute_of_what_is_no_speech_is_no_utterance(sound: str) -> None:
     rng, count = np.random.default_rng(1), 60 * RATE
