@@ -17,7 +17,7 @@ from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.speech.audio import AudioError, Chunk
 from ros_gpt4roi.speech.endpointing import EndpointOptions
 from ros_gpt4roi.speech.listener import Heard, Listener
-from ros_gpt4roi.speech.meaning import Meaning, Question, Unclear, meaning_of, without_wake_phrase
+from ros_gpt4roi.speech.meaning import Question, doubt, meaning_of, without_wake_phrase
 from ros_gpt4roi.speech.microphone import Microphone
 from ros_gpt4roi.speech.recogniser import RecogniserOptions, open_recogniser
 from ros_gpt4roi.speech.speaking import SpeakingOptions
@@ -183,25 +183,14 @@ class Speech(Node):
                 self._dialogue.ask_back("", "I heard no words.")
             return
         meaning = meaning_of(addressed)
-        unclear = self._unclear(heard, meaning)
+        unclear = doubt(heard.transcript, meaning, heard.cut, self._settings.min_confidence,
+                        self._settings.endpoint.longest_s)
         query_id = uuid.uuid4().hex if isinstance(meaning, Question) and not unclear else ""
         self._utterances.publish(heard, addressed, query_id)
         if unclear:
             self._dialogue.ask_back("" if heard.transcript.language else addressed, unclear)
         else:
             self._dialogue.answer(meaning, query_id, heard.ended_s)
-
-    def _unclear(self, heard: Heard, meaning: Meaning) -> str:
-        """Why a sentence is not enough to act on; empty where it is."""
-        confidence = heard.transcript.confidence
-        if heard.transcript.language:
-            return "I did not understand that."
-        if heard.cut:
-            return (f"That was longer than {self._settings.endpoint.longest_s:g} seconds, and I heard only the "
-                    "beginning.")
-        if confidence is not None and confidence < self._settings.min_confidence:
-            return "I am not sure."
-        return "That is no question." if isinstance(meaning, Unclear) else ""
 
     def on_problem(self, kind: str, text: str) -> None:
         """Counts and logs it."""

@@ -14,6 +14,7 @@ from ros_gpt4roi_interfaces.msg import Correction as CorrectionMessage
 from std_msgs.msg import Header, String
 
 from ros_gpt4roi.client import Client, NoNodeError
+from ros_gpt4roi.runtime.pointing import points
 from ros_gpt4roi.runtime.region_text import RegionText, UnknownRegionError
 from ros_gpt4roi.speech.listener import Heard
 from ros_gpt4roi.speech.meaning import Correction, Courtesy, Meaning, NewConversation, Question
@@ -27,6 +28,7 @@ _ANSWER_LIMIT_S = 60.0
 _EXCUSES = {Answer.TIMEOUT: "That took too long.", Answer.NO_FRAME: "I have no picture.",
             Answer.UNKNOWN_REGION: "I see no such region.", Answer.OVERLOADED: "I have too many questions to answer.",
             Answer.INVALID: "I can not answer that."}
+_WHICH = "Which region do you mean? Please ask with its name, such as region 1."  # "this", with nothing pointed at
 _FAILED = "I can not answer now."
 _NANOSECONDS = 1_000_000_000
 
@@ -190,8 +192,12 @@ class SpokenDialogue:
             if answer.status == Answer.OK:
                 self._last, self._last_s = (query.text, answer), time.monotonic()
         self._first_word_s = time.monotonic() - ended_s
-        self._say(answer.text if answer.status == Answer.OK and answer.text
-                  else _EXCUSES.get(answer.status, _FAILED))
+        if answer.status == Answer.OK and answer.text:
+            self._say(answer.text)
+        elif answer.status == Answer.INVALID and points(query.text):
+            self._say(_WHICH)
+        else:
+            self._say(_EXCUSES.get(answer.status, _FAILED))
 
     # Corrections
 

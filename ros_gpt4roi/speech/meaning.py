@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .recogniser import Transcript
+
 
 @dataclass(frozen=True)
 class Question:
@@ -46,10 +48,10 @@ class Unclear:
 
 Meaning = Question | Correction | NewConversation | Courtesy | Unclear
 
-_ASKING = re.compile(
+_INTERROGATIVE = re.compile(
     r"(?:what|what's|which|who|who's|whose|where|where's|when|why|how|how's|is|isn't|are|aren't|was|were|do|does|did|"
-    r"can|could|would|will|should|has|have|describe|tell|show|name|count|compare|find|list|explain|point|identify|"
-    r"look)\b")
+    r"can|could|would|will|should|has|have)\b")
+_IMPERATIVE = re.compile(r"(?:describe|tell|show|name|count|compare|find|list|explain|point|identify|look)\b")
 _LEADING = re.compile(r"^(?:(?:please|and|so|but|then|okay|ok|now|well|um|uh|also|or|hello|hi)\b[ ,]*)+")
 _NO = re.compile(r"^(?:(?:no|nope|wrong|incorrect|actually|sorry|that(?:'s| is| was)? (?:wrong|not right|not correct|"
                  r"incorrect)|you(?:'re| are) wrong)\b[,.!; ]*)+")
@@ -66,6 +68,15 @@ _NEW = re.compile(r"^(?:(?:(?:start|begin|open) )?(?:a )?(?:new conversation|new
 # "Is region 2 red?" is often heard as "If region 2 red", which has no verb; with one, "if" was said.
 _IF = re.compile(r"^if(?= (?:regions?|number|the|it|this|that|there)\b)(?!.*\b(?:is|are|was|were|has|have|do|does|did|"
                  r"can|could|will|would|should|\w+s|you|i|we)\b)", re.IGNORECASE)
+# Words that were lost, or ran into each other: where no sentence has the first, the second was said.
+_RUN_TOGETHER = (
+    (re.compile(r"\bthe (?=(?:regions?|number) (?:\d|one\b|two\b|three\b|four\b|five\b))", re.IGNORECASE), ""),
+    (re.compile(r"^it's (?=(?:region|number) \w+,? (?!that|which|who|on|in|at|by|and|not|again|please|now|then|but)\w)",
+                re.IGNORECASE), "Is "),
+    (re.compile(r"^(what|how) (?:2|two|to|too) (?=regions \w+ and \w+ \w)", re.IGNORECASE), r"\1 do "),
+    (re.compile(r"\b(small|light|dark|long|short|hard|full)er (large|big|dark|light|short|long|soft|empty)\b",
+                re.IGNORECASE), r"\1 or \2"),
+    (re.compile(r"^(region \w+),? (?=\w+ or \w+\W*$)", re.IGNORECASE), r"Is \1 "))
 _BREAK = re.compile(r"([.?!]) +(?!\d)")
 # Numbers that sound like other words, where only a number can stand.
 _SOUNDS = {"to": "2", "too": "2", "for": "4", "won": "1", "ate": "8", "tree": "3", "free": "3", "sex": "6"}
@@ -93,19 +104,48 @@ def meaning_of(text: str) -> Meaning:
         return Correction(right=True)
     no = _NO.match(lowered)
     rest = text[no.end():] if no else text
-    asking = _LEADING.sub("", _simple(rest))
-    if _ASKING.match(asking) or rest.rstrip().endswith("?"):
-        return Question(_joined(rest.strip() if no and not _ASKING.match(lowered) else text))
+    if _asks(rest) or rest.rstrip().endswith("?"):
+        return Question(_marked(_joined(rest.strip())))
     if no:
         return _correction(rest)
     contrast = _IS_NOT.match(lowered)
     return _correction(text) if contrast else Unclear()
 
 
+def doubt(transcript: Transcript, meaning: Meaning, cut: bool, min_confidence: float, longest_s: float) -> str:
+    """Tells why a sentence is not enough to act on, to the person who said it; empty where it is enough.
+
+    Args:
+        transcript: What was recognised.
+        meaning: What its words mean.
+        cut: Whether the sentence was longer than `longest_s`.
+        min_confidence: Less is not enough.
+        longest_s: The longest utterance, in seconds.
+    """
+    if transcript.language:
+        return "I did not understand that."
+    if cut:
+        return f"That was longer than {longest_s:g} seconds, and I heard only the beginning."
+    if transcript.confidence is not None and transcript.confidence < min_confidence:
+        return "I am not sure."
+    return "That is no question." if isinstance(meaning, Unclear) else ""
+
+
+def _asks(text: str) -> bool:
+    """Whether a sentence begins as a question or a request does, perhaps after words such as "and"."""
+    begin = _LEADING.sub("", _simple(text))
+    return bool(_INTERROGATIVE.match(begin) or _IMPERATIVE.match(begin))
+
+
+def _marked(text: str) -> str:
+    """A question with the mark that it would be typed with, where it was heard as a statement: "Is it red."."""
+    return f"{text[:-1]}?" if text[-1] in ".," and _INTERROGATIVE.match(_LEADING.sub("", _simple(text))) else text
+
+
 def _joined(text: str) -> str:
     """A question of one sentence, where a pause made two of it: "Which is red? Region 1 or region 2?"."""
     first, mark, rest = _BREAK.split(text, maxsplit=1) if _BREAK.search(text) else (text, "", "")
-    if not rest or _BREAK.search(rest) or all(_ASKING.match(_LEADING.sub("", _simple(part))) for part in (first, rest)):
+    if not rest or _BREAK.search(rest) or all(map(_asks, (first, rest))):
         return text
     if rest[1:2].islower():
         rest = rest[0].lower() + rest[1:]
@@ -116,6 +156,8 @@ def repaired(text: str) -> str:
     """A sentence with the names of regions as they are written: "region too?" was "region 2?"."""
     text = _REGION.sub("region", " ".join(text.split()))
     text = _MISHEARD.sub(lambda found: f"{found[1]} {_SOUNDS[found[2].lower()]}", text)
+    for heard, said in _RUN_TOGETHER:
+        text = heard.sub(said, text)
     return _IF.sub("Is", text)
 
 

@@ -50,10 +50,12 @@ def build(folder: Path) -> None:
     for name in missing:
         _write(folder / "src" / name, name)
     install = folder / "install"
+    # colcon has make wait while the load is above the number of cores, as it always is where tests run in parallel.
+    environment = {**os.environ, "MAKEFLAGS": f"-j{os.cpu_count()}"}
     subprocess.run([sys.executable, "-m", "colcon", "build", "--merge-install", "--base-paths", folder / "src",
                     "--build-base", folder / "build", "--install-base", install, "--cmake-args", "-DBUILD_TESTING=OFF",
                     "-Wno-dev", f"-DCMAKE_INSTALL_RPATH={install / 'lib'}"],
-                   cwd=folder, check=True, timeout=560, capture_output=True)
+                   cwd=folder, env=environment, check=True, timeout=560, capture_output=True)
     (site,) = install.glob("lib/python3*/site-packages")
     sys.path.insert(0, str(site))
     importlib.invalidate_caches()

@@ -1,6 +1,8 @@
-"""The speech node with people who do not wait, and without a microphone or a recogniser."""
+"""The speech node with sound and microphones that are as they should not be, and with people who do not wait."""
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ from recorded_speech import CHUNK_S, RATE, chunks, recording, silence  # noqa: E
 from ros_gpt4roi_interfaces.msg import Utterance  # noqa: E402
 from ros_peer import Peer  # noqa: E402
 from speech_fixtures import FAST, SOUND, Status, Voice, start_fixture, voice_of_fixture  # noqa: E402, F401
-from std_msgs.msg import Int16MultiArray  # noqa: E402
+from std_msgs.msg import Int16MultiArray, String  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -64,6 +66,99 @@ def test_who_speaks_silences_the_voice_and_is_heard_whole(peer: Peer, start: Any
         assert utterances[-1].text.startswith("no region two is")
     assert any(not item.final and item.text for item in utterances)
     print("from the onset of speech to the end of the voice: " + ", ".join(f"{ms:.0f} ms" for ms in took_ms))
+
+
+def test_noise_and_long_speech_cost_themselves_alone(peer: Peer, start: Any, voice_of: Any) -> None:
+    process = start(**SOUND, **FAST, audio__rate=RATE, endpoint__longest_s=4.0)
+    utterances, status = peer.collect(Utterance, "utterances", 10), Status(peer)
+    replies = peer.collect(String, "replies", 10)
+    voice = voice_of(Int16MultiArray)
+    count = 60 * RATE
+    pink = np.fft.irfft(np.fft.rfft(np.random.default_rng(1).normal(size=count))
+                        / np.sqrt(np.maximum(1, np.arange(count // 2 + 1))))
+    for piece in np.array_split((pink / np.abs(pink).max() * 20_000).astype(np.int16), 12):
+        heard_s = float(status.values.get("audio, seconds", 0))
+        voice.say(piece)
+        peer.wait_for(lambda: float(status.values.get("audio, seconds", 0)) > heard_s + 4, "the noise to be heard")
+    assert not utterances and not replies and status.level == DiagnosticStatus.OK, status.message
+
+    # Right after the noise, and without the pauses around the sentences, so that they are spoken without a break.
+    voice.say(silence(0.3), *(recording(name)[2000:-5000] for name in ("correction", "wake_phrase", "correction")))
+    peer.wait_for(lambda: replies, "a reply")
+    assert "That was longer than 4 seconds, and I heard only the beginning. Please say it again." in replies[0].data
+    peer.wait_for(lambda: "without a pause: likely it is noise" in status.message, "the warning")
+    voice.say(silence(1))
+    voice.ask("what_is_region_two")
+    peer.wait_for(lambda: status.values["utterances"] == "2", "what was said after it")
+    assert status.values["cut"] == "1"
+
+    voice.say(np.zeros(6 * RATE, np.int16))
+    peer.wait_for(lambda: "is the microphone muted?" in status.message, "silence")
+    voice.say((np.sign(np.sin(np.arange(2 * RATE) * 0.06)) * 32767).astype(np.int16))
+    peer.wait_for(lambda: "clipped" in status.message, "clipping")
+    assert process.stop(signal.SIGTERM) == 0, process.output()
+
+
+# A sound card that the test plugs in and out, by files in a folder. There is none where tests run.
+_SOUNDDEVICE = '''
+import os, threading, time
+from pathlib import Path
+FOLDER = Path(__file__).parent
+RATES = lambda: (FOLDER / "rates").read_text().split()
+class PortAudioError(Exception): pass
+def _terminate(): pass
+def _initialize(): pass
+def query_devices(which=None, kind=None):
+    plugged = (FOLDER / "plugged").exists()
+    device = {"index": 0, "name": "toy card", "max_input_channels": 1, "default_samplerate": 48000.0}
+    if kind is None:
+        return [device] if plugged else []
+    if not plugged:
+        raise PortAudioError("Error querying device -1")
+    return device
+class RawInputStream:
+    def __init__(self, samplerate, blocksize, device, channels, dtype, callback):
+        if str(samplerate) not in RATES():
+            raise PortAudioError("Invalid sample rate [PaErrorCode -9997]")
+        self.block, self.rate, self.callback, self.active = blocksize, samplerate, callback, False
+    def start(self):
+        self.active = True
+        threading.Thread(target=self._run, daemon=True).start()
+    def _run(self):
+        sound = (FOLDER / "sound").read_bytes()
+        while (FOLDER / "plugged").exists():
+            time.sleep(self.block / self.rate)
+            piece, sound = sound[:2 * self.block], sound[2 * self.block:]
+            self.callback(piece.ljust(2 * self.block, b"\\0"), self.block, None, None)
+        self.active = False
+    def close(self, ignore_errors=True): pass
+'''
+
+
+def test_a_microphone_that_comes_and_goes(peer: Peer, start: Any, tmp_path: Path,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    import soxr
+    sound = soxr.resample(np.concatenate((silence(0.6), recording("correction"), silence(1.2))), RATE, 48_000)
+    (tmp_path / "sounddevice.py").write_text(_SOUNDDEVICE)
+    (tmp_path / "sound").write_bytes(sound.astype(np.int16).tobytes())
+    (tmp_path / "rates").write_text("96000")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    start(**FAST)
+    utterances, status = peer.collect(Utterance, "utterances", 10), Status(peer)
+    peer.wait_for(lambda: "no microphone (the default one): Error querying device -1; expected one of none" in
+                  status.message, "the missing microphone")
+    (tmp_path / "plugged").touch()
+    peer.wait_for(lambda: "Invalid sample rate" in status.message and "expected one of 0 toy card" in status.message,
+                  "the rate that can not be had")
+    (tmp_path / "rates").write_text("48000")
+    peer.wait_for(lambda: utterances, "an utterance")
+    assert utterances[0].text.startswith("no region two is") and utterances[0].header.frame_id == "microphone"
+    (tmp_path / "plugged").unlink()
+    peer.wait_for(lambda: status.values.get("microphone lost") == "1", "the loss")
+    assert "toy card has ended; was it unplugged?" in status.values["microphone lost, last"]
+    (tmp_path / "plugged").touch()
+    peer.wait_for(lambda: len(utterances) == 2, "an utterance of the microphone that is plugged in again")
+    assert utterances[1].text == utterances[0].text
 
 
 def test_what_is_wrong_is_shown_and_the_node_goes_on(peer: Peer, start: Any) -> None:

@@ -10,10 +10,12 @@ from ros_gpt4roi.speech.meaning import (
     NewConversation,
     Question,
     Unclear,
+    doubt,
     meaning_of,
     repaired,
     without_wake_phrase,
 )
+from ros_gpt4roi.speech.recogniser import Transcript
 
 
 @pytest.mark.parametrize("text", [
@@ -22,6 +24,13 @@ from ros_gpt4roi.speech.meaning import (
     "In region 2, do you see a capsule?"])
 def test_questions(text: str) -> None:
     assert meaning_of(text) == Question(text)
+
+
+@pytest.mark.parametrize(("heard", "asked"), [
+    ("Was region 4 there before.", "Was region 4 there before?"), ("So, is it red,", "So, is it red?"),
+    ("Describe the scene.", "Describe the scene."), ("Look. What is it.", "Look. What is it.")])
+def test_a_question_is_marked_as_one(heard: str, asked: str) -> None:
+    assert meaning_of(heard) == Question(asked)
 
 
 def test_a_question_after_a_no_is_one() -> None:
@@ -57,6 +66,18 @@ def test_what_is_neither(text: str) -> None:
     assert meaning_of(text) == Unclear()
 
 
+@pytest.mark.parametrize(("transcript", "meaning", "cut", "why"), [
+    (Transcript("Is it red?", 0.9), Question("Is it red?"), False, ""),
+    (Transcript("Is it red?"), Question("Is it red?"), False, ""),  # of a recogniser that cannot say how sure it is
+    (Transcript("Is it red?", 0.4), Question("Is it red?"), False, "I am not sure."),
+    (Transcript("Is it red?", 0.9), Question("Is it red?"), True,
+     "That was longer than 15 seconds, and I heard only the beginning."),
+    (Transcript("", None, "de"), Unclear(), False, "I did not understand that."),
+    (Transcript("A mug.", 0.9), Unclear(), False, "That is no question.")])
+def test_what_is_not_enough_to_act_on(transcript: Transcript, meaning: object, cut: bool, why: str) -> None:
+    assert doubt(transcript, meaning, cut, 0.5, 15.0) == why
+
+
 def test_orders_and_courtesies() -> None:
     assert meaning_of("Thank you very much!") == meaning_of("Stop.") == meaning_of("Okay, thanks.") == Courtesy()
     assert meaning_of("New conversation.") == meaning_of("Let's start over.") == NewConversation()
@@ -67,6 +88,13 @@ def test_names_of_regions_that_sound_like_other_words() -> None:
     assert repaired("compare region for and region  to") == "compare region 4 and region 2"
     assert repaired("Regent 2 and reason four") == "region 2 and region four"
     assert repaired("If region 2 small or large,") == "Is region 2 small or large,"
+    assert repaired("What color is the region 2?") == "What color is region 2?"
+    assert repaired("It's region 3 smaller large.") == "Is region 3 small or large."
+    assert repaired("Region 3, red or blue.") == "Is Region 3 red or blue."
+    assert repaired("What 2 regions 2 and 1 have in common?") == "What do regions 2 and 1 have in common?"
+    for text in ("It's region 3.", "It's region 3 that is red.", "What 2 regions are red?", "Is it smaller?",
+                 "Region 1 or region 2?"):
+        assert repaired(text) == text
     assert repaired("If it is red, say so") == "If it is red, say so"
     assert repaired("a region to the left") == "a region to the left"
     assert repaired("What is the reason for this?") == "What is the reason for this?"

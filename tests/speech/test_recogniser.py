@@ -60,6 +60,12 @@ def test_an_accent_is_no_other_language(whisper_base: Recogniser) -> None:
 
 
 @without_weights
+def test_another_language_is_named() -> None:
+    german = open_recogniser(RecogniserOptions(threads=1, device="cpu", language="de"))
+    assert german.transcribe(speech("statement")).language == "en"
+
+
+@without_weights
 def test_whisper_makes_no_words_of_noise(whisper_base: Recogniser) -> None:
     noise = np.random.default_rng(0).normal(0, 3000, 2 * RATE).astype(np.int16)
     transcript = whisper_base.transcribe(noise, WORDS)
