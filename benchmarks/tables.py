@@ -266,6 +266,19 @@ def speech() -> str:
     return markdown(head, rows)
 
 
+def speech_times() -> str:
+    """Return how long the stages from a question's end to the answer's first word take, and what recognisers hold."""
+    recognisers = read("benchmarks/results/speech.json")["recognisers"]
+    stages = (("endpoint_s", "end of speech is noticed"), ("recognition_s", "words"),
+              ("first_word_of_answer_s", "first word of the answer"), ("to_first_word_s", "all"))
+    rows = [(what, *(f"{measured['times'][key]['median']:.2f} s ({measured['times'][key]['p95']:.2f} s)"
+                     for measured in recognisers.values())) for key, what in stages]
+    rows.append(("real-time factor", *(f"{measured['times']['real_time_factor']['median']:.2f}"
+                                       for measured in recognisers.values())))
+    rows.append(("memory", *(f"{measured['memory_mib']:.0f} MiB" for measured in recognisers.values())))
+    return markdown(("median (95th percentile)", *recognisers), rows)
+
+
 def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
@@ -273,7 +286,7 @@ def _listed(counts: dict[str, int]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, reuse, training, bags,
                                         tabletop, extractors, extractor_costs, malformed, soak, console,
-                                        browsers, ablation, speech)}
+                                        browsers, ablation, speech, speech_times)}
 
 
 def fill(text: str) -> str:

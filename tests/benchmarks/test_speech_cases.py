@@ -31,6 +31,9 @@ def test_voices_and_speeds_are_spread_evenly(name: str) -> None:
     condition = CONDITIONS[name]
     said = Counter(sentence.voice(condition) for sentence in read_sentences(IDS, 0)["questions"])
     assert len(said) == 3 * len(set(condition.voices))
+    questions = read_sentences(IDS, 0)["questions"]
+    assert len({(item.voice(condition)[0], item.noise(condition)) for item in questions}) == 2 * len(
+        set(condition.voices))
     by_speed = Counter(speed for _, speed in said.elements())
     assert max(by_speed.values()) - min(by_speed.values()) <= len(condition.voices)
 
