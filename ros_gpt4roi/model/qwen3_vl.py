@@ -12,10 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
-from transformers import AutoModelForImageTextToText
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from ..configuration import Configuration, setting
 from .architecture import architecture
@@ -90,6 +86,11 @@ def fit_frame(frame: np.ndarray, budget: PixelBudget) -> np.ndarray:
     Raises:
         ValueError: The frame is not such an array, or one side is more than 200 times the other.
     """
+    # Half of what a program of this package would import, and only these models need it.
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import resize
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
     frame = check_frame(frame)
     size = smart_resize(*frame.shape[:2], factor=budget.token_side, min_pixels=budget.least, max_pixels=budget.most)
     if frame.shape[:2] == size:
@@ -167,6 +168,8 @@ class Qwen3VL(nn.Module):
     def __init__(self, config: Qwen3VLConfig):
         super().__init__()
         self.config = config
+        from transformers import AutoModelForImageTextToText
+
         network: Any = AutoModelForImageTextToText.from_config(architecture("config.json", config.network))
         self.vision = network.model.visual
         self.language = Decoder(network.model.language_model, network.lm_head, bool(network.all_tied_weights_keys))

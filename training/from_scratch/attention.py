@@ -23,7 +23,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from ros_gpt4roi.model.prompt import IGNORED, Encoded
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
@@ -158,6 +157,9 @@ def attention_loss(language: Any, hidden: Sequence[torch.Tensor], targets: torch
     wanted = targets != NO_TARGET
     if not wanted.any():
         return hidden[0].new_zeros(())
+    # With it comes PyTorch's compiler: seconds for a program that only reads data.
+    from transformers.models.llama import modeling_llama
+
     found = wanted.nonzero()
     heads = found[:, 1]
     weights = 1 / heads.bincount()[heads]  # rare look-ups are not drowned by frequent ones
@@ -172,7 +174,7 @@ def attention_loss(language: Any, hidden: Sequence[torch.Tensor], targets: torch
         query = query.unflatten(-1, (-1, width)).transpose(1, 2)
         key = attention.k_proj(states).unflatten(-1, (-1, width)).transpose(1, 2)
         key = key.repeat_interleave(attention.num_key_value_groups, 1)[:, :query.shape[1]]
-        query, key = apply_rotary_pos_emb(query, key, cosine, sine)
+        query, key = modeling_llama.apply_rotary_pos_emb(query, key, cosine, sine)
         # Scaled before and masked after the large product: most of it is not wanted.
         scores = ((query * width ** -0.5) @ key.transpose(2, 3))[wanted].float().masked_fill(later, float("-inf"))
         losses.append(F.cross_entropy(scores, targets[wanted], reduction="none") @ weights)
