@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from ..image_file import ImageFileError, picture_path, read_header, read_image
 
-INDEX_FILE = "evidence.safetensors"
+INDEX_FILE = "region_index.safetensors"
 MOST_REGIONS = 100_000
 _MOST_BYTES = 256 << 20  # of embeddings
 _FORMAT = "ros_gpt4roi evidence 1"

@@ -79,7 +79,7 @@ def test_a_region_is_told_the_records_that_it_resembles(peer: Peer, node: Percep
     node._evidence._index = None
     refused = find(peer, Region(id="1"))
     assert refused.status == Answer.INVALID and "is of model other@0, but" in refused.error
-    (records / "evidence.safetensors").unlink()
+    (records / "region_index.safetensors").unlink()
     assert "is not there; make it by" in find(peer, Region(id="1")).error
     write_index(records, index.model, np.array(index.embeddings), regions)
     assert find(peer, Region(id="1")).status == Answer.OK
