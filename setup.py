@@ -19,7 +19,8 @@ setup(
         (f"share/{NAME}/engines", sorted(glob("engines/*.yaml"))),
         (f"share/{NAME}/engines/probe", sorted(glob("engines/probe/*"))),
         (f"share/{NAME}/models/tabletop",
-         sorted(glob("models/tabletop/*.json") + glob("models/tabletop/*.safetensors"))),
+         sorted(glob("models/tabletop/*.json") + glob("models/tabletop/*.safetensors") +
+                glob("models/tabletop/*.yaml"))),
         (f"share/{NAME}/models/tabletop/probes", sorted(glob("models/tabletop/probes/*"))),
     ],
     install_requires=["setuptools"],

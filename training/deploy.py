@@ -3,7 +3,8 @@
     python -m training.deploy RECIPE.yaml --run FOLDER --out MODEL
 
 MODEL gets the last stage's weights in half precision, config and tokenizer, the recipe, the training curve of every
-stage and a model card; with `--quantise int8` also the language model in that format, which the node then loads instead
+stage, a model card, and probes for `load_model`: questions of the validation data with short answers. With
+`--quantise int8` it gets also the language model in that format, which the node then loads instead
 (`pipeline.language_format: int8`), with `--export-vision` the vision stage's ONNX graph, which the node then need not
 export at its first start (`pipeline.vision.backend: auto`).
 """
@@ -37,14 +38,21 @@ from ros_gpt4roi.runtime.language_format import (
     quantised_file,
     save_quantised,
 )
+from ros_gpt4roi.runtime.probes import PROBES_FILE
+from ros_gpt4roi.sim.tabletop.renderer import RendererError
 
 from .collate import ConversationCollator
 from .data import DataError, open_dataset
+from .data.mixture import MixtureDataset
 from .errors import tells_errors
+from .evaluation import tabletop_probes
+from .evaluation.probes import dataset_probes, write_probes
 from .recipe import Recipe, RecipeError, read_recipe
 from .trainer import CURVE_FILE, FINAL_FOLDER
 
+logger = logging.getLogger(__name__)
 _CALIBRATION = 64  # conversations
+_PROBES = 8  # pictures
 CARD_FILE, RECIPE_FILE = "README.md", "recipe.yaml"
 QUANTISED = [name for name in FORMATS if name not in FLOAT_FORMATS]
 
@@ -116,6 +124,18 @@ def read_inputs(recipe: Recipe, run: Path, loaded: LoadedModel) -> dict[str, tor
     return record_inputs(loaded.model.language, read)
 
 
+def _write_probes(recipe: Recipe, run: Path, out: Path, config: ModelConfig) -> None:
+    section, folder = {**recipe.validation, **recipe.stages[-1].data}, out / PROBES_FILE.parent
+    if section["kind"] == "tabletop":
+        tabletop_probes.write_probes(folder, _PROBES)
+        return
+    samples = open_dataset(section, run, recipe.seed, config)
+    assert isinstance(samples, MixtureDataset)
+    if not write_probes(folder, dataset_probes(samples, _PROBES)):
+        logger.warning("the first pictures of the validation data have no question with a short answer: no probes")
+        shutil.rmtree(folder)
+
+
 def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (), vision: bool = False) -> None:
     """Writes the folder.
 
@@ -129,7 +149,7 @@ def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (),
 
     Raises:
         CheckpointError: the run's last stage is not finished.
-        RecipeError, DataError, EngineError, OSError: something else prevents it.
+        RecipeError, DataError, EngineError, RendererError, OSError: something else prevents it.
     """
     recipe = read_recipe(recipe_file)
     loaded = load_checkpoint(run / recipe.stages[-1].name / FINAL_FOLDER)
@@ -148,13 +168,14 @@ def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (),
         save_quantised(language, number_format, out)
     if vision:
         export_vision(out)
+    _write_probes(recipe, run, out, loaded.config)
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in loaded.model.named_children()}
     (out / CURVE_FILE).write_text(json.dumps(curves, separators=(",", ":")) + "\n", encoding="utf-8")
     (out / CARD_FILE).write_text(model_card(recipe, parts, curves), encoding="utf-8")
     shutil.copyfile(recipe_file, out / RECIPE_FILE)
 
 
-@tells_errors(RecipeError, DataError, CheckpointError, EngineError, OSError)
+@tells_errors(RecipeError, DataError, CheckpointError, EngineError, RendererError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m training.deploy", description=__doc__.partition("\n")[0])

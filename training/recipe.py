@@ -38,6 +38,9 @@ class Stage(Configuration):
     lora: dict[str, Any] = setting({}, "peft's LoraConfig; the language model then learns by low-rank adapters, which "
                                        "become part of the result.")
 
+    patience: int = setting(0, "So many validations one after the other without a better one end the stage, whose "
+                               "result is then that of the best; 0: it runs to its end.", at_least=0)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.lora and any(name.partition(".")[0] == "language" for name in self.trainable):

@@ -18,7 +18,8 @@ from accelerate import init_empty_weights
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 from typing_extensions import override
@@ -137,9 +138,12 @@ class StageTrainer(Trainer):
         finally:
             self.args.output_dir = str(folder)
         self.accelerator.wait_for_everyone()
+        best = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        self.state.best_model_checkpoint = str(best) if best.name == name or best.is_dir() else None
         if self.is_world_process_zero():
+            self.state.save_to_json(str(folder / _UNFINISHED / name / TRAINER_STATE_NAME))  # as it will be found
             os.replace(folder / _UNFINISHED / name, folder / name)
-            rotate_checkpoints(str(folder), self.args.save_total_limit)
+            rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # The model is no PreTrainedModel, and plain safetensors refuse its tied embeddings. What is frozen is in the
@@ -199,7 +203,7 @@ def read_settings(stage: Stage, folder: Path, arguments: dict[str, Any], stream:
     try:
         settings = TrainingArguments(
             output_dir=str(folder), run_name=stage.name, seed=seed, use_cpu=not torch.cuda.is_available(),
-            **{**DEFAULTS, **arguments, **stage.arguments})
+            load_best_model_at_end=bool(stage.patience), **{**DEFAULTS, **arguments, **stage.arguments})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"stage {stage.name}: arguments: {error}") from error
     if stream and settings.max_steps <= 0:
@@ -248,9 +252,12 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
         part.eval()
         part.train = functools.partial(_as_it_is, part)  # type: ignore[method-assign]
     wrapped = objective.wrap(train, seed)
+    callbacks: list[TrainerCallback] = [] if stream else [EpochSetter(wrapped)]
+    if stage.patience:
+        callbacks.append(EarlyStoppingCallback(stage.patience))
     trainer = StageTrainer(model=module, args=settings, train_dataset=wrapped, eval_dataset=validation,
                            data_collator=objective.collator(loaded.prompts), objective=objective,
-                           callbacks=[] if stream else [EpochSetter(wrapped)])
+                           callbacks=callbacks)
     if trainer.is_world_process_zero():
         set_damaged_aside(folder)
     trainer.accelerator.wait_for_everyone()

@@ -15,6 +15,7 @@ from ros_gpt4roi_interfaces.srv import LoadModel
 from std_srvs.srv import Trigger
 
 from ros_gpt4roi.configuration import Configuration, setting
+from ros_gpt4roi.model_card import measured_loss
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.device import free_memory
 from ros_gpt4roi.runtime.pipeline import Pipeline
@@ -119,6 +120,9 @@ class ModelSwap:
     def _load(self, request: LoadModel.Request, response: LoadModel.Response) -> None:
         scheduler = self._scheduler
         folder = find_model(request.model)
+        if (loss := measured_loss(folder)) > self._parameters.max_loss:
+            raise _Refused(f"{folder} is worse by its card: of what was known before, {loss:.3f} less is right; "
+                           f"swap.max_loss is {self._parameters.max_loss}")
         probes = [*read_probes(self._folder), *(read_probes(folder) if folder != self._folder else ())]
         self._make_room(folder, keep=request.dry_run)
         pipeline = self._open(folder)

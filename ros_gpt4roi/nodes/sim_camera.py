@@ -23,7 +23,7 @@ from ros_gpt4roi.messages import box_to_message, hypothesis
 from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
 from ros_gpt4roi.sim.household.scene import SPLITS, HouseholdScene
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
-from ros_gpt4roi.sim.tabletop.scene import Scene
+from ros_gpt4roi.sim.tabletop.scene import ALL_SPLITS, Scene
 
 from .parameters import TopicQos, declare, read
 from .process import NodeFailure, run_node
@@ -42,12 +42,15 @@ class CameraParameters(Configuration):
                                      "whose models scripts/setup.sh --household installs.", choices=tuple(WORLDS))
     seed: int = setting(0, "Seed of the scene.", at_least=0)
     scene: int = setting(0, "Number of the scene among those of its seed.", at_least=0)
+    scenes: int = setting(1, "Scenes that are shown one after the other, from that one on.", at_least=1, at_most=1000)
     split: str = setting("test", "Scenes of one split are never among those of another. Only the household has "
-                                "unseen: with kinds, textures and cameras of no other split.", choices=SPLITS)
+                                 "unseen: with kinds, textures and cameras of no other split; only the tabletop has "
+                                 "workshop: another room, with things of kinds of no other split.",
+                         choices=tuple({**SPLITS, **ALL_SPLITS}))
     width: int = setting(640, "Width of the images.", at_least=32, at_most=4096, unit="pixels")
     height: int = setting(480, "Height of the images.", at_least=32, at_most=4096, unit="pixels")
     rate_hz: float = setting(30.0, "Frames a second.", at_least=0.1, at_most=1000, unit="Hz")
-    views: int = setting(60, "Positions of the moving camera; 1 stands still.", at_least=1, at_most=1000)
+    views: int = setting(60, "Positions of the moving camera in each scene; 1 stands still.", at_least=1, at_most=1000)
     encoding: str = setting("rgb8", "rgb8 or bgr8 on `image`, jpeg or png on `image/compressed`.",
                             choices=("rgb8", "bgr8", "jpeg", "png"))
     depth: str = setting("16UC1", "Encoding of `depth/image`: 16UC1 in millimetres, 32FC1 in metres, or none.",
@@ -125,15 +128,16 @@ class SimCamera(Node):
         settings = self._settings
         try:
             with WORLDS[settings.world](settings.width, settings.height) as renderer:
-                for step in range(settings.views):
+                for place in range(settings.scenes * settings.views):
                     if self._stop.is_set():
                         return
-                    scene = renderer.render_view(settings.split, settings.seed, settings.scene, step)
+                    number, step = divmod(place, settings.views)
+                    scene = renderer.render_view(settings.split, settings.seed, settings.scene + number, step)
                     depth = None if self._depth is None else depth_to_image(renderer.depth(), settings.depth)
                     self._views.append(_View(*self._messages(scene), depth,
                                              pinhole(settings.width, settings.height, renderer.focal)))
-            self.get_logger().info(f"{settings.views} views of {settings.split} scene {settings.seed}/{settings.scene} "
-                                   "are rendered")
+            self.get_logger().info(f"{len(self._views)} views of {settings.scenes} {settings.split} scenes from "
+                                   f"{settings.seed}/{settings.scene} on are rendered")
         except Exception as error:  # handed to the executor's thread, which ends the node with it
             self._failure = error
 

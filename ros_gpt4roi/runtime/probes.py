@@ -44,8 +44,7 @@ class Probe:
 
     def is_right(self, answer: Answer) -> bool:
         """Whether an answer is a right one."""
-        said = _words(answer.text)
-        return answer.status is Status.OK and any(f" {_words(known)} " in f" {said} " for known in self.answers)
+        return answer.status is Status.OK and any(contains(answer.text, known) for known in self.answers)
 
 
 def read_probes(folder: Path) -> list[Probe]:
@@ -90,6 +89,11 @@ def _answers(question: dict[str, Any]) -> tuple[str, ...]:
 def count_right(probes: Iterable[Probe], ask: Callable[[Probe], Answer]) -> int:
     """How many probes are answered rightly."""
     return sum(probe.is_right(ask(probe)) for probe in probes)
+
+
+def contains(text: str, phrase: str) -> bool:
+    """Whether a text contains a phrase, whole words, whatever their case."""
+    return f" {_words(phrase)} " in f" {_words(text)} "
 
 
 def _words(text: str) -> str:

@@ -27,7 +27,7 @@ from ros_gpt4roi.model.checkpoint import load_checkpoint, save_checkpoint  # noq
 from ros_gpt4roi.nodes import model_swap  # noqa: E402
 from ros_gpt4roi.nodes.perception import Perception  # noqa: E402
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig  # noqa: E402
-from ros_gpt4roi.runtime.probes import read_probes  # noqa: E402
+from ros_gpt4roi.runtime.probes import Probe, read_probes  # noqa: E402
 from ros_gpt4roi.runtime.request import Conversation, Question  # noqa: E402
 from ros_gpt4roi.runtime.vision_stage import VisionOptions  # noqa: E402
 
@@ -130,6 +130,7 @@ def test_a_better_model_takes_over_a_worse_one_does_not_and_the_old_one_comes_ba
 
 @pytest.mark.parametrize(("what", "message"), [
     ("missing", "expected a folder or an installed model"), ("cut", "model.safetensors"), ("probes", "probes.json"),
+    ("architecture", "architecture"), ("gone", "gone"), ("card", "is worse by its card: .* 0.100 less is right"),
     ("large", "MiB are free beside the model that runs; .* deactivate and clean up")])
 def test_a_folder_that_is_none_leaves_the_model_that_runs(
         peer: Peer, camera: Camera, models: dict[str, Path], tmp_path: Path, what: str, message: str,
@@ -141,6 +142,20 @@ def test_a_folder_that_is_none_leaves_the_model_that_runs(
         weights.write_bytes(weights.read_bytes()[:-100])
     elif what == "probes":
         (folder / "probes" / "probes.json").write_text("{}")
+    elif what == "architecture":  # whose weights are those of another one
+        config = json.loads((folder / "config.json").read_text())
+        config["model"]["regions"]["hidden"] *= 2
+        (folder / "config.json").write_text(json.dumps(config))
+    elif what == "gone":  # while it is read
+        def read_and_remove(read: Path) -> list[Probe]:
+            probes = read_probes(read)
+            if read == folder:
+                shutil.rmtree(folder)
+            return probes
+
+        monkeypatch.setattr(model_swap, "read_probes", read_and_remove)
+    elif what == "card":
+        (folder / "card.json").write_text('{"old": {"before": 0.9, "after": 0.8}}')
     elif what == "large":
         monkeypatch.setattr(model_swap, "free_memory", lambda device: 1000)
     response = load(peer, folder)
@@ -167,7 +182,7 @@ def test_a_node_that_is_deactivated_meanwhile_keeps_its_model(
 def test_questions_that_are_open_get_whole_answers(peer: Peer, camera: Camera, models: dict[str, Path]) -> None:
     action = peer.action(Ask, "ask")
     goals = [peer.result_of(action.send_goal_async(Ask.Goal(query=Query(text="What is region 2?"))), "a goal")
-             for _ in range(10)]
+             for _ in range(20)]
     service = peer.node.create_client(LoadModel, "load_model")
     loading = service.call_async(LoadModel.Request(model=str(models["second"])))
     refused = service.call_async(LoadModel.Request(model=str(models["second"])))

@@ -55,6 +55,21 @@ def test_conversations_bring_the_regions_that_they_speak_of(tmp_path):
     assert all(len(record.boxes) == 2 for record in visits(source, 0, 5))
 
 
+def test_regions_about_which_nothing_is_said_are_shown_among_the_others(tmp_path):
+    line = {"file": "images/a.png", "width": 100, "height": 80,
+            "regions": [{"box": [1 + 20 * i, 1, 15 + 20 * i, 50], "name": "cup"} for i in range(4)],
+            "conversations": [{"rounds": [["What is <region 4>?", "A <region 4> cup."]]}]}
+    options = fixtures.records(tmp_path, line) | {"form": "conversations", "context": True, "max_regions": 3}
+    records = visits(fixtures.source(Records, options, tmp_path), 0)
+    assert all(len(record.boxes) == 3 and len(record.rounds) == 1 for record in records)
+    numbers = set()
+    for record in records:
+        number = record.boxes[:, 0].tolist().index(61) + 1
+        assert record.rounds[0].question == f"What is <region{number}>?"
+        numbers.add(number)
+    assert numbers == {1, 2, 3}
+
+
 def test_a_conversation_about_a_region_that_is_not_there_is_malformed(tmp_path):
     line = {"file": "images/a.png", "width": 100, "height": 80,
             "regions": [{"box": [200, 200, 300, 300], "name": "far"}, {"box": [1, 1, 50, 50], "name": "cup"}],

@@ -26,7 +26,9 @@ class RecordsOptions(SourceOptions):
 
     form: str = setting(dataclasses.MISSING, "names asks for the name of a bare region token, as stage 1 does; texts "
                         "asks for names, attributes and descriptions in words and holds the conversations, as stage 2 "
-                        "does.", choices=("names", "texts"))
+                        "does; conversations are these alone.", choices=("names", "texts", "conversations"))
+    context: bool = setting(False, "Show also the regions about which nothing is said, all in random order, as far as "
+                                   "there is room among max_regions.")
     sources: tuple[str, ...] = setting((), "Whose regions and conversations are used, such as person; none named: all.")
     min_confidence: float = setting(0.0, "Confidence below which regions and conversations are left out, where one is "
                                          "given.", at_least=0, at_most=1)
@@ -58,7 +60,7 @@ class Records(Source):
                     with report.item(f"{record.file}: region {region.id}"):
                         regions[region.id] = self._region(region, size, report)
                 conversations = []
-                for number, conversation in enumerate(record.conversations if options.form == "texts" else (), 1):
+                for number, conversation in enumerate(record.conversations if options.form != "names" else (), 1):
                     with report.item(f"{record.file}: conversation {number}"):
                         conversations.append(self._conversation(conversation, list(regions), report))
                 if not conversations and not any(region["texts"] for region in regions.values()):
@@ -76,7 +78,7 @@ class Records(Source):
             mask = region.mask
         elif self.options.masks:
             report.note("region without a mask, given as a whole box")
-        known = [("name", "", region.name)]
+        known = [("name", "", region.name)] if self.options.form != "conversations" else []
         if self.options.form == "texts":
             known += [("attribute", name, value) for name, value in region.attributes.items()]
             if rejected(region.judgements):
@@ -118,13 +120,19 @@ class Records(Source):
         entry, options = self.index[position], self.options
         regions, conversations = entry["regions"], entry["conversations"]
         described = [place for place, region in enumerate(regions) if region["texts"]]
-        chosen = sample(rng, described, options.max_regions)
-        rounds = []
-        for number, place in enumerate(chosen, 1):
+        asked = sample(rng, described, options.max_regions)
+        conversations = sample(rng, conversations, len(conversations))
+        chosen = list(dict.fromkeys(
+            [*asked, *(place for talk in conversations for place in sorted(talk["regions"].values()))]))
+        if options.context:
+            others = [place for place in range(len(regions)) if place not in chosen]
+            chosen += sample(rng, others, max(0, options.max_regions - len(chosen)))
+            chosen = sample(rng, chosen, len(chosen))
+        rounds: list[Round] = []
+        for place in asked:
             texts = regions[place]["texts"]
-            rounds.append(self._round(number, texts[int(rng.integers(len(texts)))], rng))
-        for conversation in sample(rng, conversations, len(conversations)):
-            chosen += [place for place in sorted(conversation["regions"].values()) if place not in chosen]
+            rounds.append(self._round(chosen.index(place) + 1, texts[int(rng.integers(len(texts)))], rng, not rounds))
+        for conversation in conversations:
             numbers = {name: chosen.index(place) + 1 for name, place in conversation["regions"].items()}
             rounds += [Round(_placed(question, numbers), _placed(answer, numbers), "conversation")
                        for question, answer in conversation["rounds"]]
@@ -138,10 +146,10 @@ class Records(Source):
         return [Record(entry["image"], boxes_array(boxes), tuple(rounds), f"records {entry['id']}",
                        tuple(masks) if options.masks else ())]
 
-    def _round(self, number: int, known: tuple[str, str, str], rng: np.random.Generator) -> Round:
+    def _round(self, number: int, known: tuple[str, str, str], rng: np.random.Generator, first: bool) -> Round:
         task, attribute, text = known
         if self.options.form == "names":
-            return Round(f"{templates.NAME_TASK if number == 1 else ''}<box{number}>", text, "category")
+            return Round(f"{templates.NAME_TASK if first else ''}<box{number}>", text, "category")
         named = f"<region{number}>"
         if task == "attribute":
             return Round(templates.pick(rng, templates.ATTRIBUTE_OF_ONE, name=attribute, regions=named), text, task)

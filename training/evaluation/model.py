@@ -47,7 +47,21 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
     if options.reference:
         config = dataclasses.replace(config, language_format="fp32", vision=VisionOptions(backend="torch"),
                                      decoding=dataclasses.replace(config.decoding, onnxruntime=False))
-    pipeline = Pipeline.open(options.model, config)
+    return open_fitted(options.model, config)
+
+
+def open_fitted(folder: Path, config: PipelineConfig) -> Pipeline:
+    """Open a model with as many threads as the node would run it with.
+
+    Args:
+        folder: The checkpoint.
+        config: How it is run.
+
+    Raises:
+        CheckpointError: The folder holds no whole checkpoint.
+        ConfigError: The device does not work here.
+    """
+    pipeline = Pipeline.open(folder, config)
     if pipeline.device.name == "cpu":
         fit_threads(lambda: pipeline.rehearse(_REHEARSED_REGIONS))
         pipeline.reset()

@@ -8,20 +8,17 @@ Kind and colour of every object, in scenes that neither training nor `python -m 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from ros_gpt4roi.runtime.probes import PROBES_FILE
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
+from training.evaluation import probes
 from training.evaluation.tabletop import ask_about_region
 
 _SEED = 4711  # of the test split; evaluations use small ones
-_QUALITY = 92
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,30 +33,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_probes(folder: Path, scenes: int) -> None:
-    """Write `probes.json` and the pictures.
+    """Write `probes.json` and the pictures, in place of those that are there.
 
     Args:
-        folder: Made where it is missing.
+        folder: The model's `probes`.
         scenes: How many pictures; one without an object is left out.
 
     Raises:
         RendererError: Nothing can be rendered here.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    probes = []
+    probes.write_probes(folder, _pictures(scenes))
+
+
+def _pictures(scenes: int) -> Iterator[probes.Picture]:
     with TabletopRenderer() as renderer:
         for index in range(scenes):
             scene, rng = renderer.render("test", _SEED, index), np.random.default_rng([_SEED, index])
-            if not scene.objects:
-                continue
-            name = f"{index}.jpg"
-            Image.fromarray(scene.image).save(folder / name, quality=_QUALITY)
             turns = [ask_about_region(scene, task, place, rng)[-1]
                      for place in range(len(scene.objects)) for task in ("kind", "colour")]
-            probes.append({"image": name, "boxes": np.round(scene.boxes(), 1).tolist(),
-                           "questions": [{"text": turn.question.replace("<region", "region ").replace(">", ""),
-                                          "answers": list(turn.expected.values)} for turn in turns]})
-    (folder / PROBES_FILE.name).write_text(json.dumps({"probes": probes}, indent=1) + "\n", encoding="utf-8")
+            yield scene.image, scene.boxes().tolist(), [(probes.spoken(turn.question), turn.expected.values)
+                                                        for turn in turns]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from ros_gpt4roi.sim.tabletop.scene import KINDS, SIZES
+from ros_gpt4roi.sim.tabletop.scene import KINDS, SIZES, WORKSHOP_KINDS
 
 _SEGMENTS = 32  # around a shape's axis
 _SCALES_PER_SIZE = 3
@@ -38,7 +38,7 @@ class Shape:
     """One compiled shape: a kind in one of its proportions at one scale.
 
     Attributes:
-        kind: A name in KINDS.
+        kind: A name in KINDS or WORKSHOP_KINDS.
         size: A name in SIZES.
         mesh: Its surface.
         parts: Point sets [P, 3] whose convex hulls together make up the solid's outline.
@@ -235,16 +235,52 @@ def _bottle(proportion: int) -> tuple[Mesh, tuple[np.ndarray, ...]]:
     return _lathe(profile), (base, *parts[1:], lid)
 
 
+def _ring_solid(proportion: int) -> tuple[Mesh, tuple[np.ndarray, ...]]:
+    radius, thickness = ((0.048, 0.014), (0.046, 0.017))[proportion]
+    profile = _arc((radius, thickness), thickness, -180, 180, 17)
+    mesh = _lathe(profile)
+    # Seen from the side or above: a piece of the tube for every few segments of the circle.
+    grid = mesh.vertices.reshape(len(profile), _SEGMENTS, 3)
+    turns = np.arange(0, _SEGMENTS, 2)
+    return mesh, tuple(np.concatenate([grid[:, i], grid[:, i + 1], grid[:, (i + 2) % _SEGMENTS]]) for i in turns)
+
+
+def _star(proportion: int) -> tuple[Mesh, tuple[np.ndarray, ...]]:
+    outer, inner, height = ((0.060, 0.026, 0.034), (0.058, 0.029, 0.044))[proportion]
+    bevel = 0.004
+    angle = np.arange(10) * (np.pi / 5)
+    corners = np.where(np.arange(10) % 2, inner, outer)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    heights = (0.0, bevel, height - bevel, height)
+    rings = [np.concatenate([corners * scale, np.full((10, 1), z)], 1)
+             for scale, z in zip((1 - bevel / inner, 1.0, 1.0, 1 - bevel / inner), heights)]
+    triangles = []
+    for i in range(10):
+        j = (i + 1) % 10
+        for low, high in zip(rings, rings[1:]):
+            triangles += [(low[i], low[j], high[j]), (low[i], high[j], high[i])]
+        triangles += [((0, 0, 0), rings[0][j], rings[0][i]), ((0, 0, height), rings[-1][i], rings[-1][j])]
+    # Vertices of their own for every triangle: its edges are sharp.
+    vertices = np.array(triangles)
+    normals = np.cross(vertices[:, 1] - vertices[:, 0], vertices[:, 2] - vertices[:, 0])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    mesh = Mesh(vertices.reshape(-1, 3), np.repeat(normals, 3, 0), np.arange(len(triangles) * 3).reshape(-1, 3))
+    solid = np.stack(rings, 1)  # [10, 4, 3]
+    tips = [np.concatenate([solid[i - 1], solid[i], solid[(i + 1) % 10], [[0, 0, 0], [0, 0, height]]])
+            for i in range(0, 10, 2)]
+    return mesh, tuple(tips)
+
+
 _BUILDERS: dict[str, tuple[Callable[[int], tuple[Mesh, tuple[np.ndarray, ...]]], int]] = {
     "box": (_box, 4), "ball": (_ball, 1), "cylinder": (_cylinder, 4), "capsule": (_capsule, 4), "cone": (_cone, 4),
-    "mug": (_mug, 4), "bowl": (_bowl, 4), "bottle": (_bottle, 4)}
+    "mug": (_mug, 4), "bowl": (_bowl, 4), "bottle": (_bottle, 4),
+    "ring": (_ring_solid, 2), "star": (_star, 2)}
 
 
 @cache
 def all_shapes() -> tuple[Shape, ...]:
     """Every kind in each of its proportions at each scale of each size; a shape's place here is its mesh's number."""
     shapes = []
-    for kind in KINDS:
+    for kind in (*KINDS, *WORKSHOP_KINDS):
         build, proportions = _BUILDERS[kind]
         for proportion in range(proportions):
             mesh, parts = build(proportion)
@@ -263,7 +299,7 @@ def shapes_of(kind: str, size: str) -> tuple[int, ...]:
     """Numbers of the shapes of one kind and size.
 
     Args:
-        kind: A key of `scene.KINDS`.
+        kind: A name in `scene.KINDS` or `scene.WORKSHOP_KINDS`.
         size: A key of `scene.SIZES`.
 
     Returns:

@@ -20,7 +20,7 @@ from ros_gpt4roi.sim.studio import (
     through_sensor,
 )
 from ros_gpt4roi.sim.tabletop.meshes import all_shapes
-from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene, SceneObject
+from ros_gpt4roi.sim.tabletop.scene import ALL_SPLITS, Scene, SceneObject
 from ros_gpt4roi.sim.tabletop.scene_spec import MAX_OBJECTS, TABLE_HALF, SceneSpec, sample_scene_spec
 from ros_gpt4roi.sim.tabletop.textures import SIZE as TEXTURE_SIZE
 
@@ -110,7 +110,7 @@ class TabletopRenderer:
         """The scene as a camera that circles it sees it.
 
         Args:
-            split: A name in SPLITS; scenes of different splits never meet.
+            split: A name in ALL_SPLITS; scenes of different splits never meet.
             seed: Chooses a sequence of scenes.
             index: The scene's place in that sequence, from 0.
             step: Steps that the camera has gone round, from 0.
@@ -121,11 +121,11 @@ class TabletopRenderer:
         Raises:
             ValueError: The split is unknown or a number negative.
         """
-        if split not in SPLITS:
-            raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+        if split not in ALL_SPLITS:
+            raise ValueError(f"split is {split!r}, expected one of {', '.join(ALL_SPLITS)}")
         if min(seed, index, step) < 0:
             raise ValueError(f"seed, index and step must be ≥ 0, got {seed}, {index}, {step}")
-        entropy = [SPLITS[split], seed, index]
+        entropy = [ALL_SPLITS[split], seed, index]
         if self._shown != (split, seed, index):
             self._spec = sample_scene_spec(np.random.default_rng(np.random.SeedSequence(entropy)), split)
             self._apply(self._spec)

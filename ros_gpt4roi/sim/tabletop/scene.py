@@ -14,6 +14,9 @@ import numpy as np
 #: The shapes, each a set of MuJoCo geoms (see meshes.py).
 KINDS: tuple[str, ...] = ("box", "ball", "cylinder", "capsule", "cone", "mug", "bowl", "bottle")
 
+#: Shapes that only the split "workshop" has.
+WORKSHOP_KINDS: tuple[str, ...] = ("ring", "star")
+
 #: Colour name → (lowest, highest) surface colour, RGB 0..1, drawn channel by channel.
 #: The ranges keep the hues apart under every light the renderer uses.
 COLOURS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -37,6 +40,10 @@ MATERIALS: tuple[str, ...] = ("matte", "shiny")
 #: Split name → first word of the seed sequence: the same seed and index never give the same scene in two splits.
 SPLITS: dict[str, int] = {"train": 1, "validation": 2, "test": 3}
 
+#: The splits, and one of scenes in another room, under other lights, where half of the things are of kinds that no
+#: model of the tabletop has seen: something to be taught by corrections.
+ALL_SPLITS: dict[str, int] = {**SPLITS, "workshop": 4}
+
 #: (kind, colour) pairs that occur in the test split only, to see whether a model composes what it has learnt.
 #: Each kind once and no colour twice, so that every kind and every colour is well represented in training.
 HELD_OUT: frozenset[tuple[str, str]] = frozenset({
@@ -50,7 +57,7 @@ class SceneObject:
     """One object that is visible enough to be a region.
 
     Attributes:
-        kind: A name in KINDS.
+        kind: A name in KINDS or WORKSHOP_KINDS.
         colour: A name in COLOURS.
         size: A name in SIZES.
         material: A name in MATERIALS.
@@ -77,7 +84,7 @@ class Scene:
     """A rendered view of a tabletop scene with its ground truth.
 
     Attributes:
-        split: A name in SPLITS.
+        split: A name in ALL_SPLITS.
         seed: The scene's seed.
         index: Its number among those of its split and seed.
         width: Of the image, pixels.

@@ -8,8 +8,8 @@ import numpy as np
 
 from ros_gpt4roi.sim.studio import CameraSpec, LightSpec, SensorSpec, sample_lights, sample_sensor
 from ros_gpt4roi.sim.tabletop.meshes import all_shapes, shapes_of
-from ros_gpt4roi.sim.tabletop.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES, SPLITS
-from ros_gpt4roi.sim.tabletop.textures import muted_colour, random_surface
+from ros_gpt4roi.sim.tabletop.scene import ALL_SPLITS, COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES, WORKSHOP_KINDS
+from ros_gpt4roi.sim.tabletop.textures import muted_colour, random_surface, workshop_surface
 
 MAX_OBJECTS = 10
 MIN_OBJECTS = 3
@@ -24,7 +24,7 @@ class ObjectSpec:
 
     Attributes:
         shape: Its place in meshes.all_shapes().
-        kind: A name in scene.KINDS.
+        kind: A name in scene.KINDS or scene.WORKSHOP_KINDS.
         colour: A name in scene.COLOURS.
         size: A name in scene.SIZES.
         material: A name in scene.MATERIALS.
@@ -53,7 +53,7 @@ class SceneSpec:
     camera: CameraSpec
     ambient: float
     lights: tuple[LightSpec, ...]
-    surfaces: tuple[np.ndarray, np.ndarray, np.ndarray]  # floor, walls, table top
+    surfaces: tuple[np.ndarray, ...]  # floor, walls, table top
     leg_rgb: np.ndarray
     sensor: SensorSpec
 
@@ -74,8 +74,9 @@ _Traits = tuple[str, str, str, str]  # kind, colour, size, material
 
 def _attributes(rng: np.random.Generator, split: str, earlier: list[_Traits]) -> _Traits:
     """Some objects take a trait from an earlier one: counting and comparing need likenesses."""
+    kinds = (*KINDS, *WORKSHOP_KINDS * (len(KINDS) // len(WORKSHOP_KINDS))) if split == "workshop" else KINDS
     while True:
-        kind, colour = str(rng.choice(KINDS)), str(rng.choice(list(COLOURS)))
+        kind, colour = str(rng.choice(kinds)), str(rng.choice(list(COLOURS)))
         if earlier and rng.uniform() < 0.35:
             model = earlier[rng.integers(len(earlier))]
             kind, colour = (model[0], colour) if rng.uniform() < 0.5 else (kind, model[1])
@@ -136,18 +137,26 @@ def _objects(rng: np.random.Generator, split: str, azimuth: float) -> list[Objec
     return objects
 
 
+def _workshop_lights(ambient: float, lights: tuple[LightSpec, ...]) -> tuple[float, tuple[LightSpec, ...]]:
+    """One warm lamp in a dim room, in place of even light."""
+    warm = np.array([1.12, 1.0, 0.84])
+    strengths = (1.5, 0.6, 0.7)
+    return 0.75 * ambient, tuple(LightSpec(light.direction, strength * light.diffuse * warm, strength * light.specular)
+                                 for light, strength in zip(lights, strengths))
+
+
 def sample_scene_spec(rng: np.random.Generator, split: str) -> SceneSpec:
     """A random scene.
 
     Args:
         rng: Draws everything.
-        split: A name in scene.SPLITS; pairs in scene.HELD_OUT occur in "test" only.
+        split: A name in scene.ALL_SPLITS; pairs in scene.HELD_OUT occur in "test" only.
 
     Raises:
         ValueError: The split is unknown.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    if split not in ALL_SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {', '.join(ALL_SPLITS)}")
     azimuth = float(rng.uniform(-np.pi, np.pi))
     objects = _objects(rng, split, azimuth)
     middle = np.mean([o.centre for o in objects], axis=0)
@@ -157,7 +166,11 @@ def sample_scene_spec(rng: np.random.Generator, split: str) -> SceneSpec:
                         elevation=float(np.radians(rng.uniform(22, 52))), distance=float(rng.uniform(0.50, 0.74)),
                         fovy=float(rng.uniform(43, 49)))
     ambient, lights = sample_lights(rng, azimuth)
-    floor, walls, table_top = (random_surface(rng, saturation) for saturation in (0.4, 0.35, 0.45))
+    if split == "workshop":
+        ambient, lights = _workshop_lights(ambient, lights)
+        surfaces = tuple(workshop_surface(rng) for _ in range(3))
+    else:
+        surfaces = tuple(random_surface(rng, saturation) for saturation in (0.4, 0.35, 0.45))
     sensor = sample_sensor(rng)
     leg_rgb = muted_colour(rng, 0.3) / 255
-    return SceneSpec(tuple(objects), camera, ambient, lights, (floor, walls, table_top), leg_rgb, sensor)
+    return SceneSpec(tuple(objects), camera, ambient, lights, surfaces, leg_rgb, sensor)

@@ -62,3 +62,27 @@ def random_surface(rng: np.random.Generator, saturation: float) -> np.ndarray:
         mix = (rng.uniform(size=(SIZE, SIZE)) < 0.12).astype(np.float32)
     surface = base + (other - base) * mix[..., None] + 5 * _smooth_noise(rng, 40, 40)[..., None]
     return surface.clip(0, 255).astype(np.uint8)
+
+
+def workshop_surface(rng: np.random.Generator) -> np.ndarray:
+    """A surface's texture that `random_surface` never makes, one of: dots, waves, planks.
+
+    Args:
+        rng: Draws it.
+
+    Returns:
+        uint8 RGB [SIZE, SIZE, 3].
+    """
+    base = muted_colour(rng, 0.6) * 0.8
+    other = np.clip(base * rng.choice([0.45, 1.7]), 20, 225).astype(np.float32)
+    y, x = np.mgrid[0:SIZE, 0:SIZE]
+    period = int(rng.choice([16, 32]))
+    pattern = rng.choice(["dots", "waves", "planks"])
+    if pattern == "dots":
+        mix = np.hypot(x % period - period / 2, y % period - period / 2) < period / 4
+    elif pattern == "waves":
+        mix = np.sin((y + period / 4 * np.sin(2 * np.pi * x / 64)) * 2 * np.pi / period) > 0
+    else:
+        mix = (y % period < 2) | ((x + 24 * (y // period)) % 64 < 2)
+    surface = base + (other - base) * mix[..., None].astype(np.float32) + 5 * _smooth_noise(rng, 40, 40)[..., None]
+    return surface.clip(0, 255).astype(np.uint8)

@@ -16,7 +16,7 @@ import pytest
 from ros_gpt4roi.sim.studio import point_camera
 from ros_gpt4roi.sim.tabletop.meshes import all_shapes
 from ros_gpt4roi.sim.tabletop.renderer import MIN_SIDE, MIN_VISIBLE, TabletopRenderer
-from ros_gpt4roi.sim.tabletop.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES
+from ros_gpt4roi.sim.tabletop.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES, WORKSHOP_KINDS
 from ros_gpt4roi.sim.tabletop.scene_spec import sample_scene_spec
 
 
@@ -138,6 +138,15 @@ def test_held_out_pairs_occur_in_the_test_split_only():
     assert not HELD_OUT & pairs["train"].keys() and not HELD_OUT & pairs["validation"].keys()
     assert HELD_OUT <= pairs["test"].keys()
     assert {k for k, _ in pairs["train"]} == set(KINDS) and {c for _, c in pairs["train"]} == set(COLOURS)
+
+
+def test_the_workshop_has_things_that_no_other_split_has():
+    found = {split: Counter(o.kind for index in range(60)
+                            for o in sample_scene_spec(np.random.default_rng(index), split).objects)
+             for split in ("train", "test", "workshop")}
+    assert not set(WORKSHOP_KINDS) & (found["train"].keys() | found["test"].keys())
+    assert set(found["workshop"]) == {*KINDS, *WORKSHOP_KINDS}
+    assert 0.4 < sum(found["workshop"][kind] for kind in WORKSHOP_KINDS) / found["workshop"].total() < 0.6
 
 
 def test_sizes_keep_a_clear_gap():

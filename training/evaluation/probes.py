@@ -1,0 +1,74 @@
+"""Writes probes: questions about pictures with known answers, which a model's folder carries for `load_model`."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ros_gpt4roi.regular_file import write_whole
+from ros_gpt4roi.runtime.probes import PROBES_FILE
+from training.data.mixture import MixtureDataset
+from training.data.record import REFERENCE
+
+_QUALITY = 92
+_WORDS = 4  # of an answer that another one can be expected to contain
+_BOX = re.compile(r"<box\d+>")
+
+Question = tuple[str, Sequence[str]]  # its text, regions as "region 1", and the right answers
+Picture = tuple[np.ndarray, Sequence[Sequence[float]], Sequence[Question]]  # uint8 RGB [H, W, 3], boxes in pixels
+
+
+def write_probes(folder: Path, pictures: Iterable[Picture]) -> int:
+    """Write `probes.json` and its pictures, in place of those that are there.
+
+    Args:
+        folder: The model's `probes`.
+        pictures: Each with its boxes and the questions about it; one without any is left out.
+
+    Returns:
+        How many questions were written.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    entries: list[dict[str, Any]] = []
+    for image, boxes, questions in pictures:
+        if questions:
+            name, file = f"{len(entries)}.jpg", io.BytesIO()
+            Image.fromarray(image).save(file, "JPEG", quality=_QUALITY)
+            write_whole(folder / name, file.getvalue())
+            entries.append({"image": name, "boxes": np.round(np.asarray(boxes, float), 1).tolist(),
+                            "questions": [{"text": text, "answers": list(answers)} for text, answers in questions]})
+    write_whole(folder / PROBES_FILE.name, (json.dumps({"probes": entries}, indent=1) + "\n").encode())
+    return sum(len(entry["questions"]) for entry in entries)
+
+
+def dataset_probes(samples: MixtureDataset, pictures: int) -> Iterable[Picture]:
+    """Make probes of a data set: the questions of its first pictures whose answers are a few words.
+
+    Args:
+        samples: A recipe's validation data.
+        pictures: How many to look at.
+
+    Yields:
+        Each picture with its boxes and questions. A question by the bare region token is none that people ask.
+    """
+    for position in range(min(pictures, len(samples))):
+        record = samples.mixture[position]
+        assert isinstance(record.image, np.ndarray)
+        rounds = [(turn.question, turn.answer) for turn in record.rounds
+                  if 0 < len(re.findall(r"\w+", turn.answer)) <= _WORDS
+                  and not _BOX.search(turn.question + turn.answer) and "\n" not in turn.question]
+        yield record.image, record.boxes.tolist(), [(spoken(question), [spoken(answer)]) for question, answer in rounds]
+
+
+def spoken(text: str) -> str:
+    """A text with its regions as people call them: "region 1"."""
+    return REFERENCE.sub(lambda match: f"region {match[2]}", text)

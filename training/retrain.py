@@ -1,0 +1,257 @@
+"""Teach a model what people corrected.
+
+    python -m training.retrain --model models/NAME --data FOLDER --out runs/NAME
+
+FOLDER is one of one's own pictures (docs/your_data.md), such as `python -m training.data from_bag` makes of a robot's
+recordings. What it will cost is printed before it starts. runs/NAME becomes a folder that a robot loads, or that the
+service `load_model` takes, with probes, `card.json` and `report.html`: right texts before and after, on what is new and
+on what was known. The same command goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ros_gpt4roi.engine import EngineError
+from ros_gpt4roi.image_file import read_image
+from ros_gpt4roi.model.checkpoint import (
+    CheckpointError,
+    folder_version,
+    load_checkpoint,
+    read_config,
+    save_checkpoint,
+    untrained_parts,
+)
+from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.regular_file import read_json, write_whole
+from ros_gpt4roi.runtime.pipeline import PipelineConfig
+from ros_gpt4roi.runtime.probes import PROBES_FILE
+from ros_gpt4roi.runtime.vision_stage import VisionOptions
+from ros_gpt4roi.sim.tabletop.renderer import RendererError
+
+from .data import DataError
+from .data.record_file import FILE, PictureRecord
+from .data.report import Report
+from .deploy import QUANTISED, RECIPE_FILE, deploy
+from .errors import RecipeError, tells_errors
+from .evaluation.model import open_fitted
+from .evaluation.probes import Picture, write_probes
+from .recipe import read_recipe
+from .retraining.card import Case, as_fields, compare, known_phrase, make_card, read_cases, taught_phrase, write_card
+from .retraining.corrections import Corrected, find_corrections, is_short, split, write_lessons
+from .retraining.plan import STAGE, Effort, estimate, is_small, make_recipe
+from .retraining.replay import earlier_sources, render_replay, say_again
+from .retraining.vocabulary import new_words, with_words
+from .train import train
+from .trainer import CURVE_FILE
+
+# But without building an engine of the vision stage, whose results are the same.
+_AS_THE_NODE = PipelineConfig(vision=VisionOptions(backend="torch"))
+_HELD_OUT = 0.15  # of the corrected pictures
+_SCENES = 200  # of a rendered replay, at least
+_HELD_SCENES = 60
+_PICTURES = 100  # that the card looks at of what was known
+_PROBES = 12  # pictures, of what is new and of what was known each
+_MALFORMED = 1000
+
+
+class Retraining:
+    """One retraining and its folders.
+
+    Args:
+        model: Folder of the model it begins with.
+        data: Folders of one's own pictures.
+        out: The folder to write.
+        seed: Of everything random.
+        effort: How much it is trained.
+        formats: Number formats in which the language model is stored besides.
+    """
+
+    def __init__(self, model: Path, data: Sequence[Path], out: Path, seed: int, effort: Effort,
+                 formats: Sequence[str]) -> None:
+        self._model, self._data, self._out, self._seed = model.resolve(), data, out, seed
+        self._effort, self._formats = effort, formats
+        self._run = out / "run"
+        self._recipe_file = self._run / RECIPE_FILE
+        self._describe = read_config(model).prompt.describe
+
+    def run(self) -> dict[str, Any]:
+        """Do all of it. Returns the card."""
+        began = time.monotonic()
+        corrected = find_corrections(self._data, report := Report(_MALFORMED))
+        print("\n".join((*corrected.lines(), *(f"  {line}" for line in report.lines() if report.malformed))))
+        self._prepare(corrected)
+        recipe = read_recipe(self._recipe_file)
+        if not (self._run / STAGE / "final").is_dir():
+            cost = estimate(recipe, self._run)
+            print(f"Cost: {cost}", flush=True)
+            if cost.disk > cost.free:
+                raise RecipeError(f"{self._out}: {cost}")
+        train(recipe, self._run)
+        deploy(self._recipe_file, self._run, self._out, self._formats)
+        for path in (self._run / STAGE).glob("checkpoint-*"):
+            shutil.rmtree(path)
+        card, cases = self._compare(corrected, time.monotonic() - began)
+        write_card(self._out, card, cases)
+        return card
+
+    # The data
+
+    def _prepare(self, corrected: Corrected) -> None:
+        """Writes data and recipe, unless they are there; then they must be of the same command."""
+        wanted = {"model": folder_version(self._model), "data": [_stamp(folder / FILE) for folder in self._data],
+                  "seed": self._seed, "effort": as_fields(self._effort)}
+        manifest = self._run / "manifest.json"
+        if manifest.exists():
+            if (found := read_json(manifest)) != wanted:
+                raise RecipeError(f"{self._out} is of another retraining ({found}), expected the same model, data and "
+                                  "options, or another folder")
+            return
+        for folder in ("lessons", "held_out", "replay", "replay_held_out"):
+            shutil.rmtree(self._run / folder, ignore_errors=True)
+        learned, held_out = split(corrected.pictures, _HELD_OUT, self._seed)
+        write_lessons(learned, self._run / "lessons", self._describe)
+        write_lessons(held_out, self._run / "held_out", self._describe)
+        masks = any(region.mask is not None for _, record in corrected.pictures for region in record.regions)
+        visits = len(learned) * self._effort.replay
+        replay, validation = self._replay(corrected, visits)
+        start = self._start([record for _, record in learned])
+        recipe = make_recipe(
+            start, self._run, self._seed, self._effort, len(learned),
+            [self._source("lessons", masks=masks)], replay, [self._source("held_out", masks=masks), *validation])
+        self._recipe_file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        write_whole(manifest, (json.dumps(wanted, indent=1) + "\n").encode())
+
+    def _start(self, records: Sequence[PictureRecord]) -> Path:
+        """The folder that training begins with: the model, where it is small with words that it has no tokens for."""
+        loaded = load_checkpoint(self._model)
+        words = new_words(records, loaded) if is_small(loaded.model) else {}
+        if not words:
+            return self._model
+        print(f"New words: {', '.join(words)}")
+        loaded = with_words(loaded, words)
+        save_checkpoint(loaded.model, loaded.tokenizer, self._run / "start", untrained=sorted(
+            untrained_parts(self._model)))
+        return self._run / "start"
+
+    def _source(self, folder: str, ratio: float = 1.0, **options: Any) -> dict[str, Any]:
+        return {"type": "records", "form": "conversations", "context": True, "ratio": ratio,
+                "annotations": str(self._run / folder / FILE), **options}
+
+    def _replay(self, corrected: Corrected, visits: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The sources of replay, to train on and to validate on."""
+        earlier = read_recipe(self._model / RECIPE_FILE) if (self._model / RECIPE_FILE).is_file() else None
+        if earlier is not None and earlier.train.get("kind") == "tabletop":
+            scenes = max(_SCENES, round(visits))
+            render_replay(self._run / "replay", "train", scenes, self._seed, self._describe)
+            render_replay(self._run / "replay_held_out", "validation", _HELD_SCENES, self._seed, self._describe)
+        elif earlier is not None and (sources := earlier_sources(earlier.train)):
+            from .data.mixture import open_mixture
+            total = len(open_mixture({"cache": self._run / "index", "sources": sources}, self._seed))
+            return ([{**source, "ratio": source.get("ratio", 1.0) * visits / total} for source in sources],
+                    earlier_sources(earlier.validation))
+        else:
+            learned, held_out = split([*corrected.pictures, *corrected.others], _HELD_OUT, self._seed)
+            pipeline = open_fitted(self._model, _AS_THE_NODE)
+            say_again(self._run / "replay", learned, pipeline, self._describe)
+            say_again(self._run / "replay_held_out", held_out, pipeline, self._describe)
+        with (self._run / "replay" / FILE).open(encoding="utf-8") as file:
+            pictures = sum(1 for _ in file)
+        if not pictures:
+            return [], []
+        return [self._source("replay", visits / pictures)], [self._source("replay_held_out")]
+
+    # The comparison
+
+    def _compare(self, corrected: Corrected, seconds: float) -> tuple[dict[str, Any], list[Case]]:
+        before, after = (open_fitted(folder, _AS_THE_NODE) for folder in (self._model, self._out))
+        known = [Path(source["annotations"]).parent
+                 for source in read_recipe(self._recipe_file).validation["sources"][1:] if source["type"] == "records"]
+        new_pictures = read_cases([self._run / "held_out"], taught_phrase, sys.maxsize)
+        old_pictures = read_cases(known, known_phrase, _PICTURES)
+        new = compare(before, after, new_pictures, taught_phrase)
+        old = compare(before, after, old_pictures, known_phrase)
+        lessons = read_cases([self._run / "lessons"], taught_phrase, sys.maxsize)
+        learned = compare(before, after, lessons, taught_phrase)
+        write_probes(self._out / PROBES_FILE.parent, [*self._probes(new, _PROBES), *self._probes(old, _PROBES)])
+        facts = {"corrections": {"regions": corrected.regions, "conversations": corrected.conversations,
+                                 "contradictions": corrected.contradictions, "rejected": corrected.rejected},
+                 "minutes": round(seconds / 60, 2), "steps": self._steps(), "seed": self._seed,
+                 "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+        return make_card((before.version, after.version), new, old, learned, facts), [*learned, *new]
+
+    def _steps(self) -> int:
+        """How many steps were made, after early stopping."""
+        return max(entry["step"] for entry in read_json(self._run / STAGE / CURVE_FILE))
+
+    def _probes(self, cases: Sequence[Case], pictures: int) -> list[Picture]:
+        found: dict[Path, list[Case]] = {}
+        for case in cases:
+            if is_short(case.phrase):
+                found.setdefault(case.picture, []).append(case)
+        probes: list[Picture] = []
+        for path, about in list(found.items())[:pictures]:
+            ids = [region.id for region in about[0].record.regions]
+            questions = [(self._describe.replace("{region}", f"region {ids.index(case.region.id) + 1}"), [case.phrase])
+                         for case in about]
+            probes.append((read_image(path), [region.box for region in about[0].record.regions], questions))
+        return probes
+
+
+def _stamp(path: Path) -> list[Any]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}, expected a folder of one's own pictures") from error
+    return [str(path.resolve()), found.st_size, found.st_mtime_ns]
+
+
+@tells_errors(RecipeError, DataError, CheckpointError, EngineError, RendererError, OSError,
+              interrupted="interrupted; the same command goes on from the last checkpoint")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m training.retrain", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or name of the model to begin with")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="with records.jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="the model folder to write; give it again to go on")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default %(default)s)")
+    parser.add_argument("--epochs", type=float, default=10.0, metavar="N",
+                        help="how often each corrected picture is seen, at most (default %(default)s)")
+    parser.add_argument("--replay", type=float, default=2.0, metavar="N",
+                        help="visits of what the model knew, for each of a corrected picture (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="samples a step (default %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, metavar="RATE",
+                        help="the highest (default %(default)s)")
+    parser.add_argument("--quantise", nargs="+", default=[], choices=QUANTISED, metavar="FORMAT",
+                        help=f"also store the language model as {', '.join(QUANTISED)}")
+    options = parser.parse_args(arguments)
+    for name, least in (("epochs", 0), ("batch", 0), ("learning_rate", 0), ("replay", -1e-9), ("seed", -1)):
+        if not getattr(options, name) > least:
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}, expected more")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    effort = Effort(options.epochs, options.replay, options.batch, options.learning_rate)
+    card = Retraining(find_model(options.model), options.data, options.out, options.seed, effort,
+                      options.quantise).run()
+    for group, title in (("new", "corrections that were held out"), ("old", "what it knew")):
+        figures = card[group]
+        if figures["count"]:
+            print(f"{title}: {figures['before']:.1%} right before, {figures['after']:.1%} after, of {figures['count']}")
+    print(f"{len(card['doubtful'])} corrections are still answered otherwise; see {options.out}/report.html")
+    print(f"{options.out}: ready, in {card['minutes']} min")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
