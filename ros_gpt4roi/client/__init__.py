@@ -8,7 +8,7 @@
         for frame in client.descriptions():
             print({description.region.id: description.text for description in frame.descriptions})
 
-`ask`, `describe` and `watch` wait. `ask_async`, `describe_async` and `watch_async` return a `Reply`, which is a
+`ask`, `describe`, `find_evidence` and `watch` wait. `ask_async` and its like return a `Reply`, which is a
 `concurrent.futures.Future`, for programs with an event loop of their own:
 `answer = await asyncio.wrap_future(client.ask_async("why?"))`.
 
@@ -19,8 +19,8 @@ KeyboardInterrupt in a thread that waits for an answer never meets rclpy in the 
 
 from .client import STATUS_NAMES, Client, status_name
 from .connection import ClientError, NodeState, NoNodeError, Reply
-from .requests import AskReply, DescribeReply
+from .requests import AskReply, ServiceReply
 from .watch import WatchReply
 
-__all__ = ["STATUS_NAMES", "AskReply", "Client", "ClientError", "DescribeReply", "NoNodeError", "NodeState", "Reply",
-           "WatchReply", "status_name"]
+__all__ = ["STATUS_NAMES", "AskReply", "Client", "ClientError", "NoNodeError", "NodeState", "Reply",
+           "ServiceReply", "WatchReply", "status_name"]

@@ -12,14 +12,14 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from ros_gpt4roi_interfaces.action import Watch
-from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, RegionDescriptionArray
-from ros_gpt4roi_interfaces.srv import DescribeRegions
+from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, Region, RegionDescriptionArray
+from ros_gpt4roi_interfaces.srv import DescribeRegions, FindEvidence
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from ..messages import Place, place_to_message
 from .connection import ClientError, NodeState, Reply
-from .requests import AskReply, DescribeReply, ReadyReply
+from .requests import AskReply, ReadyReply, ServiceReply
 from .spinner import Spinner
 from .watch import WatchReply
 
@@ -188,12 +188,38 @@ class Client:
         return self._result(self.describe_async(boxes, header=header, limit_s=limit_s), limit_s)
 
     def describe_async(self, boxes: Sequence[Place] = (), *, header: Header | None = None,
-                       limit_s: float = 60.0) -> DescribeReply:
+                       limit_s: float = 60.0) -> ServiceReply:
         """As `describe`, but returns at once with what the response will come to."""
         request = DescribeRegions.Request(header=header or Header(), boxes=[place_to_message(box) for box in boxes])
-        reply = DescribeReply(self._connection, request, limit_s, self._connect_limit_s)
-        self._begin(reply)
-        return reply
+        return self._call("describe", f"description of {len(boxes) or 'all'} regions", request,
+                          DescribeRegions.Response(status=Answer.CANCELED, error="cancelled"), limit_s)
+
+    def find_evidence(self, region: str | Place, *, header: Header | None = None, most: int = 0,
+                      limit_s: float = 60.0) -> Any:
+        """Finds the training records that a region resembles most, and waits for it: why the model says what it says.
+
+        Args:
+            region: Id of a region of the frame, or a box on it as in `ask`.
+            header: Of the frame; None: the newest.
+            most: How many records; 0: as many as the node usually gives.
+            limit_s: Most seconds until the response.
+
+        Returns:
+            A `FindEvidence.Response`, also one whose status isn't OK, such as of a node that has no records.
+
+        Raises:
+            NoNodeError: There is no perception node.
+            ClientError: The response did not come.
+        """
+        return self._result(self.find_evidence_async(region, header=header, most=most, limit_s=limit_s), limit_s)
+
+    def find_evidence_async(self, region: str | Place, *, header: Header | None = None, most: int = 0,
+                            limit_s: float = 60.0) -> ServiceReply:
+        """As `find_evidence`, but returns at once with what the response will come to."""
+        place = Region(id=region) if isinstance(region, str) else place_to_message(region)
+        request = FindEvidence.Request(header=header or Header(), region=place, most=most)
+        return self._call("evidence", "evidence of a region", request,
+                          FindEvidence.Response(status=Answer.CANCELED, error="cancelled"), limit_s)
 
     def correct(self, correction: Correction) -> None:
         """Publishes what a person says about a description or an answer, on `corrections`, under the present time."""
@@ -307,6 +333,11 @@ class Client:
             RuntimeError: It was called where the node is spun, in a callback: nothing could be received.
         """
         self._spinner.wait_for(condition, limit_s, what)
+
+    def _call(self, service: str, what: str, request: Any, canceled: Any, limit_s: float) -> ServiceReply:
+        reply = ServiceReply(self._connection, what, service, request, canceled, limit_s, self._connect_limit_s)
+        self._begin(reply)
+        return reply
 
     def _begin(self, reply: Reply[Any]) -> None:
         self._check_open()

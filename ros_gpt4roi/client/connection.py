@@ -24,7 +24,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from ros_gpt4roi_interfaces.action import Ask, Watch
 from ros_gpt4roi_interfaces.msg import Correction
-from ros_gpt4roi_interfaces.srv import DescribeRegions
+from ros_gpt4roi_interfaces.srv import DescribeRegions, FindEvidence
 from unique_identifier_msgs.msg import UUID
 
 _ASK_TYPE = "ros_gpt4roi_interfaces/action/Ask"
@@ -165,6 +165,7 @@ class Connection:
         group: The callback group of all that is received.
         ask: Sends questions.
         describe: Sends boxes to be described.
+        evidence: Asks which training records a region resembles.
         corrections: Publishes what people say about descriptions and answers.
         open: The requests whose replies are waited for.
         repeats: How many times a request was sent again because nothing came of it.
@@ -187,6 +188,7 @@ class Connection:
         self._watch: tuple[ActionClient, Publisher] | None = None
         self.ask = self._action_client(Ask, "ask")
         self.describe = node.create_client(DescribeRegions, self.name("describe_regions"), callback_group=self.group)
+        self.evidence = node.create_client(FindEvidence, self.name("find_evidence"), callback_group=self.group)
         self.corrections = node.create_publisher(Correction, self.name("corrections"), 10)
         # After the first two: discovery tells of readers in their order, so that a node whose diagnostics get here has
         # found the readers of responses, too. Responses that it sends before that are lost.
@@ -250,6 +252,7 @@ class Connection:
             self._watch[0].destroy()
             self._node.destroy_publisher(self._watch[1])
         self._node.destroy_client(self.describe)
+        self._node.destroy_client(self.evidence)
         self._node.destroy_publisher(self.corrections)
         self._node.destroy_subscription(self._diagnostics)
         self._node.destroy_guard_condition(self._guard)

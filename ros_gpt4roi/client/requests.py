@@ -1,4 +1,4 @@
-"""What can be asked of the perception node: an answer, descriptions, or only whether it is ready."""
+"""What can be asked of the perception node: an answer, a service, or only whether it is ready."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any, TypeVar
 from rclpy.action.client import ClientGoalHandle
 from ros_gpt4roi_interfaces.action import Ask
 from ros_gpt4roi_interfaces.msg import Answer, Query
-from ros_gpt4roi_interfaces.srv import DescribeRegions
 
 from .connection import ClientError, Connection, Reply
 
 T = TypeVar("T")
 
 _REPEAT_S, _LONGEST_REPEAT_S = 1.0, 8.0  # without an acceptance, a question is sent again after 1, 2, 4, 8, 8 ... s
-_DESCRIBE_AGAIN_S = 5.0  # descriptions, which nothing accepts before they come, are asked for again after 5, 10 ... s
+_SERVICE_AGAIN_S = 5.0  # a service, which accepts nothing before its response comes, is called again after 5, 10 ... s
 _CANCEL_S = 5.0  # for the result of a goal that is cancelled; an answer ends within one token
 
 
@@ -163,18 +162,30 @@ class AskReply(GoalReply[Answer]):
                       conversation_id=self.query.conversation_id, header=self.query.header)
 
 
-class DescribeReply(Reply[Any]):
-    """The descriptions of given boxes, a `DescribeRegions.Response`."""
+class ServiceReply(Reply[Any]):
+    """The response of a service of the node.
 
-    def __init__(self, connection: Connection, request: Any, limit_s: float, connect_limit_s: float) -> None:
-        super().__init__(connection, f"description of {len(request.boxes) or 'all'} regions", limit_s, connect_limit_s)
-        self._request = request
-        self._repeat_s = _DESCRIBE_AGAIN_S
+    Args:
+        connection: To the node.
+        what: What is asked for, for errors.
+        service: Its name among the connection's clients.
+        request: What is sent.
+        canceled: The response that stands for one that nobody waits for any more.
+        limit_s: Most seconds until the response.
+        connect_limit_s: Most seconds until the node answers at all.
+    """
+
+    def __init__(self, connection: Connection, what: str, service: str, request: Any, canceled: Any, limit_s: float,
+                 connect_limit_s: float) -> None:
+        super().__init__(connection, what, limit_s, connect_limit_s)
+        self._service, self._request, self._canceled = service, request, canceled
+        self._repeat_s = _SERVICE_AGAIN_S
 
     def _send(self, now: float) -> None:
         self._again_s = now + self._repeat_s
         self._repeat_s *= 2
-        self._connection.describe.call_async(self._request).add_done_callback(lambda done: self._end(done.result()))
+        client = getattr(self._connection, self._service)  # another one, once the node has come again
+        client.call_async(self._request).add_done_callback(lambda done: self._end(done.result()))
 
     def _cancel(self) -> None:
-        self._end(DescribeRegions.Response(status=Answer.CANCELED, error="cancelled"))
+        self._end(self._canceled)

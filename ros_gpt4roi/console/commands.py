@@ -127,7 +127,17 @@ class Correct(_Message):
             query_id=self.query_id, question=self.question, said=self.said, right=self.right, who=self.who)
 
 
-Command = Hello | Ask | Cancel | Watch | Unwatch | Talk | Pong | Acknowledge | Correct
+class Explain(_Message):
+    """Which training records a region resembles; `about` is the page's own name for the question."""
+
+    type: Literal["explain"]
+    about: _Name
+    stamp: _Stamp
+    frame_id: _Name = ""
+    region: Box
+
+
+Command = Hello | Ask | Cancel | Watch | Unwatch | Talk | Pong | Acknowledge | Correct | Explain
 _ADAPTER: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from rclpy.qos import qos_profile_sensor_data
 from ros_gpt4roi_interfaces.action import Watch
-from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, RegionDescriptionArray, Utterance
+from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, Region, RegionDescriptionArray, Utterance
+from ros_gpt4roi_interfaces.srv import FindEvidence
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 from ros_gpt4roi.client import AskReply, Client, NodeState, WatchReply, status_name
 from ros_gpt4roi.image_messages import ImageError, MessageImage
@@ -131,6 +133,22 @@ class Robot:
         reply = self._client.watch_async(query, on_change=lambda change: self._call(on_change, change))
         reply.add_done_callback(ended)
         return reply
+
+    def find_evidence(self, region: Region, header: Header, on_end: Callable[[FindEvidence.Response | str], None],
+                      limit_s: float) -> None:
+        """Asks which training records a region resembles.
+
+        Args:
+            region: The region, with its box.
+            header: Of its frame.
+            on_end: Called in the loop with the response, or why there is none.
+            limit_s: Most seconds until the response.
+        """
+        def ended(reply: Any) -> None:
+            error = reply.exception()
+            self._call(on_end, str(error) if error is not None else reply.result())
+
+        self._client.find_evidence_async(region, header=header, limit_s=limit_s).add_done_callback(ended)
 
     def talk(self, rate: int, on_end: Callable[[str], None]) -> TalkStream:
         """Lets a browser talk; arguments as of `TalkStream`.

@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from ros_gpt4roi_interfaces.action import Watch as WatchAction
 from ros_gpt4roi_interfaces.msg import Answer, Query
+from ros_gpt4roi_interfaces.srv import FindEvidence
 
 from ros_gpt4roi.client import AskReply, WatchReply, status_name
 from ros_gpt4roi.image_messages import ImageError
@@ -25,6 +26,7 @@ from .commands import (
     Command,
     CommandError,
     Correct,
+    Explain,
     Pong,
     Talk,
     Unwatch,
@@ -32,6 +34,7 @@ from .commands import (
     header_of,
     read_command,
 )
+from .evidence import evidence
 from .frames import LEVELS, Frame, finite, finite_corners, stamp_of
 from .pace import Pace
 from .robot import Robot
@@ -100,6 +103,7 @@ class Session:
         self._open: dict[str, AskReply] = {}
         self._watches: dict[str, WatchReply] = {}
         self._talk: TalkStream | None = None
+        self._explaining = 0
         self._stills: set[asyncio.Task[None]] = set()
         self._window_s, self._commands = 0.0, 0
         self._overflow = False
@@ -250,8 +254,25 @@ class Session:
                 self.post({"type": "corrected", "about": command.about})
             except Exception as error:  # rclpy's and the middleware's have no common base
                 self.post({"type": "rejected", "about": command.about, "error": f"not published: {error}"})
+        elif isinstance(command, Explain):
+            self._explain(command)
         else:
             raise CommandError(f"type: {command.type!r} was said already")
+
+    def _explain(self, command: Explain) -> None:
+        def end(response: FindEvidence.Response | str) -> None:
+            self._explaining -= 1
+            self.post({"type": "evidence", "about": command.about, **evidence(response)})
+
+        self._explaining += 1
+        if self._explaining > MOST_OPEN:
+            end(f"{MOST_OPEN} questions of this kind are open; wait for their answers")
+            return
+        try:
+            self._robot.find_evidence(command.region.as_region(), header_of(command.stamp, command.frame_id), end,
+                                      ANSWER_LIMIT_S)
+        except Exception as error:  # the client's, when the server ends
+            end(str(error))
 
     def _switch_talk(self, command: Talk) -> None:
         if self._talk is not None:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
@@ -18,6 +19,10 @@ from playwright.sync_api import Browser, Page, expect  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Correction  # noqa: E402
 from ros_peer import Peer  # noqa: E402
 
+from ros_gpt4roi.paths import find_model  # noqa: E402
+from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer  # noqa: E402
+from training.data.__main__ import main as training_data  # noqa: E402
+
 expect.set_options(timeout=WAIT_MS)
 pytestmark = pytest.mark.slow
 SLOW_BITS = 100_000 / 8  # bytes a second
@@ -25,13 +30,28 @@ SLOW_BITS = 100_000 / 8  # bytes a second
 
 def start_node(folder: Path, name: str = "perception") -> Child:
     # PyTorch: an engine would have to be built first.
-    return Child(folder / f"{name}.log", "nodes.perception", "--ros-args", "-p", "pipeline.vision.backend:=torch")
+    return Child(folder / f"{name}.log", "nodes.perception", "--ros-args", "-p", "pipeline.vision.backend:=torch",
+                 "-p", f"evidence.records:={folder / 'records'}")
+
+
+def make_records(folder: Path) -> None:
+    """Three pictures of regions that a person has named, and their index."""
+    folder.mkdir()
+    with TabletopRenderer(320, 240) as renderer, (folder / "records.jsonl").open("w") as file:
+        for index in range(3):
+            scene = renderer.render("train", 0, index)
+            cv2.imwrite(str(folder / f"{index}.png"), scene.image[:, :, ::-1])
+            file.write(json.dumps({"file": f"{index}.png", "width": 320, "height": 240, "regions": [
+                {"id": str(item.object_index), "box": item.box, "name": f"<b>{item.kind}</b>", "source": "person"}
+                for item in scene.objects]}) + "\n")
+    assert training_data(["index", str(folder), "--model", str(find_model("tabletop"))]) == 0
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Child]]:
     """The running node as the one element of a list: a test may put another in its place."""
     folder = tmp_path_factory.mktemp("node")
+    make_records(folder / "records")
     camera = Child(folder / "camera.log", "nodes.sim_camera", "--ros-args", "-p", "rate_hz:=4.0", "-p", "views:=1")
     running = [start_node(folder)]
     yield running
@@ -56,6 +76,21 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     yield page
     context.close()
     assert faults == []
+
+
+def test_why_shows_what_a_region_resembles_in_training(page: Page) -> None:
+    item = page.locator("#regions li").first
+    button = item.locator(".why")
+    button.click()
+    expect(item.locator(".why-status")).to_have_text("In training, this resembles most:")
+    expect(button).to_have_attribute("aria-expanded", "true")
+    records = item.locator(".evidence li")
+    expect(records).to_have_count(5)
+    expect(records.first.locator(".text")).to_have_text(re.compile(r"<b>\w+</b>"))  # shown as text
+    expect(records.first.locator(".about")).to_have_text(re.compile(r"\d\.png, region \d+, person, distance 0\.\d+"))
+    page.wait_for_function("[...document.querySelectorAll('.evidence img')].every(image => image.naturalWidth > 0)")
+    button.click()
+    expect(records).to_have_count(0)
 
 
 def test_a_drawn_box_is_asked_about_and_the_answer_streams(page: Page) -> None:

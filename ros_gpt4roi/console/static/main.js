@@ -8,6 +8,7 @@ import { outcome } from "./verdict.js";
 import { decode, View } from "./view.js";
 import { Voice } from "./voice.js";
 import { Watches } from "./watches.js";
+import { explained } from "./why.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -110,6 +111,7 @@ const connection = new Connection({
   heard: (message) => voice.heard(message),
   reply: (message) => voice.reply(message),
   silence: (message) => voice.silence(message.error),
+  evidence: explained,
   corrected: outcome,
   rejected(message) {
     if (message.about) outcome(message);

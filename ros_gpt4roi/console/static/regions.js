@@ -2,6 +2,7 @@
 
 import { addVerdict } from "./verdict.js";
 import { colourOf } from "./view.js";
+import { addWhy } from "./why.js";
 
 export class RegionList {
   constructor(list, empty, onRegion, connection) {
@@ -51,6 +52,9 @@ export class RegionList {
     addVerdict(place, `the description of region ${id}`, () => ({
       kind: "description", stamp: item.frame.stamp, frame_id: item.frame.frame_id, said: item.region.text,
       regions: [{ id, box: item.region.box }],
+    }), this.connection);
+    addWhy(element.appendChild(document.createElement("div")), `region ${id}`, () => ({
+      stamp: item.frame.stamp, frame_id: item.frame.frame_id, region: { id, box: item.region.box },
     }), this.connection);
     // In the order of their names, so that regions keep their places.
     const after = [...this.items.keys()].filter((other) => compare(other, id) > 0).sort(compare)[0];

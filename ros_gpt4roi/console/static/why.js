@@ -1,0 +1,53 @@
+// "Why do you say that?": the training records that a region resembles.
+
+import { showEvidence } from "./evidence.js";
+
+const MOST_WAITING = 50;
+const waiting = new Map(); // by the name of a question: where its answer is shown
+let count = 0;
+
+export function explained(message) {
+  waiting.get(message.about)?.(message);
+  waiting.delete(message.about);
+}
+
+/**
+ * Adds the button, and the place for what it shows.
+ * @param {Element} place Where they go.
+ * @param {string} what What is asked about, for screen readers.
+ * @param {function} current Returns stamp, frame_id and region at the time somebody asks.
+ * @param {Connection} connection Asks.
+ */
+export function addWhy(place, what, current, connection) {
+  place.append(document.getElementById("why-template").content.cloneNode(true));
+  const [button, status, list] = [".why", ".why-status", ".evidence"].map((selector) => place.querySelector(selector));
+  button.setAttribute("aria-label", `Why do you say that? What ${what} resembles in training`);
+
+  function show(open) {
+    button.setAttribute("aria-expanded", open);
+    if (open) return;
+    status.textContent = "";
+    showEvidence(list, []);
+  }
+
+  button.addEventListener("click", () => {
+    if (button.getAttribute("aria-expanded") === "true") {
+      show(false);
+      return;
+    }
+    const about = `evidence ${count++}`;
+    if (!connection.send({ type: "explain", about, ...current() })) {
+      status.textContent = "Not asked: there is no connection to the console.";
+      return;
+    }
+    show(true);
+    status.textContent = "Looking for what it resembles …";
+    if (waiting.size >= MOST_WAITING) waiting.delete(waiting.keys().next().value);
+    waiting.set(about, (message) => {
+      if (button.getAttribute("aria-expanded") !== "true") return;
+      status.textContent = message.error || (message.records.length ? "In training, this resembles most:"
+        : "Nothing in training resembles it.");
+      showEvidence(list, message.records);
+    });
+  });
+}
