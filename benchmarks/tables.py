@@ -269,8 +269,9 @@ def speech() -> str:
 def speech_times() -> str:
     """Return how long the stages from a question's end to the answer's first word take, and what recognisers hold."""
     recognisers = read("benchmarks/results/speech.json")["recognisers"]
-    stages = (("endpoint_s", "end of speech is noticed"), ("recognition_s", "words"),
-              ("first_word_of_answer_s", "first word of the answer"), ("to_first_word_s", "all"))
+    stages = (("endpoint_s", "the end of speech is sure"), ("recognition_s", "recognition alone"),
+              ("words_s", "end of speech → words"), ("first_word_of_answer_s", "words → first word of the answer"),
+              ("to_first_word_s", "end of speech → first word of the answer"))
     rows = [(what, *(f"{measured['times'][key]['median']:.2f} s ({measured['times'][key]['p95']:.2f} s)"
                      for measured in recognisers.values())) for key, what in stages]
     rows.append(("real-time factor", *(f"{measured['times']['real_time_factor']['median']:.2f}"

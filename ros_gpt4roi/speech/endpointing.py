@@ -14,6 +14,7 @@ from .audio import RATE, Samples
 
 _STEP = 512  # samples that the detector looks at, 32 ms
 _KEPT_S = 0.2  # of the silence behind an utterance: recognisers do better with some
+_LIKELY_S = 0.3  # of silence: few pauses within a sentence are longer, and those that are cost a recognition
 # Others who talk farther away are speech, too, to the detector. What is meant for the robot is louder than the quietest
 # of what it has heard lately.
 _LOUDER = 10 ** (7 / 10)  # times the power
@@ -144,6 +145,13 @@ class Endpointer:
         """What was heard of the utterance until now, int16 [n]."""
         return np.concatenate(self._steps) if self._steps else np.zeros(0, np.int16)
 
+    def ahead(self) -> Utterance | None:
+        """The utterance as it will be if nothing more is said; None while that is not likely."""
+        if not self._speaking or self.pressed or self._silence < _steps(_LIKELY_S) \
+                or self._speech < _steps(self._options.shortest_s):
+            return None
+        return self._utterance()
+
     def process(self, samples: Samples) -> Iterator[Event]:
         """Takes the next piece of the stream, int16 [n], and gives what begins or ends in it."""
         audio = np.concatenate((self._rest, samples))
@@ -190,14 +198,16 @@ class Endpointer:
         return bool(smoothed[-1] >= _LOUDER * quiet)
 
     def _end(self, cut: bool = False) -> list[Event]:
-        steps, speech = self._steps, self._speech
-        start = self._position - len(steps) * _STEP
-        if not cut:
-            steps = steps[:len(steps) - max(0, self._silence - _steps(_KEPT_S))]
+        speech, utterance = self._speech, self._utterance(cut)
         self._reset()
         if speech < _steps(self._options.shortest_s):
             return [Discarded(speech * _STEP / RATE)]
-        return [Utterance(start, np.concatenate(steps), cut, self.pressed)]
+        return [utterance]
+
+    def _utterance(self, cut: bool = False) -> Utterance:
+        steps = self._steps
+        kept = steps if cut else steps[:len(steps) - max(0, self._silence - _steps(_KEPT_S))]
+        return Utterance(self._position - len(steps) * _STEP, np.concatenate(kept), cut, self.pressed)
 
     def _forget(self) -> None:
         """Begins anew with another microphone, whose level is another, too."""

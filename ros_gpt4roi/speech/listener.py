@@ -66,8 +66,15 @@ class Handler(Protocol):
 
 @dataclass(frozen=True)
 class _Job:
+    """What is to be recognised.
+
+    `key` says which samples of the stream. What is `ahead` is kept until the utterance has ended with these samples.
+    """
+
+    key: tuple[int, int]
     samples: Samples
     final: bool
+    ahead: bool
     cut: bool
     stamp_ns: int
     frame_id: str
@@ -95,6 +102,7 @@ class Listener:
         self._chunks: deque[Chunk | Callable[[], None]] = deque()  # sound, and what is done between its pieces
         self._waiting = threading.Condition()
         self._buffered_s = 0.0
+        self._ahead: tuple[int, int] | None = None  # the key of what is recognised before its end is sure
         self._jobs: queue.Queue[_Job] = queue.Queue(_MOST_UTTERANCES)
         self._busy = False
         self._stamps: deque[tuple[int, int, str]] = deque(maxlen=_REMEMBERED_CHUNKS)  # sample, stamp, frame
@@ -209,6 +217,7 @@ class Listener:
         self.heard_s += item.seconds
         for event in self._endpointer.process(samples):
             self._on_event(event)
+        self._recognise_ahead()
         self._recognise_partly()
 
     def _judge(self, chunk: Chunk) -> None:
@@ -230,10 +239,18 @@ class Listener:
         self.counts["cut"] += event.cut
         stamp_ns, frame_id = self._stamp(event.start)
         try:
-            self._jobs.put_nowait(_Job(event.samples, True, event.cut, stamp_ns, frame_id, time.monotonic(),
-                                       event.by_button))
+            self._jobs.put_nowait(_Job(_key(event), event.samples, True, False, event.cut, stamp_ns, frame_id,
+                                       time.monotonic(), event.by_button))
         except queue.Full:
             self._handler.on_problem("utterance lost", f"{_MOST_UTTERANCES} wait for the recogniser already")
+
+    def _recognise_ahead(self) -> None:
+        """While it is not sure yet that somebody has ended, words are recognised that are needed if so."""
+        utterance = self._endpointer.ahead()
+        if utterance is None or _key(utterance) == self._ahead or self._busy or not self._jobs.empty():
+            return
+        self._ahead = _key(utterance)
+        self._jobs.put_nowait(_Job(self._ahead, utterance.samples, False, True, False, 0, "", 0.0, False))
 
     def _recognise_partly(self) -> None:
         now = time.monotonic()
@@ -243,8 +260,10 @@ class Listener:
         self._partial_at = now + self._partial_s
         samples = self._endpointer.so_far()
         if samples.size:
-            stamp_ns, frame_id = self._stamp(self._position - len(samples))
-            self._jobs.put_nowait(_Job(samples, False, False, stamp_ns, frame_id, now, self._endpointer.pressed))
+            start = self._position - len(samples)
+            stamp_ns, frame_id = self._stamp(start)
+            self._jobs.put_nowait(_Job((start, len(samples)), samples, False, False, False, stamp_ns, frame_id, now,
+                                       self._endpointer.pressed))
 
     def _stamp(self, sample: int) -> tuple[int, str]:
         for position, stamp_ns, frame_id in reversed(self._stamps):
@@ -262,6 +281,7 @@ class Listener:
             self._handler.on_problem("no recogniser", self.failure)
             return
         self.recogniser = recogniser.name
+        key, transcript = None, Transcript("")
         while not self._ending.is_set():
             try:
                 job = self._jobs.get(timeout=0.2)
@@ -269,14 +289,20 @@ class Listener:
                 continue
             self._busy = True
             try:
-                began = time.monotonic()
-                transcript = recogniser.transcribe(job.samples, self._words())
-                if job.final:
-                    self.recognition_s = time.monotonic() - began
-                if not self._ending.is_set():
+                if job.key != key:
+                    began, key = time.monotonic(), None
+                    transcript = recogniser.transcribe(job.samples, self._words())
+                    key = job.key
+                    if job.final or job.ahead:
+                        self.recognition_s = time.monotonic() - began
+                if not job.ahead and not self._ending.is_set():
                     self._handler.on_heard(Heard(transcript, job.final, job.cut, job.stamp_ns, job.frame_id,
                                                  job.ended_s, len(job.samples) / RATE, job.by_button))
             except Exception as error:  # costs this utterance; its words are in no log
                 self._handler.on_problem("recognition failed", f"{type(error).__name__} in {recogniser.name}")
             finally:
                 self._busy = False
+
+
+def _key(utterance: Utterance) -> tuple[int, int]:
+    return utterance.start, len(utterance.samples)
