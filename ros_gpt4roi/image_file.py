@@ -85,12 +85,13 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> np.ndarra
         return np.asarray(pixels)
 
 
-def encode_image(pixels: np.ndarray, image_format: str = "JPEG") -> bytes:
-    """Write an image as a file has it; a JPEG of quality 95.
+def encode_image(pixels: np.ndarray, image_format: str = "JPEG", quality: int = 95) -> bytes:
+    """Write an image as a file has it.
 
     Args:
         pixels: uint8 RGB [H, W, 3].
         image_format: "JPEG" or "PNG".
+        quality: Of a JPEG, per cent.
 
     Returns:
         What the file holds.
@@ -100,7 +101,7 @@ def encode_image(pixels: np.ndarray, image_format: str = "JPEG") -> bytes:
     """
     content = io.BytesIO()
     try:
-        Image.fromarray(pixels).save(content, image_format, quality=95)
+        Image.fromarray(pixels).save(content, image_format, quality=quality)
     except (OSError, ValueError) as error:
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
         raise ImageFileError(f"an image of {size} cannot be written as a {image_format}: {error}") from error

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..image_file import ImageFileError, picture_path, read_header, read_image
+from ..image_file import ImageFileError, encode_image, picture_path, read_header, read_image
 
 INDEX_FILE = "region_index.safetensors"
 MOST_REGIONS = 100_000
@@ -194,4 +194,4 @@ def _around(image: np.ndarray, box: tuple[float, float, float, float]) -> bytes:
     part: Any = cv2.resize(image[top:bottom, left:right], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     first, last = ((round((x - left) * scale), round((y - top) * scale)) for x, y in (box[:2], box[2:]))
     cv2.rectangle(part, first, last, _LINE, 2)
-    return cv2.imencode(".jpg", part[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+    return encode_image(part, quality=_QUALITY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shutil
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from ros_gpt4roi.image_file import encode_image
 from ros_gpt4roi.regular_file import write_whole
 from ros_gpt4roi.runtime.probes import PROBES_FILE
 from training.data.mixture import MixtureDataset
@@ -41,9 +40,8 @@ def write_probes(folder: Path, pictures: Iterable[Picture]) -> int:
     entries: list[dict[str, Any]] = []
     for image, boxes, questions in pictures:
         if questions:
-            name, file = f"{len(entries)}.jpg", io.BytesIO()
-            Image.fromarray(image).save(file, "JPEG", quality=_QUALITY)
-            write_whole(folder / name, file.getvalue())
+            name = f"{len(entries)}.jpg"
+            write_whole(folder / name, encode_image(image, quality=_QUALITY))
             entries.append({"image": name, "boxes": np.round(np.asarray(boxes, float), 1).tolist(),
                             "questions": [{"text": text, "answers": list(answers)} for text, answers in questions]})
     write_whole(folder / PROBES_FILE.name, (json.dumps({"probes": entries}, indent=1) + "\n").encode())

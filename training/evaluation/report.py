@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 from PIL import Image
 
 from ros_gpt4roi.annotate import annotate
-from ros_gpt4roi.image_file import ImageFileError, read_image
+from ros_gpt4roi.image_file import ImageFileError, encode_image, read_image
 from ros_gpt4roi.runtime.types import Region
 from training.data.record import references
 from training.evaluation.base import Result, Scored
@@ -140,9 +139,7 @@ def picture(case: Scored) -> str:
     spoken = record.rounds[-1].question + "".join(case.item.references)
     named = sorted(set(references(spoken)) or range(1, len(boxes) + 1))
     drawn = annotate(np.asarray(image), [(Region(str(number), tuple(boxes[number - 1])), "") for number in named])
-    buffer = io.BytesIO()
-    Image.fromarray(drawn).save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(encode_image(drawn, quality=80)).decode()
 
 
 def _plain_case(case: Scored) -> dict[str, Any]:

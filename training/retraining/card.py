@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ros_gpt4roi.image_file import read_image
+from ros_gpt4roi.image_file import encode_image, read_image
 from ros_gpt4roi.model_card import CARD_FILE
 from ros_gpt4roi.regular_file import write_whole
 from ros_gpt4roi.runtime.pipeline import Pipeline
@@ -171,10 +171,9 @@ def _doubt(case: Case) -> str:
     x1, y1, x2, y2 = map(int, case.region.box)
     crop = Image.fromarray(read_image(case.picture)[y1:max(y2, y1 + 1), x1:max(x2, x1 + 1)])
     crop.thumbnail((_CROP, _CROP))
-    data = io.BytesIO()
-    crop.save(data, "JPEG")
+    data = encode_image(np.asarray(crop), quality=75)
     who = case.region.judgements[-1].who if case.region.judgements else ""
-    return (f"<tr><td><img alt='' src='data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}'>"
+    return (f"<tr><td><img alt='' src='data:image/jpeg;base64,{base64.b64encode(data).decode()}'>"
             f"<td>{html.escape(case.phrase)}<td>{html.escape(case.after)}<td>{html.escape(who)}")
 
 

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ros_gpt4roi.image_file import read_image
+from ros_gpt4roi.image_file import encode_image, read_image
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.types import Frame, Region
 from ros_gpt4roi.sim.tabletop.conversations import conversation, permuted, short_rounds
@@ -27,7 +26,6 @@ from .corrections import ask, taught
 logger = logging.getLogger(__name__)
 _SEED = 90_210  # of the scenes; training and evaluation use others
 _ROUNDS, _DESCRIBED = 2, 5  # of a conversation about a rendered scene, and regions besides
-_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
 
 def render_replay(folder: Path, split: str, scenes: int, seed: int, describe: str) -> None:
@@ -48,8 +46,7 @@ def render_replay(folder: Path, split: str, scenes: int, seed: int, describe: st
             scene = renderer.render(split, _SEED + seed, index)
             if scene.objects:
                 rng = np.random.default_rng([_SEED, seed, index])
-                _, data = cv2.imencode(".jpg", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), _JPEG)
-                file = writer.add_picture(f"{index:06d}.jpg", data.tobytes())
+                file = writer.add_picture(f"{index:06d}.jpg", encode_image(scene.image))
                 writer.write(_scene_record(file, permuted(scene, rng), rng, describe))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ros_gpt4roi.image_file import read_header, read_image
+from ros_gpt4roi.image_file import encode_image, read_header, read_image
 from ros_gpt4roi.regular_file import read_regular
 from training.data.record_file import PictureRecord, picture_path
 from training.data.segmentation import decode_mask
@@ -43,15 +43,9 @@ def shown_picture(folder: Path, record: PictureRecord) -> tuple[bytes, str]:
             if content.startswith(signature):
                 return content, kind
     image = read_image(path)
-    return small_jpeg(image, (_MOST_PIXELS / pixels) ** 0.5, _JPEG_QUALITY), "image/jpeg"
-
-
-def small_jpeg(image: np.ndarray, scale: float, quality: int) -> bytes:
-    """An image (uint8 RGB [H, W, 3]) as a JPEG, smaller where ``scale`` is under 1."""
-    if scale < 1:
+    if (scale := (_MOST_PIXELS / pixels) ** 0.5) < 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    return encode_image(image, quality=_JPEG_QUALITY), "image/jpeg"
 
 
 def outlines(record: PictureRecord) -> dict[str, list[list[float]]]:
