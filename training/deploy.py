@@ -39,7 +39,7 @@ from ros_gpt4roi.runtime.language_format import (
     save_quantised,
 )
 from ros_gpt4roi.runtime.probes import PROBES_FILE
-from ros_gpt4roi.sim.tabletop.renderer import RendererError
+from ros_gpt4roi.sim.studio import RendererError
 
 from .collate import ConversationCollator
 from .data import DataError, open_dataset

@@ -38,7 +38,7 @@ from ros_gpt4roi.regular_file import read_json, write_whole
 from ros_gpt4roi.runtime.pipeline import PipelineConfig
 from ros_gpt4roi.runtime.probes import PROBES_FILE
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
-from ros_gpt4roi.sim.tabletop.renderer import RendererError
+from ros_gpt4roi.sim.studio import RendererError
 
 from .data import DataError
 from .data.record_file import FILE, PictureRecord

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
+from ros_gpt4roi.sim.rendering import RenderedScene
 
 #: The shapes, each a set of MuJoCo geoms (see meshes.py).
 KINDS: tuple[str, ...] = ("box", "ball", "cylinder", "capsule", "cone", "mug", "bowl", "bottle")
@@ -80,34 +80,5 @@ class SceneObject:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A rendered view of a tabletop scene with its ground truth.
-
-    Attributes:
-        split: A name in ALL_SPLITS.
-        seed: The scene's seed.
-        index: Its number among those of its split and seed.
-        width: Of the image, pixels.
-        height: Likewise.
-        image: uint8 RGB [height, width, 3].
-        owner: int8 [height, width], the object_index seen at each pixel, −1 where none (also of objects that are no
-            regions).
-        objects: By object_index, those visible enough to be a region.
-        camera_position: (x, y, z), metres, table frame.
-        step: Which view of the moving camera this is.
-    """
-
-    split: str
-    seed: int
-    index: int
-    width: int
-    height: int
-    image: np.ndarray
-    owner: np.ndarray
-    objects: tuple[SceneObject, ...]
-    camera_position: tuple[float, float, float]
-    step: int
-
-    def boxes(self) -> np.ndarray:
-        """The objects' boxes, float32 [N, 4], in the order of `objects`."""
-        return np.array([o.box for o in self.objects], np.float32).reshape(-1, 4)
+class Scene(RenderedScene[SceneObject]):
+    """A rendered view of a tabletop scene with its ground truth."""

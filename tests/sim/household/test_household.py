@@ -14,9 +14,10 @@ import pytest
 from ros_gpt4roi.sim.household import catalogue, pool
 from ros_gpt4roi.sim.household.catalogue import AssetsError, find_assets, kinds
 from ros_gpt4roi.sim.household.layout import MAX_OBJECTS, MIN_OBJECTS, sample_layout
-from ros_gpt4roi.sim.household.renderer import MIN_SIDE, MIN_VISIBLE, HouseholdRenderer
+from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
 from ros_gpt4roi.sim.household.scene import SPLITS, TABLE, HouseholdScene
 from ros_gpt4roi.sim.household.states import read_states
+from ros_gpt4roi.sim.rendering import MIN_SIDE, MIN_VISIBLE
 from ros_gpt4roi.sim.studio import import_mujoco
 
 try:

@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
+from ros_gpt4roi.sim.rendering import MIN_SIDE, MIN_VISIBLE
 from ros_gpt4roi.sim.studio import point_camera
 from ros_gpt4roi.sim.tabletop.meshes import all_shapes
-from ros_gpt4roi.sim.tabletop.renderer import MIN_SIDE, MIN_VISIBLE, TabletopRenderer
+from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES, WORKSHOP_KINDS
 from ros_gpt4roi.sim.tabletop.scene_spec import sample_scene_spec
 
