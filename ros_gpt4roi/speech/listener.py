@@ -246,8 +246,10 @@ class Listener:
 
     def _recognise_ahead(self) -> None:
         """While it is not sure yet that somebody has ended, words are recognised that are needed if so."""
+        if self._busy or not self._jobs.empty():
+            return
         utterance = self._endpointer.ahead()
-        if utterance is None or _key(utterance) == self._ahead or self._busy or not self._jobs.empty():
+        if utterance is None or _key(utterance) == self._ahead:
             return
         self._ahead = _key(utterance)
         self._jobs.put_nowait(_Job(self._ahead, utterance.samples, False, True, False, 0, "", 0.0, False))

@@ -3,12 +3,11 @@
 import { Connection } from "./connection.js";
 import { aboutRegion, Conversations, freeId } from "./conversations.js";
 import { Health } from "./health.js";
+import { settle } from "./pending.js";
 import { RegionList } from "./regions.js";
-import { outcome } from "./verdict.js";
 import { decode, View } from "./view.js";
 import { Voice } from "./voice.js";
 import { Watches } from "./watches.js";
-import { explained } from "./why.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -111,10 +110,10 @@ const connection = new Connection({
   heard: (message) => voice.heard(message),
   reply: (message) => voice.reply(message),
   silence: (message) => voice.silence(message.error),
-  evidence: explained,
-  corrected: outcome,
+  evidence: settle,
+  corrected: settle,
   rejected(message) {
-    if (message.about) outcome(message);
+    if (message.about) settle(message);
     else status(message.error, true);
   },
 });

@@ -1,13 +1,6 @@
 // Thumbs, and "that's wrong: it is a …": what people say about a description or an answer.
 
-const MOST_WAITING = 50;
-const waiting = new Map(); // by the name of a correction: where its outcome is shown
-let count = 0;
-
-export function outcome(message) {
-  waiting.get(message.about)?.(message);
-  waiting.delete(message.about);
-}
+import { newName, waitFor } from "./pending.js";
 
 /**
  * Adds the buttons.
@@ -27,7 +20,7 @@ export function addVerdict(place, what, current, connection) {
   let judged = null; // fixed while somebody writes: what is shown may change
 
   function send(verdict, text) {
-    const about = `correction ${count++}`;
+    const about = newName("correction");
     const sent = connection.send({
       type: "correct", about, verdict, right: text, who: document.getElementById("who").value.trim(),
       ...(judged ?? current()),
@@ -39,8 +32,7 @@ export function addVerdict(place, what, current, connection) {
     }
     right.setAttribute("aria-pressed", verdict === "right");
     wrong.setAttribute("aria-pressed", verdict === "wrong");
-    if (waiting.size >= MOST_WAITING) waiting.delete(waiting.keys().next().value);
-    waiting.set(about, (message) => {
+    waitFor(about, (message) => {
       result.textContent = message.error ? `Not taken: ${message.error}`
         : text ? `Noted: it is a ${text}.` : verdict === "right" ? "Noted: right." : "Noted: wrong.";
     });

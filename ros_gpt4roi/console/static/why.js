@@ -1,15 +1,7 @@
 // "Why do you say that?": the training records that a region resembles.
 
 import { showEvidence } from "./evidence.js";
-
-const MOST_WAITING = 50;
-const waiting = new Map(); // by the name of a question: where its answer is shown
-let count = 0;
-
-export function explained(message) {
-  waiting.get(message.about)?.(message);
-  waiting.delete(message.about);
-}
+import { newName, waitFor } from "./pending.js";
 
 /**
  * Adds the button, and the place for what it shows.
@@ -35,15 +27,14 @@ export function addWhy(place, what, current, connection) {
       show(false);
       return;
     }
-    const about = `evidence ${count++}`;
+    const about = newName("evidence");
     if (!connection.send({ type: "explain", about, ...current() })) {
       status.textContent = "Not asked: there is no connection to the console.";
       return;
     }
     show(true);
     status.textContent = "Looking for what it resembles …";
-    if (waiting.size >= MOST_WAITING) waiting.delete(waiting.keys().next().value);
-    waiting.set(about, (message) => {
+    waitFor(about, (message) => {
       if (button.getAttribute("aria-expanded") !== "true") return;
       status.textContent = message.error || (message.records.length ? "In training, this resembles most:"
         : "Nothing in training resembles it.");
