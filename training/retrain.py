@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.engine import EngineError
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.checkpoint import (
@@ -217,7 +218,7 @@ def _stamp(path: Path) -> list[Any]:
     return [str(path.resolve()), found.st_size, found.st_mtime_ns]
 
 
-@tells_errors(RecipeError, DataError, CheckpointError, EngineError, RendererError, OSError,
+@tells_errors(RecipeError, DataError, CheckpointError, ConfigError, EngineError, RendererError, OSError,
               interrupted="interrupted; the same command goes on from the last checkpoint")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's text."""

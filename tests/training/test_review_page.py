@@ -130,7 +130,10 @@ def test_records_are_reviewed_by_keyboard_alone_and_written(browser: Browser, ad
 
 def test_records_that_a_region_resembles_are_shown(browser: Browser, address: str, folder: Path) -> None:
     context, page, faults = reviewer(browser, address, "Ada")
-    press(page, "n", "v")
+    first = page.locator("#title").inner_text()
+    press(page, "n")
+    expect(page.locator("#title")).not_to_have_text(first)
+    press(page, "v")
     expect(page.locator("#message")).to_contain_text("make it by: python -m training.data index")
     regions = [TrainingRegion(f"images/{name}.png", region, (10, 10, 40, 50), HOSTILE)
                for name, region in (("a", "1"), ("b", "1"), ("c", "1"), ("missing", "1"))]

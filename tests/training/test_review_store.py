@@ -6,11 +6,13 @@ import json
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import training_fixtures as fixtures
 
 pytest.importorskip("fastapi", reason="the packages of the web console are not installed")
 
+from ros_gpt4roi.image_file import encode_image  # noqa: E402
 from training.data.record import RecordError  # noqa: E402
 from training.data.record_file import FILE, PictureRecord, read_records  # noqa: E402
 from training.data.records import Records  # noqa: E402
@@ -112,6 +114,7 @@ def test_malformed_lines_and_parts_are_named_and_malformed_lines_stay(tmp_path, 
     with (tmp_path / FILE).open("a") as file:
         file.write('{"file": \n' + json.dumps({"file": "c.png", "width": 9, "height": 9, "review": ["a"],
                                                 "regions": [{"id": "1", "box": [0, 0, 1]}]}))
+    (tmp_path / "c.png").write_bytes(encode_image(np.zeros((9, 9, 3), np.uint8), "PNG"))
     store = Store(tmp_path)
     assert len(store.problems) == 1 and "line 3" in store.problems[0]
     item = reviewed(store)
@@ -133,6 +136,21 @@ def test_what_would_be_no_record_is_not_accepted(tmp_path, change, words):
         reviewed(store, mug_3=change)
     assert store.counts()["accepted"] == 0
     reviewed(store, "", mug_3=change)  # but nothing that was typed is lost
+
+
+def test_what_nobody_can_have_seen_is_not_accepted(tmp_path):
+    """A box that was wrong before anybody looked, and a picture that cannot be shown."""
+    found = {"file": "c.png", "width": 9, "height": 9, "review": ["a"],
+             "regions": [{"id": "1", "box": [20, 20, 30, 30], "name": "mug"}]}
+    (tmp_path / FILE).write_text(json.dumps(found) + "\n")
+    store = Store(tmp_path)
+    with pytest.raises(ReviewError, match=r"c\.png.* is not in the folder"):
+        reviewed(store)
+    (tmp_path / "c.png").write_bytes(encode_image(np.zeros((9, 9, 3), np.uint8), "PNG"))
+    with pytest.raises(ReviewError, match="region 1: box"):
+        reviewed(store)
+    reviewed(store, **{"1": {"box": (1, 2, 12, 8)}})
+    assert store.counts()["accepted"] == 1
 
 
 def test_a_folder_that_is_none_is_named(tmp_path, capsys):

@@ -105,10 +105,9 @@ def accepted(record: PictureRecord, edits: Edits, who: str, time: float) -> Pict
 
 def _region(before: RegionRecord | None, edit: RegionEdit, record: PictureRecord, who: str,
             time: float) -> RegionRecord:
-    box, mask = edit.box, before.mask if before is not None else None
-    if before is None or box != before.box:
-        x1, y1, x2, y2 = check_box(box, record.width, record.height, points=False)
-        box, mask = (max(x1, 0.0), max(y1, 0.0), min(x2, float(record.width)), min(y2, float(record.height))), None
+    x1, y1, x2, y2 = check_box(edit.box, record.width, record.height, points=False)
+    box = max(x1, 0.0), max(y1, 0.0), min(x2, float(record.width)), min(y2, float(record.height))
+    mask = before.mask if before is not None and edit.box == before.box else None
     name, description = (plain(text, what) if text.strip() else ""
                          for what, text in (("name", edit.name), ("description", edit.description)))
     old = before or RegionRecord(edit.id, box)

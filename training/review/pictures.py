@@ -31,12 +31,8 @@ def shown_picture(folder: Path, record: PictureRecord) -> tuple[bytes, str]:
     Raises:
         ValueError: It is missing, outside the folder, no picture, or of another size than the record's.
     """
-    path = picture_path(folder, record.file)
-    header = read_header(path)
-    if header[:2] != (record.width, record.height):
-        raise ValueError(f"picture {record.file[:200]!r} has {header.width}x{header.height} pixels, but the record "
-                         f"says {record.width}x{record.height}")
-    pixels = header.width * header.height
+    path = check_picture(folder, record)
+    pixels = record.width * record.height
     if pixels <= _MOST_PIXELS and path.stat().st_size <= _MOST_BYTES:
         content = read_regular(path, _MOST_BYTES)
         for signature, kind in _SIGNATURES.items():
@@ -46,6 +42,16 @@ def shown_picture(folder: Path, record: PictureRecord) -> tuple[bytes, str]:
     if (scale := (_MOST_PIXELS / pixels) ** 0.5) < 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return encode_image(image, quality=_JPEG_QUALITY), "image/jpeg"
+
+
+def check_picture(folder: Path, record: PictureRecord) -> Path:
+    """The path of a record's picture. Raises ValueError where `shown_picture` cannot show it."""
+    path = picture_path(folder, record.file)
+    header = read_header(path)
+    if header[:2] != (record.width, record.height):
+        raise ValueError(f"picture {record.file[:200]!r} has {header.width}x{header.height} pixels, but the record "
+                         f"says {record.width}x{record.height}")
+    return path
 
 
 def outlines(record: PictureRecord) -> dict[str, list[list[float]]]:

@@ -24,6 +24,7 @@ from training.data.record import RecordError
 from training.data.record_file import FILE, PictureRecord, parse_record, read_lines, record_line
 from training.data.report import Report
 from training.review.edits import Edits, accepted
+from training.review.pictures import check_picture
 
 STATE = "review.sqlite3"
 LEASE_S = 60.0
@@ -207,6 +208,7 @@ class Store:
             now = time.time()
             if verdict == "accepted":
                 try:
+                    check_picture(self.folder, item.record)  # nobody has seen what cannot be shown
                     accepted(item.record, edits, who, now)
                 except ValueError as error:
                     raise ReviewError(str(error)) from error

@@ -86,13 +86,18 @@ def _load(mujoco: ModuleType, path: Path) -> Any | None:
 
 
 def _keep(mujoco: ModuleType, model: Any, path: Path) -> None:
-    """Writes the pool for the next time; a full disk costs only that."""
+    """Writes the pool for the next time, in place of earlier ones; a full disk costs only that."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             part = Path(folder) / "pool.mjb"
             mujoco.mj_saveModel(model, str(part), None)
+            if _load(mujoco, part) is None:  # MuJoCo does not say where the disk was full
+                return
             part.replace(path)
+        for earlier in path.parent.glob("*.mjb"):
+            if earlier != path:
+                earlier.unlink()
     except OSError:
         return
 
