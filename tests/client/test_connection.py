@@ -62,7 +62,9 @@ def own_node(peer: Peer, tiny_model: Path) -> Iterator[Perception]:
         yield own
 
 
-def test_a_question_without_an_acceptance_is_repeated_and_asked_once(peer: Peer, own_node: Perception) -> None:
+def test_a_question_without_an_acceptance_is_repeated_and_asked_once(peer: Peer, own_node: Perception,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ros_gpt4roi.client.connection._SILENT_S", WAIT_S)  # it isn't dead, only not spun
     Camera(peer, first_second=3000).send(BOXES)
     with Client() as client:
         first = client.ask_async("what is region 1?", limit_s=WAIT_S)

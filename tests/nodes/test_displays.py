@@ -76,9 +76,10 @@ def test_a_package_that_is_not_there_is_none() -> None:
     assert optional_messages("std_msgs", "Header") is not None
 
 
-@pytest.fixture(scope="module")
-def node(peer: Peer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    process = start(peer, tiny_model, tmp_path_factory.mktemp("log"))
+@pytest.fixture
+def node(peer: Peer, tiny_model: Path, tmp_path: Path) -> Iterator[Process]:
+    """It ends with its test: two nodes of one name space would both describe what a test's camera sends."""
+    process = start(peer, tiny_model, tmp_path)
     yield process
     assert process.stop() == 0
 

@@ -182,7 +182,7 @@ def test_a_node_that_is_deactivated_meanwhile_keeps_its_model(
 def test_questions_that_are_open_get_whole_answers(peer: Peer, camera: Camera, models: dict[str, Path]) -> None:
     action = peer.action(Ask, "ask")
     goals = [peer.result_of(action.send_goal_async(Ask.Goal(query=Query(text="What is region 2?"))), "a goal")
-             for _ in range(20)]
+             for _ in range(12)]
     service = peer.node.create_client(LoadModel, "load_model")
     loading = service.call_async(LoadModel.Request(model=str(models["second"])))
     refused = service.call_async(LoadModel.Request(model=str(models["second"])))

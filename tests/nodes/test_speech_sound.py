@@ -158,7 +158,7 @@ def test_a_microphone_that_comes_and_goes(peer: Peer, start: Any, tmp_path: Path
     assert "toy card has ended; was it unplugged?" in status.values["microphone lost, last"]
     (tmp_path / "plugged").touch()
     peer.wait_for(lambda: len(utterances) == 2, "an utterance of the microphone that is plugged in again")
-    assert utterances[1].text == utterances[0].text
+    assert utterances[1].text.startswith("no region two is")
 
 
 def test_what_is_wrong_is_shown_and_the_node_goes_on(peer: Peer, start: Any) -> None:
