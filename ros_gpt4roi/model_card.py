@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .regular_file import read_json
 
@@ -25,12 +26,26 @@ def measured_loss(folder: Path) -> float:
     Raises:
         CardError: There is a card, but it cannot be read.
     """
-    path = folder / CARD_FILE
-    if not path.exists():
+    if not (folder / CARD_FILE).exists():
         return 0.0
+    before, after = _shares(folder, "old")
+    return 0.0 if before is None or after is None else max(0.0, before - after)
+
+
+def summary(folder: Path) -> str:
+    """What a card says, in one line. Raises CardError where it cannot be read."""
+    def told(before: float | None, after: float | None) -> str:
+        return "not measured" if before is None or after is None else f"{before:.1%} right before, {after:.1%} now"
+
+    return (f"of corrections that were held out {told(*_shares(folder, 'new'))}; "
+            f"of what was known {told(*_shares(folder, 'old'))}")
+
+
+def _shares(folder: Path, group: str) -> tuple[float | None, float | None]:
+    path = folder / CARD_FILE
     try:
-        old = read_json(path)["old"]
-        before, after = old["before"], old["after"]
-        return 0.0 if before is None or after is None else max(0.0, float(before) - float(after))
+        figures: dict[str, Any] = read_json(path)[group]
+        before, after = figures["before"], figures["after"]
+        return None if before is None else float(before), None if after is None else float(after)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CardError(f"{path}: {error!r}, expected {{\"old\": {{\"before\": 0.9, \"after\": 0.9}}}}") from error
+        raise CardError(f"{path}: {error!r}, expected {{\"{group}\": {{\"before\": 0.9, \"after\": 0.9}}}}") from error
