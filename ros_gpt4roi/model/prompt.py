@@ -151,6 +151,7 @@ class ChatPrompts(ABC):
         text = t.before_system + system + t.after_system if system else ""
         learned = []
         for number, (question, answer) in enumerate(rounds):
+            question = self._asked(question)
             if number == 0:
                 question = self._introduction(n_regions, list_regions) + question
             text += t.before_question + self._resolve(question, n_regions, points, regions, mentioned) + t.before_answer
@@ -197,6 +198,10 @@ class ChatPrompts(ABC):
             return f"{name} {shown}" if kind == "region" else shown
 
         return _REFERENCE.sub(replace, text)
+
+    def _asked(self, question: str) -> str:
+        """A question as the model is asked it."""
+        return question
 
     @abstractmethod
     def _name(self, number: int) -> str:

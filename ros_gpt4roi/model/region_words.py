@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -19,10 +20,18 @@ _VIDEO, _END_OF_TEXT = "<|video_pad|>", "<|endoftext|>"
 # Prompt forms. Boxes are named as in the answers of Qwen3-VL's cookbook on grounding in pictures
 # (github.com/QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb) and in its data format for training
 # (qwen-vl-finetune there): JSON with `bbox_2d` or `point_2d` and `label`, whole numbers from 0 to 1000.
+# It answers with a list of such objects, mostly in a code block (```json), or with one. Two corners in brackets,
+# (120,80),(410,620), are how Qwen2-VL wrote a box (arXiv 2409.12191).
+BOX_KEY, POINT_KEY, LABEL_KEY = "bbox_2d", "point_2d", "label"
 IMAGE_TEXT = "{image}"
 PREAMBLE = "Regions of this picture, by their boxes:\n```json\n[\n{regions}\n]\n```\n"
 SEPARATOR = ",\n"
 DESCRIBE = "Describe {region} in one short sentence."
+# What asks for boxes and points, as in the prompts that Qwen3-VL was evaluated with (arXiv 2511.21631, appendix B).
+REPORT_BOXES = "Report bbox coordinates in JSON format."
+REPORT_POINTS = "Output the point coordinates in JSON format."
+_FIND = re.compile(r"\W*(?:(?:please|can you|could you|would you|now|and|then)\W+)*(?:(?P<point>point (?:to|at|out))|"
+                   r"find|locate|detect|spot|look for|search for|show me)\b", re.IGNORECASE)
 
 
 class RegionWordPrompts(ChatPrompts):
@@ -54,16 +63,23 @@ class RegionWordPrompts(ChatPrompts):
         bound.image_tokens, bound._boxes = image_tokens, boxes
         return bound
 
+    def _asked(self, question: str) -> str:
+        """A question that asks to find or to point at something also asks for its place."""
+        if (asked := _FIND.match(question)) is None or BOX_KEY in question or POINT_KEY in question:
+            return question
+        end = "" if question.rstrip()[-1:] in (*".?!", "") else "."
+        return f"{question.rstrip()}{end} {REPORT_POINTS if asked['point'] else REPORT_BOXES}"
+
     def _name(self, number: int) -> str:
         return f"region {number}"
 
     def _listed(self, number: int) -> str:
-        return json.dumps({"bbox_2d": self._on_grid(number), "label": self._name(number)})
+        return json.dumps({BOX_KEY: self._on_grid(number), LABEL_KEY: self._name(number)})
 
     def _shown(self, number: int, is_point: bool, regions: list[int]) -> str:
         box = self._on_grid(number)
         centre = [(low + high) // 2 for low, high in zip(box[:2], box[2:])]
-        return json.dumps({"point_2d": centre} if is_point else {"bbox_2d": box})
+        return json.dumps({POINT_KEY: centre} if is_point else {BOX_KEY: box})
 
     def _on_grid(self, number: int) -> list[int]:
         """Whole numbers x1 y1 x2 y2 of the part of a region's box that is in the picture."""
