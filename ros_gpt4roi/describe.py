@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(", ".join(f"{stage} {seconds * 1000:.0f} ms" for stage, seconds in described.timings.items()))
     if options.save:
         texts = [(description.region, description.text) for description in described.descriptions]
+        texts += [(region, region.label) for region in conversation.frame.regions[len(frame.regions):]]  # found
         picture = cv2.cvtColor(annotate(frame.image, texts), cv2.COLOR_RGB2BGR)
         try:
             written = cv2.imwrite(str(options.save), picture)
@@ -157,8 +158,9 @@ def _entries(request: DescriptionRequest | Question) -> list[dict[str, Any]]:
     if isinstance(request, Question):
         assert isinstance(result, Answer)
         return [{"question": request.text, "text": result.text, "status": result.status.name, "error": result.error,
-                 "region_ids": list(result.region_ids),
-                 "evidence_ids": list(result.evidence_ids), "confidence": result.confidence}]
+                 "region_ids": list(result.region_ids), "evidence_ids": list(result.evidence_ids),
+                 "regions": [{"id": region.id, "box": list(region.box)} for region in result.regions],
+                 "confidence": result.confidence}]
     assert isinstance(result, FrameDescriptions)
     entries = [{"id": description.region.id, "box": list(description.region.box), "text": description.text,
                 "confidence": description.confidence} for description in result.descriptions]

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,8 +134,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen3-VL of random weights, as transformers writes it: it says words, up to the limit of tokens."""
+def make_qwen(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes tiny Qwen3-VLs as transformers does; it takes what `write_qwen` takes."""
     sys.path.append(str(ROOT / "tests" / "model"))
     from qwen_fixtures import write_qwen
-    return write_qwen(tmp_path_factory.mktemp("models") / "tiny_qwen", tied=False, words=True)
+    return lambda **how: write_qwen(tmp_path_factory.mktemp("models") / "tiny_qwen", tied=False, **how)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen(make_qwen: Callable[..., Path]) -> Path:
+    """A Qwen3-VL of random weights: it says words, up to the limit of tokens."""
+    return make_qwen(words=True)

@@ -81,6 +81,17 @@ def test_a_qwen3_vl_of_transformers_reads_regions_in_words(picture, capsys, tiny
     assert status == 2 and "reads regions in words" in err
 
 
+def test_what_an_answer_finds_is_reported_and_drawn(picture, capsys, make_qwen, tmp_path: Path) -> None:
+    model = make_qwen(says=['[{"bbox_2d": [100, 100, 200', ', 300], "label": "red mug"}]'])
+    saved, path = tmp_path / "found.png", picture[0]
+    status, out, _ = run(capsys, path, "--model", model, "--json", "--save", saved, "--ask", "Find the red mug.")
+    [answer] = json.loads(out)["answers"]
+    assert status == 0 and answer["text"] == "red mug (region 2)" and answer["region_ids"] == ["2"]
+    assert answer["regions"] == [{"id": "2", "box": [32, 24, 64, 72]}]
+    drawn, plain = cv2.imread(str(saved))[:240], cv2.imread(str(path))
+    assert np.any(drawn[48, 60:68] != plain[48, 60:68]), "its right side"
+
+
 def test_without_boxes_the_whole_picture_is_one_region(picture, capsys) -> None:
     status, out, _ = run(capsys, picture[0], "--json")
     [entry] = json.loads(out)["descriptions"]

@@ -364,7 +364,8 @@ class Session:
                 return
             self.post({"type": "answer", "ask": name, **_said(answer), "conversation": answer.conversation_id,
                         "query_id": answer.query_id, "frame_id": answer.header.frame_id,
-                        "regions": [{"id": region.id, "box": finite_corners(region)} for region in answer.regions],
+                        "regions": [{"id": region.id, "box": finite_corners(region), "label": region.label}
+                                    for region in answer.regions],
                         "confidence": finite(answer.confidence, 3)})
         return end
 

@@ -268,17 +268,13 @@ def answer_to_message(answer: Answer, text_format: str = "", positions: Position
         text_format: "json", or whatever else a query asked for, which gets the words.
         positions: Those of its regions that are known, in metres in the camera's frame.
     """
-    named = (*answer.region_ids, *answer.evidence_ids)
-    message = AnswerMessage(
+    return AnswerMessage(
         header=answer.frame.header if answer.frame is not None else Header(), query_id=answer.query_id,
         conversation_id=answer.conversation_id, status=int(answer.status), error=answer.error,
         text=answer.as_json() if text_format == "json" else answer.text, region_ids=list(answer.region_ids),
-        evidence_ids=list(answer.evidence_ids), confidence=float(answer.confidence),
-        model_version=answer.model_version)
-    if answer.frame is not None:
-        regions = {region.id: region for region in answer.frame.regions}
-        message.regions = [region_to_message(regions[i], positions.get(i)) for i in named if i in regions]
-    return message
+        evidence_ids=list(answer.evidence_ids),
+        regions=[region_to_message(region, positions.get(region.id)) for region in answer.regions],
+        confidence=float(answer.confidence), model_version=answer.model_version)
 
 
 def answer_as_text(answer: Answer) -> str:

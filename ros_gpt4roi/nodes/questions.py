@@ -298,12 +298,13 @@ class Questions:
         return frame
 
     def _positions(self, answer: Answer) -> Positions:
-        named = {*answer.region_ids, *answer.evidence_ids}
-        if answer.frame is None or not named:
+        if answer.frame is None or not answer.regions:
             return NO_POSITIONS
-        return self._depth.positions(answer.frame, [region for region in answer.frame.regions if region.id in named])
+        return self._depth.positions(answer.frame, answer.regions)
 
     def _to_message(self, answer: Answer, text_format: str) -> AnswerMessage:
+        for refusal in answer.refused:
+            self._problems.report("box of an answer refused", refusal)
         return answer_to_message(answer, text_format, self._positions(answer))
 
     def _publish(self, answer: Answer, text_format: str = "") -> AnswerMessage:

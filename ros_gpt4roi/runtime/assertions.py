@@ -70,6 +70,11 @@ def assertions(question: str, answer: str, meant: int | None = None,
     return tuple(found), tuple(place for place in named if place not in found)
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text denies nothing and leaves nothing open."""
+    return not (_UNSURE.search(text.casefold()) or any(map(_negates, _tokens(text))))
+
+
 def _asserted(asked: Sequence[int], several: Sequence[int], answer: str, tokens: list[Token]) -> list[int]:
     if _UNSURE.search(answer.casefold()):
         return []

@@ -16,13 +16,25 @@ from ..engine.build_process import ProgressCallback
 from ..model.checkpoint import LoadedModel, LoadedQwen3VL, folder_version
 from ..model.prompt import PromptError
 from ..model.qwen3_vl import AnyVisionOutput
+from ..model.region_words import RegionWordPrompts
 from .device import Device, choose_device
+from .found_regions import FoundRegions
 from .frame_encoder import FrameEncoder
 from .language_format import FORMATS, load_model
 from .language_stage import DecodingConfig, LanguageStage, Rounds
-from .pointing import Pointed, PointingError
-from .region_text import RegionText, UnknownRegionError
-from .request import Conversation, DescriptionRequest, EncodedFrame, Question, Refused, Request, Result, Sequence
+from .pointing import PointingError
+from .region_text import UnknownRegionError
+from .request import (
+    AnswerReader,
+    Conversation,
+    DescriptionRequest,
+    EncodedFrame,
+    Question,
+    Refused,
+    Request,
+    Result,
+    Sequence,
+)
 from .reuse import DescriptionReuse, unit
 from .types import Answer, Description, Frame, FrameDescriptions, Region, Status
 from .vision_stage import VisionOptions, VisionStage
@@ -89,7 +101,7 @@ class Pipeline:
         self.reuse = DescriptionReuse(config.reuse_distance, config.reuse_age_s)
         self._describe = config.describe or loaded.config.prompt.describe
         self.live: list[Question | DescriptionRequest] = []
-        self.counters = {"rounds_dropped": 0}
+        self.counters = {"rounds_dropped": 0, "regions_found": 0}
 
     @classmethod
     def open(cls, model_folder: str | Path, config: PipelineConfig = PipelineConfig(),
@@ -213,7 +225,7 @@ class Pipeline:
             if description is None:
                 earlier = self.reuse.last(region.id)
                 request.sequences.append(self._sequence(
-                    [(self._describe.replace("{region}", f"<region{place}>"), None)], encoded,
+                    [(self._describe.replace("{region}", f"<region{place}>"), None)], encoded, self._reader(encoded),
                     self.config.description_tokens, draft=earlier.ids if earlier else (),
                     # With a single region nothing is shared yet; its cache serves the questions that may follow.
                     cache_key=("frame", encoded.frame.key) if len(encoded.shown) == 1 else None))
@@ -270,13 +282,15 @@ class Pipeline:
             raise Refused(Status.INVALID, str(error)) from error
         encoded = question.encoded = self.encoder.encode(conversation.frame)
         try:
-            question.asked = encoded.text.to_model(text, pointed := _pointed(question, encoded))
+            question.asked = encoded.text.to_model(text, pointed := question.pointed())
         except PointingError as error:
             question.points_nowhere = not pointed.ids
             raise Refused(Status.INVALID, str(error)) from error
         except UnknownRegionError as error:
             raise Refused(Status.UNKNOWN_REGION, "; ".join((str(error), *encoded.refused))) from error
-        sequence = self._sequence([*conversation.rounds, (question.asked, None)], encoded, self.config.answer_tokens,
+        question.reader = self._reader(encoded, conversation)
+        sequence = self._sequence([*conversation.rounds, (question.asked, None)], encoded, question.reader,
+                                  self.config.answer_tokens,
                                   cache_key=None if question.for_watch else ("conversation", conversation.id),
                                   on_text=question.on_text)
         self.counters["rounds_dropped"] += sequence.dropped_rounds
@@ -285,19 +299,23 @@ class Pipeline:
         self._add(question.sequences, priority=not question.for_watch)
 
     def _answer(self, question: Question) -> Answer:
-        sequence, conversation, encoded = question.sequences[0], question.conversation, question.encoded
-        assert conversation is not None and encoded is not None and sequence.stream is not None
+        sequence, conversation, reader = question.sequences[0], question.conversation, question.reader
+        assert conversation is not None and reader is not None and sequence.stream is not None
         raw, error = sequence.stream.raw, question.error
         if question.status is Status.OK:
             conversation.rounds.append((question.asked, raw.strip()))
             if sequence.cut:
                 error = f"the answer was cut after {len(sequence.generated)} tokens"
-        region_ids, evidence_ids = encoded.text.asserted(question.asked, raw, question.subject,
-                                                         question.status is Status.OK and not sequence.cut)
+        region_ids, evidence_ids = reader.asserted(question.asked, raw, question.subject,
+                                                   question.status is Status.OK and not sequence.cut)
         if region_ids:
             conversation.subject = region_ids[0] if len(region_ids) == 1 else ""
+        refused: tuple[str, ...] = ()
+        if isinstance(reader, FoundRegions):
+            self.counters["regions_found"] += len(reader.added)
+            refused = tuple(reader.refused)
         return Answer(question.status, sequence.text, error, region_ids, evidence_ids, conversation.id, question.id,
-                      conversation.frame, sequence.confidence, self.version)
+                      conversation.frame, sequence.confidence, self.version, refused)
 
     def forget_conversation(self, conversation_id: str) -> None:
         """Give back what was kept for the next round of a conversation that is closed."""
@@ -305,11 +323,17 @@ class Pipeline:
 
     # --- both ----------------------------------------------------------------------------------------------------
 
-    def _sequence(self, rounds: Rounds, encoded: EncodedFrame, tokens: int, **how: Any) -> Sequence:
+    def _reader(self, encoded: EncodedFrame, conversation: Conversation | None = None) -> AnswerReader:
+        if isinstance(self.language.prompts, RegionWordPrompts):
+            return FoundRegions(encoded, conversation, self.model_config.prompt.max_regions)
+        return encoded.text
+
+    def _sequence(self, rounds: Rounds, encoded: EncodedFrame, reader: AnswerReader, tokens: int,
+                  **how: Any) -> Sequence:
         try:
             return self.language.sequence(rounds, encoded.vision, encoded.vision_key, tokens, boxes=encoded.boxes,
                                           points=encoded.points, region_keys=encoded.region_keys,
-                                          render=encoded.text.to_user, hold=RegionText.unfinished, **how)
+                                          render=reader.to_user, hold=reader.unfinished, **how)
         except PromptError as error:
             raise Refused(Status.INVALID, str(error)) from error
 
@@ -369,21 +393,6 @@ class Pipeline:
                    "cache_bytes": generator.prefixes.bytes, "cache_evictions": generator.prefixes.evictions,
                    "reuse_rate": self.reuse.kept / max(1, self.reuse.looked_up)}
         return {name: float(value) for name, value in numbers.items()}
-
-
-def _pointed(question: Question, encoded: EncodedFrame) -> Pointed:
-    """What a question points at: what came with it, else what was asserted last, else the frame's only region."""
-    conversation, shown = question.conversation, bool(question.subject or question.drawn)
-    assert conversation is not None
-    ids = (question.subject,) if question.subject else question.drawn
-    if not shown:
-        question.subject = conversation.subject
-    elif len(ids) == 1:
-        question.subject = ids[0]
-    if not ids:
-        only = encoded.shown if not encoded.omitted else ()
-        ids = (conversation.subject,) if conversation.subject else tuple(r.id for r in only) if len(only) == 1 else ()
-    return Pointed(ids, shown, bool(conversation.rounds))
 
 
 def _must_work(result: Answer | FrameDescriptions) -> None:

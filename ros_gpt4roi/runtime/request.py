@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from ..configuration import Configuration, setting
 from ..model.qwen3_vl import AnyVisionOutput
 from .kv_cache import Prompt
 from .picture import Picture
+from .pointing import Pointed
 from .region_text import RegionText
 from .reuse import Described
 from .text_stream import TextStream
@@ -162,7 +164,7 @@ class Conversation:
 
     Attributes:
         id: Its name; unique among those that are open.
-        frame: What it is about.
+        frame: What it is about, with the regions that have joined it.
         rounds: (question, answer) in the model's words, oldest first.
         subject: The id of the region that "it" and "this" mean: the last that was asserted; empty where several were.
     """
@@ -171,6 +173,26 @@ class Conversation:
     frame: Frame
     rounds: list[tuple[str, str]] = field(default_factory=list)
     subject: str = ""
+    _joining: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def add_regions(self, make: Callable[[Frame], tuple[Region, ...]]) -> tuple[Region, ...]:
+        """Let regions join the frame, from any thread: those that people draw, and those that an answer finds.
+
+        Args:
+            make: Gives them, under ids that the frame has not. What it raises goes on.
+
+        Returns:
+            What it gave.
+        """
+        with self._joining:
+            if added := make(self.frame):
+                self.frame = self.frame.with_regions(added)
+        return added
+
+    def remove_regions(self, ids: Collection[str]) -> None:
+        """Take regions that have joined the frame out of it."""
+        with self._joining:
+            self.frame = self.frame.without_regions(ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +224,20 @@ class EncodedFrame:
     region_keys: np.ndarray
     text: RegionText
     seconds: dict[str, float]
+
+
+class AnswerReader(Protocol):
+    """What turns a model's words about a frame into a reader's."""
+
+    def to_user(self, text: str) -> str:
+        """The model's text as people read it."""
+
+    def unfinished(self, text: str) -> int:
+        """How many last characters of a model's text may yet become something else by what follows."""
+
+    def asserted(self, question: str, answer: str, meant: str = "",
+                 complete: bool = True) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The ids of the regions that an answer asserts, and of those that it names as evidence."""
 
 
 Result = TypeVar("Result", Answer, FrameDescriptions)
@@ -301,6 +337,7 @@ class Question(Request[Answer]):
             empty, it becomes that of the one region that came with the question, else the conversation's.
         drawn: The ids of the regions that came with it.
         asked: The question in the model's words, once it has begun.
+        reader: Turns the model's words into a reader's, once it has begun.
         points_nowhere: Whether it was refused because it speaks of "this", and nothing is pointed at.
     """
 
@@ -315,7 +352,22 @@ class Question(Request[Answer]):
     subject: str = ""
     drawn: tuple[str, ...] = field(default=(), init=False)
     asked: str = field(default="", init=False)
+    reader: AnswerReader | None = field(default=None, init=False)
     points_nowhere: bool = field(default=False, init=False)
+
+    def pointed(self) -> Pointed:
+        """What it points at: what came with it, else what was asserted last, else the frame's only region."""
+        conversation, encoded, shown = self.conversation, self.encoded, bool(self.subject or self.drawn)
+        assert conversation is not None and encoded is not None
+        ids = (self.subject,) if self.subject else self.drawn
+        if not shown:
+            self.subject = conversation.subject
+        elif len(ids) == 1:
+            self.subject = ids[0]
+        if not ids:
+            only = encoded.shown if len(encoded.shown) == 1 and not encoded.omitted else ()
+            ids = (conversation.subject,) if conversation.subject else tuple(region.id for region in only)
+        return Pointed(ids, shown, bool(conversation.rounds))
 
     def refusal(self, status: Status, error: str) -> Answer:
         """The answer to a question that has no complete one: the text so far, and why there is no more."""

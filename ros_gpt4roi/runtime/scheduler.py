@@ -222,14 +222,16 @@ class Scheduler:
     def _add_regions(self, conversation: Conversation, question: Question,
                      draw: Callable[[Frame], tuple[Region, ...]]) -> None:
         """Let the regions that come with a question join its conversation's, which keep their ids and places."""
-        frame, most = conversation.frame, self._pipeline.model_config.prompt.max_regions
-        regions = draw(frame)
-        added = len(frame.regions) - len((frame.base or frame).regions) + len(regions)
-        if added > most:
-            raise Refused(Status.INVALID, f"conversation {_short(conversation.id)} would have {added} boxes beside "
-                                          f"those that it began with, expected at most {most}")
-        conversation.frame = frame.with_regions(regions)
-        question.drawn = tuple(region.id for region in regions)
+        most = self._pipeline.model_config.prompt.max_regions
+
+        def drawn(frame: Frame) -> tuple[Region, ...]:
+            regions = draw(frame)
+            if (added := frame.added + len(regions)) > most:
+                raise Refused(Status.INVALID, f"conversation {_short(conversation.id)} would have {added} boxes beside "
+                                              f"those that it began with, expected at most {most}")
+            return regions
+
+        question.drawn = tuple(region.id for region in conversation.add_regions(drawn))
 
     def _waiting(self) -> int:
         return sum(not question.for_watch for question in self._questions)
@@ -376,7 +378,7 @@ class Scheduler:
                 self._counts[f"{_whose(request)}answers_{result.status.name.lower()}"] += 1
                 # What joined the conversation with it leaves with it. No other round can speak of these regions yet.
                 if result.status in _REFUSED and request.conversation_id and request.conversation and request.drawn:
-                    request.conversation.frame = request.conversation.frame.without_regions(request.drawn)
+                    request.conversation.remove_regions(request.drawn)
             elif isinstance(result, FrameDescriptions):
                 self._counts[f"frames_{result.status.name.lower()}"] += 1
                 self._counts["descriptions"] += len(result.descriptions)

@@ -74,6 +74,11 @@ class Frame:
     base: Frame | None = None
     key: int = field(default_factory=_frame_keys.__next__, init=False)
 
+    @property
+    def added(self) -> int:
+        """How many regions it has more than its base."""
+        return len(self.regions) - len((self.base or self).regions)
+
     def with_regions(self, added: tuple[Region, ...]) -> Frame:
         """The same frame with more regions behind its own, which keep their places."""
         return replace(self, regions=self.regions + added, base=self.base or self)
@@ -128,6 +133,7 @@ class Answer:
         frame: The frame it is about, None where there was none.
         confidence: Mean token probability, 0..1.
         model_version: The model that gave it, as `Pipeline.version`.
+        refused: Why boxes that the model gave became no regions; a text for each.
     """
 
     status: Status
@@ -140,6 +146,13 @@ class Answer:
     frame: Frame | None = None
     confidence: float = 0.0
     model_version: str = ""
+    refused: tuple[str, ...] = ()
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions of `region_ids` and `evidence_ids`, in their order."""
+        known = {region.id: region for region in self.frame.regions} if self.frame is not None else {}
+        return tuple(known[name] for name in (*self.region_ids, *self.evidence_ids) if name in known)
 
     def as_json(self) -> str:
         """The answer as one JSON object: `answer` (its words), asserted `regions`, `confidence`, `status`, `error`.

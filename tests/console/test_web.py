@@ -172,6 +172,38 @@ def test_the_regions_that_an_answer_asserts_light_up_on_its_frame(page: Page) ->
     expect(page.locator(".card")).to_have_count(1)
 
 
+def test_a_region_that_an_answer_has_found_is_drawn_and_can_be_asked_about(page: Page) -> None:
+    sent, regions, lit, drawn = page.evaluate("""async () => {
+        const { Conversations } = await import("/static/conversations.js");
+        const sent = [];
+        const connection = { send: (message) => Boolean(sent.push(message)) };
+        const all = new Conversations(document.getElementById("cards"), document.getElementById("no-conversation"),
+            connection, () => {});
+        const frame = { stamp: "1.000000000", width: 320, height: 240, age_s: 0, shown: performance.now(), bitmap: null,
+            regions: [{ id: "1", box: [0, 0, 50, 50], text: "a table" }] };
+        const card = all.open(frame, "Find the red mug.");
+        const answer = (region_ids, regions) => all.answer({ ask: sent.at(-1).ask, status: "OK", text: "so", error: "",
+            confidence: 1, conversation: "c", stamp: frame.stamp, region_ids, regions });
+        answer(["2"], [{ id: "2", box: [100, 100, 200, 200], label: "red mug" }]);
+        const lit = card.view.canvas.dataset.lit;
+        card.ask("Is it full?");
+        answer([], []);
+        card.view.point({ x: 150, y: 150 });
+        answer(["2"], [{ id: "2", box: [100, 100, 200, 200], label: "red mug" }]);
+        card.view.onDrawn(frame, [10, 100, 20, 110]);
+        const regions = card.view.regions().map(({ id, text, drawn }) => [id, text ?? "", Boolean(drawn)]);
+        const [r, g, b] = card.view.canvas.getContext("2d").getImageData(100, 150, 1, 1).data;
+        all.close(card);
+        return [sent.filter(({ type }) => type === "ask"), regions, lit, `${r} ${g} ${b}`];
+    }""")
+    assert [(ask["text"], ask["boxes"]) for ask in sent] == [
+        ("Find the red mug.", []), ("Is it full?", []), ("Describe region 2.", []),
+        ("Describe region 3.", [{"id": "3", "box": [10, 100, 20, 110]}])]
+    assert {ask["conversation"] for ask in sent[1:]} == {"c"}
+    assert sorted(regions) == [["1", "a table", False], ["2", "red mug", False], ["3", "", True]]
+    assert lit == "2" and drawn != "48 54 60", "its outline stays, also when another answer is about nothing"
+
+
 def test_what_is_asked_before_the_first_answer_stays_in_its_conversation(page: Page) -> None:
     sent: list[dict] = []
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 
@@ -34,6 +35,28 @@ def image_processor() -> Qwen2VLImageProcessor:
                                  size={"shortest_edge": 32 * 32, "longest_edge": 96 * 96})
 
 
+def say(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pieces: Sequence[str]) -> None:
+    """Let a model answer whatever it is asked with the same pieces, each of which becomes one token.
+
+    Its layers hand on each token's embedding as it is, and the output layer, which is its own, names the next token.
+    """
+    assert not model.config.tie_word_embeddings and len(set(pieces)) == len(pieces)
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in pieces])
+    model.resize_token_embeddings(len(tokenizer) + 9)
+    (asked,) = tokenizer.encode("\n")  # which a prompt ends in
+    chain = [asked, *tokenizer.convert_tokens_to_ids(list(pieces)), tokenizer.eos_token_id]
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.language_model.norm.weight.fill_(1)
+        model.lm_head.weight.zero_()
+        embeddings = model.get_input_embeddings().weight
+        for place, (token, following) in enumerate(zip(chain, chain[1:])):
+            embeddings[token] = torch.eye(embeddings.shape[1])[place]
+            model.lm_head.weight[following] = embeddings[token]
+
+
 def build_qwen(tokenizer: PreTrainedTokenizerFast, tied: bool) -> Qwen3VLForConditionalGeneration:
     """All that a published one has: DeepStack from three layers, rotary positions of three axes, the patch merger."""
     ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL))))
@@ -60,17 +83,19 @@ def build_qwen(tokenizer: PreTrainedTokenizerFast, tied: bool) -> Qwen3VLForCond
     return model
 
 
-def write_qwen(folder: Path, tied: bool = True, words: bool = False) -> Path:
+def write_qwen(folder: Path, tied: bool = True, words: bool = False, says: Sequence[str] = ()) -> Path:
     """A folder as transformers writes it.
 
     tied: whether the output layer has the embedding's weights. words: whether it says words only, which takes a layer
-    of its own.
+    of its own, as does `says`: what it says, in pieces that differ.
     """
     tokenizer = qwen_tokenizer()
     model = build_qwen(tokenizer, tied)
     if words:
         wordless = [i for i in range(len(tokenizer)) if not tokenizer.decode([i]).strip().isalpha()]
         model.lm_head.weight.data[[*wordless, *range(len(tokenizer), len(model.lm_head.weight))]] = 0
+    if says:
+        say(model, tokenizer, says)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     image_processor().save_pretrained(folder)

@@ -104,11 +104,11 @@ class Card {
     this.element.querySelector("h3").textContent = title;
     this.conversation = "";
     this.turns = [];
-    this.drawn = [];
+    this.joined = []; // regions that the frame itself does not have: drawn ones, and those that answers have found
     this.view = new View(this.element.querySelector(".card-view"), `Picture of the conversation “${title}”`,
       (frame, region) => this.ask(aboutRegion(this.take(), region.id)),
       (frame, box) => {
-        const id = freeId([...this.view.regions(), ...this.drawn]);
+        const id = freeId([...this.view.regions(), ...this.joined]);
         this.ask(aboutRegion(this.take(), id), [{ id, box }]);
       });
     this.element.querySelector(".close").addEventListener("click", () => {
@@ -130,14 +130,20 @@ class Card {
   }
 
   show(frame, boxes = []) {
-    this.drawn.push(...boxes.map((box) => ({ ...box, drawn: true })));
+    this.joined.push(...boxes.map((box) => ({ ...box, drawn: true })));
     this.view.show(frame);
-    this.view.light(boxes.map((box) => box.id), this.drawn);
+    this.view.light(boxes.map((box) => box.id), this.joined);
+  }
+
+  join(regions) {
+    const known = new Set([...this.view.regions(), ...this.joined].map((region) => region.id));
+    this.joined.push(...regions.filter((region) => !known.has(region.id))
+      .map(({ id, box, label }) => ({ id, box, text: label })));
   }
 
   ask(text, boxes = [], stamp = this.view.frame?.stamp ?? "") {
-    if (this.turns.length && boxes.length) this.drawn.push(...boxes.map((box) => ({ ...box, drawn: true })));
-    if (boxes.length) this.view.light(boxes.map((box) => box.id), this.drawn);
+    if (this.turns.length && boxes.length) this.joined.push(...boxes.map((box) => ({ ...box, drawn: true })));
+    if (boxes.length) this.view.light(boxes.map((box) => box.id), this.joined);
     const turn = new Turn(this, text);
     this.turns.push(turn);
     if (this.turns.length > MOST_TURNS) this.turns.shift().remove();
@@ -220,6 +226,7 @@ class Turn {
     const error = this.find(".error");
     error.textContent = problem(answer);
     error.hidden = !error.textContent;
+    card.join(answer.regions);
     if (answer.status !== "OK") return;
     const ms = Math.round(this.first ?? performance.now() - this.asked);
     const ids = answer.region_ids;
@@ -230,7 +237,7 @@ class Turn {
     addVerdict(this.find(".verdict"), `the answer to “${this.question}”`, () => ({
       kind: "answer", stamp: answer.stamp, frame_id: answer.frame_id, said: answer.text, question: this.question,
       query_id: answer.query_id, conversation: answer.conversation,
-      regions: answer.regions.filter((region) => ids.includes(region.id)).slice(0, 16),
+      regions: answer.regions.filter(({ id }) => ids.includes(id)).slice(0, 16).map(({ id, box }) => ({ id, box })),
     }), card.all.connection);
     // A picture may show the regions of an earlier answer again.
     this.element.addEventListener("mouseenter", () => this.light(answer));
@@ -238,6 +245,6 @@ class Turn {
   }
 
   light(answer) {
-    this.card.view.light(answer.region_ids, [...this.card.drawn, ...answer.regions]);
+    this.card.view.light(answer.region_ids, this.card.joined);
   }
 }

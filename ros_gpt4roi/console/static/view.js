@@ -48,7 +48,7 @@ export class View {
     this.frame = null; // what the server said of it, with `bitmap`, and when it came, `shown`, by performance.now()
     this.waiting = null; // a frame that came while somebody draws
     this.lit = [];
-    this.extra = []; // regions that somebody has drawn on it
+    this.extra = []; // regions that the frame itself does not have
     this.marked = null; // a box that was pointed at
     this.drag = null;
     this.cross = null; // of the keyboard: {x, y, from}
