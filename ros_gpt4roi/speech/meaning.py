@@ -51,7 +51,8 @@ Meaning = Question | Correction | NewConversation | Courtesy | Unclear
 _INTERROGATIVE = re.compile(
     r"(?:what|what's|which|who|who's|whose|where|where's|when|why|how|how's|is|isn't|are|aren't|was|were|do|does|did|"
     r"can|could|would|will|should|has|have)\b")
-_IMPERATIVE = re.compile(r"(?:describe|tell|show|name|count|compare|find|list|explain|point|identify|look)\b")
+_IMPERATIVE = re.compile(r"(?:describe|tell|show|name|count|compare|find|locate|detect|search|list|explain|point|"
+                         r"identify|look)\b")
 _LEADING = re.compile(r"^(?:(?:please|and|so|but|then|okay|ok|now|well|um|uh|also|or|hello|hi)\b[ ,]*)+")
 _NO = re.compile(r"^(?:(?:no|nope|wrong|incorrect|actually|sorry|that(?:'s| is| was)? (?:wrong|not right|not correct|"
                  r"incorrect)|you(?:'re| are) wrong)\b[,.!; ]*)+")

@@ -21,7 +21,7 @@ from ros_gpt4roi.speech.recogniser import Transcript
 @pytest.mark.parametrize("text", [
     "What is left of region 2?", "what is left of region two", "Why?", "And region 3?", "Describe region 2.",
     "Please tell me about the red mug.", "Okay, what is region 2?", "Is it red?", "Now, is it red", "How many?",
-    "In region 2, do you see a capsule?"])
+    "In region 2, do you see a capsule?", "Please find the red mug.", "Locate every cup.", "Search for the red mug."])
 def test_questions(text: str) -> None:
     assert meaning_of(text) == Question(text)
 
