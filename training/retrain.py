@@ -130,7 +130,8 @@ class Retraining:
         start = self._start([record for _, record in learned])
         recipe = make_recipe(
             start, self._run, self._seed, self._effort, len(learned),
-            [self._source("lessons", masks=masks)], replay, [self._source("held_out", masks=masks), *validation])
+            [self._source("lessons", masks=masks, augment=True)], replay,
+            [self._source("held_out", masks=masks), *validation])
         self._recipe_file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         write_whole(manifest, (json.dumps(wanted, indent=1) + "\n").encode())
 
@@ -171,7 +172,7 @@ class Retraining:
             pictures = sum(1 for _ in file)
         if not pictures:
             return [], []
-        return [self._source("replay", visits / pictures)], [self._source("replay_held_out")]
+        return [self._source("replay", visits / pictures, augment=True)], [self._source("replay_held_out")]
 
     # The comparison
 
@@ -219,7 +220,7 @@ def _stamp(path: Path) -> list[Any]:
 
 
 @tells_errors(RecipeError, DataError, CheckpointError, ConfigError, EngineError, RendererError, OSError,
-              interrupted="interrupted; the same command goes on from the last checkpoint")
+              interrupted="interrupted; the same command goes on where it was")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m training.retrain", description=__doc__,
@@ -230,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default %(default)s)")
     parser.add_argument("--epochs", type=float, default=10.0, metavar="N",
                         help="how often each corrected picture is seen, at most (default %(default)s)")
-    parser.add_argument("--replay", type=float, default=2.0, metavar="N",
+    parser.add_argument("--replay", type=float, default=4.0, metavar="N",
                         help="visits of what the model knew, for each of a corrected picture (default %(default)s)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="samples a step (default %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=5e-4, metavar="RATE",

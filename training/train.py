@@ -100,7 +100,7 @@ def train(recipe: Recipe, out: Path) -> Path:
 
 
 @tells_errors(RecipeError, DataError, CheckpointError, ConfigError, OSError,
-              interrupted="interrupted; the same command goes on from the last checkpoint")
+              interrupted="interrupted; the same command goes on where it was")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.partition("\n")[0])

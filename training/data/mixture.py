@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.config import ModelConfig
+from training.data.augmentation import vary
 from training.data.coco import Coco
 from training.data.flickr import Flickr
 from training.data.llava import Llava
@@ -34,8 +35,8 @@ SOURCES: dict[str, type[Source]] = {
     source.kind: source for source in (Coco, RefCoco, Flickr, VisualGenome, Vcr, Llava, Records)
 }
 Made = TypeVar("Made")
-# Keeps the random streams of orders, of visits and of their points apart.
-_ORDER, _VISIT, _POINTS = 0, 1, 2
+# Keeps the random streams of orders, of visits, of their points and of their looks apart.
+_ORDER, _VISIT, _POINTS, _AUGMENTATION = range(4)
 
 
 class Visit(NamedTuple):
@@ -162,6 +163,8 @@ class Mixture:
                               f"{indexed[1]} when {source.index.folder} was made; remove that folder to index again")
         records = source.records(visit.image, self._rng(_VISIT, *visit))
         record = dataclasses.replace(pack(records), image=pixels)
+        if source.augments:
+            record = vary(record, self._rng(_AUGMENTATION, *visit))
         return check_record(draw_points(record, self.points, self._rng(_POINTS, *visit)))
 
     def skip(self, visit: Visit, error: ValueError) -> None:

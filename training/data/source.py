@@ -123,6 +123,11 @@ class Source(ABC):
         """Return what indexing the annotation files read, left out and changed."""
         return self.index.report
 
+    @property
+    def augments(self) -> bool:
+        """Return whether a picture looks a little otherwise at every visit."""
+        return False
+
     def inputs(self) -> list[Path]:
         """The annotation files; a change of any of them makes a new index."""
         return [self.options.annotations]

@@ -1,0 +1,37 @@
+"""Pictures that look a little otherwise at every visit, so that a few of them teach what they have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+
+from training.data.record import Record
+
+_SHIFT = 0.04  # of a box's width or height, by which each edge moves at most: no detector's boxes are exact
+_GAIN, _OFFSET = 0.15, 10.0  # of brightness; the offset in steps of 255
+_SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
+
+
+def vary(record: Record, rng: np.random.Generator) -> Record:
+    """Mirror a picture or not, move the edges of its boxes, and change its brightness; all that is said stays true.
+
+    A picture is not mirrored where a text speaks of left or right. Where a region has a mask, no region moves.
+
+    Args:
+        record: Its image uint8 RGB [H, W, 3], without points.
+        rng: Draws the changes.
+    """
+    assert isinstance(record.image, np.ndarray)
+    image, boxes = record.image, record.boxes
+    height, width = image.shape[:2]
+    if all(mask is None for mask in record.masks):
+        if rng.random() < 0.5 and not any(_SIDE.search(turn.question + turn.answer) for turn in record.rounds):
+            image = image[:, ::-1]
+            boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+        sizes = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+        boxes = boxes + rng.uniform(-_SHIFT, _SHIFT, boxes.shape) * sizes
+        boxes = np.clip(boxes, 0, (width, height, width, height)).astype(np.float32)
+    lit = image * np.float32(1 + rng.uniform(-_GAIN, _GAIN)) + np.float32(rng.uniform(-_OFFSET, _OFFSET))
+    return dataclasses.replace(record, image=np.clip(lit, 0, 255).astype(np.uint8), boxes=boxes)
