@@ -8,6 +8,7 @@ import contextlib
 import os
 import secrets
 import socket
+import sys
 from typing import Any
 
 import uvicorn
@@ -61,6 +62,8 @@ def serve(app: ASGIApp, title: str, options: argparse.Namespace, **settings: Any
     try:
         listening = config.bind_socket()
     except SystemExit:  # uvicorn has said why
+        print(f"{title}: not at --host {options.host} --port {options.port}; give others, or --port 0 for any that is "
+              "free", file=sys.stderr)
         return 1
     listening.listen()  # so that whoever reads the address can open it
     host, port = listening.getsockname()[:2]

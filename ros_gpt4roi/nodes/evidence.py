@@ -58,6 +58,8 @@ class Evidence:
         self._index: EvidenceIndex | None = None
         self._thread = ThreadPoolExecutor(1, "evidence")
         self._service = node.create_service(FindEvidence, "find_evidence", self._on_request, callback_group=group)
+        if self._folder:
+            self._thread.submit(self._open)
 
     def destroy(self) -> None:
         """Takes the service back."""
@@ -102,6 +104,13 @@ class Evidence:
             raise Refused(Status.UNKNOWN_REGION, f"there is no region {region.id[:80]!r} in the frame, and no box is "
                                                  "given")
         return frame, found.id
+
+    def _open(self) -> None:
+        """On the thread: what is wrong with the records is told before somebody asks for them."""
+        try:
+            self._index = EvidenceIndex(Path(self._folder).expanduser())
+        except EvidenceError as error:
+            self._problems.report("evidence.records", str(error))
 
     def _find(self, result: FrameDescriptions, name: str, most: int) -> list[TrainingRecord] | Refused:
         """On the thread: reads the index where that has not been done, and the pictures."""

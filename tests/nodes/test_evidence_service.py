@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 from answering import BOXES, perception_here  # noqa: E402
 from camera import HEIGHT, WIDTH, Camera  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer, Region, RegionDescriptionArray  # noqa: E402
 from ros_gpt4roi_interfaces.srv import FindEvidence  # noqa: E402
 from ros_peer import Peer  # noqa: E402
@@ -83,6 +84,14 @@ def test_a_region_is_told_the_records_that_it_resembles(peer: Peer, node: Percep
     assert "is not there; make it by" in find(peer, Region(id="1")).error
     write_index(records, index.model, np.array(index.embeddings), regions)
     assert find(peer, Region(id="1")).status == Answer.OK
+
+
+def test_records_that_are_not_there_are_told_at_the_start(peer: Peer, tiny_model: Path, tmp_path: Path) -> None:
+    with perception_here(peer, tiny_model, {**_SETTINGS, "evidence.records": str(tmp_path / "none")}):
+        received = peer.collect(DiagnosticArray, "/diagnostics", 10)
+        peer.wait_for(lambda: any(f"{tmp_path}/none/" in pair.value and "is not there; make it by" in pair.value
+                                  for message in received for status in message.status for pair in status.values),
+                      "the missing index")
 
 
 def test_without_records_the_service_says_so(peer: Peer, tiny_model: Path) -> None:
