@@ -167,6 +167,17 @@ def formats() -> str:
     return markdown(("format", "right, %", "same words as fp32, %", "questions", "a frame", "a question"), rows)
 
 
+def loading() -> str:
+    """Return the memory and time that loading a model takes, by number format."""
+    results = read("benchmarks/results/loading.json")
+    rows = [(name, f"{measured['weights_bytes'] / 1e9:.2f} GB", which, f"{measured['most_bytes'] / 1e9:.2f} GB",
+             f"{measured['program_bytes'] / 1e9:.2f} GB", f"{measured['seconds']:.0f} s")
+            for name, starts in results["formats"].items()
+            for which, measured in (starts.items() if "later" in starts else [("every", starts["first"])])]
+    return markdown((f"{results['parameters'] / 1e9:.1f} G parameters, {results['stored_bytes'] / 1e9:.2f} GB on disk",
+                     "weights in memory", "start", "most memory", "of it the program's before loading", "time"), rows)
+
+
 def reuse() -> str:
     """Return how often a description that was kept is wrong."""
     measured = read("benchmarks/results/language_quality.json")["reuse"]
@@ -285,8 +296,8 @@ def _listed(counts: dict[str, int]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, reuse, training, bags,
-                                        tabletop, extractors, extractor_costs, malformed, soak, console,
+    table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, loading, reuse,
+                                        training, bags, tabletop, extractors, extractor_costs, malformed, soak, console,
                                         browsers, ablation, speech, speech_times)}
 
 

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 _MAGIC = b"RG4RENG2"
 _PREFIX = struct.Struct("<8sI32s")  # magic, header's length, header's SHA-256
 _LONGEST_HEADER = 1 << 16
-_LEFTOVERS = (".build-*", ".export-*", ".*.partial")
+_LEFTOVERS = (".build-*", ".export-*", "*.partial")
 _LEFTOVER_AGE_S = 24 * 3600.0
 SUFFIX = ".engine"
 _MARKER = ".ros_gpt4roi_engines"
@@ -110,14 +110,19 @@ class EngineCache:
     Only a folder that carries the cache's marker file is changed. Where another one is named, the cache is made in a
     folder of its own inside it; where that cannot be written, a private temporary folder takes its place, and engines
     last as long as the process.
+
+    Attributes:
+        folder: Where the files lie.
+        lasting: Whether they outlive the process.
     """
 
     def __init__(self, folder: Path | None = None):
         try:
             self.folder = _own_folder(default_cache_folder() if folder is None else folder)
             _remove_leftovers(self.folder)
+            self.lasting = True
         except (OSError, RuntimeError) as error:  # the last where a user has no home
-            self.folder = Path(_process_folder().name)
+            self.folder, self.lasting = Path(_process_folder().name), False
             _log.warning("engine cache %s cannot be used (%s): engines are kept in %s until this process ends",
                          folder or "", error, self.folder)
 

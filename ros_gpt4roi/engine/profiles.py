@@ -121,7 +121,7 @@ class EngineOptions(Configuration):
                          choices=("auto", "never"))
     profile: str = setting("auto", "Name or path of a build profile; auto chooses by the GPU.")
     precision: str = setting("", "First precision to try, instead of the profile's.", choices=("", *PRECISIONS))
-    cache: str = setting("", "Folder of engines; empty: ~/.cache/ros_gpt4roi/engines.", fixed=True)
+    cache: str = setting("", "Folder of engines and quantised models; empty: ~/.cache/ros_gpt4roi/engines.", fixed=True)
     frames: str = setting("", "Folder of frames to calibrate and check engines with; empty: the package's own.")
 
     def open_cache(self) -> EngineCache:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
@@ -26,6 +25,8 @@ from .checkpoint_files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     CheckpointError,
+    StoredTensor,
+    WeightsFile,
     check_regular,
     load_tokenizer,
     read_content,
@@ -40,9 +41,9 @@ from .qwen3_vl_folder import check_content, read_qwen3_vl
 from .region_words import RegionWordPrompts
 
 __all__ = ["CONFIG_FILE", "CheckpointError", "LoadedModel", "LoadedQwen3VL", "VERSION", "WEIGHTS_FILE", "build_empty",
-           "build_model", "check_regular", "folder_version", "load_any", "load_checkpoint", "load_tokenizer",
-           "read_config", "read_weights", "save_checkpoint", "tied_keys", "unshared", "untrained_parts",
-           "weight_files", "write_config"]
+           "build_model", "check_regular", "find_weights", "folder_version", "load_any", "load_checkpoint",
+           "load_tokenizer", "put_weight", "read_config", "read_weights", "save_checkpoint", "tied_keys", "unshared",
+           "untrained_parts", "weight_files", "write_config"]
 
 VERSION = 2
 _BLOCK, _BLOCKS = 1 << 16, 256  # bytes, and how many such of a file at least, that tell two versions apart
@@ -281,21 +282,18 @@ def load_any(folder: str | Path, device: str | torch.device = "cpu",
 
 
 def _fill(model: GPT4RoI | Qwen3VL, folder: Path, device: str | torch.device, dtype: torch.dtype | None) -> None:
-    read_weights(model, weight_files(folder), device, dtype)
+    read_weights(model, find_weights(model, weight_files(folder)), device, dtype)
     model.language.tie_weights()
     model.to(device).eval()
 
 
-def read_weights(model: GPT4RoI | Qwen3VL, files: list[Path], device: str | torch.device, dtype: torch.dtype | None,
-                 language: bool = True) -> None:
-    """Fills a model built on the meta device from safetensors files.
+def find_weights(model: GPT4RoI | Qwen3VL, files: list[Path], language: bool = True) -> dict[str, StoredTensor]:
+    """Where the weights of a model lie, by their keys in the model; none is read.
 
     Args:
         model: The model.
-        files: The files.
-        device: Where the weights go, tensor by tensor.
-        dtype: Number format of the weights; None: as stored.
-        language: Read the language model's weights, too.
+        files: safetensors files.
+        language: Look for the language model's weights, too.
 
     Raises:
         CheckpointError: As of `load_checkpoint`.
@@ -303,33 +301,46 @@ def read_weights(model: GPT4RoI | Qwen3VL, files: list[Path], device: str | torc
     def left_out(key: str) -> bool:
         return not language and key.startswith("language.")
 
-    expected = {key: value for key, value in model.state_dict().items() if not left_out(key)}
+    expected = {key: value.shape for key, value in model.state_dict().items() if not left_out(key)}
     optional = tied_keys(model)
-    problems, found = [], set()
+    problems: list[str] = []
+    found: dict[str, StoredTensor] = {}
     for path in files:
-        try:
-            with safe_open(path, framework="pt", device="cpu") as archive:
-                for stored in archive.keys():
-                    key = model.weight_name(stored)
-                    if left_out(key):
-                        continue
-                    if key not in expected:
-                        problems.append(f"{stored}: not part of this model")
-                        continue
-                    value = archive.get_tensor(stored)
-                    if value.shape != expected[key].shape:
-                        problems.append(f"{stored}: {list(value.shape)}, expected {list(expected[key].shape)}")
-                        continue
-                    found.add(key)
-                    kept = dtype if dtype is not None and value.is_floating_point() else value.dtype
-                    # A copy: what is read is mapped, and would follow whatever happens to the file.
-                    _assign(model, key, value.to(device, kept, copy=True))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from error
-    missing = [key for key in expected if key not in found and key not in optional]
-    problems += [f"{key}: missing, expected {list(expected[key].shape)}" for key in missing]
+        for stored, tensor in WeightsFile.open(path).tensors.items():
+            key = model.weight_name(stored)
+            if left_out(key):
+                continue
+            if key not in expected:
+                problems.append(f"{stored}: not part of this model")
+            elif tensor.shape != expected[key]:
+                problems.append(f"{stored}: {list(tensor.shape)}, expected {list(expected[key])}")
+            else:
+                found[key] = tensor
+    problems += [f"{key}: missing, expected {list(shape)}" for key, shape in expected.items()
+                 if key not in found and key not in optional]
     if problems:
         raise CheckpointError(f"{files[0].parent}: weights do not fit the config:\n  " + "\n  ".join(problems))
+    return found
+
+
+def read_weights(model: torch.nn.Module, weights: Mapping[str, StoredTensor], device: str | torch.device,
+                 dtype: torch.dtype | None) -> None:
+    """Fills places of a model that was built on the meta device.
+
+    Args:
+        model: The model.
+        weights: From `find_weights`.
+        device: Where the weights go, tensor by tensor.
+        dtype: Their number format; None: as stored.
+
+    Raises:
+        CheckpointError: A file is damaged.
+    """
+    for key, stored in weights.items():
+        value = stored.read()
+        kept = dtype if dtype is not None and value.is_floating_point() else value.dtype
+        # A copy: what is read is mapped.
+        put_weight(model, key, value.to(device, kept, copy=True))
 
 
 def tied_keys(model: GPT4RoI | Qwen3VL) -> set[str]:
@@ -337,8 +348,8 @@ def tied_keys(model: GPT4RoI | Qwen3VL) -> set[str]:
     return {f"language.{key}" for key in getattr(model.language, "all_tied_weights_keys", {})}
 
 
-def _assign(model: torch.nn.Module, key: str, value: torch.Tensor) -> None:
-    """Puts a value in the place of a parameter or buffer of the meta device."""
+def put_weight(model: torch.nn.Module, key: str, value: torch.Tensor) -> None:
+    """Puts a value in the place of a parameter or buffer of the meta device, as it is: without a copy."""
     path, _, name = key.rpartition(".")
     owner = model.get_submodule(path)
     if name in owner._buffers:

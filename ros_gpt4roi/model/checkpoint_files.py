@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..regular_file import read_json
@@ -82,3 +86,46 @@ def weight_files(folder: Path) -> list[Path]:
     if not files:
         raise CheckpointError(f"{folder}: no weights, expected {WEIGHTS_FILE}")
     return files
+
+
+class StoredTensor(NamedTuple):
+    """A tensor of a safetensors file, which is read when it is needed."""
+
+    path: Path
+    name: str
+    shape: torch.Size
+
+    def read(self) -> torch.Tensor:
+        """The tensor, mapped: it takes no memory of its own, and follows whatever happens to the file.
+
+        A file is mapped for each tensor anew, so that of all that was read only what is still held counts as memory.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        with _opened(self.path) as archive:
+            value: torch.Tensor = archive.get_tensor(self.name)
+            return value
+
+
+class WeightsFile(NamedTuple):
+    """What the header of a safetensors file says: its tensors in the order in which they lie, and its notes."""
+
+    tensors: dict[str, StoredTensor]
+    metadata: dict[str, str]
+
+    @classmethod
+    def open(cls, path: Path) -> WeightsFile:
+        """Read a file's header. Raises CheckpointError."""
+        with _opened(path) as archive:
+            return cls({name: StoredTensor(path, name, torch.Size(archive.get_slice(name).get_shape()))
+                        for name in archive.offset_keys()}, archive.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as archive:
+            yield archive
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from error

@@ -139,13 +139,17 @@ def write_shard(file: Path, header: bytes, blocks: Iterator[torch.Tensor]) -> st
     """Writes a safetensors file block by block; it appears under its name when it is whole. Returns its SHA-256."""
     digest = hashlib.sha256(header)
     partial = file.with_name(file.name + ".partial")
-    with open(partial, "wb") as stream:
-        stream.write(header)
-        for block in blocks:
-            data = block.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
-            digest.update(data)
-            stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, file)
+    try:
+        with open(partial, "wb") as stream:
+            stream.write(header)
+            for block in blocks:
+                data = block.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+                digest.update(data)
+                stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, file)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # a full disk would stay full
+        raise
     return digest.hexdigest()

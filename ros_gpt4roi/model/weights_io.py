@@ -24,7 +24,7 @@ WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin", "mm_projector.bin")
 _LONGEST_HEADER = 100_000_000  # as the format says
 # Names of number formats in a safetensors header.
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
-               torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
+               torch.int64: "I64", torch.int32: "I32", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
 _FROM_NAME = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 

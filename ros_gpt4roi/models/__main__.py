@@ -98,8 +98,9 @@ def _show_memory(parameters: Parameters, folder: str) -> None:
     print("    GB      " + "".join(f"{number_format:>8}" for number_format in FORMATS))
     for where, gpu in (("on a CPU", False), ("on a GPU", True)):
         print(f"    {where}" + "".join(f"{parameters.memory(item, gpu) / 1e9:8.1f}" for item in FORMATS))
-    print(f"    {parameters.memory('fp32', False) / 1e9:.1f} GB while fp32 or bf16 is loaded, or int8 or int4 is made; "
-          f"to make it once:\n    python -m ros_gpt4roi.runtime.language_format {folder} int8")
+    more = parameters.loading("int8", False) - parameters.memory("int8", False)
+    print(f"    {more / 1e9:.1f} GB more while it is loaded. int8 and int4 are made at the first start and kept in the "
+          f"engine cache;\n    to make one beforehand: python -m ros_gpt4roi.runtime.language_format {folder} int8")
 
 
 def _get(name: str, entry: Entry, to: Path | None, accepted: bool) -> None:

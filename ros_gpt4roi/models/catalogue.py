@@ -57,6 +57,15 @@ class Parameters(Configuration):
         kept = 2 if gpu else 4
         return 4 * self.vision + each * (self.linear + self.embedding) + kept * (self.embedding + self.norms)
 
+    def loading(self, number_format: str, gpu: bool) -> float:
+        """Bytes that loading takes at most, computed: what is loaded, and the largest tensor as it is stored in bf16.
+
+        Args:
+            number_format: As of `memory`.
+            gpu: As of `memory`; a robot's GPU and CPU share one memory.
+        """
+        return self.memory(number_format, gpu) + 2 * self.embedding
+
 
 @dataclass(frozen=True)
 class Entry(Configuration):

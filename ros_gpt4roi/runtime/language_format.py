@@ -2,21 +2,21 @@
 
     python -m ros_gpt4roi.runtime.language_format MODEL_FOLDER FORMAT
 
-writes `language-FORMAT.safetensors` into the folder; loading then never has the float weights in memory.
+writes `language-FORMAT.safetensors` into the folder; loading then reads no float weights of the language model.
 """
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import logging
-import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from ..model.checkpoint import (
@@ -24,57 +24,107 @@ from ..model.checkpoint import (
     LoadedModel,
     LoadedQwen3VL,
     build_empty,
-    load_any,
+    find_weights,
+    put_weight,
     read_weights,
     weight_files,
 )
+from ..model.checkpoint_files import StoredTensor, WeightsFile
+from ..model.shard_writer import byte_count, header_bytes, write_shard
 from .quantised_linear import Int4Linear, Int8DynamicLinear, Int8Linear, QuantisedLinear
 
 logger = logging.getLogger(__name__)
 _VERSION = "2"
+_PREFIX = "language."  # of the language model's keys in a whole model
 _INT4_GROUPS = (64, 32)  # inputs that share a scale; the first that divides the layer's
 _KEPT = torch.bfloat16  # what embeddings and norms are rounded to and stored in
+_SPARE = 256 << 20  # bytes that stay free on the disk
 
 FLOAT_FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_QUANTISED: dict[str, Any] = {"int8": Int8Linear, "int8-dynamic": Int8DynamicLinear, "int4": Int4Linear}
-FORMATS = (*FLOAT_FORMATS, *_QUANTISED)
+QUANTISED: dict[str, Any] = {"int8": Int8Linear, "int8-dynamic": Int8DynamicLinear, "int4": Int4Linear}
+FORMATS = (*FLOAT_FORMATS, *QUANTISED)
 
 
 def load_model(folder: str | Path, number_format: str, device: str = "cpu") -> LoadedModel | LoadedQwen3VL:
     """A model with its language model in a number format of FORMATS; the vision stage stays in fp32.
 
-    The folder is one that `build_empty` takes. A saved quantised language model is used where it has one, else the
-    float one is converted now.
-    Raises ValueError for an unknown format, CheckpointError for files that do not fit.
+    A quantised language model that lies beside the weights is used. Else the float weights are read one by one, each
+    converted before the next is read: what is loaded and one float weight are the most that is in memory.
+
+    Args:
+        folder: One that `build_empty` takes.
+        number_format: Of FORMATS.
+        device: Where the model goes.
+
+    Raises:
+        ValueError: The format is unknown, or weights to quantise are not finite.
+        CheckpointError: Files do not fit.
     """
     if number_format not in FORMATS:
         raise ValueError(f"language format {number_format!r}, expected one of {', '.join(FORMATS)}")
     folder = Path(folder)
-    if number_format in _QUANTISED and quantised_file(folder, number_format).exists():
-        return _load_quantised(folder, number_format, device)
-    loaded = load_any(folder, "cpu", torch.float32)
+    if number_format in QUANTISED and (path := quantised_file(folder, number_format)).exists():
+        return load_quantised(folder, path, number_format, device)
+    return _load_float(folder, number_format, device)
+
+
+def _load_float(folder: Path, number_format: str, device: str) -> LoadedModel | LoadedQwen3VL:
+    """As `load_model`, from the float weights."""
+    loaded = build_empty(folder)
+    model, language = loaded.model, loaded.model.language
+    weights = find_weights(model, weight_files(folder))
+    of_language = {key: weights.pop(key) for key in list(weights) if key.startswith(_PREFIX)}
+    read_weights(model, weights, device, torch.float32)
     if number_format in FLOAT_FORMATS:
-        loaded.model.language.to(FLOAT_FORMATS[number_format])
+        read_weights(model, of_language, device, FLOAT_FORMATS[number_format])
+        language.tie_weights()
+        language.to(FLOAT_FORMATS[number_format])  # its buffers
     else:
         logger.info("%s has no stored %s language model: it is converted now", folder, number_format)
-        quantise_language(loaded.model.language, number_format, device)
-    loaded.model.to(device)
+        _read_quantised(language, of_language, number_format, device)
+    model.to(device).eval()
     return loaded
 
 
-def quantise_language(language: nn.Module, number_format: str, device: str = "cpu") -> None:
-    """Convert every linear layer of a language model in place, for a device; embeddings and norms become bfloat16.
+def _read_quantised(language: nn.Module, weights: dict[str, StoredTensor], number_format: str, device: str) -> None:
+    """Fill a language model on the meta device with float weights that are quantised layer by layer."""
+    parts = {name: [part for part, _ in layer.named_parameters()] for name, layer in _linear_layers(language).items()}
+    weights = {key.removeprefix(_PREFIX): stored for key, stored in weights.items()}
+    read_weights(language, {key: stored for key, stored in weights.items() if key.rpartition(".")[0] not in parts},
+                 device, None)
+    tied = getattr(language, "all_tied_weights_keys", {})
+
+    def read_layer(name: str) -> None:
+        for key in (f"{name}.{part}" for part in parts[name]):
+            put_weight(language, key, weights[tied.get(key, key)].read())
+
+    quantise_language(language, number_format, device, read_layer)
+
+
+def quantise_language(language: nn.Module, number_format: str, device: str = "cpu",
+                      read_layer: Callable[[str], None] = lambda name: None) -> None:
+    """Convert every linear layer of a language model in place; embeddings and norms become bfloat16.
 
     On a CPU these, and the activations, are computed with in float32: its attention is slower in half precision.
+
+    Args:
+        language: The model.
+        number_format: One of few bits.
+        device: Where the converted model is to be.
+        read_layer: Called with the name of each linear layer before it is converted, to give it its weights.
+
+    Raises:
+        ValueError: Weights are not finite.
     """
     # One by one, so that the device never holds more float weights than a layer's. The head may share its weight with
     # the embedding: replaced first, what stays is the embedding's alone.
-    for name, layer in _linear_layers(language).items():
-        converted = _from_float(layer.to(device), number_format)
+    for name in [*_linear_layers(language)]:  # not the layers: each goes as soon as it is replaced
+        read_layer(name)
+        converted = _from_float(cast(nn.Linear, language.get_submodule(name).to(device)), number_format)
         if converted is not None:
             language.set_submodule(name, converted)
     for module in language.modules():
-        if not isinstance(module, tuple(_QUANTISED.values())):
+        if not isinstance(module, QuantisedLinear):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(_KEPT).to(_computed_in(device))
 
@@ -90,31 +140,65 @@ def quantised_file(folder: Path, number_format: str) -> Path:
 
 def save_quantised(language: nn.Module, number_format: str, folder: str | Path) -> Path:
     """Write a converted language model beside its checkpoint; the file appears when it is whole."""
-    tensors: dict[str, torch.Tensor] = {}
-    for name, layer in language.named_modules():
-        if isinstance(layer, QuantisedLinear):
-            tensors |= {f"{name}.{key}": value for key, value in layer.stored().items()}
-    tensors |= {name: value.to(_KEPT) for name, value in language.named_parameters()}
     path = quantised_file(Path(folder), number_format)
-    partly = path.with_suffix(".partial")
-    save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, partly,
-              metadata={"version": _VERSION, "number_format": number_format, "architecture": _architecture(language)})
-    os.replace(partly, path)
+    write_quantised(language, number_format, path)
     return path
 
 
-def _load_quantised(folder: Path, number_format: str, device: str) -> LoadedModel | LoadedQwen3VL:
+def write_quantised(language: nn.Module, number_format: str, path: Path, notes: dict[str, str] | None = None) -> str:
+    """Write a converted language model tensor by tensor.
+
+    Args:
+        language: The model.
+        number_format: Its format.
+        path: The file, which appears when it is whole.
+        notes: Go into its header besides what `load_quantised` checks.
+
+    Returns:
+        SHA-256 of the file, hex.
+
+    Raises:
+        OSError: It cannot be written; also where the disk would be full afterwards.
+    """
+    entries = [(name, tuple(value.shape), value.dtype) for name, value in _stored(language)]
+    size = sum(byte_count(shape, dtype) for _, shape, dtype in entries)
+    if (free := shutil.disk_usage(path.parent).free) < size + _SPARE:
+        raise OSError(errno.ENOSPC, f"{size / 1e9:.2f} GB to write, {free / 1e9:.2f} GB free, expected "
+                                    f"{_SPARE / 1e9:.2f} GB more than what is written", str(path))
+    header = header_bytes(entries, {**_identity(language, number_format), **(notes or {})})
+    return write_shard(path, header, (value.cpu() for _, value in _stored(language)))
+
+
+def _stored(language: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a file holds, made one after the other."""
+    for name, layer in language.named_modules():
+        if isinstance(layer, QuantisedLinear):
+            yield from ((f"{name}.{key}", value) for key, value in layer.stored().items())
+    yield from ((name, value.detach().to(_KEPT)) for name, value in language.named_parameters())
+
+
+def load_quantised(folder: Path, path: Path, number_format: str, device: str) -> LoadedModel | LoadedQwen3VL:
+    """A model whose language model was converted before.
+
+    Args:
+        folder: The checkpoint, of which all but the language model is read.
+        path: The file that holds that.
+        number_format: Its format.
+        device: Where the model goes.
+
+    Raises:
+        CheckpointError: A file is damaged, or they do not fit each other.
+    """
     loaded = build_empty(folder)
     language = loaded.model.language
-    path = quantised_file(folder, number_format)
-    try:
-        with safe_open(path, framework="pt", device=device) as archive:
-            _check_header(path, archive.metadata() or {}, number_format, language)
-            # Copies: the kernels read whole cache lines and crash on the file's alignment of 8 bytes.
-            tensors = {name: archive.get_tensor(name).clone() for name in archive.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from error
-    read_weights(loaded.model, weight_files(folder), device, torch.float32, language=False)
+    file = WeightsFile.open(path)
+    for name, value in _identity(language, number_format).items():
+        if file.metadata.get(name) != value:
+            raise CheckpointError(f"{path}: {name} is {file.metadata.get(name)!r}, expected {value!r}: "
+                                  "quantise the checkpoint again")
+    # Copies: the kernels read whole cache lines and crash on the file's alignment of 8 bytes.
+    tensors = {name: stored.read().to(device, copy=True) for name, stored in file.tensors.items()}
+    read_weights(loaded.model, find_weights(loaded.model, weight_files(folder), language=False), device, torch.float32)
     for name in _linear_layers(language):
         parts = {key.removeprefix(name + "."): tensors.pop(key) for key in list(tensors)
                  if key.rpartition(".")[0] == name}
@@ -122,7 +206,7 @@ def _load_quantised(folder: Path, number_format: str, device: str) -> LoadedMode
             tensors |= {f"{name}.{key}": value for key, value in parts.items()}
         else:
             try:
-                language.set_submodule(name, _QUANTISED[number_format](**parts))
+                language.set_submodule(name, QUANTISED[number_format](**parts))
             except TypeError as error:
                 raise CheckpointError(f"{path}: layer {name} has tensors {sorted(parts)} ({error})") from error
     tensors = {name: value.to(_computed_in(device)) for name, value in tensors.items()}
@@ -135,12 +219,9 @@ def _load_quantised(folder: Path, number_format: str, device: str) -> LoadedMode
     return loaded
 
 
-def _check_header(path: Path, header: dict[str, str], number_format: str, language: nn.Module) -> None:
-    expected = {"version": _VERSION, "number_format": number_format, "architecture": _architecture(language)}
-    for name, value in expected.items():
-        if header.get(name) != value:
-            raise CheckpointError(f"{path}: {name} is {header.get(name)!r}, expected {value!r}: "
-                                  "quantise the checkpoint again")
+def _identity(language: nn.Module, number_format: str) -> dict[str, str]:
+    """What a file has to say of itself in its header."""
+    return {"version": _VERSION, "number_format": number_format, "architecture": _architecture(language)}
 
 
 def _architecture(language: nn.Module) -> str:
@@ -165,7 +246,7 @@ def int4_group(inputs: int) -> int | None:
 def _from_float(layer: nn.Linear, number_format: str) -> nn.Module | None:
     """The converted layer, or None where the format cannot hold it."""
     if number_format != "int4":
-        return _QUANTISED[number_format].from_float(layer)
+        return QUANTISED[number_format].from_float(layer)
     group = int4_group(layer.in_features)
     return None if group is None else Int4Linear.from_float(layer, group)
 
@@ -174,10 +255,9 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Convert a checkpoint's language model to few bits, once.")
     parser.add_argument("folder", type=Path, help="checkpoint folder; the result is written into it")
-    parser.add_argument("format", choices=list(_QUANTISED))
+    parser.add_argument("format", choices=list(QUANTISED))
     arguments = parser.parse_args()
-    loaded = load_any(arguments.folder)
-    quantise_language(loaded.model.language, arguments.format)
+    loaded = _load_float(arguments.folder, arguments.format, "cpu")
     path = save_quantised(loaded.model.language, arguments.format, arguments.folder)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
 

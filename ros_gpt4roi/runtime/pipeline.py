@@ -20,7 +20,8 @@ from ..model.region_words import RegionWordPrompts
 from .device import Device, choose_device
 from .found_regions import FoundRegions
 from .frame_encoder import FrameEncoder
-from .language_format import FORMATS, load_model
+from .language_cache import load_kept
+from .language_format import FORMATS
 from .language_stage import DecodingConfig, LanguageStage, Rounds
 from .pointing import PointingError
 from .region_text import UnknownRegionError
@@ -119,7 +120,7 @@ class Pipeline:
             ConfigError: The configuration makes no sense, or the device asked for does not work here.
         """
         device = choose_device(config.device)
-        loaded = load_model(model_folder, config.language_format, device.name)
+        loaded = load_kept(model_folder, config.language_format, device.name, config.vision.engine)
         pipeline = cls(loaded, config)
         pipeline.device, pipeline.version = device, folder_version(model_folder)
         pipeline.encoder.vision = VisionStage.open(loaded, config.vision, Path(model_folder), progress,

@@ -14,6 +14,7 @@ from torch import nn
 _INT8_TOKENS = 16  # up to so many tokens the CPU kernel that unpacks in registers is faster than unpacking once
 _INT4_TOKENS = 256  # the same for 4 bits
 _INT4_ROWS = 64  # the CPU kernel packs outputs in blocks of 64
+_BLOCK = 1 << 20  # weights that are converted at once: what is in between is several times as large as they
 _INNER_K_TILES = 8  # of the tile-packed CUDA layout
 _COMPUTE = torch.bfloat16  # what the weight-only kernels take and give
 
@@ -143,7 +144,9 @@ class Int4Linear(QuantisedLinear):
             swapped = (nibbles << 4) | (nibbles >> 4)
             packed = torch.ops.aten._convert_weight_to_int4pack(swapped, _INNER_K_TILES)
         else:
-            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(_unpack(nibbles), 1)
+            packed, size = torch.empty_like(nibbles), _rows(2 * nibbles.shape[1])
+            for rows, kept in zip(nibbles.split(size), packed.split(size)):
+                kept.copy_(torch.ops.aten._convert_weight_to_int4pack_for_cpu(_unpack(rows), 1))
         known = nibbles.device.type == "cpu" and _cpu_layout_is_known()
         super().__init__(nibbles=None if known else nibbles,  # else `packed` can be read back
                          packed=packed, scale_middle=scale_middle.contiguous(), bias=bias)
@@ -152,15 +155,21 @@ class Int4Linear(QuantisedLinear):
     @classmethod
     def from_float(cls, linear: nn.Linear, group: int) -> Int4Linear:
         """Convert a layer of float weights; so many inputs share a scale."""
-        nibbles, scale, middle = _int4(linear.weight.detach().float(), group)
-        nibbles = nibbles.flatten(1).to(torch.uint8)
-        scale_middle = torch.cat([scale, middle], -1).transpose(0, 1).contiguous()
-        return cls(nibbles[:, ::2] | nibbles[:, 1::2] << 4, scale_middle, _bias(linear))
+        weight, (outputs, inputs) = linear.weight.detach(), linear.weight.shape
+        nibbles = torch.empty(outputs, inputs // 2, dtype=torch.uint8, device=weight.device)
+        scale_middle = torch.empty(inputs // group, outputs, 2, dtype=_COMPUTE, device=weight.device)
+        size = _rows(inputs)
+        for rows, kept, scales in zip(weight.split(size), nibbles.split(size), scale_middle.split(size, 1)):
+            values, scale, middle = _int4(rows.float(), group)
+            _check_finite(scale, weight)
+            kept.copy_(_pack(values.flatten(1).to(torch.uint8)))
+            scales.copy_(torch.cat([scale, middle], -1).transpose(0, 1))
+        return cls(nibbles, scale_middle, _bias(linear))
 
     def stored(self) -> dict[str, torch.Tensor]:
         """The tensors that `__init__` takes."""
-        values = self._values()[:self._out].to(torch.uint8)
-        tensors = {**super().stored(), "nibbles": values[:, ::2] | values[:, 1::2] << 4,
+        nibbles = _pack(self._values().to(torch.uint8)) if self.nibbles is None else self.nibbles
+        tensors = {**super().stored(), "nibbles": nibbles[:self._out],
                    "scale_middle": self.scale_middle[:, :self._out].contiguous()}
         del tensors["packed"]
         return tensors
@@ -188,15 +197,27 @@ class Int4Linear(QuantisedLinear):
 
 
 def _bias(linear: nn.Linear) -> torch.Tensor | None:
-    return None if linear.bias is None else linear.bias.detach().to(_COMPUTE)
+    # A copy: what is converted may be mapped, and float weights may be in use.
+    return None if linear.bias is None else linear.bias.detach().to(_COMPUTE, copy=True)
+
+
+def _rows(inputs: int) -> int:
+    """How many outputs of a layer are converted at once: a multiple of what the int4 kernel packs together."""
+    return max(1, _BLOCK // inputs // _INT4_ROWS) * _INT4_ROWS
 
 
 def _int8(linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights as int8 [out, in], and the scale [out] of each output."""
-    weight = linear.weight.detach().float()
-    scale = weight.abs().amax(1).clamp_min(1e-8) / 127
-    _check_finite(scale, weight)
-    return (weight / scale.unsqueeze(1)).round().to(torch.int8), scale
+    weight = linear.weight.detach()
+    values = torch.empty_like(weight, dtype=torch.int8, memory_format=torch.contiguous_format)
+    scales = []
+    for block, kept in zip(weight.split(_rows(linear.in_features)), values.split(_rows(linear.in_features))):
+        block = block.float()
+        scale = block.abs().amax(1).clamp_min(1e-8) / 127
+        _check_finite(scale, weight)
+        kept.copy_((block / scale.unsqueeze(1)).round_())
+        scales.append(scale)
+    return values, torch.cat(scales)
 
 
 def _int4(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -209,7 +230,6 @@ def _int4(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor,
     low, high = weight.amin(-1, keepdim=True), weight.amax(-1, keepdim=True)
     # Rounded to what the kernel will hold before the nibbles are chosen: they make up for it.
     scale = ((high - low).clamp_min(1e-8) / 15).to(_COMPUTE)
-    _check_finite(scale, weight)
     middle = (low + scale.float() * 8).to(_COMPUTE)
     return (((weight - middle.float()) / scale.float()).round() + 8).clamp(0, 15), scale, middle
 
@@ -223,6 +243,7 @@ def _check_finite(scale: torch.Tensor, weight: torch.Tensor) -> None:
 def round_to_int4(weight: torch.Tensor, group: int) -> torch.Tensor:
     """What 4 bits leave of float32 weights [out, in], in float32."""
     nibbles, scale, middle = _int4(weight, group)
+    _check_finite(scale, weight)
     return ((nibbles - 8) * scale.float() + middle.float()).flatten(1)
 
 
@@ -231,6 +252,11 @@ def _onednn_is_exact() -> bool:
     """Whether the CPU adds products of bytes without saturating, which is also where oneDNN is fast."""
     able = torch.cpu.get_capabilities()
     return torch.backends.mkldnn.is_available() and bool(able.get("avx512_vnni") or able.get("avx_vnni"))
+
+
+def _pack(values: torch.Tensor) -> torch.Tensor:
+    """Put 4-bit values two in a byte: uint8 [out, in] → [out, in / 2]."""
+    return values[:, ::2] | values[:, 1::2] << 4
 
 
 def _unpack(nibbles: torch.Tensor) -> torch.Tensor:

@@ -65,7 +65,8 @@ def test_the_table_for_an_orin_is_computed_of_it(root: Path) -> None:
     stated = {name: entry.parameters for name, entry in read_catalogue().items() if entry.parameters}
     assert [row[0].strip("`") for row in shown] == list(stated)
     for row, parameters in zip(shown, stated.values()):
-        memory = [parameters.memory(number_format, gpu=True) for number_format in ("bf16", "int8", "int4", "fp32")]
+        memory = [size(number_format, gpu=True) for number_format in ("bf16", "int8", "int4")
+                  for size in (parameters.memory, parameters.loading)]
         read = parameters.linear + parameters.embedding  # weights, at each step
         steps = [bandwidth / size / read for size in (2, 0.5 + 4 / 64) for bandwidth in (204.8e9, 102.4e9)]
         assert row[1:] == [*(f"{size / 1e9:.1f} GB" for size in memory), *(f"{rate:.0f}" for rate in steps)]
