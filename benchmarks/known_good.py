@@ -28,7 +28,8 @@ from ros_gpt4roi.messages import box_to_message
 from ros_gpt4roi.nodes.conversions import stamp_ns
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import Scene, SceneObject
-from ros_gpt4roi.sim.tabletop.scoring import Expected, score
+from ros_gpt4roi.sim.tabletop.scoring import score
+from ros_gpt4roi.sim.text_rounds import Expected
 
 WIDTH, HEIGHT = 320, 240
 DEPTH = 200  # of every history here, at the node too: nothing that is sent may be lost on the way

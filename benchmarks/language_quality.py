@@ -29,10 +29,12 @@ from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.request import Conversation, Question
 from ros_gpt4roi.runtime.threads import fit_threads
 from ros_gpt4roi.runtime.types import Frame, Region, Status
-from ros_gpt4roi.sim.tabletop.conversations import ask, permuted
+from ros_gpt4roi.sim.conversations import permuted
+from ros_gpt4roi.sim.tabletop.conversations import ask
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import Scene
-from ros_gpt4roi.sim.tabletop.scoring import TextRound, score
+from ros_gpt4roi.sim.tabletop.scoring import score
+from ros_gpt4roi.sim.text_rounds import TextRound
 from training.evaluation.model import open_conversation
 from training.evaluation.tabletop import questions
 

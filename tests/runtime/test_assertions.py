@@ -13,7 +13,7 @@ from test_conversations import make_scene  # noqa: E402
 
 from ros_gpt4roi.runtime.assertions import assertions  # noqa: E402
 from ros_gpt4roi.sim.tabletop.conversations import conversation, recall_rounds, short_rounds  # noqa: E402
-from ros_gpt4roi.sim.tabletop.scoring import TextRound  # noqa: E402
+from ros_gpt4roi.sim.text_rounds import TextRound  # noqa: E402
 
 _REGION = re.compile(r"<region(\d+)>")
 

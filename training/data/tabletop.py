@@ -37,8 +37,9 @@ from ros_gpt4roi.model.preprocess import preprocess_frame, preprocess_hash
 from ros_gpt4roi.model.region_shapes import RegionInputs
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.regular_file import read_json, write_whole
+from ros_gpt4roi.sim.conversations import permuted
 from ros_gpt4roi.sim.studio import RendererError
-from ros_gpt4roi.sim.tabletop.conversations import conversation, permuted, recall_rounds, short_rounds
+from ros_gpt4roi.sim.tabletop.conversations import conversation, recall_rounds, short_rounds
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene, SceneObject
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES

@@ -19,7 +19,7 @@ from ros_gpt4roi.runtime.language_stage import Rounds
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.threads import fit_threads
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
-from ros_gpt4roi.sim.tabletop.scoring import TextRound
+from ros_gpt4roi.sim.text_rounds import TextRound
 from training.data.record import Round
 
 from .errors import EvaluationError

@@ -26,10 +26,12 @@ from ros_gpt4roi.model.config import PointConfig
 from ros_gpt4roi.model.preprocess import normalise_boxes
 from ros_gpt4roi.model.region_shapes import RegionShape, box_region, mask_region, point_region
 from ros_gpt4roi.runtime.pipeline import Pipeline
-from ros_gpt4roi.sim.tabletop.conversations import SCORED_TASKS, ask, permuted
+from ros_gpt4roi.sim.conversations import permuted
+from ros_gpt4roi.sim.tabletop.conversations import SCORED_TASKS, ask
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import HELD_OUT, Scene
-from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, TextRound, chance_level, meaning, score
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, meaning, score
+from ros_gpt4roi.sim.text_rounds import TextRound, chance_level
 
 from .errors import EvaluationError
 from .model import add_arguments as add_model_arguments

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from typing_extensions import override
 
-from ros_gpt4roi.sim.tabletop.conversations import permuted
+from ros_gpt4roi.sim.conversations import permuted
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import KINDS, Scene
-from ros_gpt4roi.sim.tabletop.scoring import TextRound, meaning, score
+from ros_gpt4roi.sim.tabletop.scoring import meaning, score
+from ros_gpt4roi.sim.text_rounds import TextRound
 from training.data.record import Record, Round
 from training.evaluation.base import Benchmark, Item, Scores, per_cent
 from training.evaluation.captioning import caption_scores

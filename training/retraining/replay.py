@@ -14,7 +14,8 @@ from tqdm import tqdm
 from ros_gpt4roi.image_file import encode_image, read_image
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.types import Frame, Region
-from ros_gpt4roi.sim.tabletop.conversations import conversation, permuted, short_rounds
+from ros_gpt4roi.sim.conversations import permuted
+from ros_gpt4roi.sim.tabletop.conversations import conversation, short_rounds
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import Scene
 from training.data.record import REFERENCE

@@ -11,12 +11,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from ros_gpt4roi.sim.conversations import ask_why, compose
+from ros_gpt4roi.sim.region_sampler import sentence
+from ros_gpt4roi.sim.spatial_relations import RELATIONS, SpatialRelations
 from ros_gpt4roi.sim.tabletop import question_templates, yes_no_templates
-from ros_gpt4roi.sim.tabletop.question_sampler import ORDER, QuestionSampler, sentence, short_text
+from ros_gpt4roi.sim.tabletop.question_sampler import ORDER, QuestionSampler, short_text
 from ros_gpt4roi.sim.tabletop.question_templates import TASKS
 from ros_gpt4roi.sim.tabletop.scene import Scene
-from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, Expected, TextRound, meaning
-from ros_gpt4roi.sim.tabletop.spatial_relations import RELATIONS, SpatialRelations
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, meaning
+from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 
 #: How often each task is drawn as the next independent question of a conversation. Relations, which_region and yes_no
 #: have many forms, so they need the most practice; colour is learnt in no time.
@@ -26,29 +29,13 @@ WEIGHTS: dict[str, float] = {
 }
 #: The tasks that `ask` knows, and that scores are given for.
 SCORED_TASKS: tuple[str, ...] = (*WEIGHTS, "why")
-#: How often "Why?" follows a question that has a reason, and a question about "it" one that has a subject.
-WHY_RATE = 0.2
-FOLLOW_UP_RATE = 0.3
-#: How often a question is typed carelessly: no capital, no question mark.
-CARELESS_RATE = 0.15
 
 _ATTEMPTS = 6
-_WHY = ("Why?", "Why is that?", "How do you know?", "Why do you say that?")
 _ABOUT_IT: tuple[Callable[[QuestionSampler], TextRound | None], ...] = (
     *(form for name in ("kind", "colour", "size", "material") for form in TASKS[name]),
     question_templates.pair_relation, question_templates.pair_relation, question_templates.closest,
     question_templates.which_stands, yes_no_templates.is_it, yes_no_templates.stands, yes_no_templates.exists_there,
 )
-
-
-def permuted(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same scene with its objects in random order, so that region numbers carry no information.
-
-    Args:
-        scene: The scene.
-        rng: Draws the order.
-    """
-    return replace(scene, objects=tuple(scene.objects[int(i)] for i in rng.permutation(len(scene.objects))))
 
 
 def short_rounds(scene: Scene) -> list[TextRound]:
@@ -135,17 +122,8 @@ def _recall_region(sampler: QuestionSampler, i: int) -> TextRound:
 
 
 def why(parent: TextRound, rng: np.random.Generator) -> TextRound | None:
-    """The question "Why?" after ``parent``, or None where it has no reason to give.
-
-    Args:
-        parent: The round before it.
-        rng: Draws the wording.
-    """
-    if not parent.reason:
-        return None
-    return TextRound(_WHY[int(rng.integers(len(_WHY)))], parent.reason, "why", f"{parent.task} {parent.form}",
-                     Expected("statement", meaning(parent.reason), 1), parent.regions,
-                     parent.subject, parent.reveals, follow_up=True)
+    """The question "Why?" after ``parent``; see `ask_why`."""
+    return ask_why(parent, rng, meaning)
 
 
 def ask(
@@ -213,9 +191,7 @@ def about_it(scene: Scene, parent: TextRound, rng: np.random.Generator,
 
 
 def conversation(scene: Scene, rng: np.random.Generator, max_rounds: int = 8) -> list[TextRound]:
-    """A conversation about one scene, in which no question comes twice.
-
-    Each round stands for itself except for follow-ups, which come right after the round they refer to.
+    """A conversation about one scene, in which no question comes twice (see `compose`).
 
     Args:
         scene: The scene.
@@ -225,30 +201,7 @@ def conversation(scene: Scene, rng: np.random.Generator, max_rounds: int = 8) ->
     Returns:
         The rounds; none where nothing can be asked.
     """
-    tasks = list(WEIGHTS)
-    shares = np.array(list(WEIGHTS.values())) / sum(WEIGHTS.values())
     relations = SpatialRelations(scene)
-    rounds: list[TextRound] = []
-    described: frozenset[int] = frozenset()
-    asked: set[str] = set()
-    for _ in range(3 * max_rounds):
-        if len(rounds) >= max_rounds:
-            break
-        turns = ask(scene, tasks[int(rng.choice(len(tasks), p=shares))], rng, described=described, relations=relations)
-        turn = turns[-1] if turns else None
-        while turn is not None and len(rounds) < max_rounds and (turn.follow_up or turn.question not in asked):
-            asked.add(turn.question)
-            rounds.append(replace(turn, question=_typed(turn.question, rng)))
-            described = described | turn.reveals
-            parent, turn = turn, None
-            if rng.random() < WHY_RATE:
-                turn = why(parent, rng)
-            elif rng.random() < FOLLOW_UP_RATE:
-                turn = about_it(scene, parent, rng, relations)
-    return rounds
-
-
-def _typed(question: str, rng: np.random.Generator) -> str:
-    if rng.random() >= CARELESS_RATE:
-        return question
-    return (question[0].lower() + question[1:]).rstrip("?.")
+    return compose(WEIGHTS, lambda task, described: ask(scene, task, rng, described=described, relations=relations),
+                   lambda parent: why(parent, rng), lambda parent: about_it(scene, parent, rng, relations), rng,
+                   max_rounds)

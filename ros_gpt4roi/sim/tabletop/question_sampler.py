@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TypeVar
 
 import numpy as np
 
+from ros_gpt4roi.sim.region_sampler import RegionSampler, join, regions_of, sentence, with_article
+from ros_gpt4roi.sim.spatial_relations import SAID, SpatialRelations
 from ros_gpt4roi.sim.tabletop.scene import HELD_OUT, Scene, SceneObject
-from ros_gpt4roi.sim.tabletop.scoring import Expected, TextRound
-from ros_gpt4roi.sim.tabletop.spatial_relations import SAID, SpatialRelations
+from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 
-T = TypeVar("T")
 #: The order in which attributes are named: "a small shiny red mug".
 ORDER: tuple[str, ...] = ("size", "material", "colour", "kind")
-
-
-def with_article(phrase: str) -> str:
-    """``phrase`` with "a" or "an" before it."""
-    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
-
-
-def sentence(text: str) -> str:
-    """``text`` with a capital letter and a full stop."""
-    return text[0].upper() + text[1:] + "."
 
 
 def short_text(obj: SceneObject) -> str:
@@ -32,7 +21,7 @@ def short_text(obj: SceneObject) -> str:
     return with_article(" ".join(getattr(obj, name) for name in ORDER))
 
 
-class QuestionSampler:
+class QuestionSampler(RegionSampler):
     """One scene, its relations and a random generator: what the question templates draw from.
 
     Its methods take objects (i, j) by their 0-based places in ``scene.objects``, and attributes by names of ORDER.
@@ -48,34 +37,10 @@ class QuestionSampler:
 
     def __init__(self, scene: Scene, rng: np.random.Generator, *, regions_only: bool = False, it: int | None = None,
                  described: frozenset[int] = frozenset(), relations: SpatialRelations | None = None) -> None:
-        self.scene, self.rng, self.it = scene, rng, it
-        self.objects = scene.objects
-        self.count = len(scene.objects)
+        super().__init__(rng, len(scene.objects), it, described)
+        self.scene, self.objects = scene, scene.objects
         self.relations = SpatialRelations(scene) if relations is None else relations
-        self.described = described
         self._regions_only = regions_only
-
-    def pick(self, items: Sequence[T]) -> T:
-        """One of ``items``, each as likely as the others."""
-        return items[int(self.rng.integers(len(items)))]
-
-    def shuffled(self, items: Sequence[T]) -> list[T]:
-        """``items`` in random order."""
-        return [items[int(i)] for i in self.rng.permutation(len(items))]
-
-    def coin(self, probability: float = 0.5) -> bool:
-        """True with ``probability``."""
-        return bool(self.rng.random() < probability)
-
-    def target(self) -> int:
-        """The object to ask about."""
-        if self.it is not None:
-            return self.it
-        return self.pick([i for i in range(self.count) if i not in self.described] or range(self.count))
-
-    def number(self, i: int) -> str:
-        """The reference to object i by its region: ``<regionK>``."""
-        return f"<region{i + 1}>"
 
     def name(self, i: int, hide: tuple[str, ...] = ()) -> str:
         """A reference to object i: "it", its region, or a phrase only it fits that does not tell ``hide``."""
@@ -125,30 +90,6 @@ class QuestionSampler:
     def has(self, **wanted: str) -> list[int]:
         """The objects that have all the attributes ``wanted``."""
         return [i for i, o in enumerate(self.objects) if all(getattr(o, n) == v for n, v in wanted.items())]
-
-    def triples(self, limit: int = 12) -> list[tuple[int, int, int]]:
-        """Some ordered triples of different objects, the one that "it" means first where there is one."""
-        found = []
-        for _ in range(limit if self.count >= 3 else 0):
-            first = self.target()
-            rest = self.shuffled([j for j in range(self.count) if j != first])
-            found.append((first, rest[0], rest[1]))
-        return found
-
-    def partners(self, i: int) -> list[int]:
-        """All other objects in random order."""
-        return self.shuffled([j for j in range(self.count) if j != i])
-
-
-def regions_of(*objects: int) -> tuple[int, ...]:
-    """Region numbers of 0-based objects, each once."""
-    return tuple(dict.fromkeys(i + 1 for i in objects))
-
-
-def join(parts: Sequence[str]) -> str:
-    """"a", "a and b", "a, b and c"."""
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-
 
 def region_round(sampler: QuestionSampler, question: str, task: str, form: str, answer: int, about: tuple[int, ...],
                  options: int, reason: str, evidence: str = "") -> TextRound:

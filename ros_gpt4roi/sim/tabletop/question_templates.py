@@ -2,7 +2,7 @@
 
 Each takes a `QuestionSampler` of the scene and returns a round, or None where the scene gives no such question.
 
-Nothing is asked whose answer could be disputed (see spatial_relations.py). Wherever the answer is yes or no, the
+Nothing is asked whose answer could be disputed (see sim/spatial_relations.py). Wherever the answer is yes or no, the
 question is drawn so that the scene allows both, and then a fair coin decides which.
 """
 
@@ -13,20 +13,12 @@ from functools import partial
 
 import numpy as np
 
+from ros_gpt4roi.sim.region_sampler import join, regions_of, sentence, with_article
+from ros_gpt4roi.sim.spatial_relations import OPPOSITE, REASON, RELATIONS
 from ros_gpt4roi.sim.tabletop import yes_no_templates
-from ros_gpt4roi.sim.tabletop.question_sampler import (
-    ORDER,
-    QuestionSampler,
-    join,
-    long_text,
-    region_round,
-    regions_of,
-    sentence,
-    short_text,
-    with_article,
-)
-from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, Expected, TextRound, meaning, plural
-from ros_gpt4roi.sim.tabletop.spatial_relations import OPPOSITE, REASON, RELATIONS
+from ros_gpt4roi.sim.tabletop.question_sampler import ORDER, QuestionSampler, long_text, region_round, short_text
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, meaning, plural
+from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 
 #: The number of different short descriptions.
 COMBINATIONS = int(np.prod([len(values) for values in ATTRIBUTES.values()]))

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ros_gpt4roi.sim.tabletop.question_sampler import ORDER, QuestionSampler, regions_of, sentence, with_article
-from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, Expected, TextRound
-from ros_gpt4roi.sim.tabletop.spatial_relations import OPPOSITE, REASON, RELATIONS
+from ros_gpt4roi.sim.region_sampler import regions_of, sentence, with_article
+from ros_gpt4roi.sim.spatial_relations import OPPOSITE, REASON, RELATIONS
+from ros_gpt4roi.sim.tabletop.question_sampler import ORDER, QuestionSampler
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
+from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 
 
 def verdict(evidence: str, truth: bool) -> str:

@@ -8,18 +8,12 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from ros_gpt4roi.sim.tabletop.conversations import (
-    SCORED_TASKS,
-    ask,
-    conversation,
-    permuted,
-    recall_rounds,
-    short_rounds,
-    why,
-)
+from ros_gpt4roi.sim.conversations import permuted
+from ros_gpt4roi.sim.tabletop.conversations import SCORED_TASKS, ask, conversation, recall_rounds, short_rounds, why
 from ros_gpt4roi.sim.tabletop.question_sampler import long_text, short_text
 from ros_gpt4roi.sim.tabletop.scene import COLOURS, HELD_OUT, KINDS, MATERIALS, SIZES, Scene, SceneObject
-from ros_gpt4roi.sim.tabletop.scoring import Expected, TextRound, chance_level, score
+from ros_gpt4roi.sim.tabletop.scoring import score
+from ros_gpt4roi.sim.text_rounds import Expected, TextRound, chance_level
 
 SCENES = 400
 _WORDS = {"kind": KINDS, "colour": tuple(COLOURS), "size": tuple(SIZES), "material": MATERIALS}

@@ -10,9 +10,11 @@ where the image says the same.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from ros_gpt4roi.sim.tabletop.scene import Scene
+from .rendering import RenderedScene
 
 #: Left/right: the least distance between two box centres, as a fraction of the image's width and of the mean width of
 #: the two boxes; both must be reached.
@@ -35,7 +37,7 @@ class SpatialRelations:
         scene: The scene; boxes in pixels of its image, positions in metres of the table frame.
     """
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: RenderedScene[Any]) -> None:
         boxes = np.array([o.box for o in scene.objects], np.float64).reshape(-1, 4)
         self._centres = (boxes[:, :2] + boxes[:, 2:]) / 2
         self._lower_edges = boxes[:, 3]
