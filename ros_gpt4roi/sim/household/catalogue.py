@@ -48,6 +48,7 @@ class Kind(Configuration):
         material: Of what it mostly is.
         models: What it may look like; at least one.
         use: What it is for, one sentence.
+        used_to: What somebody wants to do who needs it, after "to".
         up: The axis of the models' own frames that points up while they stand.
         edible: Whether it, or what it holds, is eaten or drunk.
         drunk_from: Whether people drink from it.
@@ -58,6 +59,7 @@ class Kind(Configuration):
         holds: What it usually holds; empty where nothing of its own.
         furniture: Whether it keeps its place, and other things stand on it or in it.
         held_out: Whether it occurs only in scenes that nothing is trained on.
+        use_held_out: Whether no text that anything is trained on tells what it is for, or a fact about it.
     """
 
     name: str = setting(MISSING, "What it is called first.")
@@ -65,6 +67,7 @@ class Kind(Configuration):
     material: str = setting(MISSING, "Of what it mostly is.", choices=MATERIALS)
     models: tuple[LookedLike, ...] = setting(MISSING, "What it may look like.")
     use: str = setting(MISSING, "What it is for, one sentence.")
+    used_to: str = setting(MISSING, "What somebody wants to do who needs it.")
     up: str = setting("z", "The models' axis that points up.", choices=("x", "y", "z", "-x", "-y", "-z"))
     edible: bool = setting(False, "Whether it, or what it holds, is eaten or drunk.")
     drunk_from: bool = setting(False, "Whether people drink from it.")
@@ -75,6 +78,7 @@ class Kind(Configuration):
     holds: str = setting("", "What it usually holds.")
     furniture: bool = setting(False, "Whether it keeps its place.")
     held_out: bool = setting(False, "Whether nothing is trained on it.")
+    use_held_out: bool = setting(False, "Whether no training text tells what it is for.")
 
 
 @functools.cache

@@ -104,7 +104,7 @@ def _renumbered(state: State, places: dict[int, int]) -> State:
 
     inside = None if state.inside is None else (places[state.inside[0]], state.inside[1])
     return dataclasses.replace(state, on=named(state.on), inside=inside, under=named(state.under),
-                               leaning_on=named(state.leaning_on))
+                               leaning_on=named(state.leaning_on), holds=named(state.holds))
 
 
 @lru_cache(maxsize=64)

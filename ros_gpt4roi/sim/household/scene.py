@@ -16,6 +16,8 @@ from .catalogue import Kind, kinds
 #: Split name → first word of the seed sequence: the same seed and index never give the same scene in two splits.
 #: Kinds, textures and cameras that are held out occur in "unseen" only, and in each of its scenes.
 SPLITS: dict[str, int] = {"train": 1, "validation": 2, "test": 3, "unseen": 4}
+#: Those that models are trained on or chosen by.
+TRAINING_SPLITS = ("train", "validation")
 
 POSTURES = ("upright", "lying", "upside down", "tilted")
 OPENINGS = ("closed", "half open", "open")
@@ -35,6 +37,7 @@ class State:
         inside: The object that it is in, and in which part ("top drawer"; empty where it has but one).
         under: Objects that it stands under.
         leaning_on: Objects that it leans on.
+        holds: Objects that are in it, be they seen or not.
     """
 
     posture: str
@@ -43,6 +46,7 @@ class State:
     inside: tuple[int, str] | None = None
     under: tuple[int, ...] = ()
     leaning_on: tuple[int, ...] = ()
+    holds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

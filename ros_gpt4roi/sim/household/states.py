@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 
@@ -35,7 +36,9 @@ def read_states(world: World) -> dict[int, State]:
         found[number] = State(
             posture, {part: _opening(world.part_open(number, part)) for part in known.joints}, tuple(sorted(on)),
             inside, () if inside else _under(world, number), tuple(sorted(touched)) if leans else ())
-    return found
+    return {number: replace(state, holds=tuple(other for other, its in found.items()
+                                               if its.inside is not None and its.inside[0] == number))
+            for number, state in found.items()}
 
 
 def _opening(part: float) -> str:
