@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,16 +34,20 @@ _ros_home = Path(tempfile.mkdtemp(prefix="ros_gpt4roi_tests_"))
 os.environ.update(variables(_domain, _ros_home))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where several workers share the tests, one takes all that run nodes, and modules stay whole.
 
     Nodes of two tests at once would not meet (each worker has a domain), but they would wait for each other's cores.
     """
-    for item in items:
-        room = item.path.relative_to(ROOT / "tests").parts[0]
-        with_nodes = room in ("client", "console", "docs", "nodes", "scripts")
-        item.add_marker(pytest.mark.xdist_group("nodes" if with_nodes else str(item.path)))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRoom(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return "nodes" if module.split("/")[1] in ("client", "console", "docs", "nodes", "scripts") else module
+
+    return ByRoom(config, log)
 
 
 def pytest_unconfigure() -> None:
