@@ -105,10 +105,15 @@ class Evidence:
                                                  "given")
         return frame, found.id
 
+    def _opened(self) -> EvidenceIndex:
+        """On the thread: the index, read once."""
+        self._index = self._index or EvidenceIndex(Path(self._folder).expanduser())
+        return self._index
+
     def _open(self) -> None:
         """On the thread: what is wrong with the records is told before somebody asks for them."""
         try:
-            self._index = EvidenceIndex(Path(self._folder).expanduser())
+            self._opened()
         except EvidenceError as error:
             self._problems.report("evidence.records", str(error))
 
@@ -124,7 +129,7 @@ class Evidence:
             raise Refused(result.status, result.error)
         if name not in result.embeddings:
             raise Refused(Status.INVALID, "; ".join(result.refused) or f"region {name!r} is beyond the model's limit")
-        index = self._index = self._index or EvidenceIndex(Path(self._folder).expanduser())
+        index = self._opened()
         if index.model != result.model_version:
             self._index = None  # a new one may have been made by the next time
             raise EvidenceError(f"the index of {index.folder} is of model {index.model}, but {result.model_version} "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -40,6 +40,10 @@ class RegionSampler:
     def shuffled(self, items: Sequence[T]) -> list[T]:
         """``items`` in random order."""
         return [items[int(i)] for i in self.rng.permutation(len(items))]
+
+    def first(self, forms: Sequence[Callable[[Any], T | None]]) -> T | None:
+        """What the first of ``forms`` gives that has something, tried in random order; None where none has."""
+        return next((turn for form in self.shuffled(forms) if (turn := form(self)) is not None), None)
 
     def coin(self, probability: float = 0.5) -> bool:
         """True with ``probability``."""

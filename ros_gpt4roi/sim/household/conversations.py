@@ -96,11 +96,8 @@ def ask(scene: HouseholdScene, task: str, rng: np.random.Generator, *, regions_o
         sampler.among = [i for i in sampler.clear if sampler.use_task(i) == task and sampler.may_tell(i)]
     if not sampler.among:
         return None
-    for form in sampler.shuffled(TASKS[task]):
-        turn = form(sampler)
-        if turn is not None:
-            return (turn,)
-    return None
+    turn = sampler.first(TASKS[task])
+    return None if turn is None else (turn,)
 
 
 def about_it(scene: HouseholdScene, parent: TextRound, rng: np.random.Generator,

@@ -154,11 +154,8 @@ def ask(
                 return (*parents, turn)
         return None
     sampler = QuestionSampler(scene, rng, regions_only=regions_only, described=described, relations=relations)
-    for form in sampler.shuffled(TASKS[task]):
-        turn = form(sampler)
-        if turn is not None:
-            return (turn,)
-    return None
+    turn = sampler.first(TASKS[task])
+    return None if turn is None else (turn,)
 
 
 def about_it(scene: Scene, parent: TextRound, rng: np.random.Generator,
