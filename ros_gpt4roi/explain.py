@@ -39,6 +39,7 @@ class BlankedVision(VisionStage):
     def __init__(self, stage: VisionStage, part: str):
         self._stage, self._part = stage, part
         self.backend, self.reason = stage.backend, f"{stage.reason}; {part} blanked"
+        self.counters = stage.counters
 
     def encode(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> AnyVisionOutput:
         """As `VisionStage.encode`."""

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 from ..configuration import ConfigError
-from ..model.checkpoint import CheckpointError, load_checkpoint
+from ..model.checkpoint import CheckpointError, load_any
+from ..model.qwen3_vl import MAX_PIXELS
 from ..paths import find_model
 from . import EngineError
 from .build_process import Progress
 from .cache import CacheError, EngineCache, model_entry, verify
-from .export import VisionNetwork, verify_graph
+from .export import network_of, verify_graph
 from .gate import read_report
 from .profiles import PRECISIONS, EngineOptions, fallback_precisions
 from .tensorrt.engine import EngineRequest, first_that_works, open_tensorrt, provide_engine
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.list or options.check:
             return _show(engine_options.open_cache(), verify_all=options.check)
-        return _build(find_model(options.model), engine_options)
+        return _build(find_model(options.model), engine_options, options.max_pixels)
     except (ConfigError, EngineError, CheckpointError, OSError) as error:
         print(f"build_engine: {error}", file=sys.stderr)
         return 1
@@ -44,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="name of a profile in engines/, a .yaml file, or auto: by GPU (default: %(default)s)")
     parser.add_argument("--precision", default=defaults.precision, choices=PRECISIONS, help="instead of the profile's")
     parser.add_argument("--frames", default=defaults.frames, help="folder of recorded frames for calibration and gate")
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS,
+                        help="of a picture, as pipeline.vision.max_pixels, for a model that takes pictures of any size "
+                             "(default: %(default)s)")
     parser.add_argument("--cache", default=defaults.cache, help="folder of engines")
     parser.add_argument("--check", action="store_true", help="verify every file of the cache, build nothing")
     parser.add_argument("--list", action="store_true", help="show the cache, build nothing")
@@ -51,17 +55,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _build(folder: Path, options: EngineOptions) -> int:
+def _build(folder: Path, options: EngineOptions, max_pixels: int) -> int:
     gpu = this_gpu()
-    loaded = load_checkpoint(folder, "cuda" if gpu else "cpu")
+    loaded = load_any(folder, "cuda" if gpu else "cpu")
+    network = network_of(loaded.model, max_pixels)
     if gpu is not None:
-        runner = open_tensorrt(loaded, model_entry(folder), options, _print_progress)
+        runner = open_tensorrt(loaded, network, model_entry(folder), options, _print_progress)
         print(f"\nready: {runner.precision} engine on {gpu.name}")
         return 0
     profile, cache = options.find_profile(None), options.open_cache()
     library = choose_library(profile.library, None)
-    request = EngineRequest(VisionNetwork.of(loaded.model), model_entry(folder), profile, library, None,
-                            options.frames_folder)
+    request = EngineRequest(network, model_entry(folder), profile, library, None, options.frames_folder)
     engine, _ = first_that_works(fallback_precisions(profile.precision, None), lambda precision: provide_engine(
         request, precision, cache, progress=_print_progress))
     print(f"\nbuilt ahead of time, not run (no GPU here; the gate runs at first use): {engine.path}")

@@ -175,15 +175,14 @@ def _export(job: dict[str, Any], report: Report) -> None:
 
 
 def _build(job: dict[str, Any], report: Report) -> None:
-    from ..model.config import PreprocessConfig
     from .precision import write_graph
-    from .precision.calibration import FORMATS, calibrate, load_frames
+    from .precision.calibration import FORMATS, calibrate, load_stored
     from .tensorrt.plan import build_plan
 
     graph, ranges = Path(job["onnx"]), {}
     if job["precision"] in FORMATS:
         report(step="measuring ranges on recorded frames", fraction=0.0)
-        ranges = calibrate(graph, load_frames(Path(job["frames_folder"]), PreprocessConfig(**job["preprocess"])))
+        ranges = calibrate(graph, load_stored(Path(job["frames_folder"]), job["frames"]))
     report(step=f"writing the {job['precision']} graph", fraction=0.0)
     build_plan(write_graph(graph, job["precision"], ranges, Path(job["converted"])), Path(job["plan"]), job, report)
 

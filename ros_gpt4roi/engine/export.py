@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -24,6 +25,7 @@ from typing import Any
 
 import onnx
 import torch
+import transformers
 from accelerate import init_empty_weights
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -32,13 +34,17 @@ from ..configuration import build
 from ..model.config import ModelConfig
 from ..model.focal import build_focal_crop
 from ..model.gpt4roi import GPT4RoI
+from ..model.qwen3_vl import MAX_PIXELS, Qwen3VL
 from ..model.regions import build_region_extractor
 from ..model.vision import VisionEncoder
 from ..regular_file import file_digest, open_regular, read_json
 from . import EngineError
 from .build_process import Limits, ProgressCallback, run_job
 from .cache import EngineCache, remove
-from .graph import INLINE_BYTES, INPUTS, OUTPUTS, SCOPES, FormatRequirements, onnx_files
+from .graph import COMPARED, INLINE_BYTES, INPUTS, OUTPUTS, SCOPES, FormatRequirements, onnx_files
+from .picture_network import PictureNetwork
+from .precision.calibration import StoredFrame, load_frames
+from .profiles import EngineProfile
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +62,7 @@ class VisionNetwork(nn.Module):
     """
 
     keep_unquantised = ("projector",)  # cheap, and the language model reads what it writes
+    inputs, outputs, compared = INPUTS, OUTPUTS, COMPARED
 
     def __init__(self, config: ModelConfig, vision: VisionEncoder, projector: nn.Linear, regions: nn.Module,
                  focal: nn.Module | None = None):
@@ -74,6 +81,44 @@ class VisionNetwork(nn.Module):
         regions = build_region_extractor(config.regions, vision.level_channels, width)
         return cls(config, vision, nn.Linear(vision.width, width), regions,
                    build_focal_crop(config, regions)).eval()
+
+    def example(self) -> tuple[tuple[torch.Tensor, ...], tuple[dict[int, Any], ...]]:
+        """Inputs to trace the network with, and which of their sizes are dynamic."""
+        size, side = self.config.preprocess.image_size, self.mask_side
+        frames, regions = torch.export.Dim("frames", min=1), torch.export.Dim("regions", min=1)
+        # Two frames and three boxes: a size of one would be taken for a constant.
+        return ((torch.zeros(2, size, size, 3, dtype=torch.uint8),
+                 torch.tensor([0.1, 0.2, 0.6, 0.9]).expand(2, 3, 4), torch.ones(2, 3, side, side)),
+                ({0: frames}, {0: frames, 1: regions}, {0: frames, 1: regions}))
+
+    def record(self) -> dict[str, Any]:
+        """What `restore` makes a network of, for another process."""
+        return {"model": self.config.to_dict(), "width": self.projector.out_features}
+
+    @classmethod
+    def restore(cls, record: dict[str, Any]) -> VisionNetwork:
+        """A network of random weights."""
+        return cls.build(build(ModelConfig, record["model"]), record["width"])
+
+    def plan_shapes(self, profile: EngineProfile) -> list[dict[str, list[list[int]]]]:
+        """Least, usual and largest shape of every input, of each optimisation profile of a plan."""
+        size, side = self.config.preprocess.image_size, self.mask_side
+        counts = ((1, 1), (profile.usual_frames, profile.usual_regions), (profile.max_frames, profile.max_regions))
+        return [dict(zip(self.inputs, ([[frames, size, size, 3] for frames, _ in counts],
+                                       [[*count, 4] for count in counts], [[*count, side, side] for count in counts])))]
+
+    def shapes_text(self, profile: EngineProfile) -> str:
+        """What of a profile is built into a plan, as text."""
+        return profile.shapes
+
+    def frames_record(self, profile: EngineProfile) -> dict[str, Any]:
+        """What another process gives `load_stored` to calibrate on the pictures of `frames`."""
+        return {"preprocess": dataclasses.asdict(self.config.preprocess)}
+
+    def frames(self, folder: Path, profile: EngineProfile) -> list[StoredFrame]:
+        """The stored frames of a folder, with as many boxes as a profile takes."""
+        return [dataclasses.replace(frame, boxes=frame.boxes[:, :profile.max_regions])
+                for frame in load_frames(folder, self.config.preprocess)]
 
     @property
     def output_shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -104,45 +149,56 @@ class VisionNetwork(nn.Module):
         return self.projector(tokens), self.regions(levels, boxes, masks, extra)
 
 
-def save_network(network: VisionNetwork, folder: Path) -> None:
+#: What becomes an engine.
+AnyNetwork = VisionNetwork | PictureNetwork
+
+
+def network_of(model: GPT4RoI | Qwen3VL, max_pixels: int = MAX_PIXELS) -> AnyNetwork:
+    """What becomes a model's engine.
+
+    Args:
+        model: The model.
+        max_pixels: Of a picture, for a model that takes pictures of any size.
+    """
+    if isinstance(model, Qwen3VL):
+        return PictureNetwork.of(model, model.config.within(max_pixels).preprocess)
+    return VisionNetwork.of(model)
+
+
+def save_network(network: AnyNetwork, folder: Path) -> None:
     """Writes what `load_network` reads, for another process."""
-    (folder / "config.json").write_text(
-        json.dumps({"model": network.config.to_dict(), "width": network.projector.out_features}), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(network.record()), encoding="utf-8")
     # Clones: an encoder may share a tensor between two names, which the format refuses.
     save_file({k: v.detach().cpu().clone().contiguous() for k, v in network.state_dict().items()},
               folder / "weights.safetensors")
 
 
-def load_network(folder: Path) -> VisionNetwork:
+def load_network(folder: Path) -> AnyNetwork:
     """The network in float32 on the CPU."""
     record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind: type[AnyNetwork] = PictureNetwork if "picture" in record else VisionNetwork
     with init_empty_weights(include_buffers=False):
-        network = VisionNetwork.build(build(ModelConfig, record["model"]), record["width"])
+        network = kind.restore(record)
     weights = load_file(folder / "weights.safetensors")
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
     return network.eval()
 
 
-def export_onnx(network: VisionNetwork, path: Path) -> None:
+def export_onnx(network: AnyNetwork, path: Path) -> None:
     """Writes the float32 graph to `path`; weights of a large model to `path`.data beside it.
 
-    Numbers of frames and boxes are dynamic.
+    Numbers of frames and boxes are dynamic, or of a network of pictures their height and width.
 
     Raises:
         EngineError: the graph would need a plugin.
     """
-    size, side = network.config.preprocess.image_size, network.mask_side
-    # Two frames and three boxes: a size of one would be taken for a constant.
-    example = (torch.zeros(2, size, size, 3, dtype=torch.uint8), torch.tensor([0.1, 0.2, 0.6, 0.9]).expand(2, 3, 4),
-               torch.ones(2, 3, side, side))
-    frames, boxes = torch.export.Dim("frames", min=1), torch.export.Dim("regions", min=1)
+    example, dynamic = network.example()
     with torch.no_grad(), warnings.catch_warnings():
         # The exporter warns that the inputs share the number of frames, which is meant.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            network, example, dynamo=True, opset_version=OPSET, input_names=list(INPUTS),
-            output_names=list(OUTPUTS), dynamic_shapes=({0: frames}, {0: frames, 1: boxes}, {0: frames, 1: boxes}),
-            verbose=False)
+            network, example, dynamo=True, opset_version=OPSET, input_names=list(network.inputs),
+            output_names=list(network.outputs), dynamic_shapes=dynamic, verbose=False)
     assert program is not None
     _convert_bytes_first(program.model.graph)
     for node in program.model.graph:
@@ -191,7 +247,8 @@ def sources(network: nn.Module) -> list[Path]:
     """
     model = ModelConfig.__module__.rpartition(".")[0] + "."
     names, found = {type(part).__module__ for part in network.modules()}, {}
-    names = {name for name in names if name.startswith(model)} | {__name__, FormatRequirements.__module__}
+    names = {name for name in names if name.startswith(model)}
+    names |= {__name__, type(network).__module__, FormatRequirements.__module__}
     while names:
         module = sys.modules[name := names.pop()]
         found[name] = path = Path(str(module.__file__))
@@ -203,12 +260,13 @@ def sources(network: nn.Module) -> list[Path]:
     return sorted(found.values())
 
 
-def fingerprint(network: VisionNetwork) -> str:
+def fingerprint(network: AnyNetwork) -> str:
     """SHA-256 (hex) of everything that decides what the exported graph computes: config, weights, code, exporter."""
     digest = hashlib.sha256()
     for path in sources(network):
         digest.update(path.read_bytes())
-    digest.update(json.dumps([torch.__version__, network.config.to_dict()], sort_keys=True).encode())
+    versions = [torch.__version__, transformers.__version__]
+    digest.update(json.dumps([*versions, network.record()], sort_keys=True).encode())
     for name, value in network.state_dict().items():
         # In float32, as they are exported: a model stored in half precision is the same however it was loaded.
         value = value.detach().cpu()
@@ -258,7 +316,7 @@ def _replaced(folder: Path) -> Iterator[Path]:
         os.replace(filled, folder)
 
 
-def provide_onnx(network: VisionNetwork, entry: str, cache: EngineCache, limits: Limits, build: bool = True,
+def provide_onnx(network: AnyNetwork, entry: str, cache: EngineCache, limits: Limits, build: bool = True,
                  progress: ProgressCallback | None = None) -> ExportedGraph:
     """The exported graph of a network, from the cache where it fits.
 
@@ -291,7 +349,7 @@ def provide_onnx(network: VisionNetwork, entry: str, cache: EngineCache, limits:
         return verify_graph(folder, expected)
 
 
-def adopt_graph(folder: Path, network: VisionNetwork, entry: str, cache: EngineCache,
+def adopt_graph(folder: Path, network: AnyNetwork, entry: str, cache: EngineCache,
                 progress: ProgressCallback | None = None) -> None:
     """Puts the graph that a model folder brings into the cache, unless what is there fits or the graph does not.
 

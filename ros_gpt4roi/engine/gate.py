@@ -19,23 +19,21 @@ import numpy as np
 import torch
 
 from ..model.gpt4roi import VisionOutput
+from ..model.qwen3_vl import AnyVisionOutput, PictureOutput
 from ..regular_file import read_json, write_whole
 from . import EngineError
-from .graph import OUTPUTS
+from .graph import MASKED, OUTPUTS
 from .precision.calibration import StoredFrame
 
-# uint8 [B, S, S, 3], float32 [B, N, 4] and, where regions have masks, float32 [B, N, P, P] in, vision output out.
-Encode = Callable[..., VisionOutput]
-
-_MASKED = "region_embeddings under masks"
-COMPARED = (*OUTPUTS, _MASKED)
+# uint8 [B, H, W, 3], float32 [B, N, 4] and, where regions have masks, float32 [B, N, P, P] in, vision output out.
+Encode = Callable[..., AnyVisionOutput]
 
 LIMITS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1, "fp8": 2e-1}
 _REFERENCE_LIMITS = {torch.float32: LIMITS["fp32"], torch.float16: LIMITS["fp16"], torch.bfloat16: LIMITS["bf16"]}
 # Long enough to show a difference, short enough that a gate takes seconds.
 _NEW_TOKENS = 24
-# Greedy descriptions: (vision output of one frame, number of its regions, most tokens of a text) → a text for each.
-TextWriter = Callable[[VisionOutput, int, int], list[str]]
+# Greedy descriptions: (vision output of one frame, its regions' boxes [N, 4], most tokens of a text) → a text for each.
+TextWriter = Callable[[AnyVisionOutput, np.ndarray, int], list[str]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class GateReport:
     Attributes:
         engine: SHA-256 of the plan.
         key: Digest of its key.
-        errors: Largest relative error by what is compared (`COMPARED`).
+        errors: Largest relative error by what is compared.
         texts: How many were compared.
         same_texts: How many of them were the same.
         reason: Why it was refused, empty where it passed.
@@ -86,38 +84,41 @@ def limit_for(precision: str, reference_type: torch.dtype) -> float:
     return max(LIMITS[precision], _REFERENCE_LIMITS[reference_type])
 
 
-def check(engine: Encode, reference: Encode, frames: Sequence[StoredFrame], mask_side: int, precision: str,
-          limit: float, sha256: str, key: str, write_texts: TextWriter | None = None) -> GateReport:
+def check(engine: Encode, reference: Encode, frames: Sequence[StoredFrame], mask_side: int | None, precision: str,
+          limit: float, sha256: str, key: str, write_texts: TextWriter | None = None,
+          outputs: Sequence[str] = OUTPUTS) -> GateReport:
     """Compares an engine with PyTorch. One that fails to run is refused like one that is wrong.
 
     Args:
         engine: runs the engine.
         reference: of `pytorch_reference`.
         frames: what both are given.
-        mask_side: bins a side of a region's mask.
+        mask_side: bins a side of a region's mask; None where the engine takes no masks.
         precision: of the engine, for the report.
         limit: of `limit_for`.
         sha256: of the engine, for the report.
         key: of the engine, for the report.
         write_texts: the language stage's; None where there is no language model to ask.
+        outputs: what is compared of both's outputs.
     """
-    errors, texts, same, example = dict.fromkeys(COMPARED, 0.0), 0, 0, ""
+    compared = (*outputs, *([] if mask_side is None else [MASKED]))
+    errors, texts, same, example = dict.fromkeys(compared, 0.0), 0, 0, ""
     for number, frame in enumerate(frames):
         expected = reference(frame.image, frame.boxes)
         try:
             got = engine(frame.image, frame.boxes)
-            if number == 0:
+            if number == 0 and mask_side is not None:
                 masks = np.broadcast_to(np.tri(mask_side, dtype=np.float32),
                                         (*frame.boxes.shape[:2], mask_side, mask_side)).copy()
-                errors[_MASKED] = relative_error(engine(frame.image, frame.boxes, masks).region_embeddings,
+                errors[MASKED] = relative_error(engine(frame.image, frame.boxes, masks).region_embeddings,
                                                  reference(frame.image, frame.boxes, masks).region_embeddings)
         except (EngineError, RuntimeError) as error:
             return GateReport(sha256, key, precision, len(frames), limit, errors, texts, same,
                               f"it does not run: {error}")
-        for name in OUTPUTS:
+        for name in outputs:
             errors[name] = max(errors[name], relative_error(getattr(got, name), getattr(expected, name)))
         if write_texts is not None and all(np.isfinite(list(errors.values()))):
-            pairs = list(zip(*(write_texts(output, frame.boxes.shape[1], _NEW_TOKENS) for output in (got, expected))))
+            pairs = list(zip(*(write_texts(output, frame.boxes[0], _NEW_TOKENS) for output in (got, expected))))
             texts, same = texts + len(pairs), same + sum(a == b for a, b in pairs)
             example = example or next((f"{frame.name}: {a!r}, PyTorch {b!r}" for a, b in pairs if a != b), "")
     reasons = [f"{name} differs by {error:.2g}" for name, error in errors.items() if not error <= limit]
@@ -127,13 +128,14 @@ def check(engine: Encode, reference: Encode, frames: Sequence[StoredFrame], mask
 
 
 def pytorch_reference(encode: Callable[..., Any], device: torch.device) -> Encode:
-    """PyTorch's side of the comparison: `GPT4RoI.encode` or a VisionNetwork, called with arrays."""
+    """PyTorch's side of the comparison: a model's `encode` or a VisionNetwork, called with arrays."""
 
     @torch.inference_mode()
-    def reference(*arrays: np.ndarray) -> VisionOutput:
+    def reference(*arrays: np.ndarray) -> AnyVisionOutput:
         # By default cuDNN rounds what float32 convolutions read to float16's digits: no measure for others.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return VisionOutput(*encode(*(torch.from_numpy(array).to(device) for array in arrays)))
+            output = encode(*(torch.from_numpy(array).to(device) for array in arrays))
+            return output if isinstance(output, PictureOutput) else VisionOutput(*output)
 
     return reference
 

@@ -13,6 +13,8 @@ import onnxruntime
 
 INPUTS = ("images", "boxes", "masks")
 OUTPUTS = ("image_tokens", "region_embeddings")
+MASKED = "region_embeddings under masks"
+COMPARED = (*OUTPUTS, MASKED)
 SCOPES = "pkg.torch.onnx.name_scopes"
 # One protocol buffer holds 2 GB at most: above this, weights go beside the graph.
 INLINE_BYTES = 1 << 30

@@ -18,6 +18,7 @@ from .precision.calibration import default_frames_folder
 # From fastest to safest; a refused engine is tried again one further to the right.
 PRECISIONS = ("fp8", "int8", "fp16", "bf16", "fp32")
 _FIRST_CAPABILITY = {"fp8": (8, 9), "int8": (7, 5), "fp16": (7, 0), "bf16": (8, 0), "fp32": (0, 0)}
+_SIZE = re.compile(r"[1-9]\d{1,4}x[1-9]\d{1,4}")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class EngineProfile(Configuration):
     graph_regions: tuple[int, ...] = setting(
         (1, 4, 8, 16, 32), "Numbers of regions for which a CUDA graph is captured; others are padded up to the next of "
                            "them.", at_least=1)
+    pictures: tuple[str, ...] = setting(
+        ("640x480", "848x480", "1280x720"), "Sizes of camera frames, WIDTHxHEIGHT, that the engine of a model which "
+                                            "takes pictures of any size is built for.")
     compute_capabilities: tuple[str, ...] = setting(
         (), "Of tensorrt_rtx only: build ahead of time for these, such as SM89; empty: for the GPU of this machine, or "
             "where there is none for all that the library knows.")
@@ -56,6 +60,17 @@ class EngineProfile(Configuration):
         if any(count > self.max_regions for count in self.graph_regions):
             raise ConfigError(f"graph_regions is {self.graph_regions}, expected at most max_regions={self.max_regions}")
 
+        for size in self.pictures:
+            if not _SIZE.fullmatch(size):
+                raise ConfigError(f"pictures has {size!r}, expected WIDTHxHEIGHT in pixels, such as 640x480")
+        if not self.pictures:
+            raise ConfigError("pictures is empty, expected at least one size")
+
+    @property
+    def picture_sizes(self) -> list[tuple[int, int]]:
+        """Heights and widths of `pictures`."""
+        return [(int(height), int(width)) for width, height in (size.split("x") for size in self.pictures)]
+
     @property
     def limits(self) -> Limits:
         """Of the child process that builds."""
@@ -63,7 +78,7 @@ class EngineProfile(Configuration):
 
     @property
     def shapes(self) -> str:
-        """What of this profile is built into a plan, as text; part of an engine's key."""
+        """What of this profile is built into a plan of frames and regions, as text; part of an engine's key."""
         return (f"frames 1..{self.usual_frames}..{self.max_frames} regions 1..{self.usual_regions}..{self.max_regions} "
                 f"workspace {self.workspace_mib} MiB")
 

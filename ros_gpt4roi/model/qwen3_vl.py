@@ -21,6 +21,7 @@ from .preprocess import check_frame
 from .roi_align import roi_align
 
 MODEL_TYPE = "qwen3_vl"
+MAX_PIXELS = 786432  # of a picture, unless a deployment says otherwise: 768 image tokens
 # What a region looks like, for telling whether it has changed: bins a side of RoIAlign over the image tokens.
 _LOOKS, _SAMPLES = 2, 2
 
@@ -73,6 +74,27 @@ class Qwen3VLConfig(Configuration):
         return replace(self, preprocess=replace(sizes, least=min(sizes.least, most), most=most))
 
 
+def fitted_size(height: int, width: int, budget: PixelBudget) -> tuple[int, int]:
+    """The size that a frame gets for the encoder.
+
+    Args:
+        height: Of the frame.
+        width: Of the frame.
+        budget: Sizes.
+
+    Returns:
+        Height and width.
+
+    Raises:
+        ValueError: One side is more than 200 times the other.
+    """
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    fitted: tuple[int, int] = smart_resize(height, width, factor=budget.token_side, min_pixels=budget.least,
+                                           max_pixels=budget.most)
+    return fitted
+
+
 def fit_frame(frame: np.ndarray, budget: PixelBudget) -> np.ndarray:
     """Resize a frame as transformers' image processor of Qwen3-VL does.
 
@@ -89,10 +111,9 @@ def fit_frame(frame: np.ndarray, budget: PixelBudget) -> np.ndarray:
     # Half of what a program of this package would import, and only these models need it.
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2.functional import resize
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     frame = check_frame(frame)
-    size = smart_resize(*frame.shape[:2], factor=budget.token_side, min_pixels=budget.least, max_pixels=budget.most)
+    size = fitted_size(frame.shape[0], frame.shape[1], budget)
     if frame.shape[:2] == size:
         return np.array(frame, order="C")
     planes = torch.tensor(frame).permute(2, 0, 1)
@@ -216,9 +237,8 @@ class Qwen3VL(nn.Module):
         patches = patches.expand(-1, -1, -1, -1, -1, sizes.frames, -1, -1).reshape(rows * columns * sizes.merge**2, -1)
         grid = torch.tensor([[1, rows * sizes.merge, columns * sizes.merge]], device=images.device)
         found = self.vision(patches, grid_thw=grid)
-        tokens, features = found.pooler_output.unsqueeze(0), found.deepstack_features
-        return PictureOutput(tokens, region_looks(tokens, (rows, columns), boxes),
-                             torch.stack(features) if features else None, (rows, columns))
+        features = torch.stack(found.deepstack_features) if found.deepstack_features else None
+        return picture_output(found.pooler_output.unsqueeze(0), features, (rows, columns), boxes)
 
     def embed(self, input_ids: torch.Tensor, vision: PictureOutput, region_index: torch.Tensor) -> torch.Tensor:
         """Embed tokens, with image tokens spliced in.
@@ -234,6 +254,19 @@ class Qwen3VL(nn.Module):
         text: torch.Tensor = self.language.get_input_embeddings()(input_ids)
         places = (input_ids == self.image_token_id).unsqueeze(-1)
         return text.masked_scatter(places, vision.image_tokens.to(text.dtype)) if bool(places.any()) else text
+
+
+def picture_output(image_tokens: torch.Tensor, deepstack: torch.Tensor | None, grid: tuple[int, int],
+                   boxes: torch.Tensor) -> PictureOutput:
+    """What an encoder has made of a picture, with what its regions look like.
+
+    Args:
+        image_tokens: [1, T, D], row by row.
+        deepstack: [layers, T, D], or None.
+        grid: Rows and columns of the image tokens.
+        boxes: [1, N, 4], x1 y1 x2 y2 in units of the image.
+    """
+    return PictureOutput(image_tokens, region_looks(image_tokens, grid, boxes), deepstack, grid)
 
 
 def region_looks(image_tokens: torch.Tensor, grid: tuple[int, int], boxes: torch.Tensor) -> torch.Tensor:

@@ -122,6 +122,10 @@ class FrameEncoder:
         """The image [H, W, 3] of the frame that was encoded last, as it was decoded for that; None of any other."""
         return self._decoded[1] if self._decoded[0] == frame.key else None
 
+    def statistics(self) -> dict[str, int]:
+        """The counters, those of the vision stage too."""
+        return self.counters | self.vision.counters
+
     def clear(self) -> None:
         """Forget all frames."""
         self._encoded.clear()

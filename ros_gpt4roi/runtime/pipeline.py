@@ -254,18 +254,19 @@ class Pipeline:
                                  encoded.omitted, encoded.refused, self.encoder.pixels(encoded.frame), self.version,
                                  embeddings)
 
-    def describe_output(self, vision: AnyVisionOutput, regions: int, max_new_tokens: int) -> list[str]:
+    def describe_output(self, vision: AnyVisionOutput, boxes: np.ndarray, max_new_tokens: int) -> list[str]:
         """Describe the first regions of a vision output, greedily: what an engine is compared with PyTorch by.
 
         Args:
             vision: Of one frame, on any device.
-            regions: How many of its regions.
+            boxes: Of its first regions, in units of the image, float32 [N, 4].
             max_new_tokens: Most tokens of a text.
         """
-        count = min(regions, self.model_config.prompt.max_regions)
+        count = min(len(boxes), self.model_config.prompt.max_regions)
         vision = vision._replace(region_embeddings=vision.region_embeddings[:, :count])
         return self.language.answers([[(self._describe.replace("{region}", f"<region{place}>"), None)]
-                                      for place in range(1, count + 1)], vision, max_new_tokens)
+                                      for place in range(1, count + 1)], vision, max_new_tokens,
+                                     boxes=boxes[:count])
 
     # --- a question ----------------------------------------------------------------------------------------------
 
@@ -376,7 +377,7 @@ class Pipeline:
     def _uncount(self) -> None:
         """Set all counters to zero: nobody has asked for anything yet."""
         generator = self.language.generator
-        for counters in (self.counters, self.encoder.counters, generator.counters):
+        for counters in (self.counters, self.encoder.counters, self.encoder.vision.counters, generator.counters):
             counters.update(dict.fromkeys(counters, 0))
         self.reuse.looked_up = self.reuse.kept = generator.prefixes.evictions = 0
 
@@ -390,8 +391,9 @@ class Pipeline:
     def statistics(self) -> dict[str, float]:
         """Counters since construction or warm-up and the present state, for diagnostics."""
         generator = self.language.generator
-        numbers = {**self.encoder.counters, **self.counters, **generator.counters, "live_rows": generator.live_rows,
-                   "cache_bytes": generator.prefixes.bytes, "cache_evictions": generator.prefixes.evictions,
+        numbers = {**self.encoder.statistics(), **self.counters, **generator.counters,
+                   "live_rows": generator.live_rows, "cache_bytes": generator.prefixes.bytes,
+                   "cache_evictions": generator.prefixes.evictions,
                    "reuse_rate": self.reuse.kept / max(1, self.reuse.looked_up)}
         return {name: float(value) for name, value in numbers.items()}
 

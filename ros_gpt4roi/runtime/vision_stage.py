@@ -10,19 +10,21 @@ import numpy as np
 import torch
 
 from ..configuration import Configuration, setting
-from ..engine import EngineError
+from ..engine import PictureSizeError
 from ..engine.build_process import ProgressCallback
 from ..engine.cache import model_entry
-from ..engine.export import VisionNetwork, adopt_graph
+from ..engine.export import adopt_graph, network_of
 from ..engine.gate import TextWriter
 from ..engine.onnxruntime import open_onnxruntime
 from ..engine.profiles import EngineOptions
 from ..engine.tensorrt.engine import open_tensorrt
 from ..model.checkpoint import LoadedModel, LoadedQwen3VL
 from ..model.gpt4roi import GPT4RoI
-from ..model.qwen3_vl import AnyVisionOutput, Qwen3VL
+from ..model.qwen3_vl import MAX_PIXELS, AnyVisionOutput, Qwen3VL
 
 _log = logging.getLogger(__name__)
+
+_SIZES_LOGGED = 16  # of pictures without an engine, beyond which the counter alone tells
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class VisionOptions(Configuration):
     backend: str = setting("auto", "Backend; auto: the first that works of TensorRT (on a GPU), ONNX Runtime, PyTorch.",
                            choices=("auto", "tensorrt", "onnxruntime", "torch"))
     engine: EngineOptions = EngineOptions()
-    max_pixels: int = setting(786432, "A model that takes pictures of any size gets none of more pixels; fewer make a "
-                                      "shorter prompt.", at_least=1024, at_most=2**26, unit="pixels")
+    max_pixels: int = setting(MAX_PIXELS, "A model that takes pictures of any size gets none of more pixels; fewer "
+                                          "make a shorter prompt.", at_least=1024, at_most=2**26, unit="pixels")
 
 
 class Runner(Protocol):
@@ -66,13 +68,19 @@ class VisionStage:
         backend: Which one runs ("tensorrt", "onnxruntime", "torch").
         precision: Its number format, such as "fp16".
         reason: Why it was taken, in words for people.
+
+    Attributes:
+        counters: What has happened since construction, for diagnostics.
     """
 
     def __init__(self, model: GPT4RoI | Qwen3VL, backend: str = "torch", runner: Runner | None = None,
                  reason: str = "asked for"):
         """The PyTorch backend; `open` takes others."""
         self._device, self._dtype = model.device, model.dtype
-        self._runner = runner or TorchRunner(model)
+        self._torch = TorchRunner(model)
+        self._runner = runner or self._torch
+        self._unfit: set[tuple[int, ...]] = set()  # sizes of pictures that the engine was not built for
+        self.counters = {"frames_without_engine": 0}
         self.backend, self.precision, self.reason = backend, self._runner.precision, reason
 
     @classmethod
@@ -92,11 +100,11 @@ class VisionStage:
         """
         wanted = [options.backend]
         if options.backend == "auto":
-            wanted = _preference(loaded.model.device) if isinstance(loaded, LoadedModel) else ["torch"]
+            wanted = _preference(loaded)
         left_out = []
         for backend in wanted:
             try:
-                runner = _open(backend, loaded, options.engine, model_folder, progress, write_texts)
+                runner = _open(backend, loaded, options, model_folder, progress, write_texts)
             except Exception as error:  # whatever fails leads to the next; PyTorch runs the model as it is
                 if options.backend != "auto":
                     raise
@@ -126,28 +134,43 @@ class VisionStage:
         """
         # At least one box: the region extractor is never asked about none.
         if boxes.shape[1]:
-            output = self._runner(images, boxes, masks)
+            output = self._run(images, boxes, masks)
         else:
-            output = self._runner(images, np.zeros((boxes.shape[0], 1, 4), np.float32))
+            output = self._run(images, np.zeros((boxes.shape[0], 1, 4), np.float32))
         regions = output.region_embeddings[:, :boxes.shape[1]]
         return output._replace(region_embeddings=regions).to(self._device, self._dtype)
 
+    def _run(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> AnyVisionOutput:
+        """In PyTorch where an engine was not built for a picture's size: another camera, or another picture's."""
+        try:
+            return self._runner(images, boxes, masks)
+        except PictureSizeError as error:
+            if images.shape not in self._unfit and len(self._unfit) < _SIZES_LOGGED:
+                self._unfit.add(images.shape)
+                _log.warning("%s: such pictures are encoded in PyTorch; name the camera's size in the engine profile's "
+                             "`pictures` and build it anew", error)
+            self.counters["frames_without_engine"] += 1
+            return self._torch(images, boxes, masks)
 
-def _open(backend: str, loaded: LoadedModel | LoadedQwen3VL, options: EngineOptions, model_folder: Path,
+
+def _open(backend: str, loaded: LoadedModel | LoadedQwen3VL, options: VisionOptions, model_folder: Path,
           progress: ProgressCallback | None, write_texts: TextWriter | None) -> Runner:
     if backend == "torch":
         return TorchRunner(loaded.model)
-    if not isinstance(loaded, LoadedModel):
-        raise EngineError(f"vision.backend is {backend}, expected torch or auto: this model's encoder runs in PyTorch")
-    entry = model_entry(model_folder)
-    adopt_graph(model_folder, VisionNetwork.of(loaded.model), entry, options.open_cache(), progress)
+    entry, network = model_entry(model_folder), network_of(loaded.model, options.max_pixels)
+    adopt_graph(model_folder, network, entry, options.engine.open_cache(), progress)
     if backend == "tensorrt":
-        return open_tensorrt(loaded, entry, options, progress, write_texts)
-    return open_onnxruntime(loaded, entry, options, progress)
+        return open_tensorrt(loaded, network, entry, options.engine, progress, write_texts)
+    return open_onnxruntime(loaded, network, entry, options.engine, progress)
 
 
-def _preference(device: torch.device) -> list[str]:
-    return ["tensorrt", "onnxruntime", "torch"] if device.type == "cuda" else ["onnxruntime", "torch"]
+def _preference(loaded: LoadedModel | LoadedQwen3VL) -> list[str]:
+    """Backends from the fastest.
+
+    ONNX Runtime is no faster than PyTorch with a large transformer (docs/engines.md), and would hold its weights twice.
+    """
+    wanted = ["tensorrt"] if loaded.model.device.type == "cuda" else []
+    return [*wanted, *(["onnxruntime"] if isinstance(loaded, LoadedModel) else []), "torch"]
 
 
 def _because(device: torch.device, left_out: list[str]) -> str:

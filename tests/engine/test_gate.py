@@ -33,6 +33,7 @@ from ros_gpt4roi.engine.tensorrt.engine import EngineRequest, first_accepted
 from ros_gpt4roi.engine.tensorrt.library import load_library
 from ros_gpt4roi.model.checkpoint import LoadedModel
 from ros_gpt4roi.model.gpt4roi import VisionOutput
+from ros_gpt4roi.model.qwen3_vl import AnyVisionOutput
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 
 MASK_SIDE = 3  # of the tiny model
@@ -59,7 +60,7 @@ def test_reference_passes_its_own_gate(reference: Encode, loaded: LoadedModel) -
 
 @pytest.mark.parametrize("output", ["image_tokens", "region_embeddings"])
 def test_wrong_output_is_refused_by_name(reference: Encode, output: str) -> None:
-    def engine(*arrays: np.ndarray) -> VisionOutput:
+    def engine(*arrays: np.ndarray) -> AnyVisionOutput:
         got = reference(*arrays)
         # One wrong vector among many must not drown in the average.
         wrong = getattr(got, output).clone()
@@ -101,9 +102,9 @@ def test_overflow_is_refused(reference: Encode) -> None:
 def test_other_text_is_refused_although_the_numbers_are_close(reference: Encode) -> None:
     calls = []
 
-    def write_texts(output: VisionOutput, count: int, tokens: int) -> list[str]:
+    def write_texts(output: VisionOutput, boxes: np.ndarray, tokens: int) -> list[str]:
         calls.append(output)
-        return ["a red mug"] * (count - 1) + ["a red mug" if len(calls) % 2 else "a blue mug"]
+        return ["a red mug"] * (len(boxes) - 1) + ["a red mug" if len(calls) % 2 else "a blue mug"]
 
     report = check(reference, reference, FRAMES, MASK_SIDE, "fp16", LIMITS["fp16"], "sha", "key", write_texts)
     assert not report.passed

@@ -12,11 +12,13 @@ Recorded frames are a folder of images and a frames.json, boxes in pixels of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import ml_dtypes
 import numpy as np
 import onnx
@@ -40,7 +42,7 @@ _SMALLEST_SCALE = 2.0 ** -14
 
 @dataclass(frozen=True, eq=False)
 class StoredFrame:
-    """image: uint8 RGB [1, S, S, 3]. boxes: float32 [1, N, 4] in units of the image. name: for messages."""
+    """image: uint8 RGB [1, H, W, 3]. boxes: float32 [1, N, 4] in units of the image. name: for messages."""
 
     name: str
     image: np.ndarray
@@ -62,25 +64,50 @@ def load_frames(folder: Path, config: PreprocessConfig) -> list[StoredFrame]:
     Raises:
         EngineError: names the file and what was expected.
     """
+    return [_frame(folder, entry, lambda image: preprocess_frame(image, config)) for entry in _entries(folder)]
+
+
+def load_pictures(folder: Path, sizes: Sequence[tuple[int, int]]) -> list[StoredFrame]:
+    """Reads a folder and brings its frames to sizes (height, width) in turn: each frame and each size at least once.
+
+    Raises:
+        EngineError: names the file and what was expected.
+    """
+    entries = _entries(folder)
+    return [_frame(folder, entries[turn % len(entries)], functools.partial(_stretched, sizes[turn % len(sizes)]))
+            for turn in range(max(len(entries), len(sizes)))]
+
+
+def _stretched(size: tuple[int, int], image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def load_stored(folder: Path, record: dict[str, Any]) -> list[StoredFrame]:
+    """The frames of a folder as a network wants them. record: its `frames_record`."""
+    if "sizes" in record:
+        return load_pictures(folder, [(height, width) for height, width in record["sizes"]])
+    return load_frames(folder, PreprocessConfig(**record["preprocess"]))
+
+
+def _entries(folder: Path) -> list[Any]:
     listing = folder / FRAMES_FILE
     try:
         entries = read_json(listing)["frames"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(f"{listing}: {error!r}, expected {{\"frames\": [{{\"image\": …, \"boxes\": …}}]}}") from error
-    frames = [_frame(folder, entry, config) for entry in entries]
-    if not frames:
+    if not isinstance(entries, list) or not entries:
         raise EngineError(f"{listing}: no frames, expected at least one")
-    return frames
+    return entries
 
 
-def _frame(folder: Path, entry: dict[str, Any], config: PreprocessConfig) -> StoredFrame:
+def _frame(folder: Path, entry: dict[str, Any], prepare: Callable[[np.ndarray], np.ndarray]) -> StoredFrame:
     try:
         path = folder / entry["image"]
         image = read_image(path)
         boxes = normalise_boxes(np.asarray(entry["boxes"], np.float32), image.shape[1], image.shape[0])
         if not len(boxes):
             raise ValueError("no boxes, expected at least one")
-        pixels = preprocess_frame(image, config)
+        pixels = prepare(image)
     except (KeyError, TypeError, ValueError) as error:
         raise EngineError(f"{folder / FRAMES_FILE}, entry {entry!r}: {error}") from error
     return StoredFrame(path.name, pixels[None], boxes[None])
@@ -129,10 +156,13 @@ def calibrate(path: Path, frames: Sequence[StoredFrame]) -> dict[str, float]:
     try:
         session = onnxruntime.InferenceSession(str(probe), session_options(0), providers=["CPUExecutionProvider"])
         ranges = dict.fromkeys(outputs, 0.0)
-        side = session.get_inputs()[2].shape[-1]
+        shapes = {value.name: value.shape for value in session.get_inputs()}
         for frame in frames:
-            masks = np.ones((*frame.boxes.shape[:2], side, side), np.float32)
-            feed = dict(zip(INPUTS, (frame.image, frame.boxes, masks)))
+            feed = {INPUTS[0]: frame.image}
+            if len(shapes) > 1:  # a network of pictures is given no regions
+                side = shapes[INPUTS[2]][-1]
+                feed |= {INPUTS[1]: frame.boxes,
+                         INPUTS[2]: np.ones((*frame.boxes.shape[:2], side, side), np.float32)}
             for name, value in zip(outputs, session.run(outputs, feed)):
                 ranges[name] = max(ranges[name], float(np.percentile(np.abs(value), _PERCENTILE)))
     finally:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...model.checkpoint import LoadedModel
+from ...model.checkpoint import LoadedModel, LoadedQwen3VL
 from ...regular_file import file_digest
 from .. import EngineError
 from ..build_process import ProgressCallback, run_job
 from ..cache import CachedEngine, CacheError, EngineCache, EngineKey, plain
-from ..export import ExportedGraph, VisionNetwork, provide_onnx
-from ..gate import COMPARED, Encode, GateReport, TextWriter, check, limit_for, pytorch_reference, read_report
-from ..precision.calibration import FORMATS, FRAMES_FILE, load_frames
+from ..export import AnyNetwork, ExportedGraph, provide_onnx
+from ..gate import Encode, GateReport, TextWriter, check, limit_for, pytorch_reference, read_report
+from ..picture_network import PictureNetwork
+from ..precision.calibration import FORMATS, FRAMES_FILE
 from ..profiles import EngineOptions, EngineProfile, fallback_precisions
 from .library import Gpu, Library, choose_library, this_gpu
+from .picture_runner import TensorRTPictureRunner
 from .runner import TensorRTRunner
 
 _log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ _Found = TypeVar("_Found")
 class EngineRequest:
     """What an engine is wanted for. gpu: None to build ahead of time. frames_folder: to calibrate on."""
 
-    network: VisionNetwork
+    network: AnyNetwork
     entry: str
     profile: EngineProfile
     library: Library
@@ -50,8 +51,8 @@ class EngineRequest:
         else:
             gpu, capability, driver = self.gpu.name, "{}.{}".format(*self.gpu.capability), self.gpu.driver
         calibration = _frames_digest(self.frames_folder) if precision in FORMATS else ""
-        return EngineKey(onnx, self.library.name, self.library.version, gpu, capability, driver, self.profile.shapes,
-                         precision, calibration)
+        return EngineKey(onnx, self.library.name, self.library.version, gpu, capability, driver,
+                         self.network.shapes_text(self.profile), precision, calibration)
 
 
 def _frames_digest(folder: Path) -> str:
@@ -100,18 +101,19 @@ def _job(request: EngineRequest, graph: ExportedGraph, precision: str, scratch: 
         "kind": "build", "onnx": str(graph.path), "converted": str(scratch / "converted.onnx"),
         "plan": str(scratch / "plan"), "library": request.library.name, "precision": precision,
         "workspace_mib": profile.workspace_mib,
-        "frames": [1, profile.usual_frames, profile.max_frames],
-        "regions": [1, profile.usual_regions, profile.max_regions],
+        "shapes": request.network.plan_shapes(profile),
         "compute_capabilities": list(profile.compute_capabilities) if request.library.ahead_of_time else [],
-        "frames_folder": str(request.frames_folder), "preprocess": asdict(request.network.config.preprocess)}
+        "frames_folder": str(request.frames_folder), "frames": request.network.frames_record(profile)}
 
 
-def open_tensorrt(loaded: LoadedModel, entry: str, options: EngineOptions,
-                  progress: ProgressCallback | None = None, write_texts: TextWriter | None = None) -> TensorRTRunner:
+def open_tensorrt(loaded: LoadedModel | LoadedQwen3VL, network: AnyNetwork, entry: str, options: EngineOptions,
+                  progress: ProgressCallback | None = None,
+                  write_texts: TextWriter | None = None) -> TensorRTRunner | TensorRTPictureRunner:
     """A TensorRT runner that has passed the gate.
 
     Args:
         loaded: the model, on a GPU.
+        network: what becomes its engine, of `export.network_of`.
         entry: its name in the cache, of `cache.model_entry`.
         options: profile, cache, and whether what is missing is built.
         progress: called with how far a build has come.
@@ -126,11 +128,15 @@ def open_tensorrt(loaded: LoadedModel, entry: str, options: EngineOptions,
         raise EngineError(f"the model is on {device}, TensorRT needs a GPU")
     profile, cache = options.find_profile(gpu.name), options.open_cache()
     library = choose_library(profile.library, gpu)
-    request = EngineRequest(VisionNetwork.of(loaded.model), entry, profile, library, gpu, options.frames_folder)
+    request = EngineRequest(network, entry, profile, library, gpu, options.frames_folder)
 
-    def start(engine: CachedEngine) -> TensorRTRunner:
+    def start(engine: CachedEngine) -> TensorRTRunner | TensorRTPictureRunner:
         kernels = cache.folder / f"{engine.path.stem}.kernels"
-        runner = TensorRTRunner(library, engine, device, profile.graph_regions, kernels)
+        runner: TensorRTRunner | TensorRTPictureRunner
+        if isinstance(network, PictureNetwork):
+            runner = TensorRTPictureRunner(library, engine, device, network, kernels)
+        else:
+            runner = TensorRTRunner(library, engine, device, profile.graph_regions, kernels)
         runner.prepare()
         return runner
 
@@ -138,9 +144,9 @@ def open_tensorrt(loaded: LoadedModel, entry: str, options: EngineOptions,
     return first_accepted(loaded, request, precisions, cache, options.build == "auto", start, progress, write_texts)
 
 
-def first_accepted(loaded: LoadedModel, request: EngineRequest, precisions: list[str], cache: EngineCache, build: bool,
-                   start: Callable[[CachedEngine], _Runner], progress: ProgressCallback | None = None,
-                   write_texts: TextWriter | None = None) -> _Runner:
+def first_accepted(loaded: LoadedModel | LoadedQwen3VL, request: EngineRequest, precisions: list[str],
+                   cache: EngineCache, build: bool, start: Callable[[CachedEngine], _Runner],
+                   progress: ProgressCallback | None = None, write_texts: TextWriter | None = None) -> _Runner:
     """The runner of the first precision whose engine can be built and passes the gate.
 
     Args:
@@ -185,8 +191,8 @@ def first_that_works(precisions: list[str], attempt: Callable[[str], _Found]) ->
     raise EngineError("no engine: " + "; ".join(reasons))
 
 
-def _report(loaded: LoadedModel, request: EngineRequest, engine: CachedEngine, key: EngineKey, cache: EngineCache,
-            runner: Encode, precision: str, write_texts: TextWriter | None) -> GateReport:
+def _report(loaded: LoadedModel | LoadedQwen3VL, request: EngineRequest, engine: CachedEngine, key: EngineKey,
+            cache: EngineCache, runner: Encode, precision: str, write_texts: TextWriter | None) -> GateReport:
     """Return the gate's verdict, remembered for this very file.
 
     A refused engine stays where it is, so that it is not built anew at every start.
@@ -194,15 +200,13 @@ def _report(loaded: LoadedModel, request: EngineRequest, engine: CachedEngine, k
     path = cache.report_path(request.engine_entry(precision))
     report = read_report(path)
     if report is not None and (report.engine, report.key, set(report.errors)) == (
-            engine.sha256, key.digest, set(COMPARED)):
+            engine.sha256, key.digest, set(request.network.compared)):
         # One that `build_engine` passed without a language stage has yet to be asked for texts.
         if write_texts is None or report.texts or not report.passed:
             return report
-    most = request.profile.max_regions
-    frames = [dataclasses.replace(frame, boxes=frame.boxes[:, :most])
-              for frame in load_frames(request.frames_folder, request.network.config.preprocess)]
-    report = check(runner, pytorch_reference(loaded.model.encode, loaded.model.device), frames,
-                   request.network.mask_side, precision, limit_for(precision, loaded.model.dtype), engine.sha256,
-                   key.digest, write_texts)
+    report = check(runner, pytorch_reference(loaded.model.encode, loaded.model.device),
+                   request.network.frames(request.frames_folder, request.profile), request.network.mask_side, precision,
+                   limit_for(precision, loaded.model.dtype), engine.sha256, key.digest, write_texts,
+                   request.network.outputs)
     report.write(path)
     return report

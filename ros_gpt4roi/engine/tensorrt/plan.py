@@ -8,7 +8,6 @@ from typing import Any
 
 from .. import EngineError
 from ..build_process import Report
-from ..graph import INPUTS
 from .library import load_library, make_logger
 
 
@@ -18,8 +17,8 @@ def build_plan(graph: Path, plan: Path, job: dict[str, Any], report: Report) -> 
     Args:
         graph: in the precision of the plan.
         plan: the file to write.
-        job: "library", "precision", "frames" and "regions" as [least, usual, most], "workspace_mib",
-            "compute_capabilities".
+        job: "library", "precision", "shapes" (of each optimisation profile by input: least, usual, largest),
+            "workspace_mib", "compute_capabilities".
         report: called with how far the build has come.
 
     Raises:
@@ -53,24 +52,17 @@ def build_plan(graph: Path, plan: Path, job: dict[str, Any], report: Report) -> 
             if name not in known:
                 raise EngineError(f"compute capability {name!r}, expected some of {list(known)}")
             config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
-    config.add_optimization_profile(_shapes(builder, network, job))
+    for shapes in job["shapes"]:
+        optimisation = builder.create_optimization_profile()
+        for name, least_usual_largest in shapes.items():
+            optimisation.set_shape(name, *map(tuple, least_usual_largest))
+        config.add_optimization_profile(optimisation)
     serialised = builder.build_serialized_network(network, config)
     if serialised is None:
         raise EngineError(f"{library.name} {library.version} could not build: {logger.last_error}")
     with plan.open("wb") as file:
         file.write(memoryview(serialised))
     report(step=f"built the {job['precision']} engine", fraction=1.0)
-
-
-def _shapes(builder: Any, network: Any, job: dict[str, Any]) -> Any:
-    profile = builder.create_optimization_profile()
-    inputs = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
-    images, *of_regions = (inputs[name] for name in INPUTS)
-    profile.set_shape(images.name, *((frames, *tuple(images.shape)[1:]) for frames in job["frames"]))
-    for value in of_regions:
-        profile.set_shape(value.name, *((frames, regions, *tuple(value.shape)[2:])
-                                        for frames, regions in zip(job["frames"], job["regions"])))
-    return profile
 
 
 def _monitor(trt: Any, precision: str, report: Report) -> Any:
