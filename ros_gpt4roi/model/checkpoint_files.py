@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from ..regular_file import read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
 _INDEX_FILE = WEIGHTS_FILE + ".index.json"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 
@@ -26,6 +27,9 @@ class CheckpointError(RuntimeError):
 def read_content(folder: Path) -> dict[str, Any]:
     """The object in a folder's config.json. Raises CheckpointError."""
     check_regular(folder)
+    if (folder / ADAPTER_CONFIG_FILE).is_file() and not (folder / CONFIG_FILE).exists():
+        raise CheckpointError(f"{folder}: an adapter, expected the model that it is for; adapters go to "
+                              "pipeline.adapters, or to load_model while that model runs")
     return read_object(folder / CONFIG_FILE)
 
 

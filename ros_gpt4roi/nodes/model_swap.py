@@ -1,6 +1,7 @@
-"""Another model for a node that runs: loaded and compared beside the one that serves, swapped in, and taken back."""
+"""Another model or adapter for a node that runs: loaded and compared beside what serves, swapped in, and taken back."""
 from __future__ import annotations
 
+import functools
 import gc
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from std_srvs.srv import Trigger
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.model_card import measured_loss
 from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.runtime.adapter_folder import Adapter, is_adapter
 from ros_gpt4roi.runtime.device import free_memory
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.probes import Probe, count_right, read_probes
@@ -62,7 +64,8 @@ class ModelSwap:
         self._node, self._scheduler, self._open, self._parameters = node, scheduler, open_model, parameters
         self._requests, self._problems, self._is_active = requests, problems, is_active
         self._folder, self._device = folder, device
-        self._before: tuple[Path, Pipeline] | None = None  # for `rollback`
+        self._take_back: Callable[[], None] | None = None  # for `rollback`; holds the model before, if that is another
+        self._brought: list[Adapter] = []  # by `load_model`
         self._busy = threading.Lock()  # one change at a time
         self._services = [
             node.create_service(LoadModel, "load_model", self._on_load, callback_group=group),
@@ -72,7 +75,8 @@ class ModelSwap:
         """Takes the services back, and gives the model before back."""
         for service in self._services:
             self._node.destroy_service(service)
-        self._before = None
+        self._take_back = None
+        self._brought.clear()
         del self._scheduler, self._open  # an executor may hold this for longer than a model may stay
 
     async def _on_load(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
@@ -123,26 +127,34 @@ class ModelSwap:
         if (loss := measured_loss(folder)) > self._parameters.max_loss:
             raise _Refused(f"{folder} is worse by its card: of what was known before, {loss:.3f} less is right; "
                            f"swap.max_loss is {self._parameters.max_loss}")
-        probes = [*read_probes(self._folder), *(read_probes(folder) if folder != self._folder else ())]
-        self._make_room(folder, keep=request.dry_run)
-        pipeline = self._open(folder)
+        running = scheduler.pipeline.adapters.serving
+        known = dict.fromkeys([self._folder, *([running.folder] if running is not None else ()), folder])
+        probes = [probe for place in known for probe in read_probes(place)]
         response.probes = len(probes)
-        response.right_new = count_right(probes, lambda probe: self._ask_new(pipeline, probe))
-        pipeline.reset()
+        if is_adapter(folder):
+            adapter = scheduler.pipeline.adapters.read(folder)
+            version, take = scheduler.pipeline.version_of(adapter), functools.partial(self._bring, adapter)
+            response.right_new = count_right(probes, lambda probe: _ask(scheduler, probe, adapter))
+        else:
+            self._make_room(folder, keep=request.dry_run)
+            pipeline = self._open(folder)
+            version, take = pipeline.version, functools.partial(self._swap, folder, pipeline)
+            response.right_new = count_right(probes, lambda probe: self._ask_new(pipeline, probe))
+            pipeline.reset()
         response.right_running = count_right(probes, lambda probe: _ask(scheduler, probe))
         self._check_active()  # still: a scheduler that was stopped meanwhile has answered nothing
         share = f"{response.right_new} of {response.probes} probes right, {response.right_running} by the one that runs"
         if response.right_running - response.right_new > self._parameters.max_loss * response.probes:
-            raise _Refused(f"{pipeline.version} is worse: {share}; swap.max_loss is {self._parameters.max_loss}")
+            raise _Refused(f"{version} is worse: {share}; swap.max_loss is {self._parameters.max_loss}")
         response.success = True
         if not probes:
             share = "neither model has probes to compare them by"
         if request.dry_run:
-            response.message = f"{pipeline.version} would be taken: {share}"
+            response.message = f"{version} would be taken: {share}"
             return
-        self._swap(folder, pipeline)
-        response.model_version = pipeline.version
-        response.message = f"{pipeline.version} runs: {share}"
+        take()
+        response.model_version = version
+        response.message = f"{version} runs: {share}"
 
     def _ask_new(self, pipeline: Pipeline, probe: Probe) -> Answer:
         self._check_active()  # where the node ends, nobody waits for hundreds of answers
@@ -151,8 +163,8 @@ class ModelSwap:
     def _make_room(self, folder: Path, keep: bool) -> None:
         """Refuses a model whose weights take more memory than there is. The one before goes first, unless kept."""
         needed = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        if needed > free_memory(self._device) and self._before is not None and not keep:
-            self._before = None
+        if needed > free_memory(self._device) and self._take_back is not None and not keep:
+            self._take_back = None
             gc.collect()
         if needed > (free := free_memory(self._device)):
             raise _Refused(f"the weights of {folder} take {needed // _MIB} MiB, and {free // _MIB} MiB are free beside "
@@ -160,27 +172,43 @@ class ModelSwap:
                            f"node, set its parameter model to {folder}, then configure and activate it")
 
     def _roll_back(self, request: Trigger.Request, response: Trigger.Response) -> None:
-        if self._before is None:
+        if self._take_back is None:
             raise _Refused("there is no model before the one that runs")
-        folder, pipeline = self._before
-        self._swap(folder, pipeline)
-        response.success, response.message = True, f"{pipeline.version} runs again"
+        self._take_back()
+        response.success, response.message = True, f"{self._scheduler.model_version} runs again"
 
     def _swap(self, folder: Path, pipeline: Pipeline) -> None:
         limits = self._scheduler.config  # by these, all that was begun has ended
         old = self._scheduler.replace(pipeline).result(
             limits.answer_timeout_s + limits.description_timeout_s + _PATIENCE_S)
-        self._before, self._folder = (self._folder, old), folder
+        self._take_back, self._folder = functools.partial(self._swap, self._folder, old), folder
         self._node.get_logger().info(f"model {pipeline.version} runs in place of {old.version}")
+
+    def _bring(self, adapter: Adapter) -> None:
+        self._brought.append(adapter)
+        self._use(adapter)
+
+    def _use(self, adapter: Adapter | None) -> None:
+        """Lets an adapter serve what begins from now on; None: the bare model."""
+        adapters = self._scheduler.pipeline.adapters
+        before = adapters.serving
+        if adapter is not None:
+            adapters.put(adapter)
+        adapters.serving = adapter
+        for unused in [brought for brought in self._brought if brought not in (adapter, before)]:
+            self._brought.remove(unused)
+            adapters.drop(unused)
+        self._take_back = functools.partial(self._use, before)
+        self._node.get_logger().info(f"{self._scheduler.model_version} serves what begins from now on")
 
 
 class _Refused(Exception):
     """A change of the model that is not made; the message says why."""
 
 
-def _ask(scheduler: Scheduler, probe: Probe) -> Answer:
-    """Asks the model that runs, behind the questions of people."""
-    question = Question(probe.text, frame=probe.frame, for_watch=True)
+def _ask(scheduler: Scheduler, probe: Probe, adapter: Adapter | None = None) -> Answer:
+    """Asks the model that runs, behind the questions of people; with another adapter than serves, if one is given."""
+    question = Question(probe.text, frame=probe.frame, for_watch=True, adapter=adapter)
     scheduler.submit(question)
     answer = question.future.result(scheduler.config.answer_timeout_s + _PATIENCE_S)
     if answer.status in (Status.TIMEOUT, Status.CANCELED, Status.OVERLOADED, Status.FAILED):

@@ -10,7 +10,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
-from ros_gpt4roi.configuration import Configuration, setting
+from ros_gpt4roi.configuration import ConfigError, Configuration, setting
 from ros_gpt4roi.engine.build_process import Progress
 from ros_gpt4roi.messages import seconds_text
 from ros_gpt4roi.paths import find_model
@@ -48,6 +48,7 @@ from .yolo import yolo_type
 _STOP_LIMIT_S = 10.0
 _PATIENCE_S = 5.0  # beyond the time that a frame's descriptions may take
 _USUAL_REGIONS = 8  # of a frame, on which threads are measured
+_ADAPTER = "pipeline.adapter"  # the parameter
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class ConversationParameters(Configuration):
 
 @dataclass(frozen=True)
 class PerceptionParameters(Configuration):
-    """Parameters of the perception node. They take effect at `configure`."""
+    """Parameters of the perception node. They take effect at `configure`; `pipeline.adapter` at any time."""
 
     model: str = setting("tabletop", "Checkpoint folder, or the name of a model that is installed with the package.")
     autostart: bool = setting(True, "Configure and activate at the start, without a lifecycle manager.")
@@ -127,6 +128,7 @@ class Perception(LifecycleNode):
         self._last_result_s = 0.0  # of a frame, on the steady clock
         self._diagnostics = DiagnosticsPublisher(self, "pipeline", self._report)
         self.add_on_set_parameters_callback(self._on_set_parameters)
+        self.add_post_set_parameters_callback(self._after_set_parameters)
 
     def autostart(self) -> None:
         """Configures and activates, if the parameter says so; a failure leaves the node unconfigured."""
@@ -155,7 +157,7 @@ class Perception(LifecycleNode):
             folder = find_model(parameters.model)
             with self._diagnostics.during(f"loading {folder}"):
                 use_all_threads()  # also for an engine that runs on the CPU
-                pipeline = self._open_model(folder)
+                pipeline = self._open_model(folder, parameters.pipeline)
                 self._placement = pipeline.placement()
                 self.get_logger().info("; ".join(f"{what} {where}" for what, where in self._placement.items()))
                 if pipeline.device.advice:
@@ -178,7 +180,7 @@ class Perception(LifecycleNode):
                                     lambda: self._state == "active", parameters.conversation.follow_up_s,
                                     parameters.watch)
         self._swap = ModelSwap(self, self._questions.group, scheduler, folder,
-                               torch.device(pipeline.device.name), self._open_model, parameters.swap,
+                               torch.device(pipeline.device.name), self._open_bare_model, parameters.swap,
                                self._questions.requests, self.problems, lambda: self._state == "active")
         self._evidence = Evidence(self, self._questions.group, self._questions.frame, scheduler, parameters.evidence,
                                   self._questions.requests, self.problems, lambda: self._state == "active")
@@ -187,11 +189,15 @@ class Perception(LifecycleNode):
         self.get_logger().info(f"model {printable(folder.name)} is ready")
         return TransitionCallbackReturn.SUCCESS
 
-    def _open_model(self, folder: Path) -> Pipeline:
+    def _open_bare_model(self, folder: Path) -> Pipeline:
+        """Another model, for which the adapters that were named are not made."""
+        assert self._settings is not None  # configured
+        return self._open_model(folder, replace(self._settings.pipeline, adapters=(), adapter=""))
+
+    def _open_model(self, folder: Path, config: PipelineConfig) -> Pipeline:
         """Loads and warms a model, on any thread."""
-        assert self._settings is not None  # read
         try:
-            pipeline = Pipeline.open(folder, self._settings.pipeline, self._on_progress)
+            pipeline = Pipeline.open(folder, config, self._on_progress)
             self._diagnostics.progress = "warming up"
             pipeline.warm_up()
             return pipeline
@@ -278,14 +284,26 @@ class Perception(LifecycleNode):
             torch.cuda.empty_cache()
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        if self._state == "unconfigured":
+        if self._state == "unconfigured" or self._scheduler is None:
             return SetParametersResult(successful=True)
-        own = names(PerceptionParameters())
-        refused = ", ".join(parameter.name for parameter in parameters if parameter.name in own)
-        if not refused:  # such as use_sim_time, which is rclpy's
-            return SetParametersResult(successful=True)
-        return SetParametersResult(successful=False, reason=f"{refused}: taken at configure, but the node is "
-                                                            f"{self._state}; deactivate and clean up first")
+        own = names(PerceptionParameters()) - {_ADAPTER}
+        if refused := ", ".join(parameter.name for parameter in parameters if parameter.name in own):
+            return SetParametersResult(successful=False, reason=f"{refused}: taken at configure, but the node is "
+                                                                f"{self._state}; deactivate and clean up first")
+        try:
+            for parameter in parameters:
+                if parameter.name == _ADAPTER:
+                    self._scheduler.pipeline.adapters.find(parameter.value)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=f"parameter pipeline.{error}")
+        return SetParametersResult(successful=True)  # the others, such as use_sim_time, are rclpy's
+
+    def _after_set_parameters(self, parameters: list[Parameter]) -> None:
+        for parameter in parameters:
+            if parameter.name == _ADAPTER and self._state != "unconfigured" and self._scheduler is not None:
+                adapters = self._scheduler.pipeline.adapters
+                adapters.serving = adapters.find(parameter.value)
+                self.get_logger().info(f"{self._scheduler.model_version} serves what begins from now on")
 
     def _on_frame(self, frame: Frame) -> None:
         """A frame with its regions, newer than the last."""

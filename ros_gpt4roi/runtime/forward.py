@@ -11,6 +11,7 @@ from .kv_cache import SlotCache
 from .language_model import Body
 
 _TOKENS = (1, 2, 4, 8, 16, 32)  # fixed numbers of tokens; more than the last are a prompt, where shape costs little
+MOST_FIXED = _TOKENS[-1]
 _SLOTS = 512  # fixed numbers of slots are multiples of this
 
 

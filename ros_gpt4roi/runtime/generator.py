@@ -15,6 +15,7 @@ What makes it fast, each by its name:
 """
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Hashable, Iterable
 from typing import Any
@@ -22,11 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from .adapted_forward import AdaptedForward
+from .adapter_folder import Adapter
 from .device import free_memory
 from .forward import FixedForward, Forward
 from .kv_cache import PrefixCache, Prompt, SlotCache
 from .language_backend import choose_body, choose_head
-from .language_model import Choice
+from .language_model import Body, Choice
 from .picture import AXES
 from .request import Sampling, Sequence, TokenChoice
 from .types import Status
@@ -75,11 +78,19 @@ class Generator:
         self.cache = make_cache(max_rows * (context + draft_tokens))
         fixed = self.device.type == "cuda" if fixed_shapes is None else fixed_shapes
         onnxruntime = onnxruntime and not fixed
-        self.body = choose_body(language.base_model, make_cache, width, dtype, self.device, context, onnxruntime)
+        choose = functools.partial(choose_body, make_cache=make_cache, width=width, dtype=dtype, device=self.device,
+                                   context=context)
+        self.body = choose(language.base_model, onnxruntime=onnxruntime)
         suppressed = torch.tensor(list(suppress_tokens), dtype=torch.long, device=self.device)
         self.head = choose_head(language.get_output_embeddings(), suppressed, dtype, onnxruntime)
-        self._forward = FixedForward(self.body, self.cache, self.device, dtype, width, compiler) if fixed \
-            else Forward(self.body, self.cache, self.device)
+
+        def make_forward(body: Body) -> Forward:
+            return FixedForward(body, self.cache, self.device, dtype, width, compiler) if fixed \
+                else Forward(body, self.cache, self.device)
+
+        self._forward = make_forward(self.body)
+        # ONNX Runtime's graphs have their weights fixed in them: steps with an adapter run in PyTorch.
+        self.adapted = AdaptedForward(language.base_model, functools.partial(choose, onnxruntime=False), make_forward)
         self.prefixes = PrefixCache(self._usual_cache_bytes() if cache_bytes is None else cache_bytes)
         self._rows: list[Sequence] = []
         self._waiting: deque[Sequence] = deque()
@@ -217,7 +228,10 @@ class Generator:
                 row.slots = np.concatenate([row.slots, new[begin:end]])
             suffixes.insert(0, self._embedding(torch.tensor(ids, device=self.device)))
         embeddings = suffixes[0] if len(suffixes) == 1 else torch.cat(suffixes)
-        hidden = self._forward(embeddings, *self._layout(counts), self._added(embeddings, counts))
+        forward = self._forward
+        if any(row.prompt.adapter is not None for row in self._rows):
+            forward = self.adapted.choose([row.prompt.adapter for row in self._rows], counts)
+        hidden = forward(embeddings, *self._layout(counts), self._added(embeddings, counts))
         wanted = [*range(len(ids)), *(np.cumsum(counts)[len(going):] - 1).tolist()]
         return self.head(hidden, wanted), counts
 
@@ -265,14 +279,14 @@ class Generator:
 
     def _keep_prefixes(self, joined: list[Sequence]) -> None:
         """Keep what several arrivals over one vision output have in common, for those that come later."""
-        groups: dict[Hashable, list[Sequence]] = {}
+        groups: dict[tuple[Hashable, Adapter | None], list[Sequence]] = {}
         for row in joined:
-            groups.setdefault(row.prompt.vision, []).append(row)
-        for vision, (leader, *others) in groups.items():
+            groups.setdefault((row.prompt.vision, row.prompt.adapter), []).append(row)
+        for (vision, adapter), (leader, *others) in groups.items():
             prompt = leader.prompt
             common = min((prompt.common_prefix(row.prompt) for row in others), default=0)
             if common > self.prefixes.longest(prompt)[0]:
-                shared = Prompt(prompt.ids[:common], prompt.region_index[:common], vision)
+                shared = Prompt(prompt.ids[:common], prompt.region_index[:common], vision, adapter)
                 self.prefixes.put(("frame", vision), shared, self.cache.copy_out(leader.slots[:common]))
 
     # --- choosing ------------------------------------------------------------------------------------------------
@@ -347,7 +361,7 @@ class Generator:
         # A text that ended within an accepted draft has fed more than it generated.
         fed = min(len(row.slots) - len(row.prompt), len(row.generated))
         prompt = Prompt.of([*row.prompt.ids, *row.generated[:fed]], [*row.prompt.region_index, *[-1] * fed],
-                           row.prompt.vision)
+                           row.prompt.vision, row.prompt.adapter)
         self.prefixes.put(name, prompt, self.cache.copy_out(row.slots[:len(prompt)]))
 
     # --- before and after ----------------------------------------------------------------------------------------

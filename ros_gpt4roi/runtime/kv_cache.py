@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .adapter_folder import Adapter
+
 _SLOT_STEP = 256  # the pool grows by this many slots at a time
 
 
@@ -122,24 +124,26 @@ class Prompt:
     """Tokens of a prompt.
 
     `vision` names the vision output whose embeddings are spliced in: two prompts share a prefix only where tokens,
-    region indices and the vision output are the same.
+    region indices, the vision output and the adapter that computes their keys and values are the same.
     """
 
     ids: np.ndarray  # int64 [L]
     region_index: np.ndarray  # int64 [L]: which embedding of that output, or of regions added to it; −1 for none
     vision: Hashable
+    adapter: Adapter | None = None
 
     @classmethod
-    def of(cls, ids: Sequence[int], region_index: Sequence[int] | np.ndarray, vision: Hashable) -> Prompt:
+    def of(cls, ids: Sequence[int], region_index: Sequence[int] | np.ndarray, vision: Hashable,
+           adapter: Adapter | None = None) -> Prompt:
         """Make one of lists."""
-        return cls(np.asarray(ids, np.int64), np.asarray(region_index, np.int64), vision)
+        return cls(np.asarray(ids, np.int64), np.asarray(region_index, np.int64), vision, adapter)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def common_prefix(self, other: Prompt) -> int:
         """How many first tokens are the same."""
-        if self.vision != other.vision:
+        if self.vision != other.vision or self.adapter is not other.adapter:
             return 0
         n = min(len(self), len(other))
         differs = (self.ids[:n] != other.ids[:n]) | (self.region_index[:n] != other.region_index[:n])

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..model.checkpoint import LoadedModel, LoadedQwen3VL
 from ..model.prompt import ChatPrompts, PromptError
 from ..model.qwen3_vl import AnyVisionOutput, PictureOutput
 from ..model.region_words import RegionWordPrompts
+from .adapter_folder import Adapter, read_adapter
 from .generator import Generator
 from .kv_cache import Prompt
 from .picture import Picture
@@ -67,10 +69,22 @@ class LanguageStage:
                                    compiler="inductor" if config.compile else "",
                                    onnxruntime=config.onnxruntime)
 
+    def read_adapter(self, folder: Path) -> Adapter:
+        """Read a LoRA folder for the language model; may be called from any thread.
+
+        Raises:
+            CheckpointError: As `adapter_folder.read_adapter`.
+        """
+        weight = self._model.language.get_input_embeddings().weight
+        adapter = read_adapter(folder, self._model.language.base_model, weight.dtype, weight.device)
+        self.generator.adapted.prepare()
+        return adapter
+
     def sequence(self, rounds: Rounds, vision: AnyVisionOutput, vision_key: Hashable, max_new_tokens: int, *,
-                 boxes: np.ndarray | None = None, region_keys: np.ndarray | None = None,
-                 sampling: Sampling | None = None, points: Collection[int] = (), list_regions: bool = True,
-                 draft: tuple[int, ...] = (), cache_key: Hashable | None = None, render: Callable[[str], str] = str,
+                 adapter: Adapter | None = None, boxes: np.ndarray | None = None,
+                 region_keys: np.ndarray | None = None, sampling: Sampling | None = None,
+                 points: Collection[int] = (), list_regions: bool = True, draft: tuple[int, ...] = (),
+                 cache_key: Hashable | None = None, render: Callable[[str], str] = str,
                  hold: Callable[[str], int] = lambda text: 0,
                  on_text: Callable[[str], None] | None = None) -> Sequence:
         """Prepare a conversation whose last answer is to be written.
@@ -82,6 +96,7 @@ class LanguageStage:
             vision: Of one frame, image tokens [1, T, D] and region embeddings [1, N, K, D].
             vision_key: Names the vision output.
             max_new_tokens: Most tokens of the answer.
+            adapter: What changes the language model for it; None: nothing.
             boxes: Of the regions, in units of the image, float32 [N, 4]; for prompts that say them in words.
             region_keys: Names the embeddings of each region, int64 [N]; None where they all belong to that output.
             sampling: How tokens are chosen; None: as configured.
@@ -113,7 +128,7 @@ class LanguageStage:
         size = vision.region_embeddings.shape[2]
         keys = index if region_keys is None or not regions else np.where(
             index < 0, -1, region_keys[index // size] * size + index % size)
-        prompt = Prompt.of(encoded.input_ids, keys, vision_key)
+        prompt = Prompt.of(encoded.input_ids, keys, vision_key, adapter)
         picture = None
         if isinstance(vision, PictureOutput):
             first = encoded.input_ids.index(prompts.image_patch_id)

@@ -4,25 +4,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..configuration import ConfigError, Configuration, setting
 from ..engine.build_process import ProgressCallback
 from ..model.checkpoint import LoadedModel, LoadedQwen3VL, folder_version
 from ..model.prompt import PromptError
 from ..model.qwen3_vl import AnyVisionOutput
 from ..model.region_words import RegionWordPrompts
+from .adapter_folder import Adapter
+from .adapters import Adapters
 from .device import Device, choose_device
 from .found_regions import FoundRegions
 from .frame_encoder import FrameEncoder
 from .language_cache import load_kept
-from .language_format import FORMATS
-from .language_stage import DecodingConfig, LanguageStage, Rounds
+from .language_stage import LanguageStage, Rounds
+from .pipeline_config import PipelineConfig as PipelineConfig
 from .pointing import PointingError
 from .region_text import UnknownRegionError
 from .request import (
@@ -38,33 +38,10 @@ from .request import (
 )
 from .reuse import DescriptionReuse, unit
 from .types import Answer, Description, Frame, FrameDescriptions, Region, Status
-from .vision_stage import VisionOptions, VisionStage
+from .vision_stage import VisionStage
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PipelineConfig(Configuration):
-    """How a model is run."""
-
-    device: str = setting("auto", "Device; auto: cuda where it works, else cpu; or PyTorch's name of one.")
-    vision: VisionOptions = VisionOptions()
-    language_format: str = setting("int8", "Number format of the language model.", choices=FORMATS)
-    describe: str = setting("", "Question that describes a region, {region} stands for it; empty: the model's own.")
-    description_tokens: int = setting(64, "Most tokens of a description.", at_least=1)
-    answer_tokens: int = setting(128, "Most tokens of an answer.", at_least=1)
-    question_characters: int = setting(2000, "Most characters of a question.", at_least=1)
-    reuse_distance: float = setting(0.005, "A tracked region keeps its description while the cosine distance between "
-                                           "its embedding and the described one is under this; 0: never.",
-                                    at_least=0, at_most=2)
-    reuse_age_s: float = setting(5.0, "Longest that a tracked region keeps its description.", at_least=0,
-                                 unit="seconds")
-    decoding: DecodingConfig = DecodingConfig()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.describe and "{region}" not in self.describe:
-            raise ConfigError(f"describe is {self.describe!r}, expected a question with {{region}} in it")
+_DEFAULTS = PipelineConfig()
 
 
 class Pipeline:
@@ -77,6 +54,7 @@ class Pipeline:
         config: How the model is run.
         model_config: The model's own configuration.
         version: Names the model and its weights, as `folder_version`; empty where it came from no folder.
+        adapters: Those of the language model, and which of them serves.
         device: Where it runs, and why.
         encoder: Runs the vision stage.
         language: The language stage.
@@ -97,6 +75,7 @@ class Pipeline:
                              else loaded.config.within(config.vision.max_pixels))
         self.device = Device(str(loaded.model.device), "the model's")
         self.language = LanguageStage(loaded, config.decoding)
+        self.adapters = Adapters(self.language.read_adapter)
         self.encoder = FrameEncoder(VisionStage(loaded.model), self.model_config,
                                     lambda key: self.language.generator.prefixes.drop(("frame", key)))
         self.reuse = DescriptionReuse(config.reuse_distance, config.reuse_age_s)
@@ -105,7 +84,7 @@ class Pipeline:
         self.counters = {"rounds_dropped": 0, "regions_found": 0}
 
     @classmethod
-    def open(cls, model_folder: str | Path, config: PipelineConfig = PipelineConfig(),
+    def open(cls, model_folder: str | Path, config: PipelineConfig = _DEFAULTS,
              progress: ProgressCallback | None = None) -> Pipeline:
         """Load a checkpoint folder, and an engine of its vision stage as `config.vision` says.
 
@@ -115,7 +94,7 @@ class Pipeline:
             progress: Called with how far building an engine has come.
 
         Raises:
-            CheckpointError: The checkpoint is incomplete or damaged.
+            CheckpointError: The checkpoint is incomplete or damaged, or an adapter is or does not fit it.
             EngineError: The vision backend asked for does not work here.
             ConfigError: The configuration makes no sense, or the device asked for does not work here.
         """
@@ -123,9 +102,14 @@ class Pipeline:
         loaded = load_kept(model_folder, config.language_format, device.name, config.vision.engine)
         pipeline = cls(loaded, config)
         pipeline.device, pipeline.version = device, folder_version(model_folder)
+        pipeline.adapters.open(config.adapters, config.adapter)
         pipeline.encoder.vision = VisionStage.open(loaded, config.vision, Path(model_folder), progress,
                                                    pipeline.describe_output)
         return pipeline
+
+    def version_of(self, adapter: Adapter | None) -> str:
+        """Name the model with an adapter, as answers carry it."""
+        return self.version if adapter is None else f"{self.version}+{adapter.version}"
 
     def placement(self) -> dict[str, str]:
         """What runs where, and why: device, vision stage and language model, in words for people."""
@@ -220,14 +204,15 @@ class Pipeline:
             raise Refused(Status.INVALID, "; ".join(encoded.refused))
         if request.embeddings_only:
             return
+        request.adapter = self.adapters.serving
         kept = self.reuse.keep([region.id for region in encoded.shown], encoded.vision.region_embeddings[0],
-                               encoded.frame.stamp_ns)
+                               encoded.frame.stamp_ns, request.adapter)
         for place, (region, description) in enumerate(zip(encoded.shown, kept), start=1):
             if description is None:
                 earlier = self.reuse.last(region.id)
                 request.sequences.append(self._sequence(
                     [(self._describe.replace("{region}", f"<region{place}>"), None)], encoded, self._reader(encoded),
-                    self.config.description_tokens, draft=earlier.ids if earlier else (),
+                    self.config.description_tokens, adapter=request.adapter, draft=earlier.ids if earlier else (),
                     # With a single region nothing is shared yet; its cache serves the questions that may follow.
                     cache_key=("frame", encoded.frame.key) if len(encoded.shown) == 1 else None))
         request.kept = kept
@@ -251,8 +236,8 @@ class Pipeline:
         embeddings = {region.id: unit(embedding).numpy() for region, embedding in
                       zip(encoded.shown, encoded.vision.region_embeddings[0] if request.embeddings_only else ())}
         return FrameDescriptions(encoded.frame, tuple(descriptions), seconds, request.status, request.error,
-                                 encoded.omitted, encoded.refused, self.encoder.pixels(encoded.frame), self.version,
-                                 embeddings)
+                                 encoded.omitted, encoded.refused, self.encoder.pixels(encoded.frame),
+                                 self.version_of(request.adapter), embeddings)
 
     def describe_output(self, vision: AnyVisionOutput, boxes: np.ndarray, max_new_tokens: int) -> list[str]:
         """Describe the first regions of a vision output, greedily: what an engine is compared with PyTorch by.
@@ -283,6 +268,9 @@ class Pipeline:
         except PromptError as error:
             raise Refused(Status.INVALID, str(error)) from error
         encoded = question.encoded = self.encoder.encode(conversation.frame)
+        if not conversation.rounds:
+            conversation.adapter = question.adapter or self.adapters.serving
+        question.adapter = conversation.adapter  # its caches and what was said are this one's
         try:
             question.asked = encoded.text.to_model(text, pointed := question.pointed())
         except PointingError as error:
@@ -292,7 +280,7 @@ class Pipeline:
             raise Refused(Status.UNKNOWN_REGION, "; ".join((str(error), *encoded.refused))) from error
         question.reader = self._reader(encoded, conversation)
         sequence = self._sequence([*conversation.rounds, (question.asked, None)], encoded, question.reader,
-                                  self.config.answer_tokens,
+                                  self.config.answer_tokens, adapter=question.adapter,
                                   cache_key=None if question.for_watch else ("conversation", conversation.id),
                                   on_text=question.on_text)
         self.counters["rounds_dropped"] += sequence.dropped_rounds
@@ -317,7 +305,7 @@ class Pipeline:
             self.counters["regions_found"] += len(reader.added)
             refused = tuple(reader.refused)
         return Answer(question.status, sequence.text, error, region_ids, evidence_ids, conversation.id, question.id,
-                      conversation.frame, sequence.confidence, self.version, refused)
+                      conversation.frame, sequence.confidence, self.version_of(question.adapter), refused)
 
     def forget_conversation(self, conversation_id: str) -> None:
         """Give back what was kept for the next round of a conversation that is closed."""

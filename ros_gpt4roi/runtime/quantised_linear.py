@@ -25,12 +25,18 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 class QuantisedLinear(nn.Module, ABC):
-    """What the layers of all formats have: tensors that are no parameters, and a bias where the layer has one."""
+    """What the layers of all formats have: tensors that are no parameters, and a bias where the layer has one.
+
+    Attributes:
+        in_features: Numbers of an input.
+        out_features: Numbers of an output.
+    """
 
     bias: torch.Tensor | None
 
-    def __init__(self, **tensors: torch.Tensor | None):
+    def __init__(self, in_features: int, out_features: int, **tensors: torch.Tensor | None):
         super().__init__()
+        self.in_features, self.out_features = in_features, out_features
         for name, value in tensors.items():
             self.register_buffer(name, value)
 
@@ -57,7 +63,7 @@ class Int8Linear(QuantisedLinear):
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None):
         """weight: int8 [out, in]. scale: bfloat16 [out]."""
-        super().__init__(weight=weight, scale=scale, bias=bias)
+        super().__init__(weight.shape[1], weight.shape[0], weight=weight, scale=scale, bias=bias)
 
     @classmethod
     def from_float(cls, linear: nn.Linear) -> Int8Linear:
@@ -86,7 +92,7 @@ class Int8DynamicLinear(QuantisedLinear):
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None):
         """weight: int8 [out, in]. scale: float32 [out]."""
         packs = weight.device.type == "cpu" and _onednn_is_exact()
-        super().__init__(weight=None if packs else weight, scale=scale, bias=bias)
+        super().__init__(weight.shape[1], weight.shape[0], weight=None if packs else weight, scale=scale, bias=bias)
         self._packed = torch.ops.onednn.qlinear_prepack(weight, None) if packs else None
         self._zeros = torch.zeros(len(scale), dtype=torch.long)
 
@@ -148,9 +154,10 @@ class Int4Linear(QuantisedLinear):
             for rows, kept in zip(nibbles.split(size), packed.split(size)):
                 kept.copy_(torch.ops.aten._convert_weight_to_int4pack_for_cpu(_unpack(rows), 1))
         known = nibbles.device.type == "cpu" and _cpu_layout_is_known()
-        super().__init__(nibbles=None if known else nibbles,  # else `packed` can be read back
+        super().__init__(2 * nibbles.shape[1], outputs,
+                         nibbles=None if known else nibbles,  # else `packed` can be read back
                          packed=packed, scale_middle=scale_middle.contiguous(), bias=bias)
-        self._out, self.group = outputs, group
+        self.group = group
 
     @classmethod
     def from_float(cls, linear: nn.Linear, group: int) -> Int4Linear:
@@ -169,8 +176,8 @@ class Int4Linear(QuantisedLinear):
     def stored(self) -> dict[str, torch.Tensor]:
         """The tensors that `__init__` takes."""
         nibbles = _pack(self._values().to(torch.uint8)) if self.nibbles is None else self.nibbles
-        tensors = {**super().stored(), "nibbles": nibbles[:self._out],
-                   "scale_middle": self.scale_middle[:, :self._out].contiguous()}
+        tensors = {**super().stored(), "nibbles": nibbles[:self.out_features],
+                   "scale_middle": self.scale_middle[:, :self.out_features].contiguous()}
         del tensors["packed"]
         return tensors
 
@@ -193,7 +200,7 @@ class Int4Linear(QuantisedLinear):
                                                              self.scale_middle)
         else:
             out = torch.nn.functional.linear(flat, self.dequantised())
-        return out[:, :self._out]
+        return out[:, :self.out_features]
 
 
 def _bias(linear: nn.Linear) -> torch.Tensor | None:

@@ -20,6 +20,7 @@ import torch
 
 from ..configuration import Configuration, setting
 from ..model.qwen3_vl import AnyVisionOutput
+from .adapter_folder import Adapter
 from .kv_cache import Prompt
 from .picture import Picture
 from .pointing import Pointed
@@ -167,12 +168,14 @@ class Conversation:
         frame: What it is about, with the regions that have joined it.
         rounds: (question, answer) in the model's words, oldest first.
         subject: The id of the region that "it" and "this" mean: the last that was asserted; empty where several were.
+        adapter: What the rounds were answered with.
     """
 
     id: str
     frame: Frame
     rounds: list[tuple[str, str]] = field(default_factory=list)
     subject: str = ""
+    adapter: Adapter | None = None
     _joining: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def add_regions(self, make: Callable[[Frame], tuple[Region, ...]]) -> tuple[Region, ...]:
@@ -255,6 +258,7 @@ class Request(ABC, Generic[Result]):
 
     Attributes:
         frame: What it is about.
+        adapter: What it is served with, once it has begun; until then, what a first question asks for.
         deadline: When its time is over, by `time.monotonic`.
         cancelled: Whether its asker has taken it back.
         future: Gives the result. It never raises: a result says by its status what became of the request.
@@ -267,6 +271,7 @@ class Request(ABC, Generic[Result]):
 
     what: ClassVar[str]
     frame: Frame | None = None
+    adapter: Adapter | None = None
     deadline: float = math.inf
     cancelled: bool = False
     future: Future[Result] = field(default_factory=_uncancellable, init=False)

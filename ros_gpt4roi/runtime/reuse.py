@@ -50,13 +50,28 @@ class DescriptionReuse:
         self.distance, self.max_age_s = distance, max_age_s
         self.looked_up = self.kept = 0
         self._tracks: OrderedDict[str, Described] = OrderedDict()
+        self._writer: object = None
 
     def last(self, region_id: str) -> Described | None:
         """What was said of a region last."""
         return self._tracks.get(region_id)
 
-    def keep(self, region_ids: Sequence[str], embeddings: torch.Tensor, stamp_ns: int) -> list[Described | None]:
-        """For each region of a frame the description that still holds, or None. embeddings: [N, K, D]."""
+    def keep(self, region_ids: Sequence[str], embeddings: torch.Tensor, stamp_ns: int,
+             writer: object = None) -> list[Described | None]:
+        """Find descriptions that still hold.
+
+        Args:
+            region_ids: Of a frame's regions.
+            embeddings: Of these, [N, K, D].
+            stamp_ns: Of the frame.
+            writer: What describes regions now. Descriptions that another one wrote are forgotten.
+
+        Returns:
+            For each region its description, or None.
+        """
+        if writer is not self._writer:
+            self.clear()
+            self._writer = writer
         self.looked_up += len(region_ids)
         kept = {region_id: last for region_id, embedding in zip(region_ids, embeddings)
                 if (last := self._alike(region_id, embedding, stamp_ns)) is not None}

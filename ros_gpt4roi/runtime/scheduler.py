@@ -9,30 +9,18 @@ import uuid
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from ..configuration import Configuration, setting
 from .pipeline import Pipeline
 from .request import Conversation, DescriptionRequest, Question, Refused
+from .scheduler_config import SchedulerConfig as SchedulerConfig
 from .types import Answer, Frame, FrameDescriptions, Region, Status
 
 logger = logging.getLogger(__name__)
 _IDLE_WAIT_S = 0.5  # how long an idle worker sleeps before it looks at deadlines and at `stop` by itself
 _REFUSED = (Status.INVALID, Status.UNKNOWN_REGION)  # before a token of the answer
+_DEFAULTS = SchedulerConfig()
 _NAME_SHOWN = 64  # characters of a caller's name for something that an error repeats
-
-
-@dataclass(frozen=True)
-class SchedulerConfig(Configuration):
-    """Limits of what is asked at the same time."""
-
-    queue_length: int = setting(16, "Questions, and likewise pictures of describe_regions, that may wait; more are "
-                                    "OVERLOADED.", at_least=1)
-    answer_timeout_s: float = setting(30.0, "Time limit of an answer, from when the question came.", more_than=0,
-                                      unit="seconds")
-    description_timeout_s: float = setting(30.0, "Time limit of a frame's descriptions.", more_than=0, unit="seconds")
-    conversations: int = setting(32, "Conversations that are remembered; for a new one, the one unused for longest is "
-                                     "closed.", at_least=1)
 
 
 class Scheduler:
@@ -47,7 +35,7 @@ class Scheduler:
     methods are safe from any thread.
     """
 
-    def __init__(self, pipeline: Pipeline, config: SchedulerConfig = SchedulerConfig(),
+    def __init__(self, pipeline: Pipeline, config: SchedulerConfig = _DEFAULTS,
                  on_descriptions: Callable[[FrameDescriptions], None] = lambda result: None,
                  clock: Callable[[], float] = time.monotonic):
         """Make a scheduler that does not run yet.
@@ -263,9 +251,14 @@ class Scheduler:
         return numbers | self._pipeline.statistics()
 
     @property
+    def pipeline(self) -> Pipeline:
+        """What serves; other threads may use its adapters and its version only."""
+        return self._pipeline
+
+    @property
     def model_version(self) -> str:
-        """Which model serves."""
-        return self._pipeline.version
+        """Which model serves, with which adapter."""
+        return self._pipeline.version_of(self._pipeline.adapters.serving)
 
     # --- the worker ----------------------------------------------------------------------------------------------
 

@@ -107,7 +107,7 @@ class FrameDescriptions:
     omitted: regions that were left out because the frame had more than the model takes (lowest score first to go).
     refused: why boxes of the frame could not be used; a text for each.
     pixels: the frame's image as an array, if it was the last one that was decoded; else None.
-    model_version: the model that gave them, as `Pipeline.version`.
+    model_version: the model that gave them, as `Pipeline.version_of`.
     embeddings: where they were asked for, each region's, by its id: float32, flat, of length 1.
     """
 
@@ -132,7 +132,7 @@ class Answer:
         evidence_ids: Those that it names besides, in the order of mention.
         frame: The frame it is about, None where there was none.
         confidence: Mean token probability, 0..1.
-        model_version: The model that gave it, as `Pipeline.version`.
+        model_version: The model that gave it, as `Pipeline.version_of`.
         refused: Why boxes that the model gave became no regions; a text for each.
     """
 
