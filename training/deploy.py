@@ -7,6 +7,10 @@ stage, a model card, and probes for `load_model`: questions of the validation da
 `--quantise int8` it gets also the language model in that format, which the node then loads instead
 (`pipeline.language_format: int8`), with `--export-vision` the vision stage's ONNX graph, which the node then need not
 export at its first start (`pipeline.vision.backend: auto`).
+
+With `--adapter`, MODEL gets the low-rank adapter of a recipe whose only stage trains nothing else, for the node's
+`pipeline.adapters` or for `load_model`: its weights and configuration as peft writes them, and all but the model's of
+the above.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import shutil
 import sys
 import tempfile
@@ -22,14 +27,17 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch.utils.data import DataLoader
 
 from ros_gpt4roi.engine import EngineError
 from ros_gpt4roi.engine.cache import EngineCache
 from ros_gpt4roi.engine.export import GRAPH_FOLDER, VisionNetwork, provide_onnx
 from ros_gpt4roi.engine.profiles import find_profile
-from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, load_checkpoint, save_checkpoint
+from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, load_checkpoint, read_config, save_checkpoint
+from ros_gpt4roi.model.checkpoint_files import ADAPTER_CONFIG_FILE
 from ros_gpt4roi.model.config import ModelConfig
+from ros_gpt4roi.runtime.adapter_folder import WEIGHTS_FILE as ADAPTER_WEIGHTS_FILE
 from ros_gpt4roi.runtime.awq import record_inputs, scale_for_int4
 from ros_gpt4roi.runtime.language_format import (
     FLOAT_FORMATS,
@@ -48,7 +56,7 @@ from .errors import tells_errors
 from .evaluation import tabletop_probes
 from .evaluation.probes import dataset_probes, write_probes
 from .recipe import Recipe, RecipeError, read_recipe
-from .trainer import CURVE_FILE, FINAL_FOLDER
+from .trainer import ADAPTER_FOLDER, CURVE_FILE, FINAL_FOLDER
 
 logger = logging.getLogger(__name__)
 _CALIBRATION = 64  # conversations
@@ -153,7 +161,6 @@ def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (),
     """
     recipe = read_recipe(recipe_file)
     loaded = load_checkpoint(run / recipe.stages[-1].name / FINAL_FOLDER)
-    curves = read_curves(recipe, run)
     # What an earlier model has left would be loaded in place of this one's.
     for number_format in QUANTISED:
         quantised_file(out, number_format).unlink(missing_ok=True)
@@ -168,8 +175,43 @@ def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (),
         save_quantised(language, number_format, out)
     if vision:
         export_vision(out)
-    _write_probes(recipe, run, out, loaded.config)
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in loaded.model.named_children()}
+    _tell(recipe_file, recipe, run, out, loaded.config, parts)
+
+
+def deploy_adapter(recipe_file: Path, run: Path, out: Path) -> None:
+    """Writes the folder of an adapter.
+
+    Args:
+        recipe_file: The recipe; its only stage trains by `lora` alone.
+        run: The run's folder.
+        out: The folder to write.
+
+    Raises:
+        CheckpointError: the run's stage is not finished.
+        RecipeError, DataError, RendererError, OSError: something else prevents it.
+    """
+    recipe = read_recipe(recipe_file)
+    stage = recipe.stages[0]
+    if not stage.lora or stage.trainable or len(recipe.stages) > 1 or isinstance(recipe.model, ModelConfig):
+        raise RecipeError(f"{recipe_file}: an adapter holds what lora alone has learned on top of a checkpoint, "
+                          "expected one stage with lora and nothing that is trainable")
+    files = [run / stage.name / ADAPTER_FOLDER / name for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)]
+    if missing := [path for path in files if not path.is_file()]:
+        raise CheckpointError(f"{missing[0]}: missing, expected what a finished stage wrote")
+    config = read_config(recipe.model)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in reversed(files):  # the configuration makes a folder an adapter
+        shutil.copyfile(path, out / path.name)
+    with safe_open(files[1], framework="pt") as weights:
+        count = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())
+    _tell(recipe_file, recipe, run, out, config, {"adapter": count})
+
+
+def _tell(recipe_file: Path, recipe: Recipe, run: Path, out: Path, config: ModelConfig, parts: dict[str, int]) -> None:
+    """Writes probes, curves, card and recipe."""
+    curves = read_curves(recipe, run)
+    _write_probes(recipe, run, out, config)
     (out / CURVE_FILE).write_text(json.dumps(curves, separators=(",", ":")) + "\n", encoding="utf-8")
     (out / CARD_FILE).write_text(model_card(recipe, parts, curves), encoding="utf-8")
     shutil.copyfile(recipe_file, out / RECIPE_FILE)
@@ -185,9 +227,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quantise", nargs="+", default=[], choices=QUANTISED, metavar="FORMAT",
                         help=f"also store the language model as {', '.join(QUANTISED)}")
     parser.add_argument("--export-vision", action="store_true", help="also store the vision stage as an ONNX graph")
+    parser.add_argument("--adapter", action="store_true", help="write the adapter alone")
     options = parser.parse_args(arguments)
+    if options.adapter and (options.quantise or options.export_vision):
+        parser.error("--adapter writes no model, expected neither --quantise nor --export-vision")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    deploy(options.recipe, options.run, options.out, options.quantise, options.export_vision)
+    if options.adapter:
+        deploy_adapter(options.recipe, options.run, options.out)
+    else:
+        deploy(options.recipe, options.run, options.out, options.quantise, options.export_vision)
     print(f"{options.out}: ready")
     return 0
 

@@ -4,8 +4,8 @@
 
 FOLDER is one of one's own pictures (docs/your_data.md), such as `python -m training.data from_bag` makes of a robot's
 recordings. What it will cost is printed before it starts. runs/NAME becomes a folder that a robot loads, or that the
-service `load_model` takes, with probes, `card.json` and `report.html`: right texts before and after, on what is new and
-on what was known. The same command goes on where it was interrupted.
+service `load_model` takes, or an adapter of the model (`--result`), with probes, `card.json` and `report.html`: right
+texts before and after, on what is new and on what was known. The same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ from ros_gpt4roi.engine import EngineError
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.checkpoint import (
     CheckpointError,
+    LoadedModel,
+    build_empty,
     folder_version,
     load_checkpoint,
     read_config,
     save_checkpoint,
     untrained_parts,
 )
+from ros_gpt4roi.model.gpt4roi import GPT4RoI
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.regular_file import read_json, write_whole
 from ros_gpt4roi.runtime.pipeline import PipelineConfig
@@ -44,14 +48,14 @@ from ros_gpt4roi.sim.studio import RendererError
 from .data import DataError
 from .data.record_file import FILE, PictureRecord
 from .data.report import Report
-from .deploy import QUANTISED, RECIPE_FILE, deploy
+from .deploy import QUANTISED, RECIPE_FILE, deploy, deploy_adapter
 from .errors import RecipeError, tells_errors
 from .evaluation.model import open_fitted
 from .evaluation.probes import Picture, write_probes
 from .recipe import read_recipe
 from .retraining.card import Case, as_fields, compare, known_phrase, make_card, read_cases, taught_phrase, write_card
 from .retraining.corrections import Corrected, find_corrections, is_short, split, write_lessons
-from .retraining.plan import STAGE, Effort, estimate, is_small, make_recipe
+from .retraining.plan import SMALL, STAGE, Effort, estimate, is_small, make_recipe
 from .retraining.replay import earlier_sources, render_replay, say_again
 from .retraining.vocabulary import new_words, with_words
 from .train import train
@@ -77,12 +81,13 @@ class Retraining:
         seed: Of everything random.
         effort: How much it is trained.
         formats: Number formats in which the language model is stored besides.
+        adapter: Whether an adapter is what learns and what is written, not a model.
     """
 
     def __init__(self, model: Path, data: Sequence[Path], out: Path, seed: int, effort: Effort,
-                 formats: Sequence[str]) -> None:
+                 formats: Sequence[str], adapter: bool) -> None:
         self._model, self._data, self._out, self._seed = model.resolve(), data, out, seed
-        self._effort, self._formats = effort, formats
+        self._effort, self._formats, self._adapter = effort, formats, adapter
         self._run = out / "run"
         self._recipe_file = self._run / RECIPE_FILE
         self._describe = read_config(model).prompt.describe
@@ -100,7 +105,10 @@ class Retraining:
             if cost.disk > cost.free:
                 raise RecipeError(f"{self._out}: {cost}")
         train(recipe, self._run)
-        deploy(self._recipe_file, self._run, self._out, self._formats)
+        if self._adapter:
+            deploy_adapter(self._recipe_file, self._run, self._out)
+        else:
+            deploy(self._recipe_file, self._run, self._out, self._formats)
         for path in (self._run / STAGE).glob("checkpoint-*"):
             shutil.rmtree(path)
         card, cases = self._compare(corrected, time.monotonic() - began)
@@ -112,7 +120,7 @@ class Retraining:
     def _prepare(self, corrected: Corrected) -> None:
         """Writes data and recipe, unless they are there; then they must be of the same command."""
         wanted = {"model": folder_version(self._model), "data": [_stamp(folder / FILE) for folder in self._data],
-                  "seed": self._seed, "effort": as_fields(self._effort)}
+                  "seed": self._seed, "effort": as_fields(self._effort), "adapter": self._adapter}
         manifest = self._run / "manifest.json"
         if manifest.exists():
             if (found := read_json(manifest)) != wanted:
@@ -131,14 +139,14 @@ class Retraining:
         recipe = make_recipe(
             start, self._run, self._seed, self._effort, len(learned),
             [self._source("lessons", masks=masks, augment=True)], replay,
-            [self._source("held_out", masks=masks), *validation])
+            [self._source("held_out", masks=masks), *validation], self._adapter)
         self._recipe_file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         write_whole(manifest, (json.dumps(wanted, indent=1) + "\n").encode())
 
     def _start(self, records: Sequence[PictureRecord]) -> Path:
         """The folder that training begins with: the model, where it is small with words that it has no tokens for."""
         loaded = load_checkpoint(self._model)
-        words = new_words(records, loaded) if is_small(loaded.model) else {}
+        words = new_words(records, loaded) if is_small(loaded.model) and not self._adapter else {}
         if not words:
             return self._model
         print(f"New words: {', '.join(words)}")
@@ -177,7 +185,9 @@ class Retraining:
     # The comparison
 
     def _compare(self, corrected: Corrected, seconds: float) -> tuple[dict[str, Any], list[Case]]:
-        before, after = (open_fitted(folder, _AS_THE_NODE) for folder in (self._model, self._out))
+        before = open_fitted(self._model, _AS_THE_NODE)
+        after = open_fitted(self._model, replace(_AS_THE_NODE, adapters=(self._out,), adapter=self._out.resolve().name)
+                            ) if self._adapter else open_fitted(self._out, _AS_THE_NODE)
         known = [Path(source["annotations"]).parent
                  for source in read_recipe(self._recipe_file).validation["sources"][1:] if source["type"] == "records"]
         new_pictures = read_cases([self._run / "held_out"], taught_phrase, sys.maxsize)
@@ -191,7 +201,8 @@ class Retraining:
                                  "contradictions": corrected.contradictions, "rejected": corrected.rejected},
                  "minutes": round(seconds / 60, 2), "steps": self._steps(), "seed": self._seed,
                  "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
-        return make_card((before.version, after.version), new, old, learned, facts), [*learned, *new]
+        versions = before.version, after.version_of(after.adapters.serving)
+        return make_card(versions, new, old, learned, facts), [*learned, *new]
 
     def _steps(self) -> int:
         """How many steps were made, after early stopping."""
@@ -209,6 +220,14 @@ class Retraining:
                          for case in about]
             probes.append((read_image(path), [region.box for region in about[0].record.regions], questions))
         return probes
+
+
+def _network(folder: Path) -> GPT4RoI:
+    """A model without its weights."""
+    loaded = build_empty(folder)
+    if not isinstance(loaded, LoadedModel):
+        raise CheckpointError(f"{folder}: a model of transformers, expected one of this package")
+    return loaded.model
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -236,6 +255,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="samples a step (default %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=5e-4, metavar="RATE",
                         help="the highest (default %(default)s)")
+    parser.add_argument("--result", choices=("model", "adapter"),
+                        help="what learns and is written: a model, whose region extractor learns as well, or an "
+                             "adapter of the language model, for pipeline.adapters (default: an adapter where that has "
+                             f"more than {SMALL // 10**6} million parameters)")
     parser.add_argument("--quantise", nargs="+", default=[], choices=QUANTISED, metavar="FORMAT",
                         help=f"also store the language model as {', '.join(QUANTISED)}")
     options = parser.parse_args(arguments)
@@ -244,8 +267,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}, expected more")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     effort = Effort(options.epochs, options.replay, options.batch, options.learning_rate)
-    card = Retraining(find_model(options.model), options.data, options.out, options.seed, effort,
-                      options.quantise).run()
+    model = find_model(options.model)
+    adapter = options.result == "adapter" or not options.result and not is_small(_network(model))
+    if adapter and options.quantise:
+        raise RecipeError("--quantise stores a model's language model, but an adapter is the result; expected "
+                          "--result model, or no --quantise: an adapter goes on any format of the model")
+    card = Retraining(model, options.data, options.out, options.seed, effort, options.quantise, adapter).run()
     for group, title in (("new", "corrections that were held out"), ("old", "what it knew")):
         figures = card[group]
         if figures["count"]:

@@ -35,7 +35,7 @@ from .resume import set_damaged_aside
 with training_packages():
     from peft import LoraConfig, PeftModel, get_peft_model
 
-CURVE_FILE, FINAL_FOLDER = "curve.json", "final"
+CURVE_FILE, FINAL_FOLDER, ADAPTER_FOLDER = "curve.json", "final", "adapter"
 _UNFINISHED = "checkpoint.partial"  # a name that get_last_checkpoint takes for no checkpoint
 # What every stage is run with unless its recipe says otherwise.
 DEFAULTS: dict[str, Any] = dict(
@@ -198,6 +198,19 @@ def add_lora(language: PreTrainedModel, stage: Stage, half: bool) -> PeftModel:
         raise RecipeError(f"stage {stage.name}: lora: {error}") from error
 
 
+def save_adapter(adapted: PeftModel, folder: Path) -> None:
+    """Writes what a language model has learned by low-rank adapters as peft's folder, which appears when it is whole.
+
+    Args:
+        adapted: As `add_lora` makes it.
+        folder: The folder to write.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    adapted.save_pretrained(str(partial), save_embedding_layers=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
 def read_settings(stage: Stage, folder: Path, arguments: dict[str, Any], stream: bool, seed: int) -> TrainingArguments:
     """TrainingArguments of a stage. stream: its training data have no end. Raises RecipeError."""
     try:
@@ -274,6 +287,7 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
             prefix = "model."
             model = whole_model(loaded, {k.removeprefix(prefix): v for k, v in learned.items() if k.startswith(prefix)})
         if adapted is not None:
+            save_adapter(adapted, folder / ADAPTER_FOLDER)
             adapted.merge_and_unload()
         partial = folder / (FINAL_FOLDER + ".partial")
         save_checkpoint(model, loaded.tokenizer, partial, untrained=untrained)

@@ -14,7 +14,10 @@ from recipe_fixtures import TUNE, losses, weights, write_recipe
 
 from ros_gpt4roi.model.checkpoint import load_checkpoint
 from ros_gpt4roi.model_card import CARD_FILE, CardError, measured_loss
+from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.probes import read_probes
+from ros_gpt4roi.runtime.types import Frame, Region
+from ros_gpt4roi.runtime.vision_stage import VisionOptions
 from training.data.record_file import (
     FILE,
     Conversation,
@@ -95,6 +98,32 @@ def test_a_model_that_is_retrained_is_one_that_a_robot_loads(start, data, tmp_pa
     assert retrain(tmp_path / "out", other, tmp_path / "again") == 0
     sources = read_recipe(tmp_path / "again" / "run" / "recipe.yaml").train["sources"]
     assert [Path(source["annotations"]).parent.name for source in sources] == ["lessons", "lessons", "replay"]
+
+
+@pytest.mark.slow
+def test_an_adapter_is_what_was_learned_beside_the_model(start, data, tmp_path, capsys):
+    assert retrain(start, data, tmp_path / "out", "--result", "adapter", "--quantise", "int8") == 1
+    assert "--quantise stores a model's language model, but an adapter is the result" in capsys.readouterr().err
+    assert retrain(start, data, tmp_path / "out", "--result", "adapter") == 0
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written >= {"adapter_config.json", "adapter_model.safetensors", "card.json", "report.html", "recipe.yaml"}
+    assert "model.safetensors" not in written and "config.json" not in written
+    card = json.loads((tmp_path / "out" / CARD_FILE).read_text())
+    assert card["after"].startswith(card["before"] + "+out@")
+    run = tmp_path / "out" / "run"
+    merged, before = weights(run / "retrain" / "final"), weights(start)
+    changed = {key for key in merged if not torch.equal(before[key], merged[key])}
+    assert changed and all(key.startswith("language.") and key.endswith("_proj.weight") for key in changed)
+    # Beside the model it says what the merged model says.
+    settings = PipelineConfig(language_format="fp32", vision=VisionOptions("torch"), description_tokens=12)
+    adapted = Pipeline.open(start, dataclasses.replace(settings, adapters=(tmp_path / "out",), adapter="out"))
+    whole = Pipeline.open(run / "retrain" / "final", settings)
+    pixels = np.random.default_rng(1).integers(0, 255, (80, 100, 3), np.uint8)
+    frame = Frame(pixels, tuple(Region(str(i), box) for i, box in enumerate(BOXES, 1)), 0, "camera")
+    texts = [[d.text for d in pipeline.describe(frame).descriptions] for pipeline in (adapted, whole)]
+    assert texts[0] == texts[1]
+    assert retrain(tmp_path / "out", data, tmp_path / "again") == 1
+    assert "an adapter, expected the model that it is for" in capsys.readouterr().err
 
 
 def test_without_enough_corrections_it_says_what_is_missing(start, tmp_path, capsys):

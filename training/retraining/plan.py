@@ -19,7 +19,7 @@ from training.recipe import Recipe, Stage
 from training.trainer import add_lora, freeze
 
 STAGE = "retrain"
-_SMALL = 200_000_000  # parameters of a language model, up to which it learns as a whole
+SMALL = 200_000_000  # parameters of a language model, up to which it learns as a whole
 _LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
 _VALIDATIONS = 8  # of a training that runs to its end
 _PATIENCE = 3  # validations
@@ -46,7 +46,7 @@ class Effort:
 
 def make_recipe(model: Path, run: Path, seed: int, effort: Effort, pictures: int,
                 train: list[dict[str, Any]], replay: list[dict[str, Any]], validation: list[dict[str, Any]],
-                ) -> dict[str, Any]:
+                adapter: bool) -> dict[str, Any]:
     """Make the recipe of a retraining, as a YAML file holds it.
 
     Args:
@@ -58,6 +58,7 @@ def make_recipe(model: Path, run: Path, seed: int, effort: Effort, pictures: int
         train: The sources of corrections.
         replay: The sources of replay, each with a ratio that makes them `effort.replay` visits for one of `train`.
         validation: The sources that are validated on.
+        adapter: Whether low-rank adapters of the language model are all that learns.
     """
     steps = max(1, round(pictures * effort.epochs * (1 + effort.replay) / effort.batch))
     every = max(1, steps // _VALIDATIONS)
@@ -67,6 +68,8 @@ def make_recipe(model: Path, run: Path, seed: int, effort: Effort, pictures: int
     regions = regions if len(regions) == 2 else ["regions"]
     learns: dict[str, Any] = {"trainable": ["language", *regions]} if is_small(network) else {
         "trainable": regions, "lora": _LORA}
+    if adapter:
+        learns = {"trainable": [], "lora": _LORA}
     mixture = {"kind": "mixture", "cache": str(run / "index")}
     return {
         "model": str(model), "seed": seed,
@@ -82,7 +85,7 @@ def make_recipe(model: Path, run: Path, seed: int, effort: Effort, pictures: int
 
 def is_small(model: GPT4RoI) -> bool:
     """Whether a model's language model learns as a whole, not by adapters."""
-    return sum(p.numel() for p in model.language.parameters()) <= _SMALL
+    return sum(p.numel() for p in model.language.parameters()) <= SMALL
 
 
 def has_fast_bf16() -> bool:
