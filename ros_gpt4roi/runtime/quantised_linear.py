@@ -1,21 +1,27 @@
 """Linear layers of few bits, on the kernels that PyTorch itself brings.
 
 torchao's tensor subclasses call the same kernels, but eagerly they cost more per call than they save at batch 1 (2.7
-times fp32 on two cores); plain modules do not, save as plain tensors and load without the float weights.
+times fp32 on two cores); plain modules do not, save as plain tensors and load without the float weights. On a GPU, int4
+runs on the kernel, and in the layout, of torchao's Int4TilePackedTo4dTensor; int8 on one of our own (`int8_product`).
 """
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import nn
 
+logger = logging.getLogger(__name__)
 _INT8_TOKENS = 16  # up to so many tokens the CPU kernel that unpacks in registers is faster than unpacking once
+_INT8_GPU_TOKENS = 32  # the same on a GPU
+_INT8_GPU_WEIGHTS = 1 << 31  # that the kernel counts in 32 bits
 _INT4_TOKENS = 256  # the same for 4 bits
 _INT4_ROWS = 64  # the CPU kernel packs outputs in blocks of 64
 _BLOCK = 1 << 20  # weights that are converted at once: what is in between is several times as large as they
-_INNER_K_TILES = 8  # of the tile-packed CUDA layout
+_INNER_K_TILES = (8, 4, 2)  # of the tile-packed CUDA layout: the first of which that 16 inputs each fill whole
 _COMPUTE = torch.bfloat16  # what the weight-only kernels take and give
 
 
@@ -75,6 +81,11 @@ class Int8Linear(QuantisedLinear):
         on_cpu = flat.device.type == "cpu"
         if on_cpu and len(flat) <= _INT8_TOKENS:
             return torch.ops.aten._weight_int8pack_mm(flat.to(_COMPUTE).contiguous(), self.weight, self.scale)
+        if flat.device.type == "cuda" and len(flat) <= _INT8_GPU_TOKENS and not torch.compiler.is_compiling():
+            # What compiles the step fuses the widening below with the product by itself.
+            multiply = _int8_product(flat.device) if self.weight.numel() < _INT8_GPU_WEIGHTS else None
+            if multiply is not None:
+                return multiply(flat.to(_COMPUTE), self.weight, self.scale)
         # Without instructions for bfloat16 a CPU takes several times as long in it as in float32.
         flat = flat if on_cpu and not _cpu_multiplies_bfloat16() else flat.to(_COMPUTE)
         return torch.nn.functional.linear(flat, self.weight.to(flat.dtype)) * self.scale
@@ -148,7 +159,7 @@ class Int4Linear(QuantisedLinear):
         if nibbles.device.type == "cuda":
             # This layout holds the even input in the high half.
             swapped = (nibbles << 4) | (nibbles >> 4)
-            packed = torch.ops.aten._convert_weight_to_int4pack(swapped, _INNER_K_TILES)
+            packed = torch.ops.aten._convert_weight_to_int4pack(swapped, inner_tiles(2 * nibbles.shape[1]))
         else:
             packed, size = torch.empty_like(nibbles), _rows(2 * nibbles.shape[1])
             for rows, kept in zip(nibbles.split(size), packed.split(size)):
@@ -201,6 +212,24 @@ class Int4Linear(QuantisedLinear):
         else:
             out = torch.nn.functional.linear(flat, self.dequantised())
         return out[:, :self.out_features]
+
+
+@cache
+def _int8_product(device: torch.device) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None:
+    """What multiplies few tokens with int8 weights on a GPU; None where nothing is better than to widen them first."""
+    try:
+        from .int8_product import try_out  # Triton comes with PyTorch's builds for NVIDIA GPUs only
+
+        return try_out(device)
+    except Exception as error:  # no Triton, no compiler, a GPU that it does not know, wrong numbers
+        logger.warning("int8 weights are widened at each step on %s, which takes longer: %s: %s", device,
+                       type(error).__name__, error)
+        return None
+
+
+def inner_tiles(inputs: int) -> int:
+    """How many tiles of 16 inputs the CUDA layout of 4 bits packs together, for a layer of so many inputs."""
+    return next(tiles for tiles in _INNER_K_TILES if inputs % (16 * tiles) == 0)
 
 
 def _bias(linear: nn.Linear) -> torch.Tensor | None:
