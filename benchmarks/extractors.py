@@ -29,7 +29,8 @@ from ros_gpt4roi.model.focal import FocalCrop, build_focal_crop
 from ros_gpt4roi.model.regions import build_region_extractor
 from ros_gpt4roi.model.vision import VisionEncoder
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
-from training.data.tabletop import TabletopDataset, render_scenes
+from training.data.scene_files import render_scenes
+from training.data.tabletop import TABLETOP, TabletopDataset
 
 # Regions of a usual frame, for costs and times.
 USUAL = 8
@@ -198,8 +199,9 @@ def main() -> None:
     kinds = candidates(config, options.crop_size)
     cropper = FocalCrop(kinds["roi_align_lite + focal crop"].focal, config.preprocess, 1)
     seen, asked = (
-        features(vision, TabletopDataset(render_scenes(options.folder / split, split, count, options.scene_seed,
-                                                       preprocess=config.preprocess), options.seed), cropper)
+        features(vision, TabletopDataset(render_scenes(TABLETOP, options.folder / split, split, count,
+                                                       options.scene_seed, preprocess=config.preprocess),
+                                         options.seed), cropper)
         for split, count in (("train", options.scenes), ("validation", options.test_scenes)))
     results: dict[str, Any] = {
         "machine": machine_facts(), "full_size": full_size(),

@@ -26,8 +26,9 @@ from PIL import Image
 from benchmarks.common import machine_facts, write_results
 from ros_gpt4roi.model.checkpoint import read_config
 from training.data.mixture import open_mixture
+from training.data.scene_files import render_scenes
 from training.data.shards import INDEX, write_shards
-from training.data.tabletop import render_scenes
+from training.data.tabletop import TABLETOP
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("person", "dog", "car", "chair", "bottle", "book", "clock", "cup")
@@ -61,7 +62,7 @@ def _data(kind: str, folder: Path, model: str) -> dict[str, Any]:
     """The recipe's section, its data made."""
     if kind == "tabletop":
         scenes = {"split": "train", "scenes": IMAGES, "seed": 1}
-        render_scenes(folder / "scenes" / "train-1", **scenes, preprocess=read_config(model).preprocess)
+        render_scenes(TABLETOP, folder / "scenes" / "train-1", **scenes, preprocess=read_config(model).preprocess)
         return {"kind": "tabletop", **scenes}
     mixture = {"cache": str(folder / "cache"), "sources": [
         {"type": "coco", "annotations": str(folder / "instances.json"), "images": str(folder / "images")}]}

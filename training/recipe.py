@@ -73,7 +73,7 @@ class Recipe(Configuration):
         dataclasses.MISSING, "A checkpoint folder to go on from, or the description of a model to train from nothing.")
     stages: tuple[Stage, ...] = setting(dataclasses.MISSING, "In the order in which they are run.")
     train: dict[str, Any] = setting(
-        dataclasses.MISSING, "The training data: its `kind` (tabletop, mixture, shards), and the fields of that kind.")
+        dataclasses.MISSING, "The training data: its `kind` (tabletop, household, mixture, shards), and its fields.")
     validation: dict[str, Any] = setting(dataclasses.MISSING, "The data that are validated on, likewise.")
     seed: int = setting(0, "Of everything random.", at_least=0)
     changes: dict[str, Any] = setting({}, "Fields of the checkpoint's config.json that are changed before the first "

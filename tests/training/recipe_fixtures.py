@@ -19,7 +19,8 @@ from model_fixtures import TEXTS, tiny_config  # noqa: E402
 
 from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint, read_config, save_checkpoint  # noqa: E402
 from ros_gpt4roi.model.config import VisionConfig  # noqa: E402
-from training.data.tabletop import render_scenes  # noqa: E402
+from training.data.scene_files import render_scenes  # noqa: E402
+from training.data.tabletop import TABLETOP  # noqa: E402
 from training.from_scratch.tokenizer import train_tokenizer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,7 @@ def save_scenes(folder: Path, start: Path) -> Path:
     """What the recipes' data sections render; copied to a run's "scenes" it need not be rendered again."""
     preprocess = read_config(start).preprocess
     for split, count in (("train", 12), ("validation", 4)):
-        render_scenes(folder / f"{split}-5", split, count, seed=5, preprocess=preprocess)
+        render_scenes(TABLETOP, folder / f"{split}-5", split, count, seed=5, preprocess=preprocess)
     return folder
 
 

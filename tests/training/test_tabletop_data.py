@@ -23,9 +23,11 @@ from ros_gpt4roi.sim.tabletop.scene import HELD_OUT
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 from training import evaluate
 from training.data.record import Record, check_record
-from training.data.tabletop import TabletopDataset, TabletopError, main, render_scenes
+from training.data.scene_files import ScenesError, render_scenes
+from training.data.tabletop import TABLETOP, TabletopDataset, main
 from training.evaluation.model import answers
-from training.evaluation.tabletop import PER_REGION, QUESTIONS, examine, summary
+from training.evaluation.scenes import QUESTIONS
+from training.evaluation.tabletop import PER_REGION, examine, summary
 from training.from_scratch.start import with_vocabulary
 from training.from_scratch.tokenizer import train_tokenizer
 
@@ -35,7 +37,7 @@ SCENES = 6
 
 
 def render(folder: Path, scenes: int = SCENES, seed: int = 4) -> Path:
-    return render_scenes(folder, "train", scenes, seed, workers=1, preprocess=PREPROCESS)
+    return render_scenes(TABLETOP, folder, "train", scenes, seed, workers=1, preprocess=PREPROCESS)
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +131,9 @@ def test_training_scenes_lack_the_held_out_pairs(folder):
 
 def test_masks_of_the_visible_pixels_follow_the_shuffled_regions(tmp_path, renderer):
     folder, model = render(tmp_path / "train", 2), read_config(find_model("tabletop"))
-    with pytest.raises(TabletopError, match="repeat the render command"):
+    with pytest.raises(ScenesError, match="repeat the render command"):
         TabletopDataset(folder, masks=True)
-    render_scenes(folder, "train", 2, 4, workers=1, preprocess=PREPROCESS, masks=True)
+    render_scenes(TABLETOP, folder, "train", 2, 4, workers=1, preprocess=PREPROCESS, masks=True)
     boxes, masks = (TabletopDataset(folder, model=model, masks=masks) for masks in (False, True))
     for index in range(2):
         whole, sample, scene = boxes[index], masks[index], renderer.render("train", 4, index)
@@ -176,13 +178,13 @@ def test_rendering_goes_on_where_it_stopped(folder, tmp_path):
     assert again.stat().st_mtime_ns == finished, "what is whole must not be rendered again"
     # A shard whose ground truth is missing was interrupted.
     (tmp_path / "again" / "shard-00000.jsonl").unlink()
-    with pytest.raises(TabletopError, match="shard-00000 is not finished"):
+    with pytest.raises(ScenesError, match="shard-00000 is not finished"):
         TabletopDataset(tmp_path / "again")
     render(tmp_path / "again")
     assert len(TabletopDataset(tmp_path / "again")) == SCENES
     # A crash of the machine can leave files cut short.
     again.write_bytes(whole[:-1])
-    with pytest.raises(TabletopError, match="shard-00000 is not finished"):
+    with pytest.raises(ScenesError, match="shard-00000 is not finished"):
         TabletopDataset(tmp_path / "again")
     render(tmp_path / "again")
     assert again.read_bytes() == whole
@@ -190,7 +192,7 @@ def test_rendering_goes_on_where_it_stopped(folder, tmp_path):
 
 
 def test_a_folder_of_other_scenes_is_refused(folder):
-    with pytest.raises(TabletopError, match="seed 4 instead of 5"):
+    with pytest.raises(ScenesError, match="seed 4 instead of 5"):
         render(folder, seed=5)
 
 
@@ -211,7 +213,7 @@ def test_a_disk_that_takes_no_more_is_an_error_with_the_folder_in_it(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # the rendering processes inherit it
     try:
-        with pytest.raises(TabletopError, match=f"{tmp_path}: cannot write the scenes"):
+        with pytest.raises(ScenesError, match=f"{tmp_path}: cannot write the scenes"):
             render(tmp_path, 2, seed=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -11,6 +11,8 @@ from torch.utils.data import Dataset
 
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.model.config import ModelConfig
+from ros_gpt4roi.sim.household.catalogue import AssetsError
+from ros_gpt4roi.sim.studio import RendererError
 from training.data.record import RecordError as DataError
 
 __all__ = ["DataError", "check_section", "open_dataset"]
@@ -28,9 +30,9 @@ def check_section(section: Mapping[str, Any]) -> Any:
     """Checks the options of a recipe's ``train`` or ``validation`` section without opening anything.
 
     Args:
-        section: {"kind": "tabletop", …} with the fields of `TabletopOptions`, {"kind": "shards", …} with those of
-            `ShardsOptions`, or {"kind": "mixture", …} with those of `Shared` and ``sources``, as `open_mixture` reads
-            them.
+        section: {"kind": "tabletop", …} with the fields of `TabletopOptions`, {"kind": "household", …} with those of
+            `HouseholdOptions`, {"kind": "shards", …} with those of `ShardsOptions`, or {"kind": "mixture", …} with
+            those of `Shared` and ``sources``, as `open_mixture` reads them.
 
     Returns:
         The options.
@@ -39,6 +41,7 @@ def check_section(section: Mapping[str, Any]) -> Any:
         DataError: the kind is unknown, or an option is unknown, missing or wrong.
     """
     # Imported late: `python -m training.data.tabletop` must not find itself imported already.
+    from training.data.household import HouseholdOptions
     from training.data.mixture import parse_section
     from training.data.source import parse_options
     from training.data.tabletop import TabletopOptions
@@ -47,7 +50,7 @@ def check_section(section: Mapping[str, Any]) -> Any:
     kind = values.pop("kind", None)
     if kind == "mixture":
         return parse_section(values)[0]
-    kinds = {"tabletop": TabletopOptions, "shards": ShardsOptions}
+    kinds = {"tabletop": TabletopOptions, "household": HouseholdOptions, "shards": ShardsOptions}
     if kind not in kinds:
         raise DataError(f"kind is {kind!r}, expected one of {', '.join(sorted((*kinds, 'mixture')))}")
     return parse_options(kinds[kind], values, kind)
@@ -79,13 +82,18 @@ def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int, conf
         from training.data.shards import ShardDataset
 
         return ShardDataset(options.index, seed, config, options.malformed_limit)
-    from training.data.tabletop import TabletopDataset, TabletopError, render_scenes
+    from training.data.household import HouseholdDataset
+    from training.data.rendered import RenderedDataset
+    from training.data.scene_files import ScenesError, render_scenes
+    from training.data.tabletop import TabletopDataset
 
+    worlds: dict[str, type[RenderedDataset[Any]]] = {"tabletop": TabletopDataset, "household": HouseholdDataset}
+    rendered = worlds[kind]
     try:
         scenes = Path(folder) / "scenes" / f"{options.split}-{options.seed}"
-        render_scenes(scenes, options.split, options.scenes, options.seed, preprocess=config.preprocess,
-                      masks=options.masks)
-        return TabletopDataset(scenes, seed, options.texts, options.scenes, model=config, masks=options.masks,
-                               points=options.points)
-    except (TabletopError, ValueError) as error:
-        raise DataError(f"tabletop: {error}") from error
+        render_scenes(rendered.world, scenes, options.split, options.scenes, options.seed,
+                      preprocess=config.preprocess, masks=options.masks)
+        return rendered(scenes, seed, options.texts, options.scenes, model=config, masks=options.masks,
+                        points=options.points, jitter=options.jitter)
+    except (ScenesError, AssetsError, RendererError, ValueError) as error:
+        raise DataError(f"{kind}: {error}") from error

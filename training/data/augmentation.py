@@ -30,8 +30,24 @@ def vary(record: Record, rng: np.random.Generator) -> Record:
         if rng.random() < 0.5 and not any(_SIDE.search(turn.question + turn.answer) for turn in record.rounds):
             image = image[:, ::-1]
             boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
-        sizes = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-        boxes = boxes + rng.uniform(-_SHIFT, _SHIFT, boxes.shape) * sizes
-        boxes = np.clip(boxes, 0, (width, height, width, height)).astype(np.float32)
+        boxes = moved_edges(boxes, _SHIFT, width, height, rng)
     lit = image * np.float32(1 + rng.uniform(-_GAIN, _GAIN)) + np.float32(rng.uniform(-_OFFSET, _OFFSET))
     return dataclasses.replace(record, image=np.clip(lit, 0, 255).astype(np.uint8), boxes=boxes)
+
+
+def moved_edges(boxes: np.ndarray, most: float, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+    """Boxes as a detector may give them: each edge moved for itself.
+
+    Args:
+        boxes: float32 [N, 4], x1 y1 x2 y2 in pixels.
+        most: Part of a box's width or height, below a half, that an edge moves by at most.
+        width: Of the image, pixels, beyond which no edge moves.
+        height: Likewise.
+        rng: Draws how far.
+
+    Returns:
+        float32 [N, 4].
+    """
+    sizes = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    moved = boxes + rng.uniform(-most, most, boxes.shape) * sizes
+    return np.clip(moved, 0, (width, height, width, height)).astype(np.float32)

@@ -1,0 +1,82 @@
+"""The household as a data set (see rendered.py).
+
+    python -m training.data.household render --scenes 32000 --split train --seed 1 --out runs/scenes/train --workers 2
+
+Of each scene everything is kept that its texts need: the objects with their states, and where the camera stood.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from ros_gpt4roi.configuration import setting
+from ros_gpt4roi.sim.household.conversations import conversation, short_rounds
+from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
+from ros_gpt4roi.sim.household.scene import SPLITS, HouseholdObject, HouseholdScene, State
+from ros_gpt4roi.sim.text_rounds import TextRound
+
+from .rendered import ROUNDS, RenderedDataset, RenderedOptions
+from .scene_files import World, render_command
+
+TEXTS = ("conversations", "captions")
+
+
+def _pack(scene: HouseholdScene) -> list[Any]:
+    return [scene.camera_position, *map(dataclasses.astuple, scene.objects)] if scene.objects else []
+
+
+def _unpack(values: list[Any]) -> tuple[tuple[HouseholdObject, ...], tuple[float, float, float]]:
+    (x, y, z), *objects = values
+    return tuple(map(_unpack_object, objects)), (x, y, z)
+
+
+def _unpack_object(values: list[Any]) -> HouseholdObject:
+    kind, colours, size, box, visible, position, extent, distance, identity, state = values
+    posture, openings, on, inside, under, leaning_on, holds = state
+    return HouseholdObject(
+        kind, tuple(colours), size, tuple(box), visible, tuple(position), tuple(extent), distance, identity,
+        State(posture, openings, tuple(on), None if inside is None else (inside[0], inside[1]), tuple(under),
+              tuple(leaning_on), tuple(holds)))
+
+
+HOUSEHOLD = World("household", tuple(SPLITS), 640, 480, HouseholdRenderer, HouseholdScene, _pack, _unpack)
+
+
+@dataclass(frozen=True)
+class HouseholdOptions(RenderedOptions):
+    """A data section of kind household."""
+
+    split: str = setting(dataclasses.MISSING, "Which scenes; those of different splits never meet.", choices=SPLITS)
+    texts: str = setting("conversations", "conversations of several rounds, or captions (a short description a "
+                                          "region).", choices=TEXTS)
+
+
+class HouseholdDataset(RenderedDataset[HouseholdScene]):
+    """Rendered scenes with conversations; see `RenderedDataset`.
+
+    Texts are "conversations" of at most 12 rounds, or "captions" (a short description a region).
+    """
+
+    world, kinds_of_texts = HOUSEHOLD, TEXTS
+
+    @override
+    def talk(self, scene: HouseholdScene, rng: np.random.Generator) -> tuple[HouseholdScene, Sequence[TextRound]]:
+        # Where too little is seen to ask anything, the short texts say so.
+        rounds = conversation(scene, rng, ROUNDS) if self.texts == "conversations" else []
+        return scene, rounds or short_rounds(scene, rng)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return render_command(HOUSEHOLD, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
