@@ -25,7 +25,8 @@ from ros_gpt4roi.runtime.language_format import FORMATS
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
 from ros_gpt4roi.sim.tabletop.conversations import SCORED_TASKS
-from training.evaluation.tabletop import REGIONS, ask_scenes, fraction
+from training.evaluation.scenes import REGIONS, fraction
+from training.evaluation.tabletop import ask_scenes
 from training.recipe import Recipe
 from training.train import train
 

@@ -47,13 +47,14 @@ from ros_gpt4roi.runtime.language_format import (
     save_quantised,
 )
 from ros_gpt4roi.runtime.probes import PROBES_FILE
+from ros_gpt4roi.sim.household.catalogue import AssetsError
 from ros_gpt4roi.sim.studio import RendererError
 
 from .collate import ConversationCollator
 from .data import DataError, open_dataset
 from .data.mixture import MixtureDataset
 from .errors import tells_errors
-from .evaluation import tabletop_probes
+from .evaluation import household_probes, tabletop_probes
 from .evaluation.probes import dataset_probes, write_probes
 from .recipe import Recipe, RecipeError, read_recipe
 from .trainer import ADAPTER_FOLDER, CURVE_FILE, FINAL_FOLDER
@@ -134,8 +135,9 @@ def read_inputs(recipe: Recipe, run: Path, loaded: LoadedModel) -> dict[str, tor
 
 def _write_probes(recipe: Recipe, run: Path, out: Path, config: ModelConfig) -> None:
     section, folder = {**recipe.validation, **recipe.stages[-1].data}, out / PROBES_FILE.parent
-    if section["kind"] == "tabletop":
-        tabletop_probes.write_probes(folder, _PROBES)
+    worlds = {"tabletop": tabletop_probes.write_probes, "household": household_probes.write_probes}
+    if section["kind"] in worlds:
+        worlds[section["kind"]](folder, _PROBES)
         return
     samples = open_dataset(section, run, recipe.seed, config)
     assert isinstance(samples, MixtureDataset)
@@ -157,7 +159,7 @@ def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (),
 
     Raises:
         CheckpointError: the run's last stage is not finished.
-        RecipeError, DataError, EngineError, RendererError, OSError: something else prevents it.
+        RecipeError, DataError, EngineError, AssetsError, RendererError, OSError: something else prevents it.
     """
     recipe = read_recipe(recipe_file)
     loaded = load_checkpoint(run / recipe.stages[-1].name / FINAL_FOLDER)
@@ -217,7 +219,7 @@ def _tell(recipe_file: Path, recipe: Recipe, run: Path, out: Path, config: Model
     shutil.copyfile(recipe_file, out / RECIPE_FILE)
 
 
-@tells_errors(RecipeError, DataError, CheckpointError, EngineError, RendererError, OSError)
+@tells_errors(RecipeError, DataError, CheckpointError, EngineError, AssetsError, RendererError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m training.deploy", description=__doc__.partition("\n")[0])

@@ -16,6 +16,7 @@ from importlib import import_module
 
 from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.model.checkpoint import CheckpointError
+from ros_gpt4roi.sim.household.catalogue import AssetsError
 from ros_gpt4roi.sim.studio import RendererError
 
 from .errors import tells_errors
@@ -24,11 +25,12 @@ from .evaluation.errors import EvaluationError
 #: Command → (module, what it measures).
 COMMANDS: dict[str, tuple[str, str]] = {
     "tabletop": ("training.evaluation.tabletop", "questions about rendered scenes that the model has not seen"),
+    "household": ("training.evaluation.household", "questions about rendered household scenes, likewise"),
     "benchmarks": ("training.evaluation.public", "the benchmarks of a YAML file, with a report of the worst cases"),
 }
 
 
-@tells_errors(EvaluationError, ConfigError, CheckpointError, RendererError)
+@tells_errors(EvaluationError, ConfigError, CheckpointError, AssetsError, RendererError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,23 @@ def write_probes(folder: Path, pictures: Iterable[Picture]) -> int:
                             "questions": [{"text": text, "answers": list(answers)} for text, answers in questions]})
     write_whole(folder / PROBES_FILE.name, (json.dumps({"probes": entries}, indent=1) + "\n").encode())
     return sum(len(entry["questions"]) for entry in entries)
+
+
+def command(world: str, write: Callable[[Path, int], None], arguments: Sequence[str] | None) -> int:
+    """The command line that writes probes of a simulated world; returns the exit status.
+
+    Args:
+        world: Its name.
+        write: (folder, how many pictures) → nothing.
+        arguments: Of the command line.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m training.evaluation.{world}_probes",
+                                     description=f"write probes of the {world}: questions with known answers")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made where it is missing")
+    parser.add_argument("--scenes", type=int, default=8, metavar="N", help="pictures (default %(default)s)")
+    options = parser.parse_args(arguments)
+    write(options.out, options.scenes)
+    return 0
 
 
 def dataset_probes(samples: MixtureDataset, pictures: int) -> Iterable[Picture]:

@@ -7,7 +7,6 @@ Kind and colour of every object, in scenes that neither training nor `python -m 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,13 +22,7 @@ _SEED = 4711  # of the test split; evaluations use small ones
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m training.evaluation.tabletop_probes", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made where it is missing")
-    parser.add_argument("--scenes", type=int, default=8, metavar="N", help="pictures (default %(default)s)")
-    options = parser.parse_args(arguments)
-    write_probes(options.out, options.scenes)
-    return 0
+    return probes.command("tabletop", write_probes, arguments)
 
 
 def write_probes(folder: Path, scenes: int) -> None:

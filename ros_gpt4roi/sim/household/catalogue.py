@@ -59,6 +59,7 @@ class Kind(Configuration):
         holds: What it usually holds; empty where nothing of its own.
         furniture: Whether it keeps its place, and other things stand on it or in it.
         held_out: Whether it occurs only in scenes that nothing is trained on.
+        related: Of a kind that is held out, those whose names somebody might give it who has never seen one.
         use_held_out: Whether no text that anything is trained on tells what it is for, or a fact about it.
     """
 
@@ -78,6 +79,7 @@ class Kind(Configuration):
     holds: str = setting("", "What it usually holds.")
     furniture: bool = setting(False, "Whether it keeps its place.")
     held_out: bool = setting(False, "Whether nothing is trained on it.")
+    related: tuple[str, ...] = setting((), "Whose names somebody might give it, of a kind that is held out.")
     use_held_out: bool = setting(False, "Whether no training text tells what it is for.")
 
 
