@@ -46,7 +46,74 @@ class Encoded:
     dropped_rounds: int = 0
 
 
-class ChatPrompts(ABC):
+class References(ABC):
+    """What a conversation's references to regions become, for one model.
+
+    Attributes:
+        config: The model's wording.
+        special: Texts that only the program may write.
+    """
+
+    config: PromptConfig
+    special: list[str]
+
+    def check_user_text(self, text: str) -> None:
+        """Raise PromptError where a person's text holds a marker that only the program may write."""
+        found = [t for t in self.special if t and t in text] + [m.group() for m in _REFERENCE.finditer(text)]
+        if found:
+            raise PromptError(f"the text holds {found[0]!r}, which is reserved: "
+                              "write \"region 2\" to speak of a region")
+
+    def _list_of_regions(self, n_regions: int) -> str:
+        """All regions, before the first question; may hold references."""
+        listed = [self._listed(k) for k in range(1, min(n_regions, self.config.max_regions) + 1)]
+        return self.config.preamble.replace("{regions}", self.config.separator.join(listed)) if listed else ""
+
+    def _resolve(self, text: str, n_regions: int, points: frozenset[int], regions: list[int],
+                 mentioned: set[int] | None) -> str:
+        """Put names and tokens in place of a text's references.
+
+        Args:
+            text: With references such as `<region1>`.
+            n_regions: How many there are.
+            points: Numbers, from 1, of the regions that are points.
+            regions: Takes the numbers of the regions whose embeddings the text holds, in order.
+            mentioned: Regions that questions have mentioned so far; None for an answer, where names are only names:
+                what the model writes cannot carry an embedding, so it must not learn to write a region token.
+        """
+        def replace(match: re.Match[str]) -> str:
+            kind, number = match.group(1), int(match.group(2))
+            if not 1 <= number <= n_regions:
+                raise PromptError(f"the text refers to {match.group()}, expected a region from 1 to {n_regions}")
+            plain = mentioned is None or number in mentioned
+            if mentioned is not None:
+                mentioned.add(number)
+            name = self._name(number)
+            if kind == "region" and plain:
+                return name
+            shown = self._shown(number, kind == "point" or number in points, regions)
+            return f"{name} {shown}" if kind == "region" else shown
+
+        return _REFERENCE.sub(replace, text)
+
+    def _asked(self, question: str) -> str:
+        """A question as the model is asked it."""
+        return question
+
+    @abstractmethod
+    def _name(self, number: int) -> str:
+        """What a region is called."""
+
+    @abstractmethod
+    def _listed(self, number: int) -> str:
+        """A region in the list before the first question; may hold references."""
+
+    @abstractmethod
+    def _shown(self, number: int, is_point: bool, regions: list[int]) -> str:
+        """What says where a region is; `regions` takes the numbers of the embeddings that it holds."""
+
+
+class ChatPrompts(References):
     """Prompts of one model: rounds about one frame, its image tokens before the first question.
 
     Args:
@@ -86,13 +153,6 @@ class ChatPrompts(ABC):
     def stop_text(self) -> str:
         """What the model writes when its answer is over."""
         return self.template.end
-
-    def check_user_text(self, text: str) -> None:
-        """Raise PromptError where a person's text holds a marker that only the program may write."""
-        found = [t for t in self.special if t and t in text] + [m.group() for m in _REFERENCE.finditer(text)]
-        if found:
-            raise PromptError(f"the text holds {found[0]!r}, which is reserved: "
-                              "write \"region 2\" to speak of a region")
 
     def encode(self, rounds: Sequence[tuple[str, str | None]], n_regions: int, *, list_regions: bool = False,
                points: Collection[int] = (), reserve: int = 0) -> Encoded:
@@ -167,53 +227,7 @@ class ChatPrompts(ABC):
         start, patch, end = self._image_marks
         image = start + patch * self.image_tokens + end
         text = self.config.image_text.replace("{image}", image)
-        if list_regions and n_regions:
-            listed = [self._listed(k) for k in range(1, min(n_regions, self.config.max_regions) + 1)]
-            text += self.config.preamble.replace("{regions}", self.config.separator.join(listed))
-        return text
-
-    def _resolve(self, text: str, n_regions: int, points: frozenset[int], regions: list[int],
-                 mentioned: set[int] | None) -> str:
-        """Put names and tokens in place of a text's references.
-
-        Args:
-            text: With references such as `<region1>`.
-            n_regions: How many there are.
-            points: Numbers, from 1, of the regions that are points.
-            regions: Takes the numbers of the regions whose embeddings the text holds, in order.
-            mentioned: Regions that questions have mentioned so far; None for an answer, where names are only names:
-                what the model writes cannot carry an embedding, so it must not learn to write a region token.
-        """
-        def replace(match: re.Match[str]) -> str:
-            kind, number = match.group(1), int(match.group(2))
-            if not 1 <= number <= n_regions:
-                raise PromptError(f"the text refers to {match.group()}, expected a region from 1 to {n_regions}")
-            plain = mentioned is None or number in mentioned
-            if mentioned is not None:
-                mentioned.add(number)
-            name = self._name(number)
-            if kind == "region" and plain:
-                return name
-            shown = self._shown(number, kind == "point" or number in points, regions)
-            return f"{name} {shown}" if kind == "region" else shown
-
-        return _REFERENCE.sub(replace, text)
-
-    def _asked(self, question: str) -> str:
-        """A question as the model is asked it."""
-        return question
-
-    @abstractmethod
-    def _name(self, number: int) -> str:
-        """What a region is called."""
-
-    @abstractmethod
-    def _listed(self, number: int) -> str:
-        """A region in the list before the first question; may hold references."""
-
-    @abstractmethod
-    def _shown(self, number: int, is_point: bool, regions: list[int]) -> str:
-        """What says where a region is; `regions` takes the numbers of the embeddings that it holds."""
+        return text + self._list_of_regions(n_regions) if list_regions else text
 
 
 class PromptBuilder(ChatPrompts):

@@ -10,12 +10,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from .config import PromptConfig
-from .prompt import ChatPrompts
+from .prompt import ChatPrompts, References
 
 GRID = 1000  # steps over each side of the picture
 # Tokens of Qwen's vocabulary: around and for image tokens, for a video's, and behind a text that is no conversation.
 IMAGE_MARKS = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
-_VIDEO, _END_OF_TEXT = "<|video_pad|>", "<|endoftext|>"
+VIDEO, END_OF_TEXT = "<|video_pad|>", "<|endoftext|>"
 
 # Prompt forms. Boxes are named as in the answers of Qwen3-VL's cookbook on grounding in pictures
 # (github.com/QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb) and in its data format for training
@@ -34,34 +34,14 @@ _FIND = re.compile(r"\W*(?:(?:please|can you|could you|would you|now|and|then)\W
                    r"find|locate|detect|spot|look for|search for|show me)\b", re.IGNORECASE)
 
 
-class RegionWordPrompts(ChatPrompts):
-    """Prompts in which a region is a box in words.
+class BoxReferences(References):
+    """A region is a box in words.
 
-    Args:
-        tokenizer: A fast tokenizer with Qwen's special tokens.
-        config: The model's wording.
-
-    Raises:
-        PromptError: The tokenizer lacks one of these tokens.
+    Attributes:
+        boxes: Of the frame's regions in units of the image, float32 [N, 4].
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig):
-        super().__init__(tokenizer, config, IMAGE_MARKS, IMAGE_MARKS, 0)
-        vocabulary = tokenizer.get_vocab()
-        self.never += [vocabulary[token] for token in (_VIDEO,) if token in vocabulary]
-        self.ends = tuple(vocabulary[token] for token in (_END_OF_TEXT,) if token in vocabulary)
-        self._boxes = np.empty((0, 4), np.float32)
-
-    def of_frame(self, image_tokens: int, boxes: np.ndarray) -> RegionWordPrompts:
-        """The same for one frame.
-
-        Args:
-            image_tokens: How many it has.
-            boxes: Its regions' boxes in units of the image, float32 [N, 4].
-        """
-        bound = copy.copy(self)
-        bound.image_tokens, bound._boxes = image_tokens, boxes
-        return bound
+    boxes = np.empty((0, 4), np.float32)
 
     def _asked(self, question: str) -> str:
         """A question that asks to find or to point at something also asks for its place."""
@@ -83,4 +63,33 @@ class RegionWordPrompts(ChatPrompts):
 
     def _on_grid(self, number: int) -> list[int]:
         """Whole numbers x1 y1 x2 y2 of the part of a region's box that is in the picture."""
-        return [round(float(place) * GRID) for place in self._boxes[number - 1].clip(0, 1)]
+        return [round(float(place) * GRID) for place in self.boxes[number - 1].clip(0, 1)]
+
+
+class RegionWordPrompts(BoxReferences, ChatPrompts):
+    """Prompts in which a region is a box in words.
+
+    Args:
+        tokenizer: A fast tokenizer with Qwen's special tokens.
+        config: The model's wording.
+
+    Raises:
+        PromptError: The tokenizer lacks one of these tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig):
+        super().__init__(tokenizer, config, IMAGE_MARKS, IMAGE_MARKS, 0)
+        vocabulary = tokenizer.get_vocab()
+        self.never += [vocabulary[token] for token in (VIDEO,) if token in vocabulary]
+        self.ends = tuple(vocabulary[token] for token in (END_OF_TEXT,) if token in vocabulary)
+
+    def of_frame(self, image_tokens: int, boxes: np.ndarray) -> RegionWordPrompts:
+        """The same for one frame.
+
+        Args:
+            image_tokens: How many it has.
+            boxes: Its regions' boxes in units of the image, float32 [N, 4].
+        """
+        bound = copy.copy(self)
+        bound.image_tokens, bound.boxes = image_tokens, boxes
+        return bound

@@ -49,7 +49,7 @@ class ModelSwap:
         node: Has the services.
         group: Reentrant, since `load_model` holds its group while it awaits the loading.
         scheduler: Serves with the model that runs.
-        folder: The model that runs.
+        folder: The model that runs; None where a server has it.
         device: Where models run.
         open_model: Loads and warms a model from its folder, on any thread.
         parameters: What decides.
@@ -58,9 +58,9 @@ class ModelSwap:
         is_active: Whether the node works.
     """
 
-    def __init__(self, node: Node, group: CallbackGroup, scheduler: Scheduler, folder: Path, device: torch.device,
-                 open_model: Callable[[Path], Pipeline], parameters: SwapParameters, requests: OpenRequests,
-                 problems: Problems, is_active: Callable[[], bool]) -> None:
+    def __init__(self, node: Node, group: CallbackGroup, scheduler: Scheduler, folder: Path | None,
+                 device: torch.device, open_model: Callable[[Path], Pipeline], parameters: SwapParameters,
+                 requests: OpenRequests, problems: Problems, is_active: Callable[[], bool]) -> None:
         self._node, self._scheduler, self._open, self._parameters = node, scheduler, open_model, parameters
         self._requests, self._problems, self._is_active = requests, problems, is_active
         self._folder, self._device = folder, device
@@ -129,7 +129,7 @@ class ModelSwap:
                            f"swap.max_loss is {self._parameters.max_loss}")
         running = scheduler.pipeline.adapters.serving
         known = dict.fromkeys([self._folder, *([running.folder] if running is not None else ()), folder])
-        probes = [probe for place in known for probe in read_probes(place)]
+        probes = [probe for place in known if place is not None for probe in read_probes(place)]
         response.probes = len(probes)
         if is_adapter(folder):
             adapter = scheduler.pipeline.adapters.read(folder)
@@ -177,7 +177,7 @@ class ModelSwap:
         self._take_back()
         response.success, response.message = True, f"{self._scheduler.model_version} runs again"
 
-    def _swap(self, folder: Path, pipeline: Pipeline) -> None:
+    def _swap(self, folder: Path | None, pipeline: Pipeline) -> None:
         limits = self._scheduler.config  # by these, all that was begun has ended
         old = self._scheduler.replace(pipeline).result(
             limits.answer_timeout_s + limits.description_timeout_s + _PATIENCE_S)

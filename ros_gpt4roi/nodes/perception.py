@@ -154,15 +154,17 @@ class Perception(LifecycleNode):
         try:
             self._settings = parameters = read(self, PerceptionParameters)
             self._detection_type = yolo_type() if parameters.detections.type == "yolo_msgs" else Detection2DArray
-            folder = find_model(parameters.model)
-            with self._diagnostics.during(f"loading {folder}"):
+            remote = parameters.pipeline.remote
+            folder = None if remote else find_model(parameters.model)
+            with self._diagnostics.during(f"connecting to {remote}" if folder is None else f"loading {folder}"):
                 use_all_threads()  # also for an engine that runs on the CPU
-                pipeline = self._open_model(folder, parameters.pipeline)
+                config = parameters.pipeline
+                pipeline = self._connect(config) if folder is None else self._open_model(folder, config)
                 self._placement = pipeline.placement()
                 self.get_logger().info("; ".join(f"{what} {where}" for what, where in self._placement.items()))
                 if pipeline.device.advice:
                     self.problems.report("GPU not used", f"{pipeline.device.reason}; {pipeline.device.advice}")
-                if pipeline.device.name == "cpu":
+                if pipeline.device.name == "cpu" and folder is not None:
                     self._diagnostics.progress = "measuring how many threads help"
                     threads = fit_threads(lambda: pipeline.rehearse(_USUAL_REGIONS))
                     self.get_logger().info(f"PyTorch works with {threads} threads")
@@ -186,13 +188,26 @@ class Perception(LifecycleNode):
                                   self._questions.requests, self.problems, lambda: self._state == "active")
         self._scheduler = scheduler
         self._state = "inactive"
-        self.get_logger().info(f"model {printable(folder.name)} is ready")
+        self.get_logger().info(f"model {printable(folder.name if folder else remote)} is ready")
         return TransitionCallbackReturn.SUCCESS
 
     def _open_bare_model(self, folder: Path) -> Pipeline:
         """Another model, for which the adapters that were named are not made."""
         assert self._settings is not None  # configured
         return self._open_model(folder, replace(self._settings.pipeline, adapters=(), adapter=""))
+
+    def _connect(self, config: PipelineConfig) -> Pipeline:
+        """Finds the server that has the model; one that is gone is looked for from now on."""
+        from ros_gpt4roi.runtime.remote.pipeline import RemotePipeline  # with what it needs, only where it is used
+        pipeline = RemotePipeline.connect(config)
+        try:
+            pipeline.warm_up()
+        except Exception:
+            pipeline.close()
+            raise
+        if in_the_clear := pipeline.server.in_the_clear:
+            self.problems.note("key in the clear", in_the_clear)
+        return pipeline
 
     def _open_model(self, folder: Path, config: PipelineConfig) -> Pipeline:
         """Loads and warms a model, on any thread."""
@@ -273,6 +288,7 @@ class Perception(LifecycleNode):
             return
         self._questions.requests.drain(_STOP_LIMIT_S)
         self._swap.destroy()
+        self._scheduler.pipeline.close()
         self._evidence.destroy()
         self._questions.destroy()
         self._outputs.destroy()
@@ -363,6 +379,8 @@ class Perception(LifecycleNode):
     def _warnings(self, total: int) -> list[str]:
         own = (self.get_name(), self.get_namespace())
         found = [stale for source in self._inputs if (stale := source.stale())]
+        if self._scheduler is not None and (trouble := self._scheduler.pipeline.trouble):
+            found.insert(0, trouble)
         if self._state == "active" and self._settings is not None and not found:
             silent_s = time.monotonic() - self._last_result_s
             if silent_s > self._settings.scheduler.description_timeout_s + _PATIENCE_S:

@@ -139,8 +139,9 @@ class LanguageStage:
             return self._model.embed(torch.from_numpy(prompt.ids).to(device).unsqueeze(0), vision,
                                      torch.from_numpy(index).to(device).unsqueeze(0))[0]
 
-        return Sequence(prompt, embed, max_new_tokens, sampling or self._sampling, draft, cache_key, dropped,
-                        TextStream(self.text, self._stop_texts, render, hold), on_text, picture)
+        return Sequence(prompt, embed, sampling or self._sampling, draft, cache_key, picture,
+                        max_new_tokens=max_new_tokens, dropped_rounds=dropped,
+                        stream=TextStream(self.text, self._stop_texts, render, hold), on_text=on_text)
 
     def answers(self, conversations: Several[Rounds], vision: AnyVisionOutput, max_new_tokens: int, *,
                 boxes: np.ndarray | None = None, points: Collection[int] = (),

@@ -12,9 +12,10 @@ import torch
 
 from ..engine.build_process import ProgressCallback
 from ..model.checkpoint import LoadedModel, LoadedQwen3VL, folder_version
-from ..model.prompt import PromptError
-from ..model.qwen3_vl import AnyVisionOutput
-from ..model.region_words import RegionWordPrompts
+from ..model.config import ModelConfig
+from ..model.prompt import PromptError, References
+from ..model.qwen3_vl import AnyVisionOutput, Qwen3VLConfig
+from ..model.region_words import BoxReferences
 from .adapter_folder import Adapter
 from .adapters import Adapters
 from .device import Device, choose_device
@@ -58,6 +59,7 @@ class Pipeline:
         device: Where it runs, and why.
         encoder: Runs the vision stage.
         language: The language stage.
+        prompts: How it is asked.
         reuse: The descriptions that may be kept.
         live: The requests that have begun and are not done.
         counters: What has happened since construction or warm-up, for diagnostics.
@@ -70,16 +72,25 @@ class Pipeline:
             loaded: The model.
             config: How it is run; `device`, `language_format` and `vision` are what `open` goes by.
         """
-        self.config, self.version = config, ""
-        self.model_config = (loaded.config if isinstance(loaded, LoadedModel)
-                             else loaded.config.within(config.vision.max_pixels))
-        self.device = Device(str(loaded.model.device), "the model's")
         self.language = LanguageStage(loaded, config.decoding)
         self.adapters = Adapters(self.language.read_adapter)
-        self.encoder = FrameEncoder(VisionStage(loaded.model), self.model_config,
-                                    lambda key: self.language.generator.prefixes.drop(("frame", key)))
+        self.prompts: References = self.language.prompts
+        self._begin_with(config, loaded.config if isinstance(loaded, LoadedModel)
+                         else loaded.config.within(config.vision.max_pixels), VisionStage(loaded.model))
+        self.device = Device(str(loaded.model.device), "the model's")
+
+    @property
+    def trouble(self) -> str:
+        """Why another model serves than was asked for, or none; empty where all is well."""
+        return ""
+
+    def _begin_with(self, config: PipelineConfig, model_config: ModelConfig | Qwen3VLConfig,
+                    vision: VisionStage) -> None:
+        """What a pipeline has whoever writes its texts."""
+        self.config, self.version, self.model_config = config, "", model_config
+        self.encoder = FrameEncoder(vision, model_config, self._forget_frame)
         self.reuse = DescriptionReuse(config.reuse_distance, config.reuse_age_s)
-        self._describe = config.describe or loaded.config.prompt.describe
+        self._describe = config.describe or model_config.prompt.describe
         self.live: list[Question | DescriptionRequest] = []
         self.counters = {"rounds_dropped": 0, "regions_found": 0}
 
@@ -181,7 +192,7 @@ class Pipeline:
 
     def step(self) -> list[Question | DescriptionRequest]:
         """Take all that has begun one decode step further; returns the requests that now have their result."""
-        self.language.generator.step()
+        self._advance()
         finished = [request for request in self.live if request.done]
         for request in finished:
             self.live.remove(request)
@@ -194,6 +205,17 @@ class Pipeline:
                 logger.exception("a request failed at its end")
                 request.result = request.refusal(Status.FAILED, f"{type(error).__name__}: {error}")
         return finished
+
+    def _advance(self) -> None:
+        """Let the texts grow."""
+        self.language.generator.step()
+
+    def abandon(self) -> None:
+        """Let go of what has begun: its requests have been answered otherwise."""
+        self.live.clear()
+
+    def close(self) -> None:
+        """Give back what collecting garbage does not."""
 
     # --- a description -------------------------------------------------------------------------------------------
 
@@ -264,7 +286,7 @@ class Pipeline:
             raise Refused(Status.INVALID, f"the question has {len(question.text)} characters, expected at most "
                                           f"{self.config.question_characters}")
         try:
-            self.language.prompts.check_user_text(text)
+            self.prompts.check_user_text(text)
         except PromptError as error:
             raise Refused(Status.INVALID, str(error)) from error
         encoded = question.encoded = self.encoder.encode(conversation.frame)
@@ -307,6 +329,9 @@ class Pipeline:
         return Answer(question.status, sequence.text, error, region_ids, evidence_ids, conversation.id, question.id,
                       conversation.frame, sequence.confidence, self.version_of(question.adapter), refused)
 
+    def _forget_frame(self, key: int) -> None:
+        self.language.generator.prefixes.drop(("frame", key))
+
     def forget_conversation(self, conversation_id: str) -> None:
         """Give back what was kept for the next round of a conversation that is closed."""
         self.language.generator.prefixes.drop(("conversation", conversation_id))
@@ -314,7 +339,7 @@ class Pipeline:
     # --- both ----------------------------------------------------------------------------------------------------
 
     def _reader(self, encoded: EncodedFrame, conversation: Conversation | None = None) -> AnswerReader:
-        if isinstance(self.language.prompts, RegionWordPrompts):
+        if isinstance(self.prompts, BoxReferences):
             return FoundRegions(encoded, conversation, self.model_config.prompt.max_regions)
         return encoded.text
 

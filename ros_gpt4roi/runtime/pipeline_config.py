@@ -7,6 +7,7 @@ from pathlib import Path
 from ..configuration import ConfigError, Configuration, setting
 from .language_format import FORMATS
 from .language_stage import DecodingConfig
+from .remote.options import ServerOptions, check_url
 from .vision_stage import VisionOptions
 
 
@@ -20,6 +21,9 @@ class PipelineConfig(Configuration):
     adapters: tuple[Path, ...] = setting((), "LoRA folders that are loaded beside the language model, called by their "
                                              "folders' names.")
     adapter: str = setting("", "Name of the adapter that is used; empty: none. It may be set while the node works.")
+    remote: str = setting("", "Address of a server that runs the model in the place of the local stages, such as "
+                              "http://host:8000/v1: any that speaks OpenAI's API and takes pictures. Empty: none.")
+    server: ServerOptions = ServerOptions()
     describe: str = setting("", "Question that describes a region, {region} stands for it; empty: the model's own.")
     description_tokens: int = setting(64, "Most tokens of a description.", at_least=1)
     answer_tokens: int = setting(128, "Most tokens of an answer.", at_least=1)
@@ -35,3 +39,8 @@ class PipelineConfig(Configuration):
         super().__post_init__()
         if self.describe and "{region}" not in self.describe:
             raise ConfigError(f"describe is {self.describe!r}, expected a question with {{region}} in it")
+        if self.remote:
+            if self.adapters or self.adapter:
+                raise ConfigError(f"remote is {self.remote!r} and adapters are named, expected one of both: a server "
+                                  "has its adapters itself, as models of their own names")
+            object.__setattr__(self, "remote", check_url(self.remote))

@@ -26,7 +26,7 @@ from .picture import Picture
 from .pointing import Pointed
 from .region_text import RegionText
 from .reuse import Described
-from .text_stream import TextStream
+from .texts import Text
 from .types import Answer, Frame, FrameDescriptions, Region, Status
 
 logger = logging.getLogger(__name__)
@@ -70,26 +70,17 @@ class TokenChoice(NamedTuple):
 
 
 @dataclass(eq=False)
-class Sequence:
-    """One text that is generated: a row of the generator's batch.
+class Sequence(Text[int]):
+    """One text that the local generator writes: a row of its batch. What was generated are token ids.
 
     Attributes:
         prompt: Token ids of the prompt.
         embed: Gives the prompt's embeddings [L, D]; called when the sequence joins the batch.
-        max_new_tokens: Most tokens of the text.
         sampling: How tokens are chosen.
         draft: Token ids of an earlier text, tried ahead (prompt lookup decoding).
         cache_key: Name under which keys and values of prompt and text are kept when the text is complete.
-        dropped_rounds: How many of the conversation's oldest rounds the prompt had no room for.
         picture: Where the picture stands in the prompt, for a model with multi-axis rotary positions; None: a token's
             place is its position.
-        stream: Turns the token ids into text; None where only the ids are wanted.
-        on_text: Receives the text as it grows, piece by piece.
-        generated: Token ids so far, without a stop token.
-        probabilities: Of the generated tokens, under the model.
-        status: None while it goes on. OK: complete, or cut (see `cut`); else why it ended early.
-        error: The reason, where status is not OK.
-        cut: Whether the limit of tokens ended the text.
         top_k: So many of the likeliest tokens at each place are kept in `choices`; 0 keeps nothing.
         choices: Every token taken, the one that ended the text among them, where `top_k` is above 0.
         slots: Where its tokens lie in the cache; int64. The generator's own, as the following ones.
@@ -100,63 +91,16 @@ class Sequence:
 
     prompt: Prompt
     embed: Callable[[], torch.Tensor]
-    max_new_tokens: int
     sampling: Sampling = Sampling()
     draft: tuple[int, ...] = ()
     cache_key: Hashable | None = None
-    dropped_rounds: int = 0
-    stream: TextStream | None = None
-    on_text: Callable[[str], None] | None = None
     picture: Picture | None = None
-    generated: list[int] = field(default_factory=list, init=False)
-    probabilities: list[float] = field(default_factory=list, init=False)
-    status: Status | None = field(default=None, init=False)
-    error: str = field(default="", init=False)
-    cut: bool = field(default=False, init=False)
     top_k: int = field(default=0, init=False)
     choices: list[TokenChoice] = field(default_factory=list, init=False)
     slots: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64), init=False)
     suffix: torch.Tensor | None = field(default=None, init=False)
     pending: int = field(default=-1, init=False)
     random: torch.Generator | None = field(default=None, init=False)
-
-    @property
-    def text(self) -> str:
-        """The reader's text so far."""
-        return self.stream.text if self.stream is not None else ""
-
-    @property
-    def confidence(self) -> float:
-        """Mean probability of the generated tokens; 0 where there are none."""
-        return sum(self.probabilities) / len(self.probabilities) if self.probabilities else 0.0
-
-    def end(self, status: Status, error: str = "", cut: bool = False) -> None:
-        """End the text; the first reason holds. The sequence leaves the batch at the next step."""
-        if self.status is None:
-            self.status, self.error, self.cut = status, error, cut
-            self.read()
-
-    def fail(self, error: Exception) -> None:
-        """End the text because of an error that concerns it alone."""
-        logger.exception("a text failed", exc_info=error)
-        self.status, self.error = Status.FAILED, f"{type(error).__name__}: {error}"
-
-    def read(self) -> None:
-        """Turn what was generated into text and pass on what is new; a stop text ends it."""
-        if self.stream is None:
-            return
-        try:
-            new = self.stream.push(self.generated, final=self.status is not None)
-        except Exception as error:  # whatever a tokenizer makes of a model's tokens concerns this text alone
-            self.fail(error)
-            return
-        if new and self.on_text is not None and self.status in (None, Status.OK):
-            try:
-                self.on_text(new)
-            except Exception as error:  # the listener's own; it must not take the worker down
-                self.status, self.error = Status.CANCELED, f"the listener to the text failed: {error!r}"
-        if self.stream.stopped:
-            self.end(Status.OK)
 
 
 @dataclass(eq=False)
@@ -264,7 +208,7 @@ class Request(ABC, Generic[Result]):
         future: Gives the result. It never raises: a result says by its status what became of the request.
         encoded: The frame after the vision stage, once the request has begun.
         began: When it began to be decoded, by `time.perf_counter`.
-        sequences: The texts that are generated for it.
+        sequences: The texts that are written for it, each a `Text`.
         result: What came of it, once it is done.
         what: Its result in words.
     """
@@ -277,7 +221,7 @@ class Request(ABC, Generic[Result]):
     future: Future[Result] = field(default_factory=_uncancellable, init=False)
     encoded: EncodedFrame | None = field(default=None, init=False)
     began: float = field(default_factory=time.perf_counter, init=False)
-    sequences: list[Sequence] = field(default_factory=list, init=False)
+    sequences: list[Any] = field(default_factory=list, init=False)
     result: Result | None = field(default=None, init=False)
 
     @property

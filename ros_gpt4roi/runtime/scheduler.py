@@ -98,7 +98,7 @@ class Scheduler:
             self._newest = None
         self._end_all(requests, Status.CANCELED if ended else Status.FAILED, reason)
         if ended:
-            self._pipeline.live.clear()
+            self._pipeline.abandon()
             self._replace()
         return ended
 
@@ -252,7 +252,7 @@ class Scheduler:
 
     @property
     def pipeline(self) -> Pipeline:
-        """What serves; other threads may use its adapters and its version only."""
+        """What serves; other threads may use its adapters, its version and what troubles it only."""
         return self._pipeline
 
     @property

@@ -1,23 +1,25 @@
-"""Token ids to text as it grows."""
+"""Token ids, or pieces of text, to text as it grows."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 # What a decoder writes for bytes that are no character. A character that is not all there has at most three bytes: more
 # of these at the end are bytes that never will be one.
 _INCOMPLETE, _MOST_INCOMPLETE = "\ufffd", 3
+Part = TypeVar("Part")
 
 
-class TextStream:
-    """Gives the text that a growing list of token ids has surely added.
+class TextStream(Generic[Part]):
+    """Gives the text that a growing list of token ids, or of other parts, has surely added.
 
     A character whose bytes are not all there waits, and so does what may yet become a stop text.
-    decode: ids → the model's text. stop_texts: the text ends before the first of them. render: the model's text → the
+    decode: parts → the model's text. stop_texts: the text ends before the first of them. render: the model's text → the
     reader's, piecewise: the rendering of a part is the part of the rendering. hold: how many last characters of a model
     text must wait for that to be true.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stop_texts: Sequence[str] = (),
+    def __init__(self, decode: Callable[[Sequence[Part]], str], stop_texts: Sequence[str] = (),
                  render: Callable[[str], str] = str, hold: Callable[[str], int] = lambda text: 0):
         self._decode, self._stop_texts, self._render, self._hold = decode, tuple(stop_texts), render, hold
         self._given = 0
@@ -25,10 +27,10 @@ class TextStream:
         self.text = ""  # the reader's text given so far
         self.stopped = False
 
-    def push(self, ids: Sequence[int], final: bool = False) -> str:
-        """The reader's text that is new since the last call, for all ids so far. final: no more ids will come."""
+    def push(self, parts: Sequence[Part], final: bool = False) -> str:
+        """The reader's text that is new since the last call, for all parts so far. final: no more will come."""
         if not self.stopped:
-            self.raw = self._decode(ids)
+            self.raw = self._decode(parts)
             found = [at for at in (self.raw.find(stop) for stop in self._stop_texts) if at >= 0]
             if found:
                 self.raw, self.stopped = self.raw[:min(found)], True

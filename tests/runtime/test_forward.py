@@ -53,7 +53,8 @@ def texts(generator: Generator, language: LlamaForCausalLM, seed: int, prompts: 
             table = language.get_input_embeddings()
             return table(torch.tensor(ids, device=table.weight.device))
 
-        sequences.append(Sequence(Prompt.of(ids, [-1] * len(ids), "v"), embed, int(random.integers(1, 20)),
+        sequences.append(Sequence(Prompt.of(ids, [-1] * len(ids), "v"), embed,
+                                  max_new_tokens=int(random.integers(1, 20)),
                                   draft=tuple(random.integers(8, 40, 10).tolist())))
         generator.add(sequences[-1:])
         generator.step()

@@ -47,7 +47,7 @@ def ask(language: LlamaForCausalLM) -> Callable[..., Sequence]:
             embeddings = language.get_input_embeddings()(torch.tensor(ids)).detach().clone()
             embeddings[torch.tensor(ids) == NOT_FINITE] = torch.nan
             return embeddings
-        return Sequence(Prompt.of(ids, [-1] * len(ids), vision), embed, tokens, **how)
+        return Sequence(Prompt.of(ids, [-1] * len(ids), vision), embed, max_new_tokens=tokens, **how)
     return sequence
 
 

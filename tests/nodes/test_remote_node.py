@@ -1,0 +1,59 @@
+"""The perception node with its model on a server: descriptions, answers, a server that goes and comes back."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+from answering import BOXES, perception_here  # noqa: E402
+from camera import Camera  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from perception_fixtures import Asker, described  # noqa: E402
+from ros_gpt4roi_interfaces.msg import Answer, RegionDescriptionArray  # noqa: E402
+from ros_peer import Peer  # noqa: E402
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "runtime"))
+from chat_server import WORDS, ChatServer  # noqa: E402
+
+TEXT = "".join(WORDS)
+SETTINGS = {"pipeline.server.retry_s": 0.2,
+            "qos.image.reliability": "reliable", "qos.detections.reliability": "reliable",
+            "scheduler.answer_timeout_s": 600.0, "scheduler.description_timeout_s": 600.0}
+
+
+@pytest.fixture(name="server")
+def server_fixture() -> Iterator[ChatServer]:
+    server = ChatServer()
+    yield server
+    server.close()
+
+
+def told(peer: Peer, diagnostics: list[DiagnosticArray], level: bytes, *words: str) -> None:
+    peer.wait_for(lambda: diagnostics and diagnostics[-1].status[0].level == level
+                  and all(word in diagnostics[-1].status[0].message for word in words), f"diagnostics with {words}")
+
+
+def test_the_model_runs_on_a_server_which_goes_and_comes_back(peer: Peer, server: ChatServer, tiny_model: Path) -> None:
+    with perception_here(peer, tiny_model, SETTINGS | {"pipeline.remote": server.url}):
+        diagnostics = peer.collect(DiagnosticArray, "/diagnostics", 10)
+        descriptions = peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+        camera, ask = Camera(peer), Asker(peer)
+        message = described(peer, descriptions, camera.send(BOXES))
+        assert [d.text for d in message.descriptions] == [TEXT] * len(BOXES)
+        assert message.model_version == f"qwen@127.0.0.1:{server.port}"
+        grown: list[str] = []
+        _, answer = ask("what is region 2?", grown)
+        assert answer.status == Answer.OK and answer.text == TEXT and "a small" in grown
+        server.close()
+        _, lost = ask("what is region 1?")
+        assert lost.status == Answer.FAILED and str(server.port) in lost.error
+        told(peer, diagnostics, DiagnosticStatus.WARN, "cannot be reached")
+        again = ChatServer(server.port)
+        try:
+            peer.wait_for(lambda: ask("what is region 1?")[1].status == Answer.OK, "the server's return")
+            told(peer, diagnostics, DiagnosticStatus.OK)
+        finally:
+            again.close()
