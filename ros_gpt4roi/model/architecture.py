@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
+from . import efficientnet_lite  # noqa: F401, which makes it one of transformers' architectures
 from .config import ConfigError
 
 # Fields by which transformers fetches weights or code, or takes other implementations than its own.
