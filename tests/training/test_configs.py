@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from peft import LoraConfig
+from accelerate import init_empty_weights
+from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 
-from ros_gpt4roi.configuration import check_arguments
+from ros_gpt4roi.configuration import build, check_arguments
 from ros_gpt4roi.model.checkpoint import load_checkpoint, read_config
-from ros_gpt4roi.model.config import LanguageConfig
+from ros_gpt4roi.model.config import LanguageConfig, ModelConfig, preset
+from ros_gpt4roi.model.gpt4roi import GPT4RoI
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.types import Frame, Region, Status
+from ros_gpt4roi.sim.household.layout import MAX_OBJECTS
 from training.changes import changed_model
+from training.data import check_section
 from training.data.mixture import SOURCES
 from training.data.record import Round
 from training.data.sample import Sample
@@ -108,6 +113,28 @@ def test_stage_two_is_shared_out_among_cards_and_fits_one_by_adapters(tmp_path):
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, **{**DEFAULTS, **many.stages[0].arguments})
     assert arguments.fsdp_plugin_args["fsdp_version"] == 2 and arguments.fsdp_plugin_args["activation_checkpointing"]
     assert LoraConfig(**one.stages[0].lora).r == 128 and "fsdp" not in one.stages[0].arguments
+
+
+def test_the_household_s_two_stages_leave_encoder_and_base_as_they_are_and_fit_what_may_ship(tmp_path):
+    recipe = read_recipe(CONFIGS / "household.yaml")
+    described = json.loads((CONFIGS / "household_model.json").read_text())
+    config = build(ModelConfig, {**preset("gpt4roi-7b").to_dict(), **described})
+    assert config.prompt.max_regions >= MAX_OBJECTS
+    one, two = recipe.stages
+    assert not one.lora and one.trainable == two.trainable == ("regions", "projector", "numbers")
+    for stage in recipe.stages:
+        TrainingArguments(str(tmp_path), use_cpu=True, **{**DEFAULTS, **recipe.arguments, **stage.arguments})
+        check_section({**recipe.train, **stage.data})
+    assert (one.data["texts"], recipe.train["split"], recipe.validation["split"]) == ("captions", "train", "validation")
+    vision = dataclasses.replace(config.vision, encoder={"model_type": "efficientnet_lite", "variant": 2})
+    fields = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+              "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49157, "tie_word_embeddings": True}
+    with init_empty_weights():
+        model = GPT4RoI(dataclasses.replace(config, vision=vision, language=LanguageConfig(fields)), 0)
+        get_peft_model(model.language, LoraConfig(**two.lora))
+    shipped = sum(value.numel() for name, value in model.named_parameters()
+                  if not name.startswith("language.") or "lora_" in name)
+    assert 2 * shipped < 40e6, "bytes in half precision"
 
 
 @pytest.mark.parametrize("name", ["evaluation", "evaluation_tabletop"])
