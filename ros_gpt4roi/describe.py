@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         frame = Frame(image, regions, 0, str(options.picture))
         pipeline = Pipeline.open(find_model(options.model), PipelineConfig(
             device=options.device, language_format=options.language_format,
+            adapters=(options.adapter,) if options.adapter else (),
+            adapter=options.adapter.resolve().name if options.adapter else "",
             vision=VisionOptions(backend=options.vision_backend)))
     except (ImageFileError, RegionFileError, ConfigError, CheckpointError, EngineError) as error:
         print(f"describe: {error}", file=sys.stderr)
@@ -116,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="a question; several are the rounds of one conversation")
     parser.add_argument("--model", default="tabletop", help="checkpoint folder or name of an installed model "
                                                             "(%(default)s)")
+    parser.add_argument("--adapter", type=Path, metavar="FOLDER", help="LoRA folder that is used with the model")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the picture with boxes and descriptions")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--explain", action="store_true",

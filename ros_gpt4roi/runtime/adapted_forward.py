@@ -7,6 +7,7 @@ three operations a layer however many there are, so adapters had better be small
 from __future__ import annotations
 
 import copy
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from .adapter_folder import Adapter, LoraWeights, linear_layers
 from .forward import MOST_FIXED, Forward
 from .language_model import Body
 
+logger = logging.getLogger(__name__)
 _BLENDS = 4  # sets of adapters whose forwards are kept; on a GPU each has CUDA graphs
 
 
@@ -99,6 +101,7 @@ class AdaptedForward:
             kept |= {id(layer): _AdaptedLinear(layer, name, self._step)
                      for name, layer in linear_layers(self._original).items()}
             self._body = self._choose(copy.deepcopy(self._original, kept))
+            logger.info("steps with an adapter run in PyTorch, as %s", type(self._body).__name__)
 
     def choose(self, rows: Sequence[Adapter | None], counts: Sequence[int]) -> Forward:
         """Give the forward of the coming step.

@@ -144,7 +144,7 @@ class LanguageStage:
                         stream=TextStream(self.text, self._stop_texts, render, hold), on_text=on_text)
 
     def answers(self, conversations: Several[Rounds], vision: AnyVisionOutput, max_new_tokens: int, *,
-                boxes: np.ndarray | None = None, points: Collection[int] = (),
+                adapter: Adapter | None = None, boxes: np.ndarray | None = None, points: Collection[int] = (),
                 list_regions: bool = True) -> list[str]:
         """Write the greedy answers to conversations about one vision output, decoded together.
 
@@ -152,6 +152,7 @@ class LanguageStage:
             conversations: Each with its last answer open, regions as `<regionK>`.
             vision: Of one frame, image tokens [1, T, D] and region embeddings [1, N, K, D].
             max_new_tokens: Most tokens of an answer.
+            adapter: As `sequence` takes it.
             boxes: As `sequence` takes them.
             points: Places, from 1, of the regions that are points.
             list_regions: Whether all regions are introduced before the first question.
@@ -165,8 +166,8 @@ class LanguageStage:
         """
         vision = vision.to(self._model.device, self._model.dtype)
         key = object()  # a vision output that nobody else knows
-        sequences = [self.sequence(rounds, vision, key, max_new_tokens, sampling=Sampling(), boxes=boxes,
-                                   points=points, list_regions=list_regions) for rounds in conversations]
+        sequences = [self.sequence(rounds, vision, key, max_new_tokens, adapter=adapter, sampling=Sampling(),
+                                   boxes=boxes, points=points, list_regions=list_regions) for rounds in conversations]
         self.generator.run(sequences)
         self.generator.prefixes.drop(("frame", key))
         for sequence in sequences:

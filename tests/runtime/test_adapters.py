@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.model.checkpoint import LoadedModel
+from ros_gpt4roi.runtime.generator import Generator
 from ros_gpt4roi.runtime.language_format import load_model
 from ros_gpt4roi.runtime.language_model import LlamaBody, TransformersBody
 from ros_gpt4roi.runtime.onnx_language_model import OnnxBody
@@ -23,6 +25,7 @@ from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.quantised_linear import Int4Linear, QuantisedLinear
 from ros_gpt4roi.runtime.request import Conversation, Question, Sequence
 from ros_gpt4roi.runtime.types import Frame, Status
+from ros_gpt4roi.runtime.vision_stage import VisionOptions
 
 TOKENS = 12
 Check = Callable[[Pipeline, Frame, Sequence, Any], None]
@@ -40,7 +43,7 @@ class Case:
 
     def open(self, names: tuple[str, ...] = ("a", "b"), **settings: Any) -> Pipeline:
         usual = {"device": "cpu", "language_format": "fp32", "description_tokens": TOKENS, "answer_tokens": TOKENS,
-                 "adapters": [self.adapters[name] for name in names]}
+                 "vision": VisionOptions("torch"), "adapters": [self.adapters[name] for name in names]}
         return Pipeline.open(self.folder, PipelineConfig(**{**usual, **settings}))
 
 
@@ -98,9 +101,12 @@ def ask(pipeline: Pipeline, frame: Frame, adapters: list[str], text: str = "What
     return questions
 
 
-@pytest.mark.parametrize("kind", [LlamaBody, OnnxBody, TransformersBody])
+@pytest.mark.parametrize("kind", [LlamaBody, OnnxBody, TransformersBody, "fixed shapes"])
 def test_rows_of_several_adapters_and_of_none_are_each_what_peft_generates(
-        case: Case, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+        case: Case, kind: type | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "fixed shapes":  # as on a GPU, where each is a CUDA graph
+        kind = LlamaBody
+        monkeypatch.setattr("ros_gpt4roi.runtime.language_stage.Generator", partial(Generator, fixed_shapes=True))
     if kind is TransformersBody:
         monkeypatch.setattr("ros_gpt4roi.runtime.language_backend._AGREE", {torch.float32: -1.0})
     decoding = dataclasses.replace(PipelineConfig().decoding, onnxruntime=kind is OnnxBody)

@@ -30,6 +30,7 @@ _REHEARSED_REGIONS = 8  # of a frame by which the number of threads is measured,
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which model is evaluated, and how it is run."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA folder that is used with the model")
     parser.add_argument("--reference", action="store_true",
                         help="run it in float32 and PyTorch alone, not in the number format and on the backends that a "
                              "robot uses")
@@ -40,13 +41,15 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
     """Open the model for the options of `add_arguments`.
 
     Raises:
-        CheckpointError: The folder holds no whole checkpoint.
+        CheckpointError: The folder holds no whole checkpoint, or that of the adapter none of one for it.
         ConfigError: The device does not work here.
     """
     config = PipelineConfig(device=options.device)
     if options.reference:
         config = dataclasses.replace(config, language_format="fp32", vision=VisionOptions(backend="torch"),
                                      decoding=dataclasses.replace(config.decoding, onnxruntime=False))
+    if options.adapter is not None:
+        config = dataclasses.replace(config, adapters=(options.adapter,), adapter=options.adapter.resolve().name)
     return open_fitted(options.model, config)
 
 
@@ -69,8 +72,10 @@ def open_fitted(folder: Path, config: PipelineConfig) -> Pipeline:
 
 
 def describe_pipeline(folder: Path, pipeline: Pipeline) -> dict[str, Any]:
-    """Return what the figures depend on: the model's hash, number format, backend and device."""
-    return {"folder": str(folder), "sha256": model_hash(folder), "language_format": pipeline.config.language_format,
+    """Return what the figures depend on: the model's hash, adapter, number format, backend and device."""
+    serving = pipeline.adapters.serving
+    return {"folder": str(folder), "sha256": model_hash(folder), "adapter": serving.version if serving else "",
+            "language_format": pipeline.config.language_format,
             "vision_backend": pipeline.encoder.vision.backend, "device": pipeline.device.name}
 
 
@@ -105,7 +110,8 @@ def answers(pipeline: Pipeline, image: np.ndarray, regions: Sequence[RegionShape
         if zero_regions:
             vision, boxes = blank(vision, "regions"), np.zeros_like(boxes)
         return pipeline.language.answers(conversations, vision, max_new_tokens or pipeline.config.answer_tokens,
-                                         boxes=boxes, points=inputs.points, list_regions=list_regions)
+                                         adapter=pipeline.adapters.serving, boxes=boxes, points=inputs.points,
+                                         list_regions=list_regions)
     except (ValueError, PromptError) as error:
         raise EvaluationError(str(error)) from error
 
