@@ -21,7 +21,10 @@ BLANKS = ("image", "regions")
 def blank(output: AnyVisionOutput, part: str) -> AnyVisionOutput:
     """The output of a vision stage with one part of it, of `BLANKS`, set to zero."""
     if part == "regions":
-        return output._replace(region_embeddings=torch.zeros_like(output.region_embeddings))
+        output = output._replace(region_embeddings=torch.zeros_like(output.region_embeddings))
+        if isinstance(output, PictureOutput) and output.replay is not None:
+            output = output._replace(replay=torch.zeros_like(output.replay))
+        return output
     output = output._replace(image_tokens=torch.zeros_like(output.image_tokens))
     if isinstance(output, PictureOutput) and output.deepstack is not None:
         output = output._replace(deepstack=torch.zeros_like(output.deepstack))
@@ -44,6 +47,12 @@ class BlankedVision(VisionStage):
     def encode(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> AnyVisionOutput:
         """As `VisionStage.encode`."""
         return blank(self._stage.encode(images, boxes, masks), self._part)
+
+    def see_more(self, seen: PictureOutput, boxes: np.ndarray, masks: np.ndarray | None = None) -> PictureOutput:
+        """As `VisionStage.see_more`."""
+        found = blank(self._stage.see_more(seen, boxes, masks), self._part)
+        assert isinstance(found, PictureOutput)
+        return found
 
 
 def components(pipeline: Pipeline) -> dict[str, str]:
@@ -82,8 +91,10 @@ def prompt_text(prompts: ChatPrompts, sequence: Sequence, encoded: EncodedFrame)
         The text; image tokens and region embeddings stand as `⟪49 image tokens⟫` and `⟪embedding of region 2, norm
         1.4⟫`.
     """
-    norms = encoded.vision.region_embeddings[0].flatten(0, 1).float().norm(dim=-1).tolist()
-    per_region = encoded.vision.region_embeddings.shape[2]
+    vision = encoded.vision
+    replayed = vision.replay if isinstance(vision, PictureOutput) else None
+    spliced = vision.region_embeddings[0] if replayed is None else replayed[0]
+    norms, per_region = spliced.flatten(0, 1).float().norm(dim=-1).tolist(), spliced.shape[1]
     parts: list[str] = []
     tokens = zip(sequence.prompt.ids.tolist(), sequence.prompt.region_index.tolist())
     for (index, is_image), run in groupby(tokens, key=lambda token: (token[1], token[0] == prompts.image_patch_id)):

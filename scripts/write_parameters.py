@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 from ros_gpt4roi.configuration import markdown_table  # noqa: E402
 from ros_gpt4roi.engine.profiles import EngineProfile  # noqa: E402
 from ros_gpt4roi.model.config import DeformableConfig, FocalConfig, ModelConfig, RoIAlignLiteConfig  # noqa: E402
+from ros_gpt4roi.model.region_replay import RegionReplay  # noqa: E402
 from ros_gpt4roi.nodes.perception import PerceptionParameters  # noqa: E402
 from ros_gpt4roi.nodes.recorder import RecorderParameters  # noqa: E402
 from ros_gpt4roi.nodes.sim_camera import CameraParameters  # noqa: E402
@@ -73,6 +74,9 @@ With `regions.kind: deformable`:
 Where `focal` is a mapping:
 
 {markdown_table(FocalConfig)}
+The field `ros_gpt4roi.regions` of a Qwen3-VL's `config.json`, which `assemble --from` writes:
+
+{markdown_table(RegionReplay)}
 ## Engine profile
 
 A YAML file, `engines/*.yaml` or one that `pipeline.vision.engine.profile` names.

@@ -32,11 +32,19 @@ from torch.utils.data import DataLoader
 
 from ros_gpt4roi.engine import EngineError
 from ros_gpt4roi.engine.cache import EngineCache
-from ros_gpt4roi.engine.export import GRAPH_FOLDER, VisionNetwork, provide_onnx
+from ros_gpt4roi.engine.export import GRAPH_FOLDER, network_of, provide_onnx
 from ros_gpt4roi.engine.profiles import find_profile
-from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, load_checkpoint, read_config, save_checkpoint
+from ros_gpt4roi.model.checkpoint import (
+    CheckpointError,
+    LoadedModel,
+    LoadedQwen3VL,
+    load_any,
+    read_any_config,
+    save_checkpoint,
+)
 from ros_gpt4roi.model.checkpoint_files import ADAPTER_CONFIG_FILE
 from ros_gpt4roi.model.config import ModelConfig
+from ros_gpt4roi.model.qwen3_vl import Qwen3VLConfig
 from ros_gpt4roi.runtime.adapter_folder import WEIGHTS_FILE as ADAPTER_WEIGHTS_FILE
 from ros_gpt4roi.runtime.awq import record_inputs, scale_for_int4
 from ros_gpt4roi.runtime.language_format import (
@@ -114,13 +122,13 @@ def export_vision(model_folder: Path) -> None:
 
     Raises EngineError, CheckpointError.
     """
-    network = VisionNetwork.of(load_checkpoint(model_folder).model)
+    network = network_of(load_any(model_folder).model)
     with tempfile.TemporaryDirectory(dir=model_folder, prefix=".export-") as scratch:
         graph = provide_onnx(network, "model", EngineCache(Path(scratch)), find_profile("auto", None).limits)
         shutil.move(graph.path.parent, model_folder / GRAPH_FOLDER)
 
 
-def read_inputs(recipe: Recipe, run: Path, loaded: LoadedModel) -> dict[str, torch.Tensor]:
+def read_inputs(recipe: Recipe, run: Path, loaded: LoadedModel | LoadedQwen3VL) -> dict[str, torch.Tensor]:
     """What the language model's layers are given in validation conversations of the last stage (runtime/awq.py)."""
     section = {**recipe.validation, **recipe.stages[-1].data}
     samples = open_dataset(section, run, recipe.seed, loaded.config)
@@ -133,7 +141,7 @@ def read_inputs(recipe: Recipe, run: Path, loaded: LoadedModel) -> dict[str, tor
     return record_inputs(loaded.model.language, read)
 
 
-def _write_probes(recipe: Recipe, run: Path, out: Path, config: ModelConfig) -> None:
+def _write_probes(recipe: Recipe, run: Path, out: Path, config: ModelConfig | Qwen3VLConfig) -> None:
     section, folder = {**recipe.validation, **recipe.stages[-1].data}, out / PROBES_FILE.parent
     worlds = {"tabletop": tabletop_probes.write_probes, "household": household_probes.write_probes}
     if section["kind"] in worlds:
@@ -162,14 +170,14 @@ def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (),
         RecipeError, DataError, EngineError, AssetsError, RendererError, OSError: something else prevents it.
     """
     recipe = read_recipe(recipe_file)
-    loaded = load_checkpoint(run / recipe.stages[-1].name / FINAL_FOLDER)
+    loaded = load_any(run / recipe.stages[-1].name / FINAL_FOLDER)
     # What an earlier model has left would be loaded in place of this one's.
     for number_format in QUANTISED:
         quantised_file(out, number_format).unlink(missing_ok=True)
     shutil.rmtree(out / GRAPH_FOLDER, ignore_errors=True)
     save_checkpoint(loaded.model, loaded.tokenizer, out, dtype=torch.float16)
     for number_format in formats:
-        stored = load_checkpoint(out)
+        stored = load_any(out)
         language = stored.model.language
         if number_format == "int4":
             scale_for_int4(language, read_inputs(recipe, run, stored))
@@ -201,7 +209,7 @@ def deploy_adapter(recipe_file: Path, run: Path, out: Path) -> None:
     files = [run / stage.name / ADAPTER_FOLDER / name for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)]
     if missing := [path for path in files if not path.is_file()]:
         raise CheckpointError(f"{missing[0]}: missing, expected what a finished stage wrote")
-    config = read_config(recipe.model)
+    config = read_any_config(recipe.model)
     out.mkdir(parents=True, exist_ok=True)
     for path in reversed(files):  # the configuration makes a folder an adapter
         shutil.copyfile(path, out / path.name)
@@ -210,7 +218,8 @@ def deploy_adapter(recipe_file: Path, run: Path, out: Path) -> None:
     _tell(recipe_file, recipe, run, out, config, {"adapter": count})
 
 
-def _tell(recipe_file: Path, recipe: Recipe, run: Path, out: Path, config: ModelConfig, parts: dict[str, int]) -> None:
+def _tell(recipe_file: Path, recipe: Recipe, run: Path, out: Path, config: ModelConfig | Qwen3VLConfig,
+          parts: dict[str, int]) -> None:
     """Writes probes, curves, card and recipe."""
     curves = read_curves(recipe, run)
     _write_probes(recipe, run, out, config)

@@ -19,12 +19,13 @@ from typing_extensions import override
 
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.model.gpt4roi import GPT4RoI
-from ros_gpt4roi.model.prompt import PromptBuilder
+from ros_gpt4roi.model.prompt import ChatPrompts
+from ros_gpt4roi.model.qwen3_vl import Qwen3VL
 
 from .collate import ConversationCollator
 from .data.sample import Sample
 
-Collator = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
+Collator = Callable[[Sequence[Sample]], dict[str, Any]]
 
 
 class Objective(Configuration, ABC):
@@ -42,11 +43,11 @@ class Objective(Configuration, ABC):
         return samples
 
     @abstractmethod
-    def collator(self, prompts: PromptBuilder) -> Collator:
-        """Makes the batches that the module takes."""
+    def collator(self, prompts: Any) -> Collator:
+        """Makes the batches that the module takes. prompts: of the model that is trained."""
 
     @abstractmethod
-    def module(self, model: GPT4RoI, samples: Dataset, run: Path) -> nn.Module:
+    def module(self, model: Any, samples: Dataset, run: Path) -> nn.Module:
         """The module that takes a batch's tensors by name and returns {"loss": …} and perhaps {"accuracy": [A]}.
 
         Args:
@@ -67,12 +68,12 @@ class Objective(Configuration, ABC):
 class ConversationLoss(nn.Module):
     """Next-token loss of a conversation with image tokens and region embeddings in place."""
 
-    def __init__(self, model: GPT4RoI):
+    def __init__(self, model: GPT4RoI | Qwen3VL):
         super().__init__()
         self.model = model
 
     def forward(self, **batch: Any) -> dict[str, torch.Tensor]:
-        """The batch as `GPT4RoI.forward` takes it."""
+        """The batch as the model's `forward` takes it."""
         return {"loss": self.model(**batch).loss}
 
     def activation_checkpointing_enable(self, **settings: Any) -> None:
@@ -89,9 +90,9 @@ class Conversation(Objective):
                                        "do; else only those that it speaks of, as in the published training.")
 
     @override
-    def collator(self, prompts: PromptBuilder) -> Collator:
+    def collator(self, prompts: ChatPrompts) -> Collator:
         return ConversationCollator(prompts, self.list_regions)
 
     @override
-    def module(self, model: GPT4RoI, samples: Dataset, run: Path) -> nn.Module:
+    def module(self, model: GPT4RoI | Qwen3VL, samples: Dataset, run: Path) -> nn.Module:
         return ConversationLoss(model)

@@ -19,12 +19,14 @@ from transformers import set_seed
 from ros_gpt4roi.model.checkpoint import (
     CheckpointError,
     LoadedModel,
-    load_checkpoint,
+    LoadedQwen3VL,
+    load_any,
     load_tokenizer,
-    read_config,
+    read_any_config,
     untrained_parts,
 )
 from ros_gpt4roi.model.config import ConfigError, ModelConfig
+from ros_gpt4roi.model.qwen3_vl import Qwen3VLConfig
 
 from .changes import changed_config, changed_model, random_parts
 from .data import DataError, open_dataset
@@ -36,7 +38,7 @@ from .trainer import FINAL_FOLDER, run_stage
 logger = logging.getLogger(__name__)
 
 
-def check_start(recipe: Recipe) -> tuple[ModelConfig, frozenset[str]]:
+def check_start(recipe: Recipe) -> tuple[ModelConfig | Qwen3VLConfig, frozenset[str]]:
     """Looks at what a recipe starts from before anything is done.
 
     Returns:
@@ -53,7 +55,13 @@ def check_start(recipe: Recipe) -> tuple[ModelConfig, frozenset[str]]:
         raise RecipeError(f"model is {recipe.model!r}, which is no folder, expected a checkpoint "
                           "(`python -m ros_gpt4roi.model assemble` makes one of pretrained parts), or the description "
                           "of a model to train from nothing")
-    config, untrained = read_config(recipe.model), untrained_parts(recipe.model)
+    config = read_any_config(recipe.model)
+    if isinstance(config, Qwen3VLConfig):
+        if recipe.changes:
+            raise RecipeError("changes are of a checkpoint of this package, but model is a Qwen3-VL, expected none; "
+                              "`python -m ros_gpt4roi.model assemble --from` sets how its regions are shown")
+        return config, frozenset()  # what is not pretrained begins as nothing, not at random
+    untrained = untrained_parts(recipe.model)
     if recipe.changes:
         before, config = config, changed_config(config, recipe.changes)
         untrained |= random_parts(before, config, load_tokenizer(recipe.model))
@@ -64,7 +72,7 @@ def check_start(recipe: Recipe) -> tuple[ModelConfig, frozenset[str]]:
     return config, untrained
 
 
-def start_model(recipe: Recipe, config: ModelConfig, out: Path) -> LoadedModel:
+def start_model(recipe: Recipe, config: ModelConfig | Qwen3VLConfig, out: Path) -> LoadedModel | LoadedQwen3VL:
     """The model before its first stage: the checkpoint that the recipe names, or what it describes, untrained.
 
     Args:
@@ -75,8 +83,10 @@ def start_model(recipe: Recipe, config: ModelConfig, out: Path) -> LoadedModel:
     if isinstance(recipe.model, ModelConfig):
         # The words of all stages, whichever texts the first one has.
         return random_model(recipe.model, open_dataset(recipe.train, out, recipe.seed, recipe.model))
-    loaded = load_checkpoint(recipe.model)
-    return changed_model(loaded, config) if recipe.changes else loaded
+    loaded = load_any(recipe.model)
+    if isinstance(loaded, LoadedModel) and isinstance(config, ModelConfig) and recipe.changes:
+        return changed_model(loaded, config)
+    return loaded
 
 
 def train(recipe: Recipe, out: Path) -> Path:
@@ -93,7 +103,7 @@ def train(recipe: Recipe, out: Path) -> Path:
         samples, validation = (open_dataset({**section, **stage.data}, out, recipe.seed, config)
                                for section in (recipe.train, recipe.validation))
         # From the file also where the model is still there: an uninterrupted run then does what a resumed one does.
-        loaded = load_checkpoint(previous) if previous else start_model(recipe, config, out)
+        loaded = load_any(previous) if previous else start_model(recipe, config, out)
         run_stage(stage, loaded, samples, validation, result.parent, recipe.arguments, recipe.seed, sorted(untrained))
     assert result is not None  # a recipe has a stage
     return result

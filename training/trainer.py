@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -24,11 +24,19 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from transformers.utils import SAFE_WEIGHTS_NAME
 from typing_extensions import override
 
-from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_model, save_checkpoint, unshared
+from ros_gpt4roi.model.checkpoint import (
+    CheckpointError,
+    LoadedModel,
+    LoadedQwen3VL,
+    build_model,
+    save_checkpoint,
+    unshared,
+)
 from ros_gpt4roi.model.gpt4roi import GPT4RoI
+from ros_gpt4roi.model.qwen3_vl import Decoder, Qwen3VL
 
 from .errors import RecipeError, training_packages
-from .objective import Objective
+from .objective import Conversation, Objective
 from .recipe import Stage
 from .resume import set_damaged_aside
 
@@ -179,7 +187,7 @@ def freeze(model: nn.Module, trainable: tuple[str, ...]) -> None:
         model.get_submodule(name).requires_grad_(True)
 
 
-def add_lora(language: PreTrainedModel, stage: Stage, half: bool) -> PeftModel:
+def add_lora(language: PreTrainedModel | Decoder, stage: Stage, half: bool) -> PeftModel:
     """Puts low-rank adapters into a language model, in place; they alone of it learn, in float32.
 
     Args:
@@ -193,7 +201,7 @@ def add_lora(language: PreTrainedModel, stage: Stage, half: bool) -> PeftModel:
     if half:
         language.to(torch.bfloat16)
     try:
-        return get_peft_model(language, LoraConfig(**stage.lora))
+        return get_peft_model(cast(PreTrainedModel, language), LoraConfig(**stage.lora))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"stage {stage.name}: lora: {error}") from error
 
@@ -228,7 +236,7 @@ def read_settings(stage: Stage, folder: Path, arguments: dict[str, Any], stream:
     return settings
 
 
-def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dataset, folder: Path,
+def run_stage(stage: Stage, loaded: LoadedModel | LoadedQwen3VL, train: Dataset, validation: Dataset, folder: Path,
               arguments: dict[str, Any], seed: int, untrained: Sequence[str] = ()) -> None:
     """Trains a model in place and writes folder/final when it is whole; goes on from folder/checkpoint-* if any.
 
@@ -249,15 +257,19 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
     stream = isinstance(train, IterableDataset)
     settings = read_settings(stage, folder, arguments, stream, seed)
     model = loaded.model
+    if isinstance(model, Qwen3VL) and not isinstance(stage.objective, Conversation):
+        raise RecipeError(f"stage {stage.name}: objective {stage.objective.kind} is for a model of this package, "
+                          "expected conversation for a Qwen3-VL")
     freeze(model, stage.trainable)
     if settings.fsdp and settings.bf16 and any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
         raise RecipeError(f"stage {stage.name}: fsdp with bf16 casts weights but not the statistics of batch "
                           "normalisation, expected bf16: false, or another encoder")
     adapted = add_lora(model.language, stage, settings.bf16) if stage.lora else None
     frozen = [part for part in model.children() if not any(p.requires_grad for p in part.parameters())]
-    if not settings.fsdp:  # which takes no weights of that layout
+    # FSDP takes no weights of that layout, and a Qwen3-VL has no convolution over images.
+    if isinstance(model, GPT4RoI) and not settings.fsdp:
         model.to(memory_format=torch.channels_last)  # convolutions on a CPU run about twice as fast so
-    objective = stage.objective
+    objective: Objective = stage.objective
     module = objective.module(model, train, folder.parent)
     module._no_split_modules = model.language._no_split_modules  # FSDP gathers a layer of these at a time
     # Statistics of normalisation layers in a frozen encoder must not move either.
@@ -295,10 +307,14 @@ def run_stage(stage: Stage, loaded: LoadedModel, train: Dataset, validation: Dat
     trainer.accelerator.wait_for_everyone()
 
 
-def whole_model(loaded: LoadedModel, weights: dict[str, torch.Tensor]) -> GPT4RoI:
+def whole_model(loaded: LoadedModel | LoadedQwen3VL, weights: dict[str, torch.Tensor]) -> GPT4RoI | Qwen3VL:
     """A model like the one loaded, which is left in shards, of gathered weights."""
+    model: GPT4RoI | Qwen3VL
     with init_empty_weights(include_buffers=False):
-        model = build_model(loaded.config, loaded.tokenizer).model
+        if isinstance(loaded, LoadedQwen3VL):
+            model = Qwen3VL(loaded.config)
+        else:
+            model = build_model(loaded.config, loaded.tokenizer).model
     model.load_state_dict(weights, assign=True)
     model.language.tie_weights()
     return model

@@ -121,7 +121,8 @@ class OnnxPictureRunner:
     def __call__(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> PictureOutput:
         """Encodes a picture (see `Qwen3VL.encode`)."""
         shapes = self._network.output_shapes(*images.shape[1:3])
-        return self._network.picture(self._graph.run([self._graph.place(0, images)], shapes), images, boxes)
+        outputs = self._graph.run([self._graph.place(0, images)], shapes)
+        return self._network.picture(outputs, images, boxes, masks)
 
 
 def open_onnxruntime(loaded: LoadedModel | LoadedQwen3VL, network: AnyNetwork, entry: str, options: EngineOptions,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..configuration import build
-from ..model.qwen3_vl import PictureOutput, PixelBudget, Qwen3VL, Qwen3VLConfig, fitted_size, picture_output
+from ..model.qwen3_vl import PictureOutput, PixelBudget, Qwen3VL, Qwen3VLConfig, fitted_size
 from .graph import INPUTS
 from .precision.calibration import StoredFrame, load_pictures
 from .profiles import EngineProfile
@@ -46,6 +46,7 @@ class PictureNetwork(nn.Module):
     def __init__(self, model: Qwen3VL, budget: PixelBudget | None = None):
         super().__init__()
         self.config, self.vision = model.config, model.vision
+        self._see = model.picture
         self.budget = sizes = budget or model.config.preprocess
         kernel = self.vision.patch_embed.proj
         # A patch of a picture is the same in every frame, so that one product with the sum of their weights is enough.
@@ -140,18 +141,20 @@ class PictureNetwork(nn.Module):
         found = F.scaled_dot_product_attention(q, k, v)
         return attention.proj(found[0].transpose(0, 1).flatten(1))
 
-    def picture(self, outputs: Sequence[torch.Tensor], images: np.ndarray, boxes: np.ndarray) -> PictureOutput:
+    def picture(self, outputs: Sequence[torch.Tensor], images: np.ndarray, boxes: np.ndarray,
+                masks: np.ndarray | None = None) -> PictureOutput:
         """What the vision stage gives of a picture.
 
         Args:
             outputs: Of the network or of an engine of it.
             images: The picture [1, H, W, 3].
             boxes: float32 [1, N, 4], x1 y1 x2 y2 in units of the image.
+            masks: As `Qwen3VL.encode` takes them.
         """
         tokens, *features = outputs
         grid = images.shape[1] // self.budget.token_side, images.shape[2] // self.budget.token_side
-        return picture_output(tokens, features[0] if features else None, grid,
-                              torch.from_numpy(boxes).to(tokens.device))
+        return self._see(tokens, features[0] if features else None, grid, torch.from_numpy(boxes).to(tokens.device),
+                         None if masks is None else torch.from_numpy(masks).to(tokens.device))
 
     # --- as an engine ----------------------------------------------------------------------------------------------
 

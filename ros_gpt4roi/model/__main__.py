@@ -11,6 +11,8 @@ from .checkpoint import CheckpointError
 from .config import ModelConfig, preset
 from .convert import DTYPES, plan_assembly, plan_published, read_json
 from .pretrained import PARTS, unpack
+from .region_replay import RegionReplay
+from .replay_folder import add_replay
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,13 +24,17 @@ def main(arguments: list[str] | None = None) -> int:
     convert.add_argument("--base", help="folder of the Llama weights that the delta is added to")
     convert.add_argument("--tokenizer", help="folder of the tokenizer (default: the source's)")
     assemble = commands.add_parser("assemble", help="join a pretrained encoder and language model, to train from")
-    assemble.add_argument("language", help="folder of the language model, as transformers saves it")
+    assemble.add_argument("language", nargs="?", help="folder of the language model, as transformers saves it")
+    assemble.add_argument("--from", dest="whole", metavar="QWEN3_VL", help="take a whole Qwen3-VL, as transformers "
+                          "saves it, and let it see vectors of regions beside their words")
+    assemble.add_argument("--region-size", type=int, default=RegionReplay().size, help="with --from: vectors a side of "
+                          "a region (default: %(default)s)")
     assemble.add_argument("--projector", help="LLaVA's projector: mm_projector.bin, or a folder with it "
                           "(default: a random one)")
     assemble.add_argument("--seed", type=int, default=0, help="of the random parts")
     for command, dtype in ((convert, "float16"), (assemble, "float32")):
         command.add_argument("output", help="folder of the checkpoint to write")
-        command.add_argument("--vision", required=True, help="folder of the image encoder")
+        command.add_argument("--vision", required=command is convert, help="folder of the image encoder")
         command.add_argument("--preset", default="gpt4roi-7b", help="describes what the folders do not")
         command.add_argument("--config", help="JSON file with sections that replace the preset's")
         command.add_argument("--dtype", choices=sorted(DTYPES), default=dtype)
@@ -37,9 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
     unpacking.add_argument("part", choices=sorted(PARTS))
     unpacking.add_argument("output", type=Path, help="folder to write")
     given = parser.parse_args(arguments)
+    if given.command == "assemble" and bool(given.whole) == bool(given.language and given.vision):
+        assemble.error("expected either --from, or a language model and --vision")
     try:
         if given.command == "unpack":
             unpack(given.part, given.output)
+            return 0
+        if given.command == "assemble" and given.whole:
+            add_replay(given.whole, given.output, RegionReplay(size=given.region_size), given.shard_mib << 20)
             return 0
         config = preset(given.preset)
         if given.config:

@@ -37,13 +37,14 @@ from .gpt4roi import GPT4RoI
 from .preprocess import preprocess_hash
 from .prompt import IMAGE_PATCH, PromptBuilder, PromptError
 from .qwen3_vl import MODEL_TYPE, Qwen3VL, Qwen3VLConfig
-from .qwen3_vl_folder import check_content, read_qwen3_vl
-from .region_words import RegionWordPrompts
+from .qwen3_vl_folder import check_content, read_qwen3_vl, write_qwen3_vl_config
+from .region_replay import RegionReplay
+from .region_words import RegionReplayPrompts, RegionWordPrompts
 
 __all__ = ["CONFIG_FILE", "CheckpointError", "LoadedModel", "LoadedQwen3VL", "VERSION", "WEIGHTS_FILE", "build_empty",
            "build_model", "check_regular", "find_weights", "folder_version", "load_any", "load_checkpoint",
-           "load_tokenizer", "put_weight", "read_config", "read_weights", "save_checkpoint", "tied_keys", "unshared",
-           "untrained_parts", "weight_files", "write_config"]
+           "load_tokenizer", "put_weight", "read_any_config", "read_config", "read_weights", "save_checkpoint",
+           "tied_keys", "unshared", "untrained_parts", "weight_files", "write_config"]
 
 VERSION = 2
 _BLOCK, _BLOCKS = 1 << 16, 256  # bytes, and how many such of a file at least, that tell two versions apart
@@ -87,12 +88,12 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Load
     return LoadedModel(model, tokenizer, PromptBuilder(tokenizer, config, model.vision.token_count))
 
 
-def save_checkpoint(model: GPT4RoI, tokenizer: PreTrainedTokenizerBase, folder: str | Path,
+def save_checkpoint(model: GPT4RoI | Qwen3VL, tokenizer: PreTrainedTokenizerBase, folder: str | Path,
                     dtype: torch.dtype | None = None, untrained: Sequence[str] = ()) -> None:
     """Writes a checkpoint folder; the weights appear under their name only when they are whole.
 
     Args:
-        model: The model.
+        model: The model; a Qwen3-VL is written as transformers writes it, with what this package adds.
         tokenizer: Its tokenizer.
         folder: The folder.
         dtype: Store floating-point weights in this format; None: as they are.
@@ -100,7 +101,7 @@ def save_checkpoint(model: GPT4RoI, tokenizer: PreTrainedTokenizerBase, folder: 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {key: value.to(dtype) if dtype and value.is_floating_point() else value
+    kept = {model.stored_name(key): value.to(dtype) if dtype and value.is_floating_point() else value
             for key, value in unshared(model.state_dict()).items()}
     partial = folder / (WEIGHTS_FILE + ".partial")
     save_file(kept, partial, metadata={"format": "ros_gpt4roi", "version": str(VERSION)})
@@ -109,7 +110,10 @@ def save_checkpoint(model: GPT4RoI, tokenizer: PreTrainedTokenizerBase, folder: 
     for shard in folder.glob("model-*.safetensors"):
         shard.unlink()
     tokenizer.save_pretrained(folder)
-    write_config(model.config, folder, untrained)
+    if isinstance(model, Qwen3VL):
+        write_qwen3_vl_config(model.config, folder)
+    else:
+        write_config(model.config, folder, untrained)
 
 
 def write_config(config: ModelConfig, folder: Path, untrained: Sequence[str] = ()) -> None:
@@ -248,6 +252,16 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu",
     return loaded
 
 
+def read_any_config(folder: str | Path) -> ModelConfig | Qwen3VLConfig:
+    """The model config of any folder that `build_empty` takes. Raises CheckpointError."""
+    folder = Path(folder)
+    content = read_content(folder)
+    if "format" in content or "model_type" not in content:
+        return read_config(folder)
+    check_content(folder / CONFIG_FILE, content)
+    return read_qwen3_vl(folder, content, load_tokenizer(folder))
+
+
 def build_empty(folder: Path) -> LoadedModel | LoadedQwen3VL:
     """The model of a folder on the meta device, for `read_weights` to fill.
 
@@ -257,20 +271,22 @@ def build_empty(folder: Path) -> LoadedModel | LoadedQwen3VL:
     Raises:
         CheckpointError: It is neither, or does not fit itself.
     """
-    content = read_content(folder)
+    config, tokenizer = read_any_config(folder), load_tokenizer(folder)
     try:
-        if "format" in content or "model_type" not in content:
-            own, tokenizer = read_config(folder), load_tokenizer(folder)
+        if isinstance(config, ModelConfig):
             with init_empty_weights(include_buffers=False):
-                return build_model(own, tokenizer)
-        check_content(folder / CONFIG_FILE, content)
-        tokenizer = load_tokenizer(folder)
-        config = read_qwen3_vl(folder, content, tokenizer)
-        prompts = RegionWordPrompts(tokenizer, config.prompt)
+                return build_model(config, tokenizer)
         with init_empty_weights(include_buffers=False):
-            return LoadedQwen3VL(Qwen3VL(config), tokenizer, prompts)
+            return LoadedQwen3VL(Qwen3VL(config), tokenizer, word_prompts(tokenizer, config))
     except (ConfigError, PromptError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
+
+
+def word_prompts(tokenizer: PreTrainedTokenizerBase, config: Qwen3VLConfig) -> RegionWordPrompts:
+    """The prompts of a Qwen3-VL. Raises PromptError where its tokenizer lacks one of their tokens."""
+    if isinstance(config.regions, RegionReplay):
+        return RegionReplayPrompts(tokenizer, config.prompt, config.regions.embeddings)
+    return RegionWordPrompts(tokenizer, config.prompt)
 
 
 def load_any(folder: str | Path, device: str | torch.device = "cpu",

@@ -16,7 +16,7 @@ from ..regular_file import read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
-_INDEX_FILE = WEIGHTS_FILE + ".index.json"
+INDEX_FILE = WEIGHTS_FILE + ".index.json"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 
 
@@ -81,12 +81,12 @@ def weight_files(folder: Path) -> list[Path]:
         CheckpointError: There are none, or fewer than its index names.
     """
     files = sorted(folder.glob("model*.safetensors"))
-    if (folder / _INDEX_FILE).is_file():
-        named = read_object(folder / _INDEX_FILE).get("weight_map")
+    if (folder / INDEX_FILE).is_file():
+        named = read_object(folder / INDEX_FILE).get("weight_map")
         wanted = {str(name) for name in named.values()} if isinstance(named, dict) else set()
         if missing := sorted(wanted - {file.name for file in files}):
             raise CheckpointError(f"{folder}: half downloaded or copied, {len(missing)} of the {len(wanted)} files of "
-                                  f"weights that {_INDEX_FILE} names are missing: {', '.join(missing[:4])}")
+                                  f"weights that {INDEX_FILE} names are missing: {', '.join(missing[:4])}")
     if not files:
         raise CheckpointError(f"{folder}: no weights, expected {WEIGHTS_FILE}")
     return files

@@ -18,6 +18,8 @@ from .weights_io import WeightSource
 
 # Numbers converted at a time.
 _BLOCK = 1 << 20
+# Matrices with a row for each token, as transformers names them.
+_VOCABULARY = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight", "lm_head.weight")
 
 
 def tensor_part(key: str, value: torch.Tensor, source: WeightSource, theirs: str, dtype: torch.dtype,
@@ -38,7 +40,7 @@ def tensor_part(key: str, value: torch.Tensor, source: WeightSource, theirs: str
         The part; nothing where it does not fit.
     """
     entry, expected = source.entries[theirs], tuple(value.shape)
-    vocabulary = theirs in ("model.embed_tokens.weight", "lm_head.weight")
+    vocabulary = theirs in _VOCABULARY
     if entry.shape != expected and not (known is not None and vocabulary and _longer(expected, entry.shape)):
         problems.append(f"{theirs}: {list(entry.shape)}, expected {list(expected)}")
         return []

@@ -35,6 +35,14 @@ class VisionOutput(NamedTuple):
         """The same on another device, in another number format."""
         return VisionOutput(self.image_tokens.to(device, dtype), self.region_embeddings.to(device, dtype))
 
+    def first(self, count: int) -> VisionOutput:
+        """The same with no more than the first regions."""
+        return self._replace(region_embeddings=self.region_embeddings[:, :count])
+
+    def joined(self, more: VisionOutput) -> VisionOutput:
+        """The same with another output's regions behind its own."""
+        return self._replace(region_embeddings=torch.cat([self.region_embeddings, more.region_embeddings], 1))
+
 
 class GPT4RoI(nn.Module):
     """Encoder, projector, region extractor and language model.
@@ -59,6 +67,11 @@ class GPT4RoI(nn.Module):
     def weight_name(stored: str) -> str:
         """The name here of a weight that a checkpoint stores: the same."""
         return stored
+
+    @staticmethod
+    def stored_name(key: str) -> str:
+        """The name under which a checkpoint stores a weight: the same."""
+        return key
 
     @property
     def dtype(self) -> torch.dtype:

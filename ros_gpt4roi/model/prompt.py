@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from .config import ModelConfig, PromptConfig
@@ -128,6 +129,7 @@ class ChatPrompts(References):
         never: Ids of tokens that mean nothing in an answer.
         ends: Ids of tokens that end an answer beside the tokenizer's and the format's own.
         region_ids: Ids of the tokens that region embeddings take the place of.
+        embeddings: How many of them a region has.
 
     Raises:
         PromptError: The tokenizer splits a marker into several tokens.
@@ -147,12 +149,22 @@ class ChatPrompts(References):
         self.never: list[int] = tokenizer.convert_tokens_to_ids(list(image_marks))
         self.image_patch_id = self.never[1]
         self.region_ids: tuple[int, ...] = ()
+        self.embeddings = 1
         self.ends: tuple[int, ...] = ()
 
     @property
     def stop_text(self) -> str:
         """What the model writes when its answer is over."""
         return self.template.end
+
+    def of_frame(self, image_tokens: int, boxes: np.ndarray | None) -> ChatPrompts:
+        """The same for one frame.
+
+        Args:
+            image_tokens: How many it has.
+            boxes: Its regions' boxes in units of the image, float32 [N, 4]; for prompts that say them in words.
+        """
+        return self
 
     def encode(self, rounds: Sequence[tuple[str, str | None]], n_regions: int, *, list_regions: bool = False,
                points: Collection[int] = (), reserve: int = 0) -> Encoded:

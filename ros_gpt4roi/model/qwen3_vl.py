@@ -6,24 +6,33 @@ features of some of its layers (DeepStack) are added behind the decoder's first 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..configuration import Configuration, setting
 from .architecture import architecture
 from .config import PointConfig, PromptConfig
 from .gpt4roi import VisionOutput
+from .picture import AXES, Picture, Pictures
 from .preprocess import check_frame
+from .region_replay import RegionReplay, Replay
 from .roi_align import roi_align
 
 MODEL_TYPE = "qwen3_vl"
 MAX_PIXELS = 786432  # of a picture, unless a deployment says otherwise: 768 image tokens
 # What a region looks like, for telling whether it has changed: bins a side of RoIAlign over the image tokens.
 _LOOKS, _SAMPLES = 2, 2
+# What names of weights begin with: transformers' and ours.
+_NAMES = (("model.visual.", "vision."), ("model.language_model.", "language.base_model."),
+          ("lm_head.", "language.lm_head."))
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Qwen3VLConfig(Configuration):
     """A model of a folder that transformers has written."""
 
     network: dict[str, Any] = setting({}, "Fields of transformers' configuration.")
-    regions: RegionWords = RegionWords()
+    regions: RegionWords | RegionReplay = RegionWords()
     points: PointConfig = PointConfig()
     prompt: PromptConfig = PromptConfig()
     preprocess: PixelBudget = PixelBudget()
@@ -130,20 +139,59 @@ class PictureOutput(NamedTuple):
         deepstack: [layers, T, D], added at the image tokens' places behind the language model's first layers; None
             where the model has no such features.
         grid: Rows and columns of the image tokens, which have a position on each of these axes.
+        replay: [1 + layers, N, K, D], the vectors that stand in the prompt for regions, and their features of
+            DeepStack (`region_replay.py`); None where regions are words.
     """
 
     image_tokens: torch.Tensor
     region_embeddings: torch.Tensor
     deepstack: torch.Tensor | None
     grid: tuple[int, int]
+    replay: torch.Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PictureOutput:
         """The same on another device, in another number format."""
         return PictureOutput(self.image_tokens.to(device, dtype), self.region_embeddings.to(device, dtype),
-                             None if self.deepstack is None else self.deepstack.to(device, dtype), self.grid)
+                             None if self.deepstack is None else self.deepstack.to(device, dtype), self.grid,
+                             None if self.replay is None else self.replay.to(device, dtype))
+
+    def first(self, count: int) -> PictureOutput:
+        """The same with no more than the first regions."""
+        return self._replace(region_embeddings=self.region_embeddings[:, :count],
+                             replay=None if self.replay is None else self.replay[:, :count])
+
+    def joined(self, more: PictureOutput) -> PictureOutput:
+        """The same with another output's regions behind its own."""
+        replay = None if self.replay is None or more.replay is None else torch.cat([self.replay, more.replay], 1)
+        return self._replace(region_embeddings=torch.cat([self.region_embeddings, more.region_embeddings], 1),
+                             replay=replay)
+
+    def pictures(self, image: np.ndarray, region_index: np.ndarray) -> Pictures:
+        """Where this picture, and what is replayed of it, stand in a prompt.
+
+        Args:
+            image: Which tokens are image tokens, bool [L].
+            region_index: int64 [L], which of the N·K vectors of regions takes a token's place, −1 for none.
+        """
+        found = [Picture(int(image.argmax()), *self.grid, self.deepstack)]
+        if self.replay is not None:
+            each = self.replay.shape[2]
+            side = math.isqrt(each)
+            # Of a region all vectors stand together.
+            found += [Picture(int(place), side, side, self.replay[1:, region_index[place] // each])
+                      for place in np.flatnonzero((region_index >= 0) & (region_index % each == 0))]
+        return Pictures(sorted(found, key=lambda picture: picture.first))
 
 
 AnyVisionOutput = VisionOutput | PictureOutput
+
+
+def joined(seen: AnyVisionOutput, more: AnyVisionOutput) -> AnyVisionOutput:
+    """An output of the vision stage with another's regions behind its own; both of one model."""
+    if isinstance(seen, PictureOutput) and isinstance(more, PictureOutput):
+        return seen.joined(more)
+    assert isinstance(seen, VisionOutput) and isinstance(more, VisionOutput)
+    return seen.joined(more)
 
 
 class Decoder(nn.Module):
@@ -161,6 +209,16 @@ class Decoder(nn.Module):
         self.base_model, self.lm_head = body, head
         #: Weights that a file may lack, and those that they are.
         self.all_tied_weights_keys = {"lm_head.weight": "base_model.embed_tokens.weight"} if tied else {}
+
+    @property
+    def _no_split_modules(self) -> Any:
+        """Layers that FSDP gathers one at a time, as transformers names them."""
+        return self.base_model._no_split_modules
+
+    def activation_checkpointing_enable(self, **settings: Any) -> None:
+        """Recompute the layers' activations in the backward pass."""
+        enable: Any = self.base_model.activation_checkpointing_enable
+        enable(**settings)
 
     def get_input_embeddings(self) -> Any:
         """The embedding of tokens."""
@@ -195,15 +253,19 @@ class Qwen3VL(nn.Module):
         self.vision = network.model.visual
         self.language = Decoder(network.model.language_model, network.lm_head, bool(network.all_tied_weights_keys))
         self.image_token_id: int = network.config.image_token_id
+        width = network.config.text_config.hidden_size
+        self.regions = Replay(config.regions, width) if isinstance(config.regions, RegionReplay) else None
 
     @staticmethod
     def weight_name(stored: str) -> str:
         """The name here of a weight that transformers stores."""
-        for theirs, ours in (("model.visual.", "vision."), ("model.language_model.", "language.base_model."),
-                             ("lm_head.", "language.lm_head.")):
-            if stored.startswith(theirs):
-                return ours + stored.removeprefix(theirs)
-        return stored
+        found = (ours + stored.removeprefix(theirs) for theirs, ours in _NAMES if stored.startswith(theirs))
+        return next(found, stored)
+
+    @staticmethod
+    def stored_name(key: str) -> str:
+        """The name under which transformers stores a weight."""
+        return next((theirs + key.removeprefix(ours) for theirs, ours in _NAMES if key.startswith(ours)), key)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -221,7 +283,7 @@ class Qwen3VL(nn.Module):
         Args:
             images: uint8 RGB [1, H, W, 3], from `fit_frame`.
             boxes: [1, N, 4], x1 y1 x2 y2 in units of the image.
-            masks: Not looked at: words say a box only.
+            masks: Weights of a region's vectors [1, N, P, P], or None; words say a box only.
 
         Returns:
             What is seen of the picture and of each region.
@@ -238,35 +300,79 @@ class Qwen3VL(nn.Module):
         grid = torch.tensor([[1, rows * sizes.merge, columns * sizes.merge]], device=images.device)
         found = self.vision(patches, grid_thw=grid)
         features = torch.stack(found.deepstack_features) if found.deepstack_features else None
-        return picture_output(found.pooler_output.unsqueeze(0), features, (rows, columns), boxes)
+        return self.picture(found.pooler_output.unsqueeze(0), features, (rows, columns), boxes, masks)
+
+    def picture(self, image_tokens: torch.Tensor, deepstack: torch.Tensor | None, grid: tuple[int, int],
+                boxes: torch.Tensor, masks: torch.Tensor | None = None) -> PictureOutput:
+        """What the encoder has made of a picture, with its regions.
+
+        Args:
+            image_tokens: [1, T, D], row by row.
+            deepstack: [layers, T, D], or None.
+            grid: Rows and columns of the image tokens.
+            boxes: [1, N, 4], x1 y1 x2 y2 in units of the image.
+            masks: As `encode` takes them.
+        """
+        return PictureOutput(image_tokens, region_looks(image_tokens, grid, boxes), deepstack, grid,
+                             None if self.regions is None
+                             else self.regions(image_tokens, deepstack, grid, boxes, masks))
 
     def embed(self, input_ids: torch.Tensor, vision: PictureOutput, region_index: torch.Tensor) -> torch.Tensor:
-        """Embed tokens, with image tokens spliced in.
+        """Embed tokens, with image tokens and what is replayed of regions spliced in.
 
         Args:
             input_ids: [1, L].
             vision: Of the image.
-            region_index: Not looked at: no region has a token.
+            region_index: [1, L], which of the image's N·K vectors of regions takes the token's place, −1 for none.
 
         Returns:
             [1, L, D].
         """
         text: torch.Tensor = self.language.get_input_embeddings()(input_ids)
         places = (input_ids == self.image_token_id).unsqueeze(-1)
-        return text.masked_scatter(places, vision.image_tokens.to(text.dtype)) if bool(places.any()) else text
+        text = text.masked_scatter(places, vision.image_tokens.to(text.dtype)) if bool(places.any()) else text
+        is_region = region_index[0] >= 0
+        if vision.replay is None or not bool(is_region.any()):
+            return text
+        replayed = vision.replay[0].flatten(0, 1)[region_index[0][is_region]].to(text.dtype)
+        return text.masked_scatter(is_region.unsqueeze(-1), replayed)
 
+    def forward(self, input_ids: torch.Tensor, images: Sequence[torch.Tensor], boxes: torch.Tensor,
+                region_index: torch.Tensor, attention_mask: torch.Tensor | None = None,
+                labels: torch.Tensor | None = None, masks: torch.Tensor | None = None,
+                **loss_arguments: Any) -> CausalLMOutputWithPast:
+        """Compute the logits of every next token, and the loss where labels are given.
 
-def picture_output(image_tokens: torch.Tensor, deepstack: torch.Tensor | None, grid: tuple[int, int],
-                   boxes: torch.Tensor) -> PictureOutput:
-    """What an encoder has made of a picture, with what its regions look like.
+        Args:
+            input_ids: [B, L].
+            images: uint8 RGB [H, W, 3] each, of any size that `fit_frame` gives.
+            boxes: [B, N, 4], x1 y1 x2 y2 in units of the image.
+            region_index: [B, L], as `embed` takes it.
+            attention_mask: [B, L], 0 where padded.
+            labels: [B, L], −100 where nothing is to be learned.
+            masks: Weights of the regions' vectors [B, N, P, P], or None.
+            loss_arguments: For transformers' loss.
 
-    Args:
-        image_tokens: [1, T, D], row by row.
-        deepstack: [layers, T, D], or None.
-        grid: Rows and columns of the image tokens.
-        boxes: [1, N, 4], x1 y1 x2 y2 in units of the image.
-    """
-    return PictureOutput(image_tokens, region_looks(image_tokens, grid, boxes), deepstack, grid)
+        Returns:
+            Logits [B, L, vocabulary], and the loss.
+        """
+        length, embeddings, positions, features = input_ids.shape[1], [], [], []
+        is_image = input_ids == self.image_token_id
+        for row, image in enumerate(images):
+            one = slice(row, row + 1)
+            vision = self.encode(image.unsqueeze(0), boxes[one], None if masks is None else masks[one])
+            embeddings.append(self.embed(input_ids[one], vision, region_index[one]))
+            pictures = vision.pictures(is_image[row].cpu().numpy(), region_index[row].cpu().numpy())
+            positions.append(np.broadcast_to(pictures.positions(0, length), (AXES, length)))
+            features += [found for _, found in pictures.features(0, length)]
+        hidden = self.language.base_model(
+            inputs_embeds=torch.cat(embeddings), attention_mask=attention_mask, use_cache=False,
+            position_ids=torch.from_numpy(np.stack(positions, 1)).to(input_ids.device),
+            visual_pos_masks=is_image | (region_index >= 0) if features else None,
+            deepstack_visual_embeds=list(torch.cat(features, 1)) if features else None).last_hidden_state
+        logits = self.language.lm_head(hidden)
+        loss = None if labels is None else ForCausalLMLoss(logits, labels, logits.shape[-1], **loss_arguments)
+        return CausalLMOutputWithPast(loss=loss, logits=logits)
 
 
 def region_looks(image_tokens: torch.Tensor, grid: tuple[int, int], boxes: torch.Tensor) -> torch.Tensor:

@@ -5,27 +5,41 @@ The chat template that comes with it is never run: prompts have this package's o
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from ..configuration import ConfigError
-from ..regular_file import read_regular
+from ..configuration import ConfigError, build
+from ..regular_file import read_regular, write_whole
 from .architecture import architecture, without_code
 from .checkpoint_files import CONFIG_FILE, CheckpointError, read_object
 from .config import PromptConfig
 from .qwen3_vl import MODEL_TYPE, PixelBudget, Qwen3VLConfig
-from .region_words import DESCRIBE, IMAGE_MARKS, IMAGE_TEXT, PREAMBLE, SEPARATOR
+from .region_replay import RegionReplay
+from .region_words import (
+    DESCRIBE,
+    IMAGE_MARKS,
+    IMAGE_TEXT,
+    PREAMBLE,
+    REPLAY_PREAMBLE,
+    REPLAY_SEPARATOR,
+    SEPARATOR,
+)
 
 _log = logging.getLogger(__name__)
 
 # Longer conversations are cut: beyond this, caches grow and answers do not get better on a robot.
 _CONTEXT = 8192
 _FORMAT = "chatml"
+PROCESSOR_FILE = "preprocessor_config.json"
+#: The field of config.json that says how regions are shown to the model; without it, as words.
+OWN_FIELD = "ros_gpt4roi"
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 # A template that has one reaches for Python's own objects.
 _INTERNALS = re.compile(r"__\w+__")
@@ -52,6 +66,7 @@ def check_content(path: Path, content: dict[str, Any]) -> None:
         method = method.get("quant_method") if isinstance(method, dict) else method
         raise CheckpointError(f"{path}: weights are quantised by {method!r}, expected the folder of the model as it "
                               "was trained; this package quantises it itself (pipeline.language_format)")
+    content = network_fields(content)
     _check_version(path, content)
     for part in _PARTS:
         if not isinstance(content.get(part), dict):
@@ -85,10 +100,49 @@ def read_qwen3_vl(folder: Path, content: dict[str, Any], tokenizer: PreTrainedTo
         raise CheckpointError(f"{path}: text_config.vocab_size is {rows}, expected at least the tokenizer's "
                               f"{len(tokenizer)}")
     longest = content["text_config"].get("max_position_embeddings")
+    context = min(_CONTEXT, longest) if isinstance(longest, int) else _CONTEXT
     prompt = PromptConfig(template=_FORMAT, image_text=IMAGE_TEXT, preamble=PREAMBLE, separator=SEPARATOR,
-                          describe=DESCRIBE, context=min(_CONTEXT, longest) if isinstance(longest, int) else _CONTEXT)
-    return Qwen3VLConfig(network=without_code(content), prompt=prompt,
-                         preprocess=_budget(folder, content["vision_config"]))
+                          describe=DESCRIBE, context=context)
+    try:
+        config = build(Qwen3VLConfig, {**_own(path, content), "network": without_code(network_fields(content)),
+                                       "preprocess": _budget(folder, content["vision_config"])})
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {OWN_FIELD}: {error}") from error
+    if isinstance(config.regions, RegionReplay):
+        # What is replayed may take half of the context.
+        most = max(1, min(prompt.max_regions, context // 2 // config.regions.embeddings))
+        prompt = replace(prompt, preamble=REPLAY_PREAMBLE, separator=REPLAY_SEPARATOR, max_regions=most)
+    return replace(config, prompt=prompt)
+
+
+def write_qwen3_vl_config(config: Qwen3VLConfig, folder: Path) -> None:
+    """Write what `read_qwen3_vl` reads beside the tokenizer; config.json comes last and makes the folder a model.
+
+    Args:
+        config: The model's.
+        folder: Where its weights and its tokenizer lie.
+    """
+    sizes = config.preprocess
+    processor = {"image_processor_type": "Qwen2VLImageProcessorFast", "patch_size": sizes.patch,
+                 "merge_size": sizes.merge, "temporal_patch_size": sizes.frames,
+                 "size": {"shortest_edge": sizes.least, "longest_edge": sizes.most},
+                 "image_mean": sizes.mean, "image_std": sizes.std}
+    own = {OWN_FIELD: {"regions": asdict(config.regions)}} if isinstance(config.regions, RegionReplay) else {}
+    for name, fields in ((PROCESSOR_FILE, processor), (CONFIG_FILE, {**config.network, **own})):
+        write_whole(folder / name, (json.dumps(fields, indent=2) + "\n").encode())
+
+
+def network_fields(content: dict[str, Any]) -> dict[str, Any]:
+    """Of a config.json what is transformers'."""
+    return {field: value for field, value in content.items() if field != OWN_FIELD}
+
+
+def _own(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Of a config.json what this package has added: how regions are shown."""
+    own = content.get(OWN_FIELD, {})
+    if not isinstance(own, dict) or set(own) - {"regions"}:
+        raise CheckpointError(f"{path}: {OWN_FIELD} is {own!r}, expected {{\"regions\": {{…}}}}")
+    return own
 
 
 def _check_version(path: Path, content: dict[str, Any]) -> None:
@@ -136,7 +190,7 @@ def _check_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 def _budget(folder: Path, vision: dict[str, Any]) -> PixelBudget:
     """Sizes by the image processor's file, else as Qwen3-VL is published; they must be the encoder's."""
     fields: dict[str, Any] = {}
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    for name in (PROCESSOR_FILE, "processor_config.json"):
         if (folder / name).is_file():
             fields = read_object(folder / name)
             fields = fields.get("image_processor", fields)

@@ -15,6 +15,7 @@ import numpy as np
 
 from .config import PointConfig, RegionConfig
 from .preprocess import normalise_boxes
+from .region_replay import RegionReplay
 
 # Fractional bits of polygon corners, as cv2.fillPoly takes them.
 _SHIFT = 4
@@ -147,7 +148,7 @@ def point_region(x: float, y: float, width: int, height: int, config: PointConfi
 
 
 def region_inputs(regions: Sequence[RegionShape], width: int, height: int,
-                  config: RegionConfig | None) -> RegionInputs:
+                  config: RegionConfig | RegionReplay | None) -> RegionInputs:
     """The regions of a width × height frame as the network's inputs; without masks where no config says their size.
 
     Raises ValueError where a box is not finite x1 < x2, y1 < y2 (see normalise_boxes).

@@ -26,6 +26,11 @@ BOX_KEY, POINT_KEY, LABEL_KEY = "bbox_2d", "point_2d", "label"
 IMAGE_TEXT = "{image}"
 PREAMBLE = "Regions of this picture, by their boxes:\n```json\n[\n{regions}\n]\n```\n"
 SEPARATOR = ",\n"
+# With what is replayed of regions behind their words: no list of JSON objects, which has no place for it.
+REPLAY_PREAMBLE = "Regions of this picture, each with its box and what is in it:\n{regions}\n"
+REPLAY_SEPARATOR = "\n"
+#: A token that what is replayed of a region takes the place of.
+REGION_PAD = "<|region_pad|>"
 DESCRIBE = "Describe {region} in one short sentence."
 # What asks for boxes and points, as in the prompts that Qwen3-VL was evaluated with (arXiv 2511.21631, appendix B).
 REPORT_BOXES = "Report bbox coordinates in JSON format."
@@ -72,24 +77,49 @@ class RegionWordPrompts(BoxReferences, ChatPrompts):
     Args:
         tokenizer: A fast tokenizer with Qwen's special tokens.
         config: The model's wording.
+        markers: Texts that the tokenizer must know as one token each.
 
     Raises:
         PromptError: The tokenizer lacks one of these tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig):
-        super().__init__(tokenizer, config, IMAGE_MARKS, IMAGE_MARKS, 0)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig,
+                 markers: tuple[str, ...] = IMAGE_MARKS):
+        super().__init__(tokenizer, config, markers, IMAGE_MARKS, 0)
         vocabulary = tokenizer.get_vocab()
         self.never += [vocabulary[token] for token in (VIDEO,) if token in vocabulary]
         self.ends = tuple(vocabulary[token] for token in (END_OF_TEXT,) if token in vocabulary)
 
-    def of_frame(self, image_tokens: int, boxes: np.ndarray) -> RegionWordPrompts:
-        """The same for one frame.
-
-        Args:
-            image_tokens: How many it has.
-            boxes: Its regions' boxes in units of the image, float32 [N, 4].
-        """
+    def of_frame(self, image_tokens: int, boxes: np.ndarray | None) -> ChatPrompts:
+        """As `ChatPrompts.of_frame`."""
+        assert boxes is not None  # as frames have them
         bound = copy.copy(self)
         bound.image_tokens, bound.boxes = image_tokens, boxes
         return bound
+
+
+class RegionReplayPrompts(RegionWordPrompts):
+    """Prompts in which vectors of what is in a region's box stand behind its words.
+
+    Args:
+        tokenizer: As of `RegionWordPrompts`, with `REGION_PAD` beside.
+        config: The model's wording.
+        embeddings: Vectors a region.
+
+    Raises:
+        PromptError: The tokenizer lacks one of these tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig, embeddings: int):
+        super().__init__(tokenizer, config, (*IMAGE_MARKS, REGION_PAD))
+        self.embeddings, self.region_ids = embeddings, (tokenizer.get_vocab()[REGION_PAD],)
+        self.never += self.region_ids
+
+    def _listed(self, number: int) -> str:
+        return f"<region{number}>"
+
+    def _shown(self, number: int, is_point: bool, regions: list[int]) -> str:
+        first = (number - 1) * self.embeddings
+        regions.extend(range(first, first + self.embeddings))
+        begin, _, end = IMAGE_MARKS
+        return super()._shown(number, is_point, regions) + begin + REGION_PAD * self.embeddings + end

@@ -44,8 +44,8 @@ _READ = frozenset({"alpha_pattern", "bias", "exclude_modules", "init_lora_weight
 _PLAIN_STARTS = True, False, "gaussian", "orthogonal", "eva"
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
 # What may stand before a decoder layer's name: it depends on the class that the adapter was trained in.
-_OUTER = ("model.", "language.model.", "language.base_model.", "model.language_model.", "language_model.model.",
-          "language_model.")
+_OUTER = ("model.", "base_model.", "language.model.", "language.base_model.", "model.language_model.",
+          "language_model.model.", "language_model.")
 _NAMED = 4  # layers that an error names
 _MIB = 1 << 20
 

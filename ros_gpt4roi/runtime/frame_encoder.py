@@ -6,11 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 
 from ..model.config import ModelConfig
 from ..model.preprocess import check_frame, preprocess_frame
-from ..model.qwen3_vl import AnyVisionOutput, PictureOutput, Qwen3VLConfig, fit_frame, region_looks
+from ..model.qwen3_vl import AnyVisionOutput, PictureOutput, Qwen3VLConfig, fit_frame, joined
+from ..model.region_replay import RegionReplay
 from ..model.region_shapes import RegionInputs, RegionShape, region_inputs
 from .region_text import RegionText
 from .regions import region_shapes, usable_regions
@@ -35,7 +35,8 @@ def network_inputs(pixels: np.ndarray, regions: Sequence[RegionShape],
     """
     height, width = pixels.shape[:2]
     if isinstance(config, Qwen3VLConfig):
-        return fit_frame(pixels, config.preprocess), region_inputs(regions, width, height, None)
+        shapes = config.regions if isinstance(config.regions, RegionReplay) else None
+        return fit_frame(pixels, config.preprocess), region_inputs(regions, width, height, shapes)
     return preprocess_frame(pixels, config.preprocess), region_inputs(regions, width, height, config.regions)
 
 
@@ -93,8 +94,7 @@ class FrameEncoder:
         vision_key, points, keys, boxes = frame.key, regions.points, np.arange(len(shown)), regions.boxes
         if base is not None:
             first = len(base.shown)
-            embeddings = torch.cat([base.vision.region_embeddings, vision.region_embeddings], 1)
-            vision, vision_key = base.vision._replace(region_embeddings=embeddings), base.vision_key
+            vision, vision_key = joined(base.vision, vision), base.vision_key
             boxes = np.concatenate([base.boxes, boxes])
             keys = np.concatenate([base.region_keys, ((frame.key + 1) << 32) + keys])
             points = base.points | {first + place for place in points}
@@ -110,13 +110,11 @@ class FrameEncoder:
         return encoded
 
     def _see(self, image: np.ndarray, regions: RegionInputs, base: EncodedFrame | None) -> AnyVisionOutput:
-        """What the vision stage makes of a picture; of a frame with a base, only its regions' embeddings are needed."""
+        """What the vision stage makes of a picture; of a frame with a base, only its regions are needed."""
+        boxes, masks = regions.boxes[None], None if regions.masks is None else regions.masks[None]
         if base is not None and isinstance(base.vision, PictureOutput):
-            tokens = base.vision.image_tokens
-            boxes = torch.from_numpy(regions.boxes).to(tokens.device)
-            return base.vision._replace(region_embeddings=region_looks(tokens, base.vision.grid, boxes[None]))
-        return self.vision.encode(image[None], regions.boxes[None],
-                                  None if regions.masks is None else regions.masks[None])
+            return self.vision.see_more(base.vision, boxes, masks)
+        return self.vision.encode(image[None], boxes, masks)
 
     def pixels(self, frame: Frame) -> np.ndarray | None:
         """The image [H, W, 3] of the frame that was encoded last, as it was decoded for that; None of any other."""

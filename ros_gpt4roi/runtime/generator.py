@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..model.picture import AXES
 from .adapted_forward import AdaptedForward
 from .adapter_folder import Adapter
 from .device import free_memory
@@ -30,7 +31,6 @@ from .forward import FixedForward, Forward
 from .kv_cache import PrefixCache, Prompt, SlotCache
 from .language_backend import choose_body, choose_head
 from .language_model import Body, Choice
-from .picture import AXES
 from .request import Sampling, Sequence, TokenChoice
 from .types import Status
 
@@ -261,8 +261,7 @@ class Generator:
             begin, end = end, end + count
             if row.suffix is None or row.picture is None:
                 continue
-            place, features = row.picture.features(len(row.slots) - count, len(row.slots))
-            if features is not None and features.shape[1]:
+            for place, features in row.picture.features(len(row.slots) - count, len(row.slots)):
                 if added is None:
                     added = embeddings.new_zeros(len(features), *embeddings.shape)
                 added[:, begin + place:begin + place + features.shape[1]] = features

@@ -14,11 +14,9 @@ from ..configuration import setting
 from ..model.checkpoint import LoadedModel, LoadedQwen3VL
 from ..model.prompt import ChatPrompts, PromptError
 from ..model.qwen3_vl import AnyVisionOutput, PictureOutput
-from ..model.region_words import RegionWordPrompts
 from .adapter_folder import Adapter, read_adapter
 from .generator import Generator
 from .kv_cache import Prompt
-from .picture import Picture
 from .request import Sampling, Sequence
 from .text_stream import TextStream
 from .types import Status
@@ -111,10 +109,7 @@ class LanguageStage:
         Raises:
             PromptError: The last question alone does not fit, or speaks of a region that is not there.
         """
-        regions, prompts = vision.region_embeddings.shape[1], self.prompts
-        if isinstance(prompts, RegionWordPrompts):
-            assert boxes is not None  # as frames have them
-            prompts = prompts.of_frame(vision.image_tokens.shape[1], boxes)
+        regions, prompts = vision.region_embeddings.shape[1], self.prompts.of_frame(vision.image_tokens.shape[1], boxes)
         unusable = prompts.config.context - self.generator.context
         try:
             encoded = prompts.encode(rounds, regions, list_regions=list_regions, points=points,
@@ -125,14 +120,13 @@ class LanguageStage:
                                      reserve=unusable + 1)
             dropped = len(rounds) - 1
         index = np.asarray(encoded.region_index, np.int64)
-        size = vision.region_embeddings.shape[2]
+        size = prompts.embeddings
         keys = index if region_keys is None or not regions else np.where(
             index < 0, -1, region_keys[index // size] * size + index % size)
         prompt = Prompt.of(encoded.input_ids, keys, vision_key, adapter)
         picture = None
         if isinstance(vision, PictureOutput):
-            first = encoded.input_ids.index(prompts.image_patch_id)
-            picture = Picture(first, *vision.grid, vision.deepstack)
+            picture = vision.pictures(prompt.ids == prompts.image_patch_id, index)
 
         def embed() -> torch.Tensor:
             device = self._model.device

@@ -270,7 +270,7 @@ class Pipeline:
             max_new_tokens: Most tokens of a text.
         """
         count = min(len(boxes), self.model_config.prompt.max_regions)
-        vision = vision._replace(region_embeddings=vision.region_embeddings[:, :count])
+        vision = vision.first(count)
         return self.language.answers([[(self._describe.replace("{region}", f"<region{place}>"), None)]
                                       for place in range(1, count + 1)], vision, max_new_tokens,
                                      boxes=boxes[:count])

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from ..configuration import Configuration, setting
+from ..model.picture import Pictures
 from ..model.qwen3_vl import AnyVisionOutput
 from .adapter_folder import Adapter
 from .kv_cache import Prompt
-from .picture import Picture
 from .pointing import Pointed
 from .region_text import RegionText
 from .reuse import Described
@@ -79,7 +79,7 @@ class Sequence(Text[int]):
         sampling: How tokens are chosen.
         draft: Token ids of an earlier text, tried ahead (prompt lookup decoding).
         cache_key: Name under which keys and values of prompt and text are kept when the text is complete.
-        picture: Where the picture stands in the prompt, for a model with multi-axis rotary positions; None: a token's
+        picture: Where pictures stand in the prompt, for a model with multi-axis rotary positions; None: a token's
             place is its position.
         top_k: So many of the likeliest tokens at each place are kept in `choices`; 0 keeps nothing.
         choices: Every token taken, the one that ended the text among them, where `top_k` is above 0.
@@ -94,7 +94,7 @@ class Sequence(Text[int]):
     sampling: Sampling = Sampling()
     draft: tuple[int, ...] = ()
     cache_key: Hashable | None = None
-    picture: Picture | None = None
+    picture: Pictures | None = None
     top_k: int = field(default=0, init=False)
     choices: list[TokenChoice] = field(default_factory=list, init=False)
     slots: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64), init=False)

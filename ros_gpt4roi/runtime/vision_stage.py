@@ -20,7 +20,7 @@ from ..engine.profiles import EngineOptions
 from ..engine.tensorrt.engine import open_tensorrt
 from ..model.checkpoint import LoadedModel, LoadedQwen3VL
 from ..model.gpt4roi import GPT4RoI
-from ..model.qwen3_vl import MAX_PIXELS, AnyVisionOutput, Qwen3VL
+from ..model.qwen3_vl import MAX_PIXELS, AnyVisionOutput, PictureOutput, Qwen3VL
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class VisionStage:
     def __init__(self, model: GPT4RoI | Qwen3VL, backend: str = "torch", runner: Runner | None = None,
                  reason: str = "asked for"):
         """The PyTorch backend; `open` takes others."""
-        self._device, self._dtype = model.device, model.dtype
+        self._model, self._device, self._dtype = model, model.device, model.dtype
         self._torch = TorchRunner(model)
         self._runner = runner or self._torch
         self._unfit: set[tuple[int, ...]] = set()  # sizes of pictures that the engine was not built for
@@ -137,8 +137,25 @@ class VisionStage:
             output = self._run(images, boxes, masks)
         else:
             output = self._run(images, np.zeros((boxes.shape[0], 1, 4), np.float32))
-        regions = output.region_embeddings[:, :boxes.shape[1]]
-        return output._replace(region_embeddings=regions).to(self._device, self._dtype)
+        return output.first(boxes.shape[1]).to(self._device, self._dtype)
+
+    @torch.inference_mode()
+    def see_more(self, seen: PictureOutput, boxes: np.ndarray, masks: np.ndarray | None = None) -> PictureOutput:
+        """Looks at other regions of a picture that was encoded.
+
+        Args:
+            seen: what `encode` gave of it.
+            boxes: as `encode` takes them.
+            masks: as `encode` takes them.
+
+        Returns:
+            The picture with these regions, and none of those that it was encoded with.
+        """
+        assert isinstance(self._model, Qwen3VL)
+        found = self._model.picture(seen.image_tokens, seen.deepstack, seen.grid,
+                                    torch.from_numpy(boxes).to(self._device),
+                                    None if masks is None else torch.from_numpy(masks).to(self._device))
+        return found.to(self._device, self._dtype)
 
     def _run(self, images: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None = None) -> AnyVisionOutput:
         """In PyTorch where an engine was not built for a picture's size: another camera, or another picture's."""

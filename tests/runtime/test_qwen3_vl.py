@@ -10,11 +10,11 @@ import torch
 from qwen_fixtures import image_processor, write_qwen
 from transformers import Qwen3VLForConditionalGeneration
 
+from ros_gpt4roi.model.picture import Picture, Pictures
 from ros_gpt4roi.model.qwen3_vl import fit_frame
 from ros_gpt4roi.runtime.language_model import Body, LlamaBody, TransformersBody
 from ros_gpt4roi.runtime.language_stage import DecodingConfig
 from ros_gpt4roi.runtime.onnx_language_model import OnnxBody
-from ros_gpt4roi.runtime.picture import Picture
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.request import Conversation, DescriptionRequest, Question, Sequence
 from ros_gpt4roi.runtime.types import Frame, Region, Status
@@ -158,7 +158,7 @@ def test_positions_are_those_of_transformers_whatever_part_is_asked_for(
     kinds[:, first:first + rows * columns] = 1
     ids = torch.where(kinds == 1, network.config.image_token_id, 7).long()
     expected, delta = network.model.get_rope_index(ids, kinds, torch.tensor([[1, 2 * rows, 2 * columns]]))
-    picture = Picture(first, rows, columns)
+    picture = Pictures([Picture(first, rows, columns)])
     for begin in range(last):
         for end in range(begin + 1, last + 1):
             found = picture.positions(begin, end)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.model.config import ModelConfig
+from ros_gpt4roi.model.qwen3_vl import Qwen3VLConfig
 from ros_gpt4roi.sim.household.catalogue import AssetsError
 from ros_gpt4roi.sim.studio import RendererError
 from training.data.record import RecordError as DataError
@@ -56,7 +57,8 @@ def check_section(section: Mapping[str, Any]) -> Any:
     return parse_options(kinds[kind], values, kind)
 
 
-def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int, config: ModelConfig) -> Dataset:
+def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int,
+                 config: ModelConfig | Qwen3VLConfig) -> Dataset:
     """The data set of a recipe's ``train`` or ``validation`` section.
 
     Args:
@@ -87,6 +89,9 @@ def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int, conf
     from training.data.scene_files import ScenesError, render_scenes
     from training.data.tabletop import TabletopDataset
 
+    if isinstance(config, Qwen3VLConfig):
+        raise DataError(f"{kind}: its scenes are rendered for a model of one image size, expected kind mixture or "
+                        "shards for a Qwen3-VL")
     worlds: dict[str, type[RenderedDataset[Any]]] = {"tabletop": TabletopDataset, "household": HouseholdDataset}
     rendered = worlds[kind]
     try:

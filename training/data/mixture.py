@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.config import ModelConfig
+from ros_gpt4roi.model.qwen3_vl import Qwen3VLConfig
 from training.data.augmentation import vary
 from training.data.coco import Coco
 from training.data.flickr import Flickr
@@ -183,7 +184,7 @@ class Mixture:
 class MixtureDataset(Dataset):
     """A mixture as training.data.sample.Sample, for transformers' Trainer, which numbers every epoch from 0."""
 
-    def __init__(self, mixture: Mixture, config: ModelConfig):
+    def __init__(self, mixture: Mixture, config: ModelConfig | Qwen3VLConfig):
         self.mixture, self.config, self.epoch = mixture, config, 0
 
     def set_epoch(self, epoch: int) -> None:

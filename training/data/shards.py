@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.config import ModelConfig
+from ros_gpt4roi.model.qwen3_vl import Qwen3VLConfig
 from ros_gpt4roi.regular_file import JSON_BYTES, write_whole
 from training.data.mixture import Mixture
 from training.data.record import Record, RecordError, Round, check_record
@@ -124,7 +125,7 @@ class ShardDataset(IterableDataset):
         RecordError: The index cannot be read; from reading on, a shard is damaged or too many samples are malformed.
     """
 
-    def __init__(self, index: str, seed: int, config: ModelConfig, malformed_limit: int = 100):
+    def __init__(self, index: str, seed: int, config: ModelConfig | Qwen3VLConfig, malformed_limit: int = 100):
         try:
             with webdataset.gopen(str(index)) as file:
                 content = file.read(JSON_BYTES + 1)

@@ -56,7 +56,7 @@ class TensorRTPictureRunner:
             torch.cuda.current_stream().wait_event(self._done)
             outputs = self._encode(place, np.ascontiguousarray(images))
             self._done.record()
-            return self._network.picture(outputs, images, boxes)
+            return self._network.picture(outputs, images, boxes, masks)
 
     def prepare(self) -> None:
         """Runs every size once, so that no frame waits for it, and keeps the kernels compiled."""

@@ -56,6 +56,10 @@ class PictureStage(VisionStage):
             tokens.new_zeros(1, 0, 1, tokens.shape[2])
         return PictureOutput(tokens, looks, None, (rows, columns))
 
+    def see_more(self, seen: PictureOutput, boxes: np.ndarray, masks: np.ndarray | None = None) -> PictureOutput:
+        """See `VisionStage.see_more`."""
+        return seen._replace(region_embeddings=region_looks(seen.image_tokens, seen.grid, torch.from_numpy(boxes)))
+
 
 class RemotePipeline(Pipeline):
     """See the module, and `Pipeline`.
