@@ -138,7 +138,7 @@ def test_corrections_become_labels_and_the_newest_decides(tmp_path):
 @pytest.mark.parametrize(("fields", "name", "description", "source"), [
     ({"right": "a red valve"}, "", "a red valve", "person"),
     ({"right": "a broken mug"}, "mug", "a broken mug", "person"),
-    ({"right": ""}, "mug", "a bowl", "model"), ({"verdict": Correction.RIGHT}, "mug", "a bowl", "person"),
+    ({"right": ""}, "mug", "a bowl", "model"), ({"verdict": Correction.RIGHT}, "", "a bowl", "person"),
 ])
 def test_what_a_correction_does_to_names(tmp_path, fields, name, description, source):
     frame = (CAMERA, bags.compressed(0)), (BOXES, bags.detections(0)), (TEXTS, bags.descriptions(0, "a bowl"))

@@ -94,12 +94,14 @@ def _judged(region: RegionRecord, judgements: list[Judgement]) -> RegionRecord:
     region = dataclasses.replace(region, judgements=tuple(judgements))
     if newest.wrong and not newest.right:
         return region  # readers leave the description out; a person sees what was said
-    text = newest.right if newest.wrong else newest.said
-    bare, name = _ARTICLE.sub("", text), region.name
-    if newest.wrong:
-        # What the detector called it may be what was wrong. One word is a name, more are a description.
-        name = bare if bare and " " not in bare else name if name and name.lower() in text.lower() else ""
-    return dataclasses.replace(region, name=name, description=text or region.description, source="person",
+    text = (newest.right if newest.wrong else newest.said) or region.description
+    bare = _ARTICLE.sub("", text)
+    # What the detector called it is not what the person said. One word of theirs is a name, more are a description.
+    if newest.wrong and bare and " " not in bare:
+        name = bare
+    else:
+        name = region.name if region.name and region.name.lower() in text.lower() else ""
+    return dataclasses.replace(region, name=name, description=text, source="person",
                                confidence=1.0)
 
 

@@ -1,0 +1,64 @@
+"""How many things a model calls by their kind when it describes them, also of kinds that its world did not have.
+
+`training.evaluation.tabletop` asks about the kinds of the tabletop alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from ros_gpt4roi.runtime.pipeline import Pipeline
+from ros_gpt4roi.runtime.types import Frame, Region
+from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
+from ros_gpt4roi.sim.tabletop.scene import KINDS, WORKSHOP_KINDS
+
+Counts = dict[str, tuple[int, int]]
+
+
+def words(text: str) -> set[str]:
+    """The words of a text, in lower case."""
+    return set(re.findall(r"\w+", text.casefold()))
+
+
+def count_kinds(pipeline: Pipeline, split: str, seed: int, scenes: int,
+                check: Callable[[], None] = lambda: None) -> Counts:
+    """Have scenes described, as the node does, and count the things that are called by their kind and no other.
+
+    Args:
+        pipeline: The model.
+        split: A name in scene.ALL_SPLITS.
+        seed: Of the scenes.
+        scenes: How many, the first of their split and seed.
+        check: Called for every scene; what it raises ends it.
+
+    Returns:
+        Kind → how many were called by it, of how many.
+
+    Raises:
+        RendererError: Nothing can be rendered here.
+    """
+    everything = {*KINDS, *WORKSHOP_KINDS}
+    counts: Counts = {}
+    with TabletopRenderer() as renderer:
+        for index in tqdm(range(scenes), unit=" scenes", desc=f"describing {split}", disable=None):
+            check()
+            scene = renderer.render(split, seed, index)
+            frame = Frame(scene.image, tuple(Region(str(place), item.box)
+                                             for place, item in enumerate(scene.objects, 1)), 0, "")
+            said = {found.region.id: found.text for found in pipeline.describe(frame).descriptions}
+            pipeline.reset()
+            for place, item in enumerate(scene.objects, 1):
+                right, count = counts.get(item.kind, (0, 0))
+                named = everything.intersection(words(said.get(str(place), "")))
+                counts[item.kind] = right + (named == {item.kind}), count + 1
+    return counts
+
+
+def share(counts: Counts, kinds: tuple[str, ...]) -> float | None:
+    """The part of the things of some kinds that was called by their kind, 0 to 1; None where there were none."""
+    found = [counts[kind] for kind in kinds if kind in counts]
+    total = sum(count for _, count in found)
+    return sum(right for right, _ in found) / total if total else None
