@@ -215,6 +215,27 @@ def bags() -> str:
     return markdown(("bag", "frames", "memory at most", "minutes"), rows)
 
 
+def retrained() -> str:
+    """Return what the demonstration of retraining has measured, a row a seed.
+
+    Raises:
+        FileNotFoundError: None of its files is there.
+    """
+    folder = "benchmarks/results/retrain_demo"
+    rows = []
+    for path in sorted((ROOT / folder).glob("seed_*.json")):
+        found = read(f"{folder}/{path.name}")
+        percent = (f"{100 * found[key]:.1f}" for key in ("new_before", "new_after", "old_before", "old_after"))
+        rows.append((*(str(found[key]) for key in ("seed", "corrections", "scenes")), *percent,
+                     "yes" if found["rolled_back"] else "no", f"{found['minutes_by_step']['retrain']:.0f}",
+                     f"{found['minutes']:.0f}"))
+    if not rows:
+        raise FileNotFoundError(f"{folder}/seed_*.json")
+    return markdown(("seed", "corrections", "scenes of either room", "new kinds before, %", "after, %",
+                     "old kinds before, %", "after, %", "old texts back exactly", "minutes of retraining",
+                     "minutes in all"), rows)
+
+
 def malformed() -> str:
     """Return what malformed messages were sent, and what became of them."""
     results = read("benchmarks/results/malformed_messages.json")
@@ -297,8 +318,9 @@ def _listed(counts: dict[str, int]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, loading, reuse,
-                                        training, bags, tabletop, extractors, extractor_costs, malformed, soak, console,
-                                        browsers, ablation, speech, speech_times)}
+                                        training, bags, retrained, tabletop, extractors,
+                                        extractor_costs, malformed, soak, console, browsers, ablation, speech,
+                                        speech_times)}
 
 
 def fill(text: str) -> str:
