@@ -19,7 +19,7 @@ from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.model_card import measured_loss
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.adapter_folder import Adapter, is_adapter
-from ros_gpt4roi.runtime.device import free_memory
+from ros_gpt4roi.runtime.device import free_memory, weights_bytes
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.probes import Probe, count_right, read_probes
 from ros_gpt4roi.runtime.request import Conversation, Question
@@ -162,7 +162,7 @@ class ModelSwap:
 
     def _make_room(self, folder: Path, keep: bool) -> None:
         """Refuses a model whose weights take more memory than there is. The one before goes first, unless kept."""
-        needed = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        needed = weights_bytes(folder)
         if needed > free_memory(self._device) and self._take_back is not None and not keep:
             self._take_back = None
             gc.collect()

@@ -10,8 +10,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -22,12 +21,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
 from ros_gpt4roi.configuration import ConfigError, Configuration, setting
-from ros_gpt4roi.engine.build_process import Progress
 from ros_gpt4roi.messages import seconds_text
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.printable import printable
 from ros_gpt4roi.runtime.device import used_memory
-from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
+from ros_gpt4roi.runtime.fallback import FallbackOptions
+from ros_gpt4roi.runtime.pipeline import PipelineConfig
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
 from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
 from ros_gpt4roi.runtime.types import Frame, FrameDescriptions, Status
@@ -36,6 +35,7 @@ from .depth import DepthParameters, DepthSource
 from .diagnostics import DiagnosticsPublisher, Problems, Report
 from .evidence import Evidence, EvidenceParameters
 from .frame_source import DetectionParameters, FrameSource, ImageParameters, SyncParameters
+from .model_opening import ModelOpener
 from .model_swap import ModelSwap, SwapParameters
 from .outputs import Outputs
 from .parameters import TopicQos, declare, names, read
@@ -75,6 +75,9 @@ class PerceptionParameters(Configuration):
     """Parameters of the perception node. They take effect at `configure`; `pipeline.adapter` at any time."""
 
     model: str = setting("tabletop", "Checkpoint folder, or the name of a model that is installed with the package.")
+    fallback_model: str = setting("", "A second, smaller model, like `model`: it serves while the first cannot. Empty: "
+                                      "none.")
+    fallback: FallbackOptions = FallbackOptions()
     autostart: bool = setting(True, "Configure and activate at the start, without a lifecycle manager.")
     transport: str = setting("raw", "raw: Image on `image`; compressed: CompressedImage on `image/compressed`.",
                              choices=("raw", "compressed"))
@@ -155,16 +158,17 @@ class Perception(LifecycleNode):
             self._settings = parameters = read(self, PerceptionParameters)
             self._detection_type = yolo_type() if parameters.detections.type == "yolo_msgs" else Detection2DArray
             remote = parameters.pipeline.remote
+            models = ModelOpener(parameters.pipeline, parameters.fallback_model, parameters.fallback, self._tell,
+                                 self.problems)
             folder = None if remote else find_model(parameters.model)
             with self._diagnostics.during(f"connecting to {remote}" if folder is None else f"loading {folder}"):
                 use_all_threads()  # also for an engine that runs on the CPU
-                config = parameters.pipeline
-                pipeline = self._connect(config) if folder is None else self._open_model(folder, config)
+                pipeline = models.open(folder)
                 self._placement = pipeline.placement()
                 self.get_logger().info("; ".join(f"{what} {where}" for what, where in self._placement.items()))
                 if pipeline.device.advice:
                     self.problems.report("GPU not used", f"{pipeline.device.reason}; {pipeline.device.advice}")
-                if pipeline.device.name == "cpu" and folder is not None:
+                if pipeline.device.name == "cpu" and (parameters.fallback_model or not remote):
                     self._diagnostics.progress = "measuring how many threads help"
                     threads = fit_threads(lambda: pipeline.rehearse(_USUAL_REGIONS))
                     self.get_logger().info(f"PyTorch works with {threads} threads")
@@ -182,7 +186,7 @@ class Perception(LifecycleNode):
                                     lambda: self._state == "active", parameters.conversation.follow_up_s,
                                     parameters.watch)
         self._swap = ModelSwap(self, self._questions.group, scheduler, folder,
-                               torch.device(pipeline.device.name), self._open_bare_model, parameters.swap,
+                               torch.device(pipeline.device.name), models.open_bare, parameters.swap,
                                self._questions.requests, self.problems, lambda: self._state == "active")
         self._evidence = Evidence(self, self._questions.group, self._questions.frame, scheduler, parameters.evidence,
                                   self._questions.requests, self.problems, lambda: self._state == "active")
@@ -190,34 +194,6 @@ class Perception(LifecycleNode):
         self._state = "inactive"
         self.get_logger().info(f"model {printable(folder.name if folder else remote)} is ready")
         return TransitionCallbackReturn.SUCCESS
-
-    def _open_bare_model(self, folder: Path) -> Pipeline:
-        """Another model, for which the adapters that were named are not made."""
-        assert self._settings is not None  # configured
-        return self._open_model(folder, replace(self._settings.pipeline, adapters=(), adapter=""))
-
-    def _connect(self, config: PipelineConfig) -> Pipeline:
-        """Finds the server that has the model; one that is gone is looked for from now on."""
-        from ros_gpt4roi.runtime.remote.pipeline import RemotePipeline  # with what it needs, only where it is used
-        pipeline = RemotePipeline.connect(config)
-        try:
-            pipeline.warm_up()
-        except Exception:
-            pipeline.close()
-            raise
-        if in_the_clear := pipeline.server.in_the_clear:
-            self.problems.note("key in the clear", in_the_clear)
-        return pipeline
-
-    def _open_model(self, folder: Path, config: PipelineConfig) -> Pipeline:
-        """Loads and warms a model, on any thread."""
-        try:
-            pipeline = Pipeline.open(folder, config, self._on_progress)
-            self._diagnostics.progress = "warming up"
-            pipeline.warm_up()
-            return pipeline
-        finally:
-            self._diagnostics.progress = ""
 
     @_reports_errors
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -353,9 +329,8 @@ class Perception(LifecycleNode):
 
     # Diagnostics
 
-    def _on_progress(self, progress: Progress) -> None:
-        """Of an engine that is being built."""
-        self._diagnostics.progress = f"{progress.step}, {progress.fraction:.0%}"
+    def _tell(self, progress: str) -> None:
+        self._diagnostics.progress = progress
 
     def _report(self) -> Report:
         values: dict[str, object] = {"state": self._state, "model": self.get_parameter("model").value}

@@ -60,6 +60,11 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
+def weights_bytes(model_folder: Path) -> int:
+    """How many bytes the weights of a checkpoint folder are, as they are stored."""
+    return sum(path.stat().st_size for path in model_folder.glob("*.safetensors"))
+
+
 def used_memory() -> dict[str, float]:
     """What this process holds, in MiB, by name: of the machine's memory, and of a GPU's where one is used."""
     used = {"resident memory [MiB]": psutil.Process().memory_info().rss / 2**20}

@@ -57,3 +57,26 @@ def test_the_model_runs_on_a_server_which_goes_and_comes_back(peer: Peer, server
             told(peer, diagnostics, DiagnosticStatus.OK)
         finally:
             again.close()
+
+
+def test_a_local_model_serves_while_the_server_is_gone(peer: Peer, server: ChatServer, tiny_model: Path) -> None:
+    settings = SETTINGS | {"pipeline.remote": server.url, "fallback_model": str(tiny_model),
+                           "pipeline.vision.backend": "torch", "pipeline.answer_tokens": 12}
+    with perception_here(peer, tiny_model, settings):
+        diagnostics = peer.collect(DiagnosticArray, "/diagnostics", 10)
+        descriptions = peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+        camera, ask = Camera(peer), Asker(peer)
+        assert described(peer, descriptions, camera.send(BOXES)).model_version.startswith("qwen@")
+        server.close()
+        _, answer = ask("what is region 1?")
+        assert answer.status == Answer.OK and answer.text and answer.model_version.startswith("tiny@")
+        told(peer, diagnostics, DiagnosticStatus.WARN, "serves in place of qwen@", "cannot be reached")
+        assert described(peer, descriptions, camera.send(BOXES)).model_version == answer.model_version
+        again = ChatServer(server.port)
+        try:
+            peer.wait_for(lambda: ask("what is region 1?")[1].text == TEXT, "the server's return")
+            _, follow_up = ask("and region 2?", conversation_id=answer.conversation_id)
+            assert follow_up.text == TEXT and follow_up.model_version.startswith("qwen@")
+            told(peer, diagnostics, DiagnosticStatus.OK)
+        finally:
+            again.close()

@@ -6,10 +6,12 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+LIMIT_S = 60.0
 WORDS = ["a ", "small ", "red ", "mug"]
 
 
@@ -140,3 +142,10 @@ def words(handler: _Handler, body: dict[str, Any]) -> None:
             handler.send(": still here\n\n")  # by which it notices that nobody listens
     handler.event("", "stop" if body["max_tokens"] >= len(WORDS) else "length")
     handler.end()
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true in time"
+        threading.Event().wait(0.005)

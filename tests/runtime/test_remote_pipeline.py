@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chat_server import WORDS, ChatServer, Handler, words
+from chat_server import LIMIT_S, WORDS, ChatServer, Handler, until, words
 from PIL import Image
 
 from ros_gpt4roi.configuration import ConfigError
@@ -25,7 +25,6 @@ from ros_gpt4roi.runtime.request import Conversation, Question
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
 from ros_gpt4roi.runtime.types import Answer, Frame, Region, Status
 
-LIMIT_S = 60.0
 TEXT = "".join(WORDS)
 
 
@@ -79,13 +78,6 @@ def submit(scheduler: Scheduler, text: str = "What is region r1?", **how: Any) -
     question = Question(text, **({"frame": picture()} | how))
     scheduler.submit(question)
     return question
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true in time"
-        threading.Event().wait(0.005)
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------

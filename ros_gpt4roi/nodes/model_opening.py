@@ -1,0 +1,79 @@
+"""The models of the perception node, opened: a folder or a server, and what takes over from it."""
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ros_gpt4roi.engine.build_process import Progress
+from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.runtime.device import weights_bytes
+from ros_gpt4roi.runtime.fallback import FallbackOptions, FallbackPipeline
+from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
+
+from .diagnostics import Problems
+
+
+class ModelOpener:
+    """Opens models, on any thread.
+
+    Args:
+        config: How they are run.
+        fallback_model: Name or folder of what takes over; empty: nothing does.
+        fallback: When it takes over.
+        tell: Called with what opening is at; empty at its end.
+        problems: Counts what is odd.
+    """
+
+    def __init__(self, config: PipelineConfig, fallback_model: str, fallback: FallbackOptions,
+                 tell: Callable[[str], None], problems: Problems) -> None:
+        self._config, self._fallback_model, self._fallback = config, fallback_model, fallback
+        self._tell, self._problems = tell, problems
+
+    def open(self, folder: Path | None) -> Pipeline:
+        """What is to serve: a folder's model or, without a folder, the server's; with what takes over from it."""
+        first = self._connect() if folder is None else self._open(folder, self._config)
+        if not self._fallback_model:
+            return first
+        try:
+            name = find_model(self._fallback_model)
+            self._tell(f"loading {name}")
+            second = self.open_bare(name)
+        except Exception:
+            first.close()
+            raise
+        if folder is None:
+            return FallbackPipeline(first, second, self._fallback)
+        return FallbackPipeline(first, second, self._fallback, functools.partial(self._open, folder, self._config),
+                                weights_bytes(folder))
+
+    def open_bare(self, folder: Path) -> Pipeline:
+        """Another model, for which the adapters that were named are not made."""
+        return self._open(folder, replace(self._config, remote="", adapters=(), adapter=""))
+
+    def _open(self, folder: Path, config: PipelineConfig) -> Pipeline:
+        try:
+            pipeline = Pipeline.open(folder, config, self._on_progress)
+            self._tell("warming up")
+            pipeline.warm_up()
+            return pipeline
+        finally:
+            self._tell("")
+
+    def _connect(self) -> Pipeline:
+        """The server's model; a server that is gone is looked for from now on."""
+        from ros_gpt4roi.runtime.remote.pipeline import RemotePipeline  # with what it needs, only where it is used
+        pipeline = RemotePipeline.connect(self._config)
+        try:
+            pipeline.warm_up()
+        except Exception:
+            pipeline.close()
+            raise
+        if in_the_clear := pipeline.server.in_the_clear:
+            self._problems.note("key in the clear", in_the_clear)
+        return pipeline
+
+    def _on_progress(self, progress: Progress) -> None:
+        """Of an engine that is being built."""
+        self._tell(f"{progress.step}, {progress.fraction:.0%}")
