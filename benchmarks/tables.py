@@ -236,6 +236,28 @@ def retrained() -> str:
                      "minutes in all"), rows)
 
 
+def retraining() -> str:
+    """Return what a retraining takes, by the number of corrections."""
+    rows = []
+    for count, used in read("benchmarks/results/retraining.json")["corrections"].items():
+        right = (f"{100 * used[group]['before']:.0f} → {100 * used[group]['after']:.0f}"
+                 for group in ("held_out", "known"))
+        rows.append((count, str(used["pictures"]), str(used["steps"]), f"{used['minutes']:.1f}",
+                     f"{used['peak_mib']:.0f} MiB", *right))
+    return markdown(("corrections", "pictures", "steps", "minutes", "memory at most", "of those held out right, %",
+                     "of what it knew right, %"), rows)
+
+
+def swap_pause() -> str:
+    """Return the gaps in the stream of descriptions when the model is changed."""
+    found = read("benchmarks/results/swap_pause.json")
+    rows = [(name, *(f"{found[key][value]:.0f} ms" for value in ("median", "p95", "most")))
+            for name, key in (("usually", "usual_ms"), ("while the new model is loaded and asked", "while_loading_ms"))]
+    rows += [(name, f"{found[f'{key}_ms']:.0f} ms", "", f"{found[f'{key}_over_usual']:.1f} times the usual")
+             for name, key in (("at the change", "change"), ("at the rollback", "rollback"))]
+    return markdown(("from one description message to the next", "median", "95th percentile", "longest"), rows)
+
+
 def malformed() -> str:
     """Return what malformed messages were sent, and what became of them."""
     results = read("benchmarks/results/malformed_messages.json")
@@ -318,7 +340,7 @@ def _listed(counts: dict[str, int]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, loading, reuse,
-                                        training, bags, retrained, tabletop, extractors,
+                                        training, bags, retrained, retraining, swap_pause, tabletop, extractors,
                                         extractor_costs, malformed, soak, console, browsers, ablation, speech,
                                         speech_times)}
 
