@@ -91,7 +91,8 @@ class DescriptionReuse:
         last = self.last(region_id)
         if last is None or not 0 <= stamp_ns - last.stamp_ns <= self.max_age_s * 1e9:
             return None
-        return last if 1 - float(last.embedding @ unit(embedding)) < self.distance else None
+        # Rounding may take the distance of a vector from itself below 0, and a limit of 0 keeps nothing.
+        return last if max(0.0, 1 - float(last.embedding @ unit(embedding))) < self.distance else None
 
     def put(self, region_id: str, text: str, confidence: float, ids: tuple[int, ...], embedding: torch.Tensor,
             stamp_ns: int, mentions: Sequence[str] = ()) -> None:

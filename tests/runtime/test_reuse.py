@@ -75,3 +75,11 @@ def test_tracks_are_bounded() -> None:
     for i in range(1500):
         reuse.put(str(i), "text", 0.5, (1,), LOOKS[0], 0)
     assert reuse.last("0") is None and reuse.last("1499") is not None
+
+
+def test_a_distance_of_0_keeps_nothing_however_the_numbers_round() -> None:
+    looks = torch.rand(200, 1, 37, generator=torch.Generator().manual_seed(0))
+    reuse, names = DescriptionReuse(0.0, 5.0), [str(number) for number in range(len(looks))]
+    for name, look in zip(names, looks):
+        reuse.put(name, "", 0.5, (1, 2), look, 0)
+    assert reuse.keep(names, looks, SECOND) == [None] * len(looks)
