@@ -36,18 +36,36 @@ print(json.dumps({"seconds": time.perf_counter() - begun, "program_bytes": befor
 """
 
 
-def write_model(folder: Path, layers: int) -> int:
-    """Write the model, with so many decoder layers; returns its number of parameters."""
+def write_model(folder: Path, layers: int, encoder_layers: int = 6, narrow: bool = False) -> int:
+    """Write the model.
+
+    Args:
+        folder: Where it goes.
+        layers: Of the decoder.
+        encoder_layers: Of the encoder, at least 3.
+        narrow: Of all else as little as there can be.
+
+    Returns:
+        Its number of parameters.
+    """
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     tokenizer = train_tokenizer(["What is region 1?"] * 4, 300, "chatml")
     tokenizer.add_tokens(list(_MARKS.values()), special_tokens=True)
     marks = {field: tokenizer.convert_tokens_to_ids(token) for field, token in _MARKS.items()}
+    text: dict[str, Any] = dict(hidden_size=2048, intermediate_size=6144, num_attention_heads=16, num_key_value_heads=8,
+                                head_dim=128, vocab_size=151936)
+    if narrow:
+        text = dict(hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+                    vocab_size=len(tokenizer), rope_parameters={
+                        "rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2],
+                        "mrope_interleaved": True})
     config = Qwen3VLConfig(
-        vision_config=dict(depth=6, hidden_size=1024, intermediate_size=4096, num_heads=16, patch_size=16,
-                           out_hidden_size=2048, deepstack_visual_indexes=[1, 3, 5]),
-        text_config=dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=layers, num_attention_heads=16,
-                         num_key_value_heads=8, head_dim=128, vocab_size=151936),
+        vision_config=dict(depth=encoder_layers, hidden_size=32 if narrow else 1024,
+                           intermediate_size=64 if narrow else 4096, num_heads=2 if narrow else 16, patch_size=16,
+                           out_hidden_size=text["hidden_size"],
+                           deepstack_visual_indexes=[number * encoder_layers // 3 - 1 for number in (1, 2, 3)]),
+        text_config=dict(num_hidden_layers=layers, **text),
         tie_word_embeddings=True, **marks)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
