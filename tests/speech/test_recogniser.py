@@ -60,6 +60,14 @@ def test_an_accent_is_no_other_language(whisper_base: Recogniser) -> None:
 
 
 @without_weights
+def test_what_it_is_not_sure_of_is_read_as_a_question_about_the_scene(whisper_base: Recogniser) -> None:
+    unclear = speech("handle")  # of a voice that is hard to understand
+    assert not whisper_base.transcribe(unclear).text.startswith("Does")  # of no scene
+    transcript = whisper_base.transcribe(unclear, WORDS)
+    assert transcript.text == "Does region 1 have a handle?" and transcript.confidence > 0.45
+
+
+@without_weights
 def test_another_language_is_named() -> None:
     german = open_recogniser(RecogniserOptions(threads=1, device="cpu", language="de"))
     assert german.transcribe(speech("statement")).language == "en"
@@ -182,3 +190,6 @@ def test_a_prompt_is_never_longer_than_whisper_reads() -> None:
     assert whisper.prompt_of([]) is None
     assert whisper.prompt_of(WORDS).startswith("About region 1, region 2, region 3, a red mug")
     assert len(whisper.prompt_of([f"thing {i}" for i in range(500)])) < 500
+    assert whisper.questions_of(WORDS).startswith("About region 1, region 2, region 3, a red mug")
+    assert len(whisper.questions_of([f"thing {i}" for i in range(500)])) < 700
+    assert "stand" in whisper.questions_of(["a mug"])
