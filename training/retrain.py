@@ -65,6 +65,7 @@ from .trainer import CURVE_FILE
 _AS_THE_NODE = PipelineConfig(vision=VisionOptions(backend="torch"))
 _HELD_OUT = 0.15  # of the corrected pictures
 _SCENES = 200  # of a rendered replay, at least
+_VISITS = 2  # of each of them
 _HELD_SCENES = 60
 _PICTURES = 100  # that the card looks at of what was known
 _PROBES = 12  # pictures, of what is new and of what was known each
@@ -133,8 +134,7 @@ class Retraining:
         write_lessons(learned, self._run / "lessons", self._describe)
         write_lessons(held_out, self._run / "held_out", self._describe)
         masks = any(region.mask is not None for _, record in corrected.pictures for region in record.regions)
-        visits = len(learned) * self._effort.replay
-        replay, validation = self._replay(corrected, visits)
+        replay, validation = self._replay(corrected, len(learned))
         start = self._start([record for _, record in learned])
         recipe = make_recipe(
             start, self._run, self._seed, self._effort, len(learned),
@@ -159,11 +159,13 @@ class Retraining:
         return {"type": "records", "form": "conversations", "context": True, "ratio": ratio,
                 "annotations": str(self._run / folder / FILE), **options}
 
-    def _replay(self, corrected: Corrected, visits: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The sources of replay, to train on and to validate on."""
+    def _replay(self, corrected: Corrected, lessons: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The sources of replay beside so many pictures to learn from, to train on and to validate on."""
+        visits = lessons * self._effort.replay
         earlier = read_recipe(self._model / RECIPE_FILE) if (self._model / RECIPE_FILE).is_file() else None
         if earlier is not None and earlier.train.get("kind") == "tabletop":
-            scenes = max(_SCENES, round(visits))
+            # A scene that is seen again and again is learned by heart, and says no more of what must not be forgotten.
+            scenes = max(_SCENES, round(self._effort.visits(lessons) * self._effort.replay / _VISITS))
             render_replay(self._run / "replay", "train", scenes, self._seed, self._describe)
             render_replay(self._run / "replay_held_out", "validation", _HELD_SCENES, self._seed, self._describe)
         elif earlier is not None and (sources := earlier_sources(earlier.train)):
@@ -248,8 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="with records.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write; give it again to go on")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default %(default)s)")
-    parser.add_argument("--epochs", type=float, default=10.0, metavar="N",
-                        help="how often each corrected picture is seen, at most (default %(default)s)")
+    parser.add_argument("--epochs", type=float, metavar="N",
+                        help="how often each corrected picture is seen, at most (default: 20 times of up to 50, "
+                             "down to 5 times of 200 and more)")
     parser.add_argument("--replay", type=float, default=4.0, metavar="N",
                         help="visits of what the model knew, for each of a corrected picture (default %(default)s)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="samples a step (default %(default)s)")
@@ -263,8 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help=f"also store the language model as {', '.join(QUANTISED)}")
     options = parser.parse_args(arguments)
     for name, least in (("epochs", 0), ("batch", 0), ("learning_rate", 0), ("replay", -1e-9), ("seed", -1)):
-        if not getattr(options, name) > least:
-            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}, expected more")
+        if (value := getattr(options, name)) is not None and not value > least:
+            parser.error(f"--{name.replace('_', '-')} {value}, expected more")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     effort = Effort(options.epochs, options.replay, options.batch, options.learning_rate)
     model = find_model(options.model)

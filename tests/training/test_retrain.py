@@ -32,6 +32,7 @@ from training.recipe import read_recipe
 from training.retrain import main
 from training.retraining.card import Case, make_card, write_card
 from training.retraining.corrections import find_corrections, key_phrase, split
+from training.retraining.plan import Effort
 from training.retraining.vocabulary import new_words, with_words
 from training.train import train
 
@@ -160,6 +161,12 @@ def test_a_word_that_was_spelt_becomes_one_token_that_begins_like_those_it_repla
     (RegionRecord("1", BOXES[0], name="Valve", source="person"), "valve")])
 def test_a_right_text_contains_what_was_put_in_place_of_something_wrong(region, phrase):
     assert key_phrase(region) == phrase
+
+
+def test_a_few_pictures_are_seen_more_often_than_many():
+    usual = Effort(None, 4.0, 8, 1e-3)
+    assert [usual.visits(count) / count for count in (2, 50, 100, 1000)] == [20, 20, 10, 5]
+    assert Effort(3.0, 4.0, 8, 1e-3).visits(50) == 150
 
 
 def test_pictures_are_held_out_by_the_seed(data):

@@ -34,8 +34,8 @@ class RecordsOptions(SourceOptions):
                                          "given.", at_least=0, at_most=1)
     max_regions: int = setting(15, "Regions asked about on one visit.", at_least=1)
     masks: bool = setting(False, "Give each region its mask, where it has one; its box is then the mask's.")
-    augment: bool = setting(False, "Mirror pictures, move the edges of boxes and change the brightness a little, "
-                                   "otherwise at every visit; what speaks of left or right is not mirrored.")
+    augment: bool = setting(False, "Mirror and zoom pictures, move the edges of boxes and change the brightness a "
+                                   "little, otherwise at every visit; what speaks of left or right is not mirrored.")
     boxes: BoxFilter = setting(BoxFilter(), "Which boxes and images are large enough.")
 
 

@@ -23,6 +23,7 @@ SMALL = 200_000_000  # parameters of a language model, up to which it learns as 
 _LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
 _VALIDATIONS = 8  # of a training that runs to its end
 _PATIENCE = 3  # validations
+_VISITS, _MOST_EPOCHS, _LEAST_EPOCHS = 1000, 20, 5  # of all corrected pictures together, and of each one
 _TIMED = 3  # steps, after one that is not timed
 _GIB = 2**30
 
@@ -32,16 +33,25 @@ class Effort:
     """How much a model is trained.
 
     Attributes:
-        epochs: How often each corrected picture is seen, at most.
+        epochs: How often each corrected picture is seen, at most; None: by how many there are.
         replay: Visits of replay for each visit of a corrected picture.
         batch: Samples a step.
         learning_rate: The highest.
     """
 
-    epochs: float
+    epochs: float | None
     replay: float
     batch: int
     learning_rate: float
+
+    def visits(self, pictures: int) -> float:
+        """How often corrected pictures are visited in all, at most: many need not be seen as often as a few.
+
+        Args:
+            pictures: How many there are.
+        """
+        epochs = self.epochs or min(_MOST_EPOCHS, max(_LEAST_EPOCHS, _VISITS / pictures))
+        return pictures * epochs
 
 
 def make_recipe(model: Path, run: Path, seed: int, effort: Effort, pictures: int,
@@ -60,14 +70,11 @@ def make_recipe(model: Path, run: Path, seed: int, effort: Effort, pictures: int
         validation: The sources that are validated on.
         adapter: Whether low-rank adapters of the language model are all that learns.
     """
-    steps = max(1, round(pictures * effort.epochs * (1 + effort.replay) / effort.batch))
+    steps = max(1, round(effort.visits(pictures) * (1 + effort.replay) / effort.batch))
     every = max(1, steps // _VALIDATIONS)
     network = load_checkpoint(model).model
-    # Of a pyramid, the convolutions can see already; what comes behind them is what tells things apart.
-    regions = [f"regions.{name}" for name, _ in network.regions.named_children() if name in ("flatten", "project")]
-    regions = regions if len(regions) == 2 else ["regions"]
-    learns: dict[str, Any] = {"trainable": ["language", *regions]} if is_small(network) else {
-        "trainable": regions, "lora": _LORA}
+    learns: dict[str, Any] = {"trainable": ["language", "regions"]} if is_small(network) else {
+        "trainable": ["regions"], "lora": _LORA}
     if adapter:
         learns = {"trainable": [], "lora": _LORA}
     mixture = {"kind": "mixture", "cache": str(run / "index")}
