@@ -40,6 +40,11 @@ def test_ctrl_c_ends_all_that_was_started(root: Path, tmp_path: Path) -> None:
     demo = subprocess.Popen([sys.executable, root / "scripts" / "retrain_demo.py", "--out", tmp_path / "out"],
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
+        shown = ""
+        while "1. A robot starts" not in shown:  # what is imported before it starts processes of its own
+            line = demo.stdout.readline()
+            assert line, shown
+            shown += line
         process, nodes = psutil.Process(demo.pid), list[psutil.Process]()
         while not nodes and demo.poll() is None:
             nodes = process.children()
