@@ -338,11 +338,23 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
+def remote_fleet() -> str:
+    """Return what came of several robots on one server."""
+    results = read("benchmarks/results/remote_fleet.json")
+    return markdown(("robots", "frames", "regions of each", "lost", "evenness of shares", "texts a second",
+                     "a frame, median", "longest", "an answer, median", "longest"),
+                    [(f"{results['robots']}", f"{results['robots'] * results['frames_each']}", f"{results['regions']}",
+                      f"{results['lost']}", f"{results['fairness']:.2f}", f"{results['texts_a_second']:.1f}",
+                      *(f"{results[f'{what}_{which}_s']:.1f} s" for what in ("frame", "answer")
+                        for which in ("median", "longest")))])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, loading, reuse,
                                         training, bags, retrained, retraining, swap_pause, tabletop, extractors,
                                         extractor_costs, malformed, soak, console, browsers, ablation, speech,
-                                        speech_times)}
+                                        speech_times,
+                                        remote_fleet)}
 
 
 def fill(text: str) -> str:
