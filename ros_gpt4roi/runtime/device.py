@@ -56,8 +56,13 @@ def choose_device(wanted: str, root: Path = Path("/")) -> Device:
 
 
 def free_memory(device: torch.device) -> int:
-    """How many bytes are free where the tensors of a device lie."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    """How many bytes are free where the tensors of a device lie.
+
+    A Jetson's GPU has the CPU's memory, of which CUDA counts what files are cached in as taken.
+    """
+    if device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated:
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
 def weights_bytes(model_folder: Path) -> int:
@@ -74,7 +79,10 @@ def used_memory() -> dict[str, float]:
 
 
 def find_gpu(root: Path = Path("/")) -> str:
-    """The name of an NVIDIA GPU of this machine, whether or not a driver serves it; empty where there is none."""
+    """The name of an NVIDIA GPU of this machine, whether or not a driver serves it; empty where there is none.
+
+    scripts/gpu.sh looks in the same places, before this package can run.
+    """
     for path in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
         for line in _read(path).splitlines():
             if line.startswith("Model:"):
@@ -84,11 +92,17 @@ def find_gpu(root: Path = Path("/")) -> str:
     for folder in root.glob("sys/bus/pci/devices/*"):
         if _read(folder / "vendor").strip() == _NVIDIA and _read(folder / "class").startswith(_DISPLAY):
             return "an NVIDIA GPU"
-    return ""
+    return "an NVIDIA GPU of WSL" if _is_wsl(root) else ""
 
 
 def _is_jetson(root: Path) -> bool:
-    return (root / "etc/nv_tegra_release").exists()
+    return ((root / "etc/nv_tegra_release").exists()  # newer releases come without it
+            or "tegra" in _read(root / "proc/device-tree/compatible"))
+
+
+def _is_wsl(root: Path) -> bool:
+    """Whether Windows' driver serves a GPU here: it shows no PCI device."""
+    return (root / "dev/dxg").exists() and (root / "usr/lib/wsl/lib/libcuda.so.1").exists()
 
 
 def _read(path: Path) -> str:
@@ -116,6 +130,6 @@ def _mend(root: Path) -> str:
             return ("run in a container of NVIDIA's that has PyTorch for this JetPack, or install a PyTorch that it "
                     f"has built for this JetPack and Python {sys.version_info.major}.{sys.version_info.minor}")
         return f"install PyTorch with CUDA: {sys.executable} -m pip install --force-reinstall torch torchvision"
-    if not any(root.glob("dev/nvidia[0-9]*")) and not _is_jetson(root):
+    if not any(root.glob("dev/nvidia[0-9]*")) and not _is_jetson(root) and not _is_wsl(root):
         return "no driver serves it here: start a container with `--gpus all`, or install NVIDIA's driver"
     return "see what `nvidia-smi` says of the driver"

@@ -42,6 +42,8 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(tmp_path: Path) -> None:
      "NVIDIA L4", "nvidia-smi"),
     (None, {"proc__driver__nvidia__gpus__1__information": "Model: \t NVIDIA L4\nIRQ: 3"}, "NVIDIA L4",
      "pip install --force-reinstall torch"),
+    ("13.0", {"dev__dxg": "", "usr__lib__wsl__lib__libcuda.so.1": ""}, "an NVIDIA GPU of WSL", "nvidia-smi"),
+    ("13.0", {"proc__device-tree__compatible": "nvidia,p3971\0nvidia,tegra264\0"}, "a Jetson's GPU", "nvidia-smi"),
     (None, {"etc__nv_tegra_release": "# R36", "proc__device-tree__model": "NVIDIA Jetson Orin Nano\0"},
      "NVIDIA Jetson Orin Nano", f"JetPack and Python {sys.version_info.major}.{sys.version_info.minor}"),
 ])
