@@ -35,7 +35,6 @@ from ros_gpt4roi.interrupts import Interrupts
 from ros_gpt4roi.messages import box_to_message
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.runtime.language_format import FORMATS
-from ros_gpt4roi.runtime.pipeline import PipelineConfig
 from ros_gpt4roi.runtime.region_text import RegionText
 from ros_gpt4roi.runtime.types import Frame, Region
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
@@ -51,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the results go")
     parser.add_argument("--model", type=Path, default=Path("models/tabletop"), help="checkpoint folder")
-    parser.add_argument("--language-format", default=PipelineConfig().language_format, choices=FORMATS)
+    parser.add_argument("--language-format", default="int8", choices=FORMATS)
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--regions", type=int, default=8, help="boxes a frame")
     parser.add_argument("--rate", type=float, default=10.0, help="frames a second of the camera")

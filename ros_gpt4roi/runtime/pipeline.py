@@ -1,6 +1,7 @@
 """(frame, boxes, question) → text: what the nodes, consoles and benchmarks all call."""
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from ..model.region_words import BoxReferences
 from .adapter_folder import Adapter
 from .adapters import Adapters
 from .device import Device, choose_device
+from .format_choice import AUTO, FormatChoice, choose_format
 from .found_regions import FoundRegions
 from .frame_encoder import FrameEncoder
 from .language_cache import load_kept
@@ -52,11 +54,12 @@ class Pipeline:
     `step`: what has begun is decoded together.
 
     Attributes:
-        config: How the model is run.
+        config: How the model is run, with the number format that was chosen.
         model_config: The model's own configuration.
         version: Names the model and its weights, as `folder_version`; empty where it came from no folder.
         adapters: Those of the language model, and which of them serves.
         device: Where it runs, and why.
+        number_format: That of the language model, and why.
         encoder: Runs the vision stage.
         language: The language stage.
         prompts: How it is asked.
@@ -78,6 +81,7 @@ class Pipeline:
         self._begin_with(config, loaded.config if isinstance(loaded, LoadedModel)
                          else loaded.config.within(config.vision.max_pixels), VisionStage(loaded.model))
         self.device = Device(str(loaded.model.device), "the model's")
+        self.number_format = FormatChoice(config.language_format, "the model's")
 
     @property
     def trouble(self) -> str:
@@ -110,9 +114,14 @@ class Pipeline:
             ConfigError: The configuration makes no sense, or the device asked for does not work here.
         """
         device = choose_device(config.device)
+        number_format = FormatChoice(config.language_format, "asked for")
+        if config.language_format == AUTO:
+            number_format = choose_format(Path(model_folder), device.name)
+            config = dataclasses.replace(config, language_format=number_format.name)
         loaded = load_kept(model_folder, config.language_format, device.name, config.vision.engine)
         pipeline = cls(loaded, config)
         pipeline.device, pipeline.version = device, folder_version(model_folder)
+        pipeline.number_format = number_format
         pipeline.adapters.open(config.adapters, config.adapter)
         pipeline.encoder.vision = VisionStage.open(loaded, config.vision, Path(model_folder), progress,
                                                    pipeline.describe_output)
@@ -127,7 +136,7 @@ class Pipeline:
         vision = self.encoder.vision
         return {"device": f"{self.device.name}: {self.device.reason}",
                 "vision stage": f"{vision.backend}: {vision.precision}, {vision.reason}",
-                "language model": self.config.language_format}
+                "language model": f"{self.number_format.name}: {self.number_format.reason}"}
 
     # --- one request from start to end ---------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..configuration import ConfigError, Configuration, setting
+from .format_choice import AUTO
 from .language_format import FORMATS
 from .language_stage import DecodingConfig
 from .remote.options import ServerOptions, check_url
@@ -17,7 +18,8 @@ class PipelineConfig(Configuration):
 
     device: str = setting("auto", "Device; auto: cuda where it works, else cpu; or PyTorch's name of one.")
     vision: VisionOptions = VisionOptions()
-    language_format: str = setting("int8", "Number format of the language model.", choices=FORMATS)
+    language_format: str = setting(AUTO, "Number format of the language model; auto: by its size, the device and "
+                                         "the memory that is free.", choices=(AUTO, *FORMATS))
     adapters: tuple[Path, ...] = setting((), "LoRA folders that are loaded beside the language model, called by their "
                                              "folders' names.")
     adapter: str = setting("", "Name of the adapter that is used; empty: none. It may be set while the node works.")

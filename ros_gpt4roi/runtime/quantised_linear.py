@@ -102,7 +102,7 @@ class Int8DynamicLinear(QuantisedLinear):
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None):
         """weight: int8 [out, in]. scale: float32 [out]."""
-        packs = weight.device.type == "cpu" and _onednn_is_exact()
+        packs = weight.device.type == "cpu" and multiplies_bytes()
         super().__init__(weight.shape[1], weight.shape[0], weight=None if packs else weight, scale=scale, bias=bias)
         self._packed = torch.ops.onednn.qlinear_prepack(weight, None) if packs else None
         self._zeros = torch.zeros(len(scale), dtype=torch.long)
@@ -284,8 +284,8 @@ def round_to_int4(weight: torch.Tensor, group: int) -> torch.Tensor:
 
 
 @cache
-def _onednn_is_exact() -> bool:
-    """Whether the CPU adds products of bytes without saturating, which is also where oneDNN is fast."""
+def multiplies_bytes() -> bool:
+    """Whether the CPU adds products of bytes without saturating (VNNI), which is also where oneDNN is fast."""
     able = torch.cpu.get_capabilities()
     return torch.backends.mkldnn.is_available() and bool(able.get("avx512_vnni") or able.get("avx_vnni"))
 

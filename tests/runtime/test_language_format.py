@@ -44,9 +44,9 @@ def test_a_quantised_layer_is_close_to_the_float_one(name: str, tokens: int, inp
 
 @pytest.mark.parametrize("onednn", [True, False])
 def test_dynamic_int8_multiplies_each_token_by_itself(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if onednn and not quantised_linear._onednn_is_exact():
+    if onednn and not quantised_linear.multiplies_bytes():
         pytest.skip("this CPU adds products of bytes with saturation")
-    monkeypatch.setattr(quantised_linear, "_onednn_is_exact", lambda: onednn)
+    monkeypatch.setattr(quantised_linear, "multiplies_bytes", lambda: onednn)
     torch.manual_seed(0)
     layer, x = nn.Linear(96, 50), torch.randn(40, 96) * torch.logspace(-3, 3, 40).unsqueeze(1)
     converted = Int8DynamicLinear.from_float(layer)
