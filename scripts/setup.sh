@@ -126,7 +126,7 @@ find_missing() {
     has_compiler || { missing+=("a C++ compiler") packages+=(g++); }
     command -v make >/dev/null || { missing+=("make") packages+=(make); }
     has_cmake || { missing+=("CMake $OLDEST_CMAKE or later") packages+=(cmake); }
-    if $speech; then
+    if $dev || $speech; then
         has_library 'libportaudio\.so\.2' || { missing+=("PortAudio (microphones)") packages+=(libportaudio2); }
         command -v espeak-ng >/dev/null || { missing+=("espeak-ng (speaking)") packages+=(espeak-ng); }
     fi

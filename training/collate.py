@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ros_gpt4roi.model.prompt import IGNORED, ChatPrompts, Encoded
@@ -23,7 +24,7 @@ def stack_images(samples: Sequence[Sample]) -> dict[str, Any]:
     boxes = torch.zeros(len(samples), max(1, max(len(s.boxes) for s in samples)), 4)
     for row, sample in zip(boxes, samples):
         row[:len(sample.boxes)] = torch.from_numpy(sample.boxes)
-    pictures = [torch.from_numpy(s.image) for s in samples]
+    pictures = [torch.from_numpy(np.ascontiguousarray(s.image)) for s in samples]  # a mirrored one is read backwards
     alike = len({picture.shape for picture in pictures}) == 1
     batch: dict[str, Any] = {"images": torch.stack(pictures) if alike else pictures, "boxes": boxes}
     known = [(row, torch.from_numpy(s.masks)) for row, s in enumerate(samples) if s.masks is not None]

@@ -8,7 +8,6 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
-from . import efficientnet_lite  # noqa: F401, which makes it one of transformers' architectures
 from .config import ConfigError
 
 # Fields by which transformers fetches weights or code, or takes other implementations than its own.
@@ -67,6 +66,10 @@ def architecture(field: str, fields: dict[str, Any], **more: Any) -> PretrainedC
         raise ConfigError(f"{field} has no model_type, expected transformers' name of an architecture")
     if str(kind).startswith("timm"):
         raise ConfigError(f"{field} describes a {kind} model, which may be fetched from elsewhere, expected another")
+    if kind == "efficientnet_lite":
+        # Importing it makes it one of transformers' architectures. It brings what those need who build models, which
+        # takes seconds.
+        from . import efficientnet_lite  # noqa: F401
     try:
         return AutoConfig.for_model(kind, **fields)
     except (StrictDataclassError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..configuration import Configuration, setting
@@ -371,7 +370,11 @@ class Qwen3VL(nn.Module):
             visual_pos_masks=is_image | (region_index >= 0) if features else None,
             deepstack_visual_embeds=list(torch.cat(features, 1)) if features else None).last_hidden_state
         logits = self.language.lm_head(hidden)
-        loss = None if labels is None else ForCausalLMLoss(logits, labels, logits.shape[-1], **loss_arguments)
+        loss = None
+        if labels is not None:
+            from transformers.loss.loss_utils import ForCausalLMLoss  # it brings what takes seconds to import
+
+            loss = ForCausalLMLoss(logits, labels, logits.shape[-1], **loss_arguments)
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
 
