@@ -21,7 +21,7 @@ def test_a_robot_learns_what_it_was_told_and_takes_it_back(root: Path, tmp_path:
     # After so few corrections, the model may forget more than the default of swap.max_loss allows.
     done = subprocess.run(
         [sys.executable, root / "scripts" / "retrain_demo.py", "--corrections", "50", "--scenes", "25", "--max-loss",
-         "0.5", "--out", tmp_path / "out", "--json", found],
+         "0.5", "--out", tmp_path / "out", "--json", found, "--", "--epochs", "15"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1400)
     assert done.returncode == 0, done.stdout
     results = json.loads(found.read_text())
