@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..model.checkpoint import LoadedModel, LoadedQwen3VL, build_empty, weight_files
+from ..model.checkpoint import LoadedModel, LoadedQwen3VL, build_empty, read_any_config, weight_files
 from ..model.checkpoint_files import WeightsFile
 from ..models.catalogue import Parameters
 from .device import free_memory
@@ -44,6 +44,7 @@ def choose_format(folder: Path, device: str, free: int | None = None, vnni: bool
     Raises:
         CheckpointError: The folder is no checkpoint.
     """
+    read_any_config(folder)  # first: what is no checkpoint is told by that
     brought = [name for name in QUANTISED if quantised_file(folder, name).is_file()]
     if len(brought) == 1:
         return FormatChoice(brought[0], f"auto: the folder brings {quantised_file(folder, brought[0]).name}")
