@@ -29,15 +29,12 @@ from ros_gpt4roi.engine import EngineError
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.checkpoint import (
     CheckpointError,
-    LoadedModel,
-    build_empty,
     folder_version,
     load_checkpoint,
     read_config,
     save_checkpoint,
     untrained_parts,
 )
-from ros_gpt4roi.model.gpt4roi import GPT4RoI
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.regular_file import read_json, write_whole
 from ros_gpt4roi.runtime.pipeline import PipelineConfig
@@ -145,8 +142,10 @@ class Retraining:
 
     def _start(self, records: Sequence[PictureRecord]) -> Path:
         """The folder that training begins with: the model, where it is small with words that it has no tokens for."""
+        if self._adapter or not is_small(self._model):
+            return self._model
         loaded = load_checkpoint(self._model)
-        words = new_words(records, loaded) if is_small(loaded.model) and not self._adapter else {}
+        words = new_words(records, loaded)
         if not words:
             return self._model
         print(f"New words: {', '.join(words)}")
@@ -224,14 +223,6 @@ class Retraining:
         return probes
 
 
-def _network(folder: Path) -> GPT4RoI:
-    """A model without its weights."""
-    loaded = build_empty(folder)
-    if not isinstance(loaded, LoadedModel):
-        raise CheckpointError(f"{folder}: a model of transformers, expected one of this package")
-    return loaded.model
-
-
 def _stamp(path: Path) -> list[Any]:
     try:
         found = path.stat()
@@ -271,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     effort = Effort(options.epochs, options.replay, options.batch, options.learning_rate)
     model = find_model(options.model)
-    adapter = options.result == "adapter" or not options.result and not is_small(_network(model))
+    adapter = options.result == "adapter" or not options.result and not is_small(model)
     if adapter and options.quantise:
         raise RecipeError("--quantise stores a model's language model, but an adapter is the result; expected "
                           "--result model, or no --quantise: an adapter goes on any format of the model")

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
-from ros_gpt4roi.model.gpt4roi import GPT4RoI
+from ros_gpt4roi.model.checkpoint import CheckpointError, LoadedModel, build_empty, load_checkpoint
 from training.data import open_dataset
 from training.recipe import Recipe, Stage
 from training.trainer import add_lora, freeze
@@ -72,11 +71,12 @@ def make_recipe(model: Path, run: Path, seed: int, effort: Effort, pictures: int
     """
     steps = max(1, round(effort.visits(pictures) * (1 + effort.replay) / effort.batch))
     every = max(1, steps // _VALIDATIONS)
-    network = load_checkpoint(model).model
-    learns: dict[str, Any] = {"trainable": ["language", "regions"]} if is_small(network) else {
-        "trainable": ["regions"], "lora": _LORA}
     if adapter:
-        learns = {"trainable": [], "lora": _LORA}
+        learns: dict[str, Any] = {"trainable": [], "lora": _LORA}
+    elif is_small(model):
+        learns = {"trainable": ["language", "regions"]}
+    else:
+        learns = {"trainable": ["regions"], "lora": _LORA}
     mixture = {"kind": "mixture", "cache": str(run / "index")}
     return {
         "model": str(model), "seed": seed,
@@ -90,9 +90,15 @@ def make_recipe(model: Path, run: Path, seed: int, effort: Effort, pictures: int
                 "weight_decay": 0.01, "bf16": has_fast_bf16()}}]}
 
 
-def is_small(model: GPT4RoI) -> bool:
-    """Whether a model's language model learns as a whole, not by adapters."""
-    return sum(p.numel() for p in model.language.parameters()) <= SMALL
+def is_small(folder: Path) -> bool:
+    """Whether a model's language model learns as a whole, not by adapters. No weights are read.
+
+    Raises CheckpointError where the folder is no model of this package.
+    """
+    loaded = build_empty(folder)
+    if not isinstance(loaded, LoadedModel):
+        raise CheckpointError(f"{folder}: a model of transformers, expected one of this package")
+    return sum(p.numel() for p in loaded.model.language.parameters()) <= SMALL
 
 
 def has_fast_bf16() -> bool:
