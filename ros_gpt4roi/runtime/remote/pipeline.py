@@ -17,7 +17,7 @@ import torch
 from ...configuration import ConfigError
 from ...model.preprocess import check_frame
 from ...model.prompt import PromptError
-from ...model.qwen3_vl import AnyVisionOutput, PictureOutput, Qwen3VLConfig, fit_frame, region_looks
+from ...model.qwen3_vl import PictureOutput, Qwen3VLConfig, fit_frame, region_looks
 from ..adapters import Adapters
 from ..device import Device
 from ..language_stage import Rounds
@@ -183,10 +183,6 @@ class RemotePipeline(Pipeline):
 
     def forget_conversation(self, conversation_id: str) -> None:
         """Nothing is kept of a conversation."""
-
-    def describe_output(self, vision: AnyVisionOutput, *_: Any) -> list[str]:
-        """There is no vision output that a server could be asked about."""
-        raise NotImplementedError("a model that runs on a server is not compared with an engine")
 
     # --- before, after and beside --------------------------------------------------------------------------------
 
