@@ -13,6 +13,7 @@ from typing import Any
 
 LIMIT_S = 60.0
 WORDS = ["a ", "small ", "red ", "mug"]
+TEXT = "".join(WORDS)
 
 
 class ChatServer(ThreadingHTTPServer):

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
+from chat_server import ChatServer  # noqa: E402
 from model_fixtures import TEXTS, tiny_config  # noqa: E402
 
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, save_checkpoint  # noqa: E402
@@ -55,6 +56,14 @@ def checkpoint(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("tiny")
     save_checkpoint(loaded.model, loaded.tokenizer, folder)
     return folder
+
+
+@pytest.fixture(name="server")
+def server_fixture() -> Iterator[ChatServer]:
+    """A server of OpenAI's API that writes the same text to everybody."""
+    server = ChatServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture

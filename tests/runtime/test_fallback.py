@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from chat_server import LIMIT_S, WORDS, ChatServer, Handler, until, words
+from chat_server import LIMIT_S, TEXT, ChatServer, Handler, until, words
 
 from ros_gpt4roi.runtime.fallback import FallbackOptions, FallbackPipeline
 from ros_gpt4roi.runtime.pipeline import Pipeline
@@ -18,7 +18,6 @@ from ros_gpt4roi.runtime.request import Conversation, Question
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
 from ros_gpt4roi.runtime.types import Status
 
-TEXT = "".join(WORDS)
 MIB = 1 << 20
 
 
@@ -42,13 +41,6 @@ def models_fixture(make_pipeline: Callable[..., Pipeline]) -> tuple[Pipeline, Pi
     first, second = make_pipeline(), make_pipeline()
     first.version, second.version = "large", "small"
     return first, second
-
-
-@pytest.fixture(name="server")
-def server_fixture() -> Iterator[ChatServer]:
-    server = ChatServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(name="remote")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from keeping_choices import run_keeping_choices
 from qwen_fixtures import image_processor, write_qwen
 from transformers import Qwen3VLForConditionalGeneration
 
@@ -78,14 +79,7 @@ def check(pipeline: Pipeline, frame: Frame, sequence: Sequence, network: Qwen3VL
 
 def describe(pipeline: Pipeline, frame: Frame) -> list[Sequence]:
     """Describe the regions together, and keep what they were chosen from."""
-    request = DescriptionRequest(frame=frame)
-    pipeline.begin(request)
-    for sequence in request.sequences:
-        sequence.top_k = 8
-    while request.result is None:
-        pipeline.step()
-    assert request.result.status is Status.OK
-    return request.sequences
+    return run_keeping_choices(pipeline, DescriptionRequest(frame=frame))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

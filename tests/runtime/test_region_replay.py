@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from keeping_choices import run_keeping_choices
 from qwen_fixtures import MERGE, image_processor, write_qwen
 from transformers import Qwen3VLForConditionalGeneration
 
@@ -132,16 +133,6 @@ def check(pipeline: Pipeline, network: Qwen3VLForConditionalGeneration, frame: F
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
 
 
-def run(pipeline: Pipeline, request: DescriptionRequest | Question) -> list[Writing]:
-    pipeline.begin(request)
-    for writing in request.sequences:
-        writing.top_k = 8
-    while request.result is None:
-        pipeline.step()
-    assert request.result.status is Status.OK
-    return request.sequences
-
-
 def frame_of(shape: tuple[int, int], *regions: Region) -> Frame:
     return Frame(np.random.default_rng(5).integers(0, 256, (*shape, 3), dtype=np.uint8), regions, 0, "camera")
 
@@ -157,7 +148,7 @@ def test_texts_are_those_of_the_reference(shape: tuple[int, int], pipeline: Pipe
     for regions in (REGIONS[:1], REGIONS):
         pipeline.reset()
         frame = frame_of(shape, *regions)
-        for writing in run(pipeline, DescriptionRequest(frame=frame)):
+        for writing in run_keeping_choices(pipeline, DescriptionRequest(frame=frame)):
             check(pipeline, network, frame, writing, regions)
             texts.add(tuple(writing.generated))
     prompt = pipeline.language.prompts.tokenizer.decode(writing.prompt.ids)
@@ -179,7 +170,7 @@ def test_masks_weigh_the_vectors(pipeline: Pipeline, network: Qwen3VLForConditio
         pipeline.reset()
         regions = (Region("1", (2.0, 4.0, 92.0, 58.0), mask=given), REGIONS[1])
         frame = frame_of((60, 100), *regions)
-        for writing in run(pipeline, DescriptionRequest(frame=frame)):
+        for writing in run_keeping_choices(pipeline, DescriptionRequest(frame=frame)):
             check(pipeline, network, frame, writing, regions, [weight, None])
             texts.append([choice.likeliest for choice in writing.choices])
     assert texts[:2] != texts[2:], "what is masked is not seen"
@@ -188,13 +179,13 @@ def test_masks_weigh_the_vectors(pipeline: Pipeline, network: Qwen3VLForConditio
 def test_drawn_boxes_are_replayed_of_the_picture_that_was_encoded(pipeline: Pipeline,
                                                                   network: Qwen3VLForConditionalGeneration) -> None:
     frame, conversation = frame_of((60, 100), *REGIONS[:2]), None
-    run(pipeline, DescriptionRequest(frame=frame))
+    run_keeping_choices(pipeline, DescriptionRequest(frame=frame))
     conversation = Conversation("talk", frame)
     for text, drawn in (("What is region 2?", ()), ("And that?", (Region("mine", (3.0, 4.0, 30.0, 40.0)),))):
         conversation.frame = conversation.frame.with_regions(drawn) if drawn else frame
         question = Question(text, subject="mine" if drawn else "2")
         question.conversation = conversation
-        (writing,) = run(pipeline, question)
+        (writing,) = run_keeping_choices(pipeline, question)
         check(pipeline, network, frame, writing, (*REGIONS[:2], *drawn))
 
 

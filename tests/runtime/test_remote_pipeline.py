@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chat_server import LIMIT_S, WORDS, ChatServer, Handler, until, words
+from chat_server import LIMIT_S, TEXT, ChatServer, Handler, until, words
 from PIL import Image
 
 from ros_gpt4roi.configuration import ConfigError
@@ -24,15 +24,6 @@ from ros_gpt4roi.runtime.remote.pipeline import RemotePipeline
 from ros_gpt4roi.runtime.request import Conversation, Question
 from ros_gpt4roi.runtime.scheduler import Scheduler, SchedulerConfig
 from ros_gpt4roi.runtime.types import Answer, Frame, Region, Status
-
-TEXT = "".join(WORDS)
-
-
-@pytest.fixture(name="server")
-def server_fixture() -> Iterator[ChatServer]:
-    server = ChatServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(name="connect")
