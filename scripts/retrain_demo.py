@@ -24,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from demo import DemoError  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from processes import ProcessDied  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer, Correction, Region, RegionDescriptionArray  # noqa: E402
 from ros_gpt4roi_interfaces.srv import LoadModel  # noqa: E402
@@ -31,7 +32,9 @@ from simulated_robot import ROOT, Robot  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from ros_gpt4roi.client import Client, ClientError, status_name  # noqa: E402
+from ros_gpt4roi.client.connection import statuses  # noqa: E402
 from ros_gpt4roi.interrupts import Interrupts  # noqa: E402
+from ros_gpt4roi.nodes.conversions import stamp_ns  # noqa: E402
 from ros_gpt4roi.paths import find_model  # noqa: E402
 from ros_gpt4roi.printable import show  # noqa: E402
 from ros_gpt4roi.regular_file import read_json, write_whole  # noqa: E402
@@ -98,7 +101,21 @@ def _corners(region: Region) -> tuple[float, float, float, float]:
 def camera(seed: int, first: int = 0, scenes: int = 1) -> dict[str, Any]:
     """Parameters of the simulated camera: scenes of the workshop, each from one place."""
     return {"split": SPLIT, "seed": seed, "scene": first, "scenes": scenes, "views": 1, "rate_hz": RATE_HZ,
-            "width": SIZE[0], "height": SIZE[1], "depth": "none"}
+            "width": SIZE[0], "height": SIZE[1], "depth": "none", "qos.reliability": "reliable"}
+
+
+def wait_for_recorder(client: Client) -> None:
+    """Wait until the recorder holds a frame and hears corrections: what it missed before could not be learned from."""
+    held: list[float] = []
+
+    def listen(message: DiagnosticArray) -> None:
+        for _, status in statuses(message, client.node.get_namespace(), "recorder"):
+            held.extend(float(pair.value) for pair in status.values if pair.key == "held [MiB]")
+
+    subscription = client.node.create_subscription(DiagnosticArray, "/diagnostics", listen, 10)
+    client.wait_for(lambda: any(held) and client.node.count_subscribers(client.topic_name("corrections")), LIMIT_S,
+                    "a frame that the recorder holds")
+    client.node.destroy_subscription(subscription)
 
 
 def correct(client: Client, person: Person, seed: int, scenes: int) -> int:
@@ -107,10 +124,11 @@ def correct(client: Client, person: Person, seed: int, scenes: int) -> int:
         shown = [renderer.render(SPLIT, seed, place) for place in range(scenes)]
     waiting = {boxes_of(scene): scene for scene in shown if scene.objects}
     count = len(waiting)
-    client.wait_for(lambda: client.node.count_subscribers(client.topic_name("corrections")), LIMIT_S, "the recorder")
+    wait_for_recorder(client)
+    began = client.node.get_clock().now().nanoseconds
     end = time.monotonic() + LIMIT_S + 2 * scenes / RATE_HZ
     for frame in client.descriptions(LIMIT_S):
-        scene = waiting.pop(described_boxes(frame), None)
+        scene = waiting.pop(described_boxes(frame), None) if stamp_ns(frame.header.stamp) > began else None
         items = {} if scene is None else {region_id(item): item for item in scene.objects}
         for found in frame.descriptions if items else ():
             judged = person.judge(items[found.region.id], found.text)
@@ -221,7 +239,8 @@ def run(options: argparse.Namespace, interrupts: Interrupts) -> dict[str, Any]:
             stack.enter_context(robot.running({"perception": node}))
             client = stack.enter_context(Client(name="retrain_demo", check=robot.check))
             client.wait_for_node(LIMIT_S)
-        seen = {"sim_camera": camera(options.seed, 0, scenes), "recorder": {"storage.folder": bags}}
+        seen = {"sim_camera": camera(options.seed, 0, scenes), "recorder": {
+            "storage.folder": bags, "qos.image.reliability": "reliable"}}
         with steps.step("correct", f"An operator corrects {options.corrections} descriptions, 5 % of them wrongly"), \
                 robot.running(seen):
             pictures = correct(client, person, options.seed, scenes)
