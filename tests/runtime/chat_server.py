@@ -21,6 +21,7 @@ class ChatServer(ThreadingHTTPServer):
 
     Attributes:
         models: What it lists.
+        list_models: Answers a request for that list.
         behave: Answers a request for a text.
         bodies: What was asked, in order.
         headers: Those of the requests.
@@ -36,6 +37,7 @@ class ChatServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.models = ["qwen"]
         self.behave: Callable[[_Handler, dict[str, Any]], None] = words
+        self.list_models: Callable[[_Handler], None] = listing
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[Any] = []
         self.most = self.left = self._now = 0
@@ -79,7 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.headers.append(self.headers)
-        self.answer(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.models]})
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked has gone
+            self.server.list_models(self)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -131,6 +134,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 Handler = _Handler
+
+
+def listing(handler: _Handler) -> None:
+    """The models."""
+    handler.answer(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in handler.server.models]})
 
 
 def words(handler: _Handler, body: dict[str, Any]) -> None:

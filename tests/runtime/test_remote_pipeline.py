@@ -266,6 +266,8 @@ FAULTS = {
     "a key": (_status(401, {"error": "Unauthorized"}), f"asks for a key (401), expected in {KEY_VARIABLE}"),
     "an error": (_status(500, b"<html>Internal\x1b[2J Server Error</html>"), "failed (500)"),
     "too long": (_status(400, {"message": "the prompt has 9000 tokens"}), "the prompt has 9000 tokens"),
+    "a huge number": (_stream('data: {"choices": [{"delta": {"content": "a"}, "logprobs": {"content": '
+                              '[{"logprob": -1' + "0" * 400 + "}]}}]}\n\n"), "no part of a text"),
 }
 
 
@@ -279,6 +281,81 @@ def test_a_failing_server_costs_only_the_text_and_says_why(fault: str, server: C
     assert not pipeline.trouble
     server.behave = words
     assert ask(pipeline).text == TEXT
+
+
+def test_a_text_can_be_sent_on_whatever_is_in_it(server: ChatServer, connect: Callable[..., RemotePipeline]) -> None:
+    server.models = ["q\ud800\x1b[2J" + "w" * 500]
+    server.behave = _stream('data: {"choices": [{"delta": {"content": "a \\ud83d\\ude00 \\ud800\\u0000mug"}, '
+                            '"finish_reason": "stop"}]}\n\n')
+    answer = ask(connect())
+    assert answer.status is Status.OK and answer.text == "a \N{GRINNING FACE} ?mug"
+    assert len(answer.model_version) < 300 and answer.model_version.isprintable()
+
+
+def test_a_stream_that_does_not_end_behind_its_text_keeps_no_row(server: ChatServer,
+                                                                 run: Callable[..., Scheduler],
+                                                                 connect: Callable[..., RemotePipeline]) -> None:
+    def behave(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin()
+        handler.event("a mug", "stop")
+        while not ended.wait(0.02):
+            handler.send(": still here\n\n")
+
+    ended, server.behave = threading.Event(), behave
+    scheduler = run(connect(decoding=DecodingConfig(question_rows=1)), answer_timeout_s=LIMIT_S)
+    try:
+        assert [submit(scheduler).future.result(LIMIT_S).status for _ in range(3)] == [Status.OK] * 3
+    finally:
+        ended.set()
+
+
+def test_comments_alone_are_a_server_that_stalls(server: ChatServer, connect: Callable[..., RemotePipeline]) -> None:
+    def behave(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin()
+        while not ended.wait(0.02):
+            handler.send(": still here\n\n")
+
+    ended, server.behave = threading.Event(), behave
+    try:
+        answer = ask(connect(stall_timeout_s=0.3, retry_s=LIMIT_S))
+        assert answer.status is Status.TIMEOUT and "nothing for 0.3 s" in answer.error
+    finally:
+        ended.set()
+
+
+def test_a_list_of_models_that_never_ends_is_waited_for_no_longer_than_a_text(
+        server: ChatServer, connect: Callable[..., RemotePipeline]) -> None:
+    ended = threading.Event()
+
+    def slowly(handler: Handler) -> None:
+        handler.begin()
+        while not ended.wait(0.02):
+            handler.send(" ")
+
+    server.list_models = slowly
+    try:
+        assert "no answer in time" in connect(stall_timeout_s=0.2, connect_timeout_s=0.2, retry_s=LIMIT_S).trouble
+    finally:
+        ended.set()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_server_that_has_another_model_now_is_asked_by_its_name(named: bool, server: ChatServer,
+                                                                  connect: Callable[..., RemotePipeline]) -> None:
+    def behave(handler: Handler, body: dict[str, Any]) -> None:
+        if body["model"] in server.models:
+            return words(handler, body)
+        handler.answer(404, {"error": {"message": "The model does not exist."}})
+
+    pipeline, server.behave = connect(**({"model": "qwen"} if named else {})), behave
+    server.models = ["llama"]
+    answer = ask(pipeline)
+    if named:  # another one is not what was asked for
+        assert answer.status is Status.FAILED and "has no model 'qwen'" in answer.error
+    else:
+        assert answer.text == TEXT and answer.model_version.startswith("llama@")
+    server.models = []
+    assert "does not exist" in (error := ask(pipeline).error) or "0 models" in error
 
 
 def test_nothing_of_picture_or_question_is_in_errors_or_logs(server: ChatServer, caplog: pytest.LogCaptureFixture,
@@ -317,6 +394,13 @@ def test_a_busy_server_is_waited_for_as_it_asks_and_not_for_ever(server: ChatSer
     server.behave = _status(429, {"error": "too many requests"}, Retry_After="3600")
     answer = ask(pipeline)
     assert answer.status is Status.OVERLOADED and "3600" in answer.error and not pipeline.trouble
+
+
+def test_a_busy_server_that_asks_not_to_wait_is_not_stormed(server: ChatServer,
+                                                            connect: Callable[..., RemotePipeline]) -> None:
+    server.behave = _status(429, {"error": "too many requests"}, Retry_After="0")
+    assert ask(connect(busy_timeout_s=1.0)).status is Status.OVERLOADED
+    assert len(server.bodies) < 5
 
 
 def test_a_server_that_stalls_is_left_and_comes_back(server: ChatServer,
@@ -399,6 +483,24 @@ def test_the_key_comes_from_the_environment_alone(server: ChatServer, connect: C
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret"}
     server.behave = _status(403, {"error": "no"})
     assert f"refuses the key of {KEY_VARIABLE} (403)" in ask(pipeline).error
-    for url in ("http://user:pass@host/v1", "ftp://host/v1", "host:8000", "http://host/v1?key=1"):
-        with pytest.raises(ConfigError, match="remote"):
-            PipelineConfig(remote=url)
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@host/v1", "http://user:secret@host:port/v1", "ftp://host/v1",
+                                 "host:8000", "http://host/v1?key=secret", "http://host:99999/v1", "http://host:0/v1"])
+def test_an_address_is_one_and_has_no_key_in_it(url: str) -> None:
+    with pytest.raises(ConfigError, match="remote") as refused:
+        PipelineConfig(remote=url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key, sent", [("secret\r\n", "Bearer secret"), (" ", None), ("sec\nret", ""), ("sécret", "")])
+def test_a_key_is_sent_as_it_is_meant_and_never_shown(key: str, sent: str | None, server: ChatServer,
+                                                      connect: Callable[..., RemotePipeline],
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    if sent == "":
+        with pytest.raises(ConfigError, match=KEY_VARIABLE) as refused:
+            connect()
+        assert key not in str(refused.value)
+    else:
+        assert not connect().trouble and server.headers[0].get("Authorization") == sent

@@ -70,8 +70,8 @@ def read_event(data: str) -> Piece:
         text, finish = (choice.get("delta") or {}).get("content") or "", choice.get("finish_reason")
         if not isinstance(text, str):
             raise TypeError
-        return Piece(text, _probabilities(choice.get("logprobs")), finish is not None, finish == "length")
-    except (KeyError, IndexError, TypeError, AttributeError):
+        return Piece(_whole(text), _probabilities(choice.get("logprobs")), finish is not None, finish == "length")
+    except (KeyError, IndexError, TypeError, AttributeError, OverflowError):
         raise ServerError(Status.FAILED, "the server sent an event that is no part of a text, expected OpenAI's "
                                          "chat.completion.chunk") from None
 
@@ -82,6 +82,11 @@ def _json(data: str) -> Any:
     except (ValueError, RecursionError):
         raise ServerError(Status.FAILED, f"the server sent an event of {len(data)} characters that is no JSON"
                           ) from None
+
+
+def _whole(text: str) -> str:
+    """A text as it can be sent on: JSON may hold halves of characters, and a message of ROS ends at a zero."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
 def _probabilities(logprobs: Any) -> tuple[float, ...]:

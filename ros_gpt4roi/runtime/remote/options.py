@@ -1,6 +1,7 @@
 """What is said of a server in a configuration."""
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from ...configuration import ConfigError, Configuration, setting
@@ -37,13 +38,27 @@ def check_url(url: str) -> str:
     """
     import httpx2  # only where there is a server
 
+    url = url.strip()
+    if "@" in url.partition("//")[2].partition("/")[0] or "?" in url or "#" in url:  # first: errors show the address
+        raise ConfigError("remote has a user, a query or a fragment in it, expected none: a key belongs into the "
+                          f"environment variable {KEY_VARIABLE}")
     try:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, ValueError) as error:
         raise ConfigError(f"remote is {url!r}, expected an address such as http://host:8000/v1: {error}") from error
-    if parsed.userinfo or parsed.query or parsed.fragment:
-        raise ConfigError("remote has a user, a query or a fragment in it, expected none: a key belongs into the "
-                          f"environment variable {KEY_VARIABLE}")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    port = 80 if parsed.port is None else parsed.port
+    if parsed.scheme not in ("http", "https") or not parsed.host or not 0 < port < 65536:
         raise ConfigError(f"remote is {url!r}, expected an address such as http://host:8000/v1")
     return str(parsed).rstrip("/")
+
+
+def key_of_environment() -> str:
+    """The key that goes to a server; empty where there is none.
+
+    Raises:
+        ConfigError: No header of a request can hold it.
+    """
+    key = os.environ.get(KEY_VARIABLE, "").strip()  # a file that it was read from ends with a line break
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"the key of {KEY_VARIABLE} has characters that no key has, expected printable ASCII")
+    return key

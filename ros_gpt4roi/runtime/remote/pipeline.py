@@ -5,7 +5,6 @@ descriptions. The picture goes to the server with every text, at the pixel budge
 """
 from __future__ import annotations
 
-import os
 import weakref
 from collections import OrderedDict
 from pathlib import Path
@@ -18,6 +17,7 @@ from ...configuration import ConfigError
 from ...model.preprocess import check_frame
 from ...model.prompt import PromptError
 from ...model.qwen3_vl import PictureOutput, Qwen3VLConfig, fit_frame, region_looks
+from ...printable import printable
 from ..adapters import Adapters
 from ..device import Device
 from ..language_stage import Rounds
@@ -29,11 +29,12 @@ from ..types import Status
 from ..vision_stage import VisionStage
 from .chunks import Piece, ServerError
 from .messages import RemotePrompts, RemoteText, data_url, wording
-from .options import KEY_VARIABLE
+from .options import key_of_environment
 from .server import Server
 
 _WAIT_S = 0.02  # for what a server sends, before other requests have their turn
 _PICTURES_KEPT = 8  # as the frame encoder keeps frames
+_NAME_SHOWN = 200  # characters of a model's name, which is the server's
 _CELLS = 4  # of an image token's place, each way: what regions look like is compared by their mean colours
 
 
@@ -66,15 +67,17 @@ class RemotePipeline(Pipeline):
 
     Args:
         config: `remote` is the server's address, and `server` how it is used.
-        key: Goes with every request; None: that of the environment.
+
+    Raises:
+        ConfigError: The key in the environment is none.
     """
 
-    def __init__(self, config: PipelineConfig, key: str | None = None):
+    def __init__(self, config: PipelineConfig):
         model = Qwen3VLConfig(prompt=wording()).within(config.vision.max_pixels)
         self._begin_with(config, model, PictureStage(model))
         self.adapters = Adapters(_read_adapter)
         self.prompts = RemotePrompts(model.prompt)
-        self.server = Server(config.remote, config.server, os.environ.get(KEY_VARIABLE, "") if key is None else key,
+        self.server = Server(config.remote, config.server, key_of_environment(),
                              (config.decoding.question_rows, config.decoding.description_rows))
         weakref.finalize(self, self.server.close)  # whoever forgets a pipeline forgets its connections
         self.device = Device("cpu", f"the model runs at {self.server.host}")
@@ -120,10 +123,14 @@ class RemotePipeline(Pipeline):
             raise Refused(Status.FAILED, self.server.gone)
         if isinstance(request, DescriptionRequest) and request.embeddings_only:
             raise Refused(Status.INVALID, "a model that runs on a server gives no embeddings of regions")
-        self.version = f"{self.server.model}@{self.server.host}"
+        self._name_version()
         super().begin(request)
 
+    def _name_version(self) -> None:
+        self.version = f"{printable(self.server.model, _NAME_SHOWN)}@{self.server.host}"
+
     def _advance(self) -> None:
+        self._name_version()  # the server may have another model since it was asked
         for text in [text for text in self._texts if text.status is not None]:
             self._leave(text)
         for text, news in self.server.news(_WAIT_S if self._texts else 0.0):

@@ -32,9 +32,10 @@ _FIRST_WAIT_S = 0.5  # for a server that is busy and does not say how long
 _MOST_LISTED = 1 << 20  # bytes of the list of models
 _NAMES_SHOWN = 8
 _CLOSE_S = 5.0
+_REST_S = 1.0  # that is waited for the end of a stream whose text has ended
 # A proxy in front of a server that is not there.
 _NOBODY = frozenset((502, 503, 504))
-_BUSY = 429
+_BUSY, _NOT_FOUND = 429, 404
 _LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d+){3}|\[::1\])(?::\d+)?$")
 
 News = tuple[RemoteText, Piece | ServerError]
@@ -97,7 +98,7 @@ class Server:
         Raises:
             ServerError: It refuses, or it is not clear which model is meant.
         """
-        found: Future[None] = asyncio.run_coroutine_threadsafe(self._greet(), self._loop)
+        found: Future[None] = asyncio.run_coroutine_threadsafe(self._greet(), self._loop)  # limited in time
         try:
             found.result()
         except ServerError as error:
@@ -172,7 +173,7 @@ class Server:
     async def _attempt(self, text: RemoteText, first: asyncio.Event | None) -> None:
         """Send for a text, again where the server is busy, or has closed a connection that was kept open."""
         deadline, wait_s = time.monotonic() + self.options.busy_timeout_s, _FIRST_WAIT_S
-        again, asks = True, self._probabilities
+        again, renamed, asks = True, False, self._probabilities
         while True:
             try:
                 await self._stream(text, first, asks)
@@ -182,12 +183,23 @@ class Server:
                 asks = False
             except _Busy as busy:
                 self.counters["server_busy"] += 1
-                pause = busy.retry_s if busy.retry_s is not None else wait_s * random.uniform(0.8, 1.2)
+                pause = wait_s * random.uniform(0.8, 1.2)
+                if busy.retry_s is not None:  # at once and again, where it says 0, would be a storm
+                    pause = max(busy.retry_s, pause)
                 if time.monotonic() + pause > deadline:
                     raise ServerError(Status.OVERLOADED, f"the server at {self.host} is busy, and asks to wait "
                                                          f"{pause:.1f} s") from None
                 wait_s *= 2
                 await asyncio.sleep(pause)
+            except _Unknown as unknown:
+                before = self.model
+                if renamed or self.options.model:
+                    raise unknown.error from None
+                renamed = True
+                await self._greet()
+                if self.model == before:
+                    raise unknown.error from None
+                _log.warning("the server at %s has another model now: %s", self.host, self.model)
             except _Unasked:
                 if not again:
                     raise ServerError(Status.FAILED, f"the server at {self.host} closed the connection without an "
@@ -203,7 +215,8 @@ class Server:
         try:
             async with self._http.stream("POST", f"{self.url}/chat/completions", content=body.encode(),
                                          headers={"Content-Type": "application/json",
-                                                  "Accept": "text/event-stream"}) as response:
+                                                  "Accept": "text/event-stream"}) as response, \
+                    asyncio.timeout(self.options.stall_timeout_s) as limit:  # comments are no sign of a text
                 answered = True
                 if response.status_code != 200:
                     await self._refuse(response, text, asks)
@@ -211,17 +224,21 @@ class Server:
                     raise ServerError(Status.FAILED, f"the server at {self.host} sent a compressed text, which was not "
                                                      "asked for")
                 async for event in httpx2.EventSource(response, max_event_size=LONGEST_EVENT):
+                    if ended or event.data == "[DONE]":  # read to its end, so that the connection can be used again
+                        continue
                     if response.num_bytes_downloaded > MOST_TEXT:
                         raise ServerError(Status.FAILED, f"the server at {self.host} sent more than {MOST_TEXT} bytes "
                                                          f"for a text of at most {text.max_new_tokens} tokens")
-                    if ended or event.data == "[DONE]":  # read to its end, so that the connection can be used again
-                        continue
                     piece = read_event(event.data)
                     ended = piece.ended
+                    limit.reschedule(self._loop.time() + (_REST_S if ended else self.options.stall_timeout_s))
                     if piece.text or ended:
                         self._news.put((text, piece))
                         if first is not None:
                             first.set()
+        except TimeoutError:
+            if not ended:
+                raise self._stalled() from None
         except httpx2.HTTPError as error:
             if not ended:
                 raise self._failure(error, answered) from error
@@ -238,12 +255,15 @@ class Server:
         if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
             return self._unreachable(error)
         if isinstance(error, (httpx2.ReadTimeout, httpx2.WriteTimeout, httpx2.PoolTimeout)):
-            return ServerError(Status.TIMEOUT, f"the server at {self.host} has sent nothing for "
-                                               f"{self.options.stall_timeout_s:g} s", gone=True)
+            return self._stalled()
         if not answered:
             return _Unasked()
         return ServerError(Status.FAILED, f"the connection to the server at {self.host} broke in the middle of a text",
                            gone=True)
+
+    def _stalled(self) -> ServerError:
+        return ServerError(Status.TIMEOUT, f"the server at {self.host} has sent nothing for "
+                                           f"{self.options.stall_timeout_s:g} s", gone=True)
 
     def _unreachable(self, error: Exception) -> ServerError:
         why = str(error) or "no answer in time"
@@ -256,8 +276,9 @@ class Server:
             raise _Busy(_seconds(response.headers.get("Retry-After", "")))
         if code in (400, 422) and asks:
             raise _Plainer
-        raise ServerError(Status.FAILED, f"the server at {self.host} {self._meaning(code)}: {words}",
-                          gone=code in _NOBODY)
+        error = ServerError(Status.FAILED, f"the server at {self.host} {self._meaning(code)}: {words}",
+                            gone=code in _NOBODY)
+        raise _Unknown(error) if code == _NOT_FOUND else error
 
     def _meaning(self, code: int) -> str:
         match code:
@@ -265,7 +286,8 @@ class Server:
                 return f"refuses the key of {KEY_VARIABLE} ({code})" if "Authorization" in self._headers else \
                     f"asks for a key ({code}), expected in {KEY_VARIABLE}"
             case 404:
-                return f"has no model {self.model!r}, or is no server of this kind (404)"
+                return (f"has no model {self.model!r:.80}, or is none of this kind (404), expected one at an address "
+                        "such as http://host:8000/v1")
             case 400 | 413 | 422:
                 return f"does not take the request ({code})"
             case _ if 300 <= code < 400:
@@ -275,9 +297,10 @@ class Server:
     async def _greet(self) -> None:
         """Learn which model there is. Raises ServerError."""
         try:
-            async with self._http.stream("GET", f"{self.url}/models") as response:
+            async with asyncio.timeout(self.options.connect_timeout_s + self.options.stall_timeout_s), \
+                    self._http.stream("GET", f"{self.url}/models") as response:
                 code, content = response.status_code, await _content(response, _MOST_LISTED)
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, TimeoutError) as error:
             raise self._unreachable(error) from error
         if self.options.model and code not in (401, 403, _BUSY, *_NOBODY):  # not every server has such a list
             return
@@ -328,6 +351,14 @@ class _Busy(Exception):
 
 class _Plainer(Exception):
     """The server may take the request without what not every server gives: the probabilities of tokens."""
+
+
+class _Unknown(Exception):
+    """The server does not know the model, or the address; `error`: what becomes of the text."""
+
+    def __init__(self, error: ServerError):
+        super().__init__()
+        self.error = error
 
 
 class _Unasked(Exception):
