@@ -3,6 +3,7 @@
     ros2 launch ros_gpt4roi gpt4roi.launch.py                                   # the simulated robot
     ros2 launch ros_gpt4roi gpt4roi.launch.py config:=/path/to/my_robot.yaml    # or the name of one in config/
     ros2 launch ros_gpt4roi gpt4roi.launch.py record:=true                      # and the recorder
+    ros2 launch ros_gpt4roi gpt4roi.launch.py model:=Qwen3-VL-2B-Instruct       # in place of the deployment's model
 
 A section is `/**/NODE: {ros__parameters: {...}}`, as `--params-file` takes it, too. The section `remappings` holds
 `NODE: {name: topic}`. Everything stops when any of the nodes ends, except the recorder.
@@ -18,6 +19,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 PACKAGE = "ros_gpt4roi"
 
@@ -56,8 +58,11 @@ def start_nodes(context: LaunchContext) -> list[Node]:
     path, nodes = read_deployment(LaunchConfiguration("config").perform(context))
     if LaunchConfiguration("record").perform(context) == "true":
         nodes.setdefault("recorder", nodes.get("perception", {}))
+    model = LaunchConfiguration("model").perform(context)
+    # Behind the file's: of several values, a node takes the last.
+    of_node = {"perception": [{"model": ParameterValue(model, value_type=str)}]} if model else {}
     return [Node(package=PACKAGE, executable=executable, output="screen",
-                 namespace=LaunchConfiguration("namespace"), parameters=[str(path)],
+                 namespace=LaunchConfiguration("namespace"), parameters=[str(path), *of_node.get(executable, ())],
                  remappings=list(remappings.items()),
                  on_exit=None if executable == "recorder" else Shutdown(reason=f"{executable} ended"))
             for executable, remappings in nodes.items()]
@@ -68,6 +73,8 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
         DeclareLaunchArgument("config", default_value="tabletop",
                               description="a ROS parameter file, or the name of one in the package's config/"),
+        DeclareLaunchArgument("model", default_value="",
+                              description="name or folder of the perception node's model (the deployment's)"),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
         DeclareLaunchArgument("record", default_value="false", choices=["true", "false"],
                               description="start the recorder, with perception's topics where it has no section"),

@@ -28,10 +28,10 @@ from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
-file, config, namespace = sys.argv[1:]
+file, *arguments = sys.argv[1:]
 service = LaunchService()
 service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
-    PythonLaunchDescriptionSource(file), launch_arguments={"config": config, "namespace": namespace}.items())]))
+    PythonLaunchDescriptionSource(file), launch_arguments=[tuple(item.split(":=")) for item in arguments])]))
 sys.exit(service.run())
 """
 
@@ -44,10 +44,10 @@ def launch_file(root: Path) -> Path:
 class Launched:
     """A launch in a process of its own, its output in a file."""
 
-    def __init__(self, log: Path, file: Path, config: Path, namespace: str) -> None:
+    def __init__(self, log: Path, file: Path, *arguments: str) -> None:
         self._log = log
         with log.open("wb") as stream:
-            self._process = subprocess.Popen([sys.executable, "-c", LAUNCH, file, config, namespace],
+            self._process = subprocess.Popen([sys.executable, "-c", LAUNCH, file, *arguments],
                                              env=for_children({"OMP_NUM_THREADS": "1"}), stdout=stream, stderr=stream)
 
     @property
@@ -72,9 +72,10 @@ def launched(tiny_model: Path, tmp_path: Path, launch_file: Path) -> Iterator[La
     config = tmp_path / "mine.yaml"
     config.write_text(yaml.safe_dump({
         "/**/sim_camera": {"ros__parameters": {"views": 2, "width": 160, "height": 120}},
-        "/**/perception": {"ros__parameters": {"model": str(tiny_model), "pipeline": {"vision": {"backend": "torch"}}}},
+        "/**/perception": {"ros__parameters": {"model": "/nowhere", "pipeline": {"vision": {"backend": "torch"}}}},
         "remappings": {"ros__parameters": {"sim_camera": {"image": "eye"}, "perception": {"image": "eye"}}}}))
-    launched = Launched(tmp_path / "launch.log", launch_file, config, "robot1")
+    launched = Launched(tmp_path / "launch.log", launch_file, f"config:={config}", "namespace:=robot1",
+                        f"model:={tiny_model}")
     yield launched
     launched.stop()
 
@@ -95,12 +96,13 @@ def test_the_launch_file_starts_what_the_deployment_names(launch_file: Path, roo
     module = launch_files.load_python_launch_file_as_module(str(launch_file))
     context = launch.LaunchContext()  # type: ignore[attr-defined]  # the folder launch/ has its name
     context.launch_configurations["config"] = str(root / "config" / "tabletop.yaml")
-    context.launch_configurations.update(namespace="", record="false")
+    context.launch_configurations.update(namespace="", record="false", model="")
     assert [node.node_executable for node in module.start_nodes(context)] == ["sim_camera", "perception"]
     context.launch_configurations["record"] = "true"
     assert [node.node_executable for node in module.start_nodes(context)] == ["sim_camera", "perception", "recorder"]
     description = launch_files.get_launch_description_from_python_launch_file(str(launch_file))
-    assert [argument.name for argument in description.get_launch_arguments()] == ["config", "namespace", "record"]
+    names = [argument.name for argument in description.get_launch_arguments()]
+    assert names == ["config", "model", "namespace", "record"]
 
 
 @pytest.mark.parametrize("text, word", [
