@@ -29,7 +29,9 @@ class ModelOpener:
     def __init__(self, config: PipelineConfig, fallback_model: str, fallback: FallbackOptions,
                  tell: Callable[[str], None], problems: Problems) -> None:
         self._config, self._fallback_model, self._fallback = config, fallback_model, fallback
+        self._bare = replace(config, remote="", adapters=(), adapter="")
         self._tell, self._problems = tell, problems
+        self._second: Pipeline | None = None  # takes over from whichever serves
 
     def open(self, folder: Path | None) -> Pipeline:
         """What is to serve: a folder's model or, without a folder, the server's; with what takes over from it."""
@@ -39,18 +41,27 @@ class ModelOpener:
         try:
             name = find_model(self._fallback_model)
             self._tell(f"loading {name}")
-            second = self.open_bare(name)
+            self._second = self.open_bare(name)
         except Exception:
             first.close()
             raise
-        if folder is None:
-            return FallbackPipeline(first, second, self._fallback)
-        return FallbackPipeline(first, second, self._fallback, functools.partial(self._open, folder, self._config),
-                                weights_bytes(folder))
+        return self._with_fallback(first, folder, self._config)
 
     def open_bare(self, folder: Path) -> Pipeline:
-        """Another model, for which the adapters that were named are not made."""
-        return self._open(folder, replace(self._config, remote="", adapters=(), adapter=""))
+        """Another model: without the adapters that were named, which are made for one model, and nothing beside it."""
+        return self._open(folder, self._bare)
+
+    def complete(self, pipeline: Pipeline, folder: Path) -> Pipeline:
+        """What `open_bare` has opened, with what takes over from it. For whoever serves next: the two share that."""
+        return self._with_fallback(pipeline, folder, self._bare)
+
+    def _with_fallback(self, first: Pipeline, folder: Path | None, config: PipelineConfig) -> Pipeline:
+        if self._second is None:
+            return first
+        if folder is None:
+            return FallbackPipeline(first, self._second, self._fallback)
+        return FallbackPipeline(first, self._second, self._fallback, functools.partial(self._open, folder, config),
+                                weights_bytes(folder))
 
     def _open(self, folder: Path, config: PipelineConfig) -> Pipeline:
         try:

@@ -52,6 +52,7 @@ class ModelSwap:
         folder: The model that runs; None where a server has it.
         device: Where models run.
         open_model: Loads and warms a model from its folder, on any thread.
+        complete: Gives a model that is to serve, and its folder, what takes over from it.
         parameters: What decides.
         requests: What has no result yet.
         problems: Counts what was refused, for `/diagnostics`.
@@ -59,10 +60,11 @@ class ModelSwap:
     """
 
     def __init__(self, node: Node, group: CallbackGroup, scheduler: Scheduler, folder: Path | None,
-                 device: torch.device, open_model: Callable[[Path], Pipeline], parameters: SwapParameters,
-                 requests: OpenRequests, problems: Problems, is_active: Callable[[], bool]) -> None:
-        self._node, self._scheduler, self._open, self._parameters = node, scheduler, open_model, parameters
-        self._requests, self._problems, self._is_active = requests, problems, is_active
+                 device: torch.device, open_model: Callable[[Path], Pipeline],
+                 complete: Callable[[Pipeline, Path], Pipeline], parameters: SwapParameters, requests: OpenRequests,
+                 problems: Problems, is_active: Callable[[], bool]) -> None:
+        self._node, self._scheduler, self._open, self._complete = node, scheduler, open_model, complete
+        self._parameters, self._requests, self._problems, self._is_active = parameters, requests, problems, is_active
         self._folder, self._device = folder, device
         self._take_back: Callable[[], None] | None = None  # for `rollback`; holds the model before, if that is another
         self._brought: list[Adapter] = []  # by `load_model`
@@ -77,7 +79,7 @@ class ModelSwap:
             self._node.destroy_service(service)
         self._take_back = None
         self._brought.clear()
-        del self._scheduler, self._open  # an executor may hold this for longer than a model may stay
+        del self._scheduler, self._open, self._complete  # an executor may hold this for longer than a model may stay
 
     async def _on_load(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
         response.model_version = self._scheduler.model_version
@@ -138,7 +140,7 @@ class ModelSwap:
         else:
             self._make_room(folder, keep=request.dry_run)
             pipeline = self._open(folder)
-            version, take = pipeline.version, functools.partial(self._swap, folder, pipeline)
+            version, take = pipeline.version, functools.partial(self._take, folder, pipeline)
             response.right_new = count_right(probes, lambda probe: self._ask_new(pipeline, probe))
             pipeline.reset()
         response.right_running = count_right(probes, lambda probe: _ask(scheduler, probe))
@@ -176,6 +178,9 @@ class ModelSwap:
             raise _Refused("there is no model before the one that runs")
         self._take_back()
         response.success, response.message = True, f"{self._scheduler.model_version} runs again"
+
+    def _take(self, folder: Path, pipeline: Pipeline) -> None:
+        self._swap(folder, self._complete(pipeline, folder))
 
     def _swap(self, folder: Path | None, pipeline: Pipeline) -> None:
         limits = self._scheduler.config  # by these, all that was begun has ended

@@ -186,7 +186,7 @@ class Perception(LifecycleNode):
                                     lambda: self._state == "active", parameters.conversation.follow_up_s,
                                     parameters.watch)
         self._swap = ModelSwap(self, self._questions.group, scheduler, folder,
-                               torch.device(pipeline.device.name), models.open_bare, parameters.swap,
+                               torch.device(pipeline.device.name), models.open_bare, models.complete, parameters.swap,
                                self._questions.requests, self.problems, lambda: self._state == "active")
         self._evidence = Evidence(self, self._questions.group, self._questions.frame, scheduler, parameters.evidence,
                                   self._questions.requests, self.problems, lambda: self._state == "active")

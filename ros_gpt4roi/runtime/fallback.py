@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 import torch
 
@@ -73,7 +74,7 @@ class FallbackPipeline(Pipeline):
         self._retry_at = self._wait_s = self._look_at = 0.0
         self._back_at = -float("inf")
         self._loading: Future[Pipeline] | None = None
-        self._adapter = ""  # that served when the first was unloaded
+        self._adapters: tuple[list[Path], str] = [], ""  # of the first, when it was unloaded
         self.config, self.device = first.config, self._local().device
         self.counters = {"fallback_taken": 0, "fallback_given_back": 0, "requests_begun_again": 0}
         self.live: list[Question | DescriptionRequest] = []
@@ -138,8 +139,7 @@ class FallbackPipeline(Pipeline):
         """Unload the first once nobody needs it, and load it again when there is room."""
         if self._first is not None:
             if not self._first.live:
-                serving = self._first.adapters.serving
-                self._adapter = serving.name if serving is not None else ""
+                self._adapters = self._first.adapters.state()
                 self._first.close()
                 self._first = None
                 _clean()
@@ -158,18 +158,18 @@ class FallbackPipeline(Pipeline):
                 _log.warning("the model could not be loaded again: %s: %s", type(error).__name__, error)
                 _clean()
                 return
-            adapters = self._first.adapters
-            adapters.serving = adapters.find(self._adapter)
             self._give_back()
 
     def _load(self) -> None:
         loading: Future[Pipeline] = Future()
-        reload = self._reload
+        reload, adapters = self._reload, self._adapters
         assert reload is not None  # what is not loaded is not unloaded
 
         def run() -> None:
             try:
-                loading.set_result(reload())
+                pipeline = reload()
+                pipeline.adapters.restore(*adapters)  # also those that `load_model` has brought
+                loading.set_result(pipeline)
             except Exception as error:
                 loading.set_exception(error)
 

@@ -193,3 +193,26 @@ def test_questions_that_are_open_get_whole_answers(peer: Peer, camera: Camera, m
     assert any("another change of the model is under way" in response.message for response in responses)
     assert all(response.model_version for response in responses)
     peer.node.destroy_client(service)
+
+
+def test_the_fallback_takes_over_from_a_model_that_was_brought_too(peer: Peer, models: dict[str, Path],
+                                                                   tiny_model: Path) -> None:
+    slow = {"fallback_model": str(tiny_model), "fallback.latency_s": 1e-6, "fallback.patience_s": 0.0,
+            "fallback.retry_s": 3600.0}  # too slow from its first answers on
+    with perception_here(peer, models["first"], _SETTINGS | slow):
+        camera, described = Camera(peer), peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+        camera.send(list(BOXES))
+        peer.wait_for(lambda: described, "descriptions")
+
+        def taken_over() -> object:
+            """The version of the fallback, once it serves."""
+            return peer.wait_for(lambda: next(
+                (version for version in [ask(peer).model_version] if version.startswith("tiny@")), ""), "the fallback")
+
+        fallback = taken_over()
+        assert load(peer, models["second"], dry_run=True).success and ask(peer).model_version == fallback
+        done = load(peer, models["second"])
+        assert done.success and done.model_version == ask(peer).model_version != fallback, done.message
+        assert taken_over() == fallback
+        assert peer.call(Trigger, "rollback", Trigger.Request()).success
+        assert ask(peer).model_version == fallback, "the first is still too slow"

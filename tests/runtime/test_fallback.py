@@ -1,14 +1,18 @@
 """Another model takes over when the first cannot serve, and gives back: the server is gone, memory, latency."""
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from adapter_fixtures import write_adapter
 from chat_server import LIMIT_S, TEXT, ChatServer, Handler, until, words
 
+from ros_gpt4roi.model.checkpoint import LoadedModel
 from ros_gpt4roi.runtime.fallback import FallbackOptions, FallbackPipeline
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.pipeline_config import PipelineConfig
@@ -191,6 +195,35 @@ def test_little_free_memory_is_enough_and_a_reload_that_fails_is_tried_later(
         until(lambda: pipeline._loading is None or pipeline._loading.done())
     gaps = [later - earlier for earlier, later in zip(tries, tries[1:])]
     assert len(tries) >= 3 and gaps == sorted(gaps) and gaps[1] > 1.5 * gaps[0]
+
+
+def test_adapters_that_came_later_are_there_again_after_a_reload(
+        models: tuple[Pipeline, Pipeline], make_pipeline: Callable[..., Pipeline], make_frame: Callable, clock: Clock,
+        loaded: LoadedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    free, folders = [5000 * MIB], [tmp_path / name for name in ("kitchen", "workshop", "garden")]
+    for seed, folder in enumerate(folders):
+        write_adapter(folder, loaded.model.language, seed, strength=0.5)
+        models[0].adapters.put(models[0].adapters.read(folder))  # as `load_model` brings them
+    models[0].adapters.serving = models[0].adapters.find("workshop")
+
+    def reload() -> Pipeline:
+        pipeline = make_pipeline()
+        pipeline.version = "large"
+        pipeline.adapters.open([folders[0]], "kitchen")  # what the parameters name
+        return pipeline
+
+    pipeline = FallbackPipeline(*models, FallbackOptions(retry_s=10.0), reload, 500 * MIB, clock, lambda _: free[0])
+    expected = ask(pipeline, make_frame(2))
+    assert "large+workshop@" in expected.model_version
+    free[0], clock.now = 100 * MIB, clock.now + 2
+    assert ask(pipeline, make_frame(2)).model_version == "small"
+    shutil.rmtree(folders[2])
+    free[0], clock.now = 5000 * MIB, clock.now + 60
+    until(lambda: ask(pipeline, make_frame(2)).model_version != "small")
+    again = ask(pipeline, make_frame(2))
+    assert (again.model_version, again.text) == (expected.model_version, expected.text)
+    assert pipeline.adapters.find("kitchen") is not None
+    assert f"the adapter of {folders[2]} could not be loaded again" in caplog.text
 
 
 # --- latency ---------------------------------------------------------------------------------------------------------
