@@ -224,7 +224,8 @@ def read_settings(stage: Stage, folder: Path, arguments: dict[str, Any], stream:
     try:
         settings = TrainingArguments(
             output_dir=str(folder), run_name=stage.name, seed=seed, use_cpu=not torch.cuda.is_available(),
-            load_best_model_at_end=bool(stage.patience), **{**DEFAULTS, **arguments, **stage.arguments})
+            load_best_model_at_end=bool(stage.patience), restore_callback_states_from_checkpoint=bool(stage.patience),
+            **{**DEFAULTS, **arguments, **stage.arguments})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"stage {stage.name}: arguments: {error}") from error
     if stream and settings.max_steps <= 0:

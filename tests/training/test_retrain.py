@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -205,11 +206,11 @@ def test_a_card_that_is_none_is_told(tmp_path, card):
 def test_a_stage_ends_when_it_gets_no_better_and_its_result_is_the_best(start, scenes, tmp_path):
     def run(name: str, steps: int, patience: int) -> Path:
         folder = tmp_path / name
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "scenes").symlink_to(scenes)
         stages = [{**TUNE, "patience": patience}]
         train(read_recipe(write_recipe(folder, start, stages, steps, learning_rate=3.0, eval_steps=1, save_steps=1,
-                                       lr_scheduler_type="constant", warmup_steps=0)), folder)
+                                       save_total_limit=12, lr_scheduler_type="constant", warmup_steps=0)), folder)
         return folder / "tune"
 
     patient = run("patient", 12, 2)
@@ -219,3 +220,6 @@ def test_a_stage_ends_when_it_gets_no_better_and_its_result_is_the_best(start, s
     assert len(losses(patient)) == best + 2 < 12
     expected, found = weights(run("best", best, 0) / "final"), weights(patient / "final")
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+    last = patient / f"checkpoint-{best + 1}"  # as if it had been interrupted behind the first that was no better
+    shutil.copytree(last, tmp_path / "interrupted" / "tune" / last.name)
+    assert len(losses(run("interrupted", 12, 2))) == best + 2
