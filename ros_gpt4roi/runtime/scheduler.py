@@ -56,6 +56,7 @@ class Scheduler:
         self._frames: deque[DescriptionRequest] = deque()  # somebody waits for each of these
         self._beginning: Question | DescriptionRequest | None = None  # in the pipeline's hands, not yet live
         self._newest: DescriptionRequest | None = None  # nobody does for this one: it is replaced by a newer
+        self._frame: Frame | None = None  # the last of the stream
         self._open: dict[str, Question] = {}  # by id: those that wait and those that are decoded
         self._conversations: OrderedDict[str, Conversation] = OrderedDict()
         self._closed: list[str] = []  # conversations, whose caches the worker has still to give back
@@ -106,11 +107,17 @@ class Scheduler:
         """Let another pipeline serve what comes, once all that has begun is done.
 
         What waits is served by the new one. Open conversations end, since what was said in them is the old model's: to
-        go on with one is INVALID.
+        go on with one is INVALID. Where frames come, the new one describes the last of them first, on the calling
+        thread: of the next, it then keeps what holds still, as the old one would have.
+
+        Args:
+            pipeline: Nothing else uses it.
 
         Returns:
             Gives the pipeline that served before, with nothing in its caches.
         """
+        if (frame := self._frame) is not None:
+            pipeline.describe(frame)
         replaced: Future[Pipeline] = Future()
         with self._changed:
             if self._replacement is not None:
@@ -127,7 +134,7 @@ class Scheduler:
         with self._changed:
             self._counts["frames_received"] += 1
             self._counts["frames_dropped"] += self._newest is not None or not self._running
-            self._newest = None
+            self._newest, self._frame = None, frame
             if self._running:
                 self._newest = DescriptionRequest(frame=frame)
                 self._newest.future.add_done_callback(lambda done: self._on_descriptions(done.result()))

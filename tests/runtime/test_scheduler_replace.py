@@ -1,6 +1,7 @@
 """A pipeline is replaced between two frames: what began ends on the old one, what waits is served by the new one."""
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from queue import Empty
 
@@ -76,3 +77,16 @@ def test_a_scheduler_that_does_not_run_takes_it_at_once(run: Callable[..., Runni
     new = named(make_pipeline(), "new")
     assert running.scheduler.replace(new).result(0) is running.pipeline
     assert running.scheduler.model_version == "new"
+
+
+def test_the_new_one_knows_the_last_frame_when_it_takes_over(run: Callable[..., Running], make_pipeline: Callable,
+                                                             make_frame: Callable) -> None:
+    running = run({"reuse_distance": 0.5})
+    frame = make_frame(4)
+    running.scheduler.submit_frame(frame)
+    old = running.results.get(timeout=LIMIT_S)
+    running.scheduler.replace(named(make_pipeline(reuse_distance=0.5), "new")).result(LIMIT_S)
+    running.scheduler.submit_frame(dataclasses.replace(frame, stamp_ns=frame.stamp_ns + 1))
+    new = running.results.get(timeout=LIMIT_S)
+    assert new.model_version == "new" and not any(description.reused for description in old.descriptions)
+    assert len(new.descriptions) == 4 and all(description.reused for description in new.descriptions)
