@@ -286,7 +286,8 @@ class Remembering(Recogniser):
     def __init__(self, options: RecogniserOptions, path: Path) -> None:
         self._options, self._path = options, path
         self.name = f"{options.kind} {options.model}".strip()
-        code = Path(recogniser.__file__).with_name(f"{options.kind}.py").read_bytes()
+        folder = Path(recogniser.__file__).parent
+        code = b"".join((folder / f"{name}.py").read_bytes() for name in (options.kind, "meaning", "plausibility"))
         made_by = {name: value for name, value in vars(options).items() if name != "threads"}
         self._made_by = hashlib.sha256(code + repr(made_by).encode()).hexdigest()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,10 +40,14 @@ _KOKORO_PHONEMES = (("aɪ", "I"), ("eɪ", "A"), ("aʊ", "W"), ("ɔɪ", "Y"), ("d
                     ("ɐ", "ə"))
 _KOKORO_AMERICAN = (*_KOKORO_PHONEMES, ("oʊ", "O"), ("ɜː", "ɜɹ"), ("ɚ", "əɹ"), ("ɪə", "iə"), ("ː", ""))
 _KOKORO_BRITISH = (*_KOKORO_PHONEMES, ("əʊ", "Q"), ("eə", "ɛː"), ("iə", "ɪə"))
+_KOKORO_OTHERS = (("dʒ", "ʤ"), ("tʃ", "ʧ"), ("ts", "ʦ"), ("dz", "ʣ"))
 
 
 class Voice(NamedTuple):
-    """A synthetic voice: `piper`, `kokoro` or `espeak`, and the speaker's name there."""
+    """A synthetic voice: `piper`, `kokoro` or `espeak`, and the speaker's name there.
+
+    Kokoro's voices speak English, or what follows: `kokoro es`.
+    """
 
     synthesiser: str
     speaker: str
@@ -56,6 +60,9 @@ NEURAL = (JOE, *(Voice("kokoro", name) for name in ("af_heart", "am_michael", "b
 ACCENTED = tuple(Voice("kokoro", name) for name in ("hf_alpha", "ff_siwis", "if_sara", "ef_dora", "jf_alpha",
                                                     "zf_xiaoxiao"))
 """Voices of Hindi, French, Italian, Spanish, Japanese and Chinese, which speak English."""
+NATIVE = {"es": Voice("kokoro es", "ef_dora"), "fr": Voice("kokoro fr-fr", "ff_siwis"),
+          "it": Voice("kokoro it", "if_sara"), "pt": Voice("kokoro pt-br", "pf_dora")}
+"""Of other languages, which they speak."""
 ESPEAK = tuple(Voice("espeak", name) for name in ("en-us", "en-gb", "en-us+f3", "en-gb-x-rp+m7"))
 
 
@@ -72,10 +79,12 @@ def speak(text: str, voice: Voice, speed: float, cache: Path) -> Audio:
     path = cache / f"{name}.npy"
     if path.exists():
         return np.load(path)
-    if voice.synthesiser == "kokoro":
-        audio, rate = _kokoro(text, _kokoro_style(voice.speaker, cache), speed, british=voice.speaker.startswith("b"))
+    synthesiser, _, language = voice.synthesiser.partition(" ")
+    if synthesiser == "kokoro":
+        english = "en-gb-x-rp" if voice.speaker.startswith("b") else "en-us"
+        audio, rate = _kokoro(text, _kokoro_style(voice.speaker, cache), speed, language or english)
     else:
-        audio, rate = {"piper": _piper, "espeak": _espeak}[voice.synthesiser](text, voice.speaker, speed)
+        audio, rate = {"piper": _piper, "espeak": _espeak}[synthesiser](text, voice.speaker, speed)
     audio = soxr.resample(np.asarray(audio, np.float32), rate, RATE)
     audio = (audio * (LEVEL / level(audio))).clip(-1, 1).astype(np.float32)
     cache.mkdir(parents=True, exist_ok=True)
@@ -147,11 +156,11 @@ def _kokoro_style(speaker: str, cache: Path) -> Audio:
         return np.frombuffer(member.read(), "<f4").reshape(-1, 256)
 
 
-def _kokoro(text: str, style: Audio, speed: float, british: bool) -> tuple[Audio, int]:
+def _kokoro(text: str, style: Audio, speed: float, language: str) -> tuple[Audio, int]:
     session, phonemiser, vocabulary = _kokoro_parts()
-    spoken = phonemiser.phonemize("en-gb-x-rp" if british else "en-us", text)
+    spoken = phonemiser.phonemize(language, text)
     phonemes = "".join(letter for sentence in spoken for letter in sentence)
-    for theirs, ours in _KOKORO_BRITISH if british else _KOKORO_AMERICAN:
+    for theirs, ours in {"en-us": _KOKORO_AMERICAN, "en-gb-x-rp": _KOKORO_BRITISH}.get(language, _KOKORO_OTHERS):
         phonemes = phonemes.replace(theirs, ours)
     tokens = [vocabulary[letter] for letter in phonemes if letter in vocabulary]
     audio = session.run(None, {"tokens": np.array([[0, *tokens, 0]]), "speed": np.array([speed], np.float32),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from benchmarks.speech_audio import ACCENTED, ESPEAK, NEURAL, SPEEDS, Voice
+from benchmarks.speech_audio import ACCENTED, ESPEAK, NATIVE, NEURAL, SPEEDS, Voice
 
 SENTENCES = Path(__file__).with_name("speech_sentences.yaml")
 _NOISES = ("pink", "babble")
@@ -30,7 +30,8 @@ CONDITIONS = {
     "clean": Condition(NEURAL), "snr20": Condition(NEURAL, 20), "snr10": Condition(NEURAL, 10),
     "snr5": Condition(NEURAL, 5, share=0.5), "room": Condition(NEURAL, room=True, share=0.5),
     "espeak": Condition(ESPEAK), "accented": Condition(ACCENTED, share=0.3)}
-NO_QUESTIONS = {"no_questions": Condition(NEURAL), "no_questions_snr20": Condition(NEURAL, 20)}
+NO_QUESTIONS = {"no_questions": Condition(NEURAL), "no_questions_snr20": Condition(NEURAL, 20),
+                "no_questions_snr10": Condition(NEURAL, 10)}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Sentence:
         number: Its place in the file.
         typed: As it would be typed.
         spoken: As it is given to a voice.
-        language: Of a voice of eSpeak's; empty: the condition's voices say it.
+        language: Of a voice of its own, neural where there is one for every second sentence, else of eSpeak's; empty:
+            the condition's voices say it.
         held_out: Whether it was not looked at in tuning.
         place: In the order of voices, speeds and noises.
     """
@@ -57,7 +59,10 @@ class Sentence:
         """Who says it, and how fast."""
         voice = condition.voices[self.place % len(condition.voices)]
         speed = SPEEDS[self.place // len(condition.voices) % len(SPEEDS)]
-        return Voice("espeak", self.language) if self.language else voice, speed
+        if self.language:
+            by_rule = Voice("espeak", self.language)
+            voice = NATIVE.get(self.language, by_rule) if self.place % 2 else by_rule
+        return voice, speed
 
     def noise(self, condition: Condition) -> str:
         """The noise that it is said in."""

@@ -56,6 +56,14 @@ _IMPERATIVE = re.compile(r"(?:describe|tell|show|name|count|compare|find|locate|
 _LEADING = re.compile(r"^(?:(?:please|and|so|but|then|okay|ok|now|well|um|uh|also|or|hello|hi)\b[ ,]*)+")
 _NO = re.compile(r"^(?:(?:no|nope|wrong|incorrect|actually|sorry|that(?:'s| is| was)? (?:wrong|not right|not correct|"
                  r"incorrect)|you(?:'re| are) wrong)\b[,.!; ]*)+")
+# Begins with a no or a sorry, and corrects nobody.
+_NO_CORRECTION = re.compile(r"^(?:no (?:problems?|worries|way|idea|doubt|wonder|need|matter|chance|hurry|rush|thanks?|"
+                            r"more|longer|one|other|such|big deal|kidding|comment|clue|trouble|sooner|use|point)\b|"
+                            r"(?:sorry|actually)[.! ]*$)")
+# What people say of themselves and each other is not about what the robot sees.
+_OPINION = re.compile(r"^(?:i(?:'d| would)?|you) (?:think|thought|mean|meant|believe|guess|said|say|see)(?: that)?,? ")
+_PERSONAL = re.compile(r"(?:i|i'm|i've|i'd|i'll|you|you're|you've|you'll|we|we're|we've|we'll|he|he's|he'll|she|she's|"
+                       r"she'll|my|your|our|his|her|me|him|us|for|about|to)\b")
 _YES = re.compile(r"^(?:(?:yes[,. ]+|yeah[,. ]+)?(?:that(?:'s| is| was)|you(?:'re| are)) (?:right|correct)|correct)"
                   r"[.! ]*$")
 _IS = re.compile(r"^(?P<subject>.{1,60}?)(?:'s| is| was| are)(?: actually| really| in fact| rather)? "
@@ -109,10 +117,10 @@ def meaning_of(text: str) -> Meaning:
     rest = text[no.end():] if no else text
     if asks(rest) or rest.rstrip().endswith("?"):
         return Question(_marked(_joined(rest.strip())))
-    if no:
-        return _correction(rest)
-    contrast = _IS_NOT.match(lowered)
-    return _correction(text) if contrast else Unclear()
+    if not no and not _IS_NOT.match(lowered) or _NO_CORRECTION.match(lowered):
+        return Unclear()
+    rest = rest[opinion.end():] if (opinion := _OPINION.match(_simple(rest))) else rest
+    return Unclear() if _PERSONAL.match(_simple(rest)) else _correction(rest)
 
 
 def doubt(transcript: Transcript, meaning: Meaning, cut: bool, min_confidence: float, longest_s: float) -> str:

