@@ -60,6 +60,14 @@ def test_an_accent_is_no_other_language(whisper_base: Recogniser) -> None:
 
 
 @without_weights
+def test_a_question_in_another_language_is_not_translated(whisper_base: Recogniser) -> None:
+    scene = [*(f"region {number}" for number in range(1, 6)), "a small shiny yellow box", "object",
+             "a small shiny black box", "a large shiny white mug", "a large matte white cone",
+             "a large shiny cyan bottle"]
+    assert whisper_base.transcribe(speech("spanish"), scene).language == "es"  # of the color of the small bottle
+
+
+@without_weights
 def test_what_it_is_not_sure_of_is_read_as_a_question_about_the_scene(whisper_base: Recogniser) -> None:
     unclear = speech("handle")  # of a voice that is hard to understand
     assert not whisper_base.transcribe(unclear).text.startswith("Does")  # of no scene
