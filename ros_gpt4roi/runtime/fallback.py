@@ -315,6 +315,11 @@ class FallbackPipeline(Pipeline):
     def warm_up(self) -> None:
         """Each is warm already."""
 
+    def prepare(self, frame: Frame) -> None:
+        """See `Pipeline.prepare`. The second, which may be serving elsewhere, is left alone."""
+        if self._first is not None and self._cause is None:
+            self._first.prepare(frame)
+
     def rehearse(self, regions: int) -> Frame:
         """See `Pipeline.rehearse`."""
         return self._local().rehearse(regions)

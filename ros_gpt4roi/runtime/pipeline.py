@@ -381,6 +381,14 @@ class Pipeline:
         self.reset()
         self._uncount()
 
+    def prepare(self, frame: Frame) -> None:
+        """Describe a frame before those behind it are served, so that what holds still in them needs no new text."""
+        try:
+            self.describe(frame)
+        except Exception:  # whoever is served next sees the error, if there still is one
+            logger.warning("a frame could not be described ahead", exc_info=True)
+            self.reset()
+
     def rehearse(self, regions: int) -> Frame:
         """Describe so many regions of a grey frame, which is returned. Forgets what was computed and counted before.
 

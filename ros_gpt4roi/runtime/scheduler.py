@@ -117,7 +117,7 @@ class Scheduler:
             Gives the pipeline that served before, with nothing in its caches.
         """
         if (frame := self._frame) is not None:
-            pipeline.describe(frame)
+            pipeline.prepare(frame)
         replaced: Future[Pipeline] = Future()
         with self._changed:
             if self._replacement is not None:

@@ -226,6 +226,21 @@ def test_adapters_that_came_later_are_there_again_after_a_reload(
     assert f"the adapter of {folders[2]} could not be loaded again" in caplog.text
 
 
+def test_a_frame_is_described_ahead_by_the_first_alone(models: tuple[Pipeline, Pipeline], make_frame: Callable,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    (first, second), frame = models, make_frame(3)
+    pipeline = FallbackPipeline(first, second, FallbackOptions())
+    pipeline.prepare(frame)
+    assert first.reuse.last("1") is not None and second.reuse.last("1") is None
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(first, "begin", fail)
+    pipeline.prepare(frame)  # its error is for whoever asks
+    assert not first.live
+
+
 # --- latency ---------------------------------------------------------------------------------------------------------
 
 def test_latency_that_stays_over_its_limit_lets_the_other_serve_for_a_while(
