@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.engine.build_process import Progress
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.device import weights_bytes
@@ -35,17 +36,26 @@ class ModelOpener:
 
     def open(self, folder: Path | None) -> Pipeline:
         """What is to serve: a folder's model or, without a folder, the server's; with what takes over from it."""
+        fallback = self._find_fallback(folder) if self._fallback_model else None  # before what takes long
         first = self._connect() if folder is None else self._open(folder, self._config)
-        if not self._fallback_model:
+        if fallback is None:
             return first
         try:
-            name = find_model(self._fallback_model)
-            self._tell(f"loading {name}")
-            self._second = self.open_bare(name)
+            self._tell(f"loading {fallback}")
+            self._second = self.open_bare(fallback)
         except Exception:
             first.close()
             raise
         return self._with_fallback(first, folder, self._config)
+
+    def _find_fallback(self, model: Path | None) -> Path:
+        try:
+            folder = find_model(self._fallback_model)
+        except ConfigError as error:
+            raise ConfigError(f"fallback_{error}") from error
+        if model is not None and folder.resolve() == model.resolve():
+            raise ConfigError(f"fallback_model is {self._fallback_model!r}, the model itself, expected a smaller one")
+        return folder
 
     def open_bare(self, folder: Path) -> Pipeline:
         """Another model: without the adapters that were named, which are made for one model, and nothing beside it."""

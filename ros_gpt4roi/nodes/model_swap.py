@@ -123,6 +123,11 @@ class ModelSwap:
         if not self._is_active():
             raise _Refused(f"node {self._node.get_name()} is not active")
 
+    def _check_not_replaced(self) -> None:
+        """Refuses an adapter while another model serves, which would have been asked the probes without it."""
+        if trouble := self._scheduler.pipeline.trouble:
+            raise _Refused(f"an adapter is for the model that does not serve now: {trouble}")
+
     def _load(self, request: LoadModel.Request, response: LoadModel.Response) -> None:
         scheduler = self._scheduler
         folder = find_model(request.model)
@@ -135,6 +140,7 @@ class ModelSwap:
         response.probes = len(probes)
         if is_adapter(folder):
             adapter = scheduler.pipeline.adapters.read(folder)
+            self._check_not_replaced()
             version, take = scheduler.pipeline.version_of(adapter), functools.partial(self._bring, adapter)
             response.right_new = count_right(probes, lambda probe: _ask(scheduler, probe, adapter))
         else:
@@ -190,6 +196,7 @@ class ModelSwap:
         self._node.get_logger().info(f"model {pipeline.version} runs in place of {old.version}")
 
     def _bring(self, adapter: Adapter) -> None:
+        self._check_not_replaced()
         self._brought.append(adapter)
         self._use(adapter)
 

@@ -93,7 +93,10 @@ class AdaptedForward:
         self._forwards: OrderedDict[tuple[Adapter, ...], tuple[_Blend, Forward]] = OrderedDict()
 
     def prepare(self) -> None:
-        """Make the decoder, unless there is one; before the first adapter is used, on any one thread at a time."""
+        """Make the decoder, unless there is one; on any one thread at a time."""
+        self._adapted_body()
+
+    def _adapted_body(self) -> Body:
         if self._body is None:
             # The same tree of modules over the same tensors, but for the linear layers.
             kept: dict[int, Any] = {id(tensor): tensor
@@ -102,6 +105,7 @@ class AdaptedForward:
                      for name, layer in linear_layers(self._original).items()}
             self._body = self._choose(copy.deepcopy(self._original, kept))
             logger.info("steps with an adapter run in PyTorch, as %s", type(self._body).__name__)
+        return self._body
 
     def choose(self, rows: Sequence[Adapter | None], counts: Sequence[int]) -> Forward:
         """Give the forward of the coming step.
@@ -110,12 +114,11 @@ class AdaptedForward:
             rows: The adapter of each row, at least one.
             counts: How many tokens each row feeds.
         """
-        assert self._body is not None  # prepared
         adapters = tuple(sorted({row for row in rows if row is not None}, key=id))
         if adapters not in self._forwards:
             if len(self._forwards) == _BLENDS:
                 self._forwards.popitem(last=False)
-            self._forwards[adapters] = _Blend(adapters), self._make(self._body)
+            self._forwards[adapters] = _Blend(adapters), self._make(self._adapted_body())
         self._forwards.move_to_end(adapters)
         blend, forward = self._forwards[adapters]
         self._step.weights, self._step.mask = blend.weights, blend.mask(rows, counts)

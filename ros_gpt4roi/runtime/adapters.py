@@ -1,15 +1,11 @@
 """The adapters that are loaded beside a language model, by their names, and the one that serves."""
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..configuration import ConfigError
-from ..model.checkpoint_files import CheckpointError
 from .adapter_folder import Adapter
-
-logger = logging.getLogger(__name__)
 
 
 class Adapters:
@@ -46,24 +42,9 @@ class Adapters:
             self.put(self.read(folder))
         self.serving = self.find(serving)
 
-    def state(self) -> tuple[list[Path], str]:
-        """What `restore` takes: the folders of those that are loaded, and the name of the one that serves."""
-        return [adapter.folder for adapter in self._loaded.values()], self.serving.name if self.serving else ""
-
-    def restore(self, folders: Iterable[Path], serving: str) -> None:
-        """Load again what was loaded beside the same model and is not loaded now; what cannot be is left out and told.
-
-        Args:
-            folders: Each of an adapter.
-            serving: The name of that which is to serve, if it is loaded; empty: none.
-        """
-        for folder in folders:
-            if folder.resolve().name not in self._loaded:
-                try:
-                    self.put(self.read(folder))
-                except (CheckpointError, OSError) as error:
-                    logger.warning("the adapter of %s could not be loaded again: %s", folder, error)
-        self.serving = self._loaded.get(serving)
+    def adopt(self, others: Adapters) -> None:
+        """Have what others have of the same language model, and let the same one serve."""
+        self._loaded, self.serving = others._loaded, others.serving
 
     def put(self, adapter: Adapter) -> None:
         """Let an adapter be found by its name, in place of what had that name."""

@@ -12,6 +12,9 @@ from ..configuration import ConfigError
 
 _NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI vendor, and the class that graphics processors are of
 
+# What errors of no type of their own say: PyTorch's on a CPU, CUDA's, cuBLAS's, and ONNX Runtime's.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "Failed to allocate memory", "bad_alloc")
+
 
 @dataclass(frozen=True)
 class Device:
@@ -63,6 +66,12 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated:
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has run out: on a CPU, PyTorch and ONNX Runtime raise one of no type for it."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in str(error) for words in _NO_MEMORY)
 
 
 def weights_bytes(model_folder: Path) -> int:

@@ -10,19 +10,20 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
-from ..configuration import Configuration, setting
+from ..configuration import ConfigError, Configuration, setting
 from .adapter_folder import Adapter
-from .device import free_memory
+from .adapters import Adapters
+from .device import free_memory, out_of_memory
 from .found_regions import FoundRegions
 from .pipeline import Pipeline
 from .request import DescriptionRequest, Question, Refused
 from .types import Frame, FrameDescriptions, Status
 
 _log = logging.getLogger(__name__)
-_MEMORY_ERRORS = (MemoryError, torch.OutOfMemoryError)
 _LOOK_S = 1.0  # how often memory is looked at
 _MOST_WAITS = 16  # so many times `retry_s` is the longest wait
 _MIB = 1 << 20
@@ -74,8 +75,8 @@ class FallbackPipeline(Pipeline):
         self._retry_at = self._wait_s = self._look_at = 0.0
         self._back_at = -float("inf")
         self._loading: Future[Pipeline] | None = None
-        self._adapters: tuple[list[Path], str] = [], ""  # of the first, when it was unloaded
         self.config, self.device = first.config, self._local().device
+        self.adapters = first.adapters  # also while it is unloaded
         self.counters = {"fallback_taken": 0, "fallback_given_back": 0, "requests_begun_again": 0}
         self.live: list[Question | DescriptionRequest] = []
         self._show()
@@ -93,7 +94,7 @@ class FallbackPipeline(Pipeline):
     def _show(self) -> None:
         """Say what serves now."""
         serving = self._serving()
-        self.version, self.model_config, self.adapters = serving.version, serving.model_config, serving.adapters
+        self.version, self.model_config = serving.version, serving.model_config
 
     def version_of(self, adapter: Adapter | None) -> str:
         """See `Pipeline.version_of`."""
@@ -139,7 +140,9 @@ class FallbackPipeline(Pipeline):
         """Unload the first once nobody needs it, and load it again when there is room."""
         if self._first is not None:
             if not self._first.live:
-                self._adapters = self._first.adapters.state()
+                kept = Adapters(_read_adapter)  # which knows nothing of the model
+                kept.adopt(self.adapters)
+                self.adapters = kept
                 self._first.close()
                 self._first = None
                 _clean()
@@ -155,21 +158,23 @@ class FallbackPipeline(Pipeline):
             except Exception as error:  # no room for it after all
                 self._wait_s = min(2 * max(self._wait_s, self._options.retry_s), _MOST_WAITS * self._options.retry_s)
                 self._retry_at = now + self._wait_s
-                _log.warning("the model could not be loaded again: %s: %s", type(error).__name__, error)
+                self._trouble = (f"{self._second.version} serves: the model could not be loaded again: "
+                                 f"{type(error).__name__}: {error}")
+                _log.warning("%s", self._trouble)
                 _clean()
                 return
+            self._first.adapters.adopt(self.adapters)
+            self.adapters = self._first.adapters
             self._give_back()
 
     def _load(self) -> None:
         loading: Future[Pipeline] = Future()
-        reload, adapters = self._reload, self._adapters
+        reload = self._reload
         assert reload is not None  # what is not loaded is not unloaded
 
         def run() -> None:
             try:
-                pipeline = reload()
-                pipeline.adapters.restore(*adapters)  # also those that `load_model` has brought
-                loading.set_result(pipeline)
+                loading.set_result(reload())
             except Exception as error:
                 loading.set_exception(error)
 
@@ -193,8 +198,8 @@ class FallbackPipeline(Pipeline):
                     raise
                 self._take_over(_Cause.GONE, first.trouble)
                 self._begin_second(request)
-            except _MEMORY_ERRORS as error:
-                if self._reload is None:
+            except Exception as error:
+                if self._reload is None or not out_of_memory(error):
                     raise
                 self._run_out(error)
                 self._begin_second(request)
@@ -217,8 +222,8 @@ class FallbackPipeline(Pipeline):
                 done = self._first.step()
                 self._look_at_latency(self._first.live, done)
                 finished += [request for request in done if not (self._is_lost(request) and self._begin_again(request))]
-            except _MEMORY_ERRORS as error:
-                if self._reload is None:
+            except Exception as error:
+                if self._reload is None or not out_of_memory(error):
                     raise
                 finished += [request for request in self._run_out(error) if not self._begin_again(request)]
         if self._second.live:
@@ -337,6 +342,10 @@ class FallbackPipeline(Pipeline):
         numbers = {**self._second.statistics(), **self._serving().statistics(), **self.counters,
                    "fallback_serves": self._cause is not None}
         return {name: float(value) for name, value in numbers.items()}
+
+
+def _read_adapter(folder: Path) -> NoReturn:
+    raise ConfigError(f"{folder} is an adapter, and the model that it may be for is not loaded now: memory had run out")
 
 
 def _clean() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..engine.build_process import ProgressCallback
 from ..model.checkpoint import LoadedModel, LoadedQwen3VL, folder_version
@@ -19,7 +18,7 @@ from ..model.qwen3_vl import AnyVisionOutput, Qwen3VLConfig
 from ..model.region_words import BoxReferences
 from .adapter_folder import Adapter
 from .adapters import Adapters
-from .device import Device, choose_device
+from .device import Device, choose_device, out_of_memory
 from .format_choice import AUTO, FormatChoice, choose_format
 from .found_regions import FoundRegions
 from .frame_encoder import FrameEncoder
@@ -191,9 +190,11 @@ class Pipeline:
                 self._begin_question(request)
             else:
                 self._begin_description(request)
-        except (Refused, MemoryError, torch.OutOfMemoryError):  # without memory, nobody can be served
+        except Refused:
             raise
         except Exception as error:
+            if out_of_memory(error):  # nobody can be served
+                raise
             logger.exception("a request failed at its beginning")
             raise Refused(Status.FAILED, f"{type(error).__name__}: {error}") from error
         request.began = time.perf_counter()

@@ -48,13 +48,15 @@ def folders_fixture(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) 
     return {path.name: path for path in folder.iterdir()}
 
 
+SETTINGS = {"pipeline.vision.backend": "torch", "pipeline.answer_tokens": 12, "pipeline.description_tokens": 8,
+            "qos.image.reliability": "reliable", "qos.detections.reliability": "reliable",
+            "scheduler.answer_timeout_s": 600.0, "scheduler.description_timeout_s": 600.0}
+
+
 @pytest.fixture(name="node")
 def node_fixture(peer: Peer, tiny_model: Path, folders: dict[str, Path]) -> Iterator[Perception]:
-    settings = {"pipeline.vision.backend": "torch", "pipeline.answer_tokens": 12, "pipeline.description_tokens": 8,
-                "qos.image.reliability": "reliable", "qos.detections.reliability": "reliable",
-                "scheduler.answer_timeout_s": 600.0, "scheduler.description_timeout_s": 600.0,
-                "pipeline.adapters": [str(folders[name]) for name in ("kitchen", "workshop")],
-                "pipeline.adapter": "kitchen"}
+    settings = SETTINGS | {"pipeline.adapters": [str(folders[name]) for name in ("kitchen", "workshop")],
+                           "pipeline.adapter": "kitchen"}
     with perception_here(peer, tiny_model, settings) as node:
         yield node
 
@@ -64,8 +66,8 @@ def set_parameter(peer: Peer, name: str, value: object) -> SetParametersResult:
     return peer.call(SetParameters, "perception/set_parameters", request).results[0]
 
 
-def ask(peer: Peer, conversation: str = "") -> Answer:
-    query = Query(text="What is region 1?", conversation_id=conversation, header=Header(stamp=FIRST))
+def ask(peer: Peer, conversation: str = "", stamp: Time = FIRST) -> Answer:
+    query = Query(text="What is region 1?", conversation_id=conversation, header=Header(stamp=stamp))
     answer = peer.call(AskQuestion, "ask_question", AskQuestion.Request(query=query)).answer
     assert answer.status == Answer.OK, answer.error
     return answer
@@ -117,3 +119,17 @@ def test_the_parameter_switches_and_load_model_brings_another(peer: Peer, node: 
     assert peer.call(Trigger, "rollback", Trigger.Request()).success
     assert adapter_of(ask(peer)) == "taught"
     assert adapter_of(ask(peer, kitchen.conversation_id)) == "kitchen"
+
+
+def test_while_the_fallback_serves_adapters_wait_for_their_model(peer: Peer, tiny_model: Path, tmp_path: Path,
+                                                                 folders: dict[str, Path]) -> None:
+    fallback = shutil.copytree(tiny_model, tmp_path / "fallback")
+    settings = SETTINGS | {"pipeline.adapters": [str(folders["kitchen"])], "fallback_model": str(fallback),
+                           "fallback.latency_s": 1e-6, "fallback.patience_s": 0.0}
+    with perception_here(peer, tiny_model, settings):
+        Camera(peer).send(list(BOXES))
+        peer.wait_for(lambda: ask(peer, stamp=Time()).model_version.startswith("fallback@"), "the fallback")
+        taught = peer.call(LoadModel, "load_model", LoadModel.Request(model=str(folders["taught"])))
+        assert not taught.success and "model that does not serve now: fallback@" in taught.message, taught.message
+        assert set_parameter(peer, "pipeline.adapter", "kitchen").successful  # it serves once its model is back
+        assert adapter_of(ask(peer)) == ""
