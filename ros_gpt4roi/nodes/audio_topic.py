@@ -20,7 +20,10 @@ from .topics import Input
 
 _LOOK_S = 1.0
 _MOST_BYTES = 2**22  # of one message: 20 s of 48 kHz stereo
-_MP3 = (b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"ID3")  # how audio_common's default format begins
+# Of MP3, audio_common's default format (ISO 11172-3 and 13818-3, Layer III): for MPEG 1 and 2, kilobits a second by
+# index, samples a second by index, and bits of a frame for each bit a sample lasts.
+_MP3 = {3: ((0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320), (44_100, 48_000, 32_000), 144_000),
+        2: ((0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160), (22_050, 24_000, 16_000), 72_000)}
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,27 @@ def _pcm(data: Any, channels: int) -> Samples:
     raw = bytes(data)
     if len(raw) > _MOST_BYTES:
         raise AudioError(f"a message has {len(raw)} bytes of audio; expected at most {_MOST_BYTES}")
-    if raw.startswith(_MP3):
+    if _is_mp3(raw):
         raise AudioError("a message holds MP3; expected 16-bit PCM (audio_capture's parameter format: wave)")
     return pcm16(raw, channels).copy()
+
+
+def _is_mp3(raw: bytes) -> bool:
+    """Whether a frame of MP3 begins here, and ends where the next one begins or the message ends.
+
+    Its first bytes alone are those of some samples, too.
+    """
+    if raw.startswith(b"ID3"):
+        return True
+    version = raw[1] >> 3 & 3 if len(raw) >= 4 else 0
+    if version not in _MP3 or raw[0] != 0xff or raw[1] & 0xe6 != 0xe2:  # the sync word, and Layer III
+        return False
+    kilobits, rates, scale = _MP3[version]
+    bits, rate, padding = raw[2] >> 4, raw[2] >> 2 & 3, raw[2] >> 1 & 1
+    if not 0 < bits < len(kilobits) or rate == len(rates):
+        return False
+    length = scale * kilobits[bits] // rates[rate] + padding
+    return len(raw) == length or raw[length:length + 1] == b"\xff" and raw[length + 1:length + 2] == raw[1:2]
 
 
 def _audio_data(message: Any, channels: int) -> _Reading:

