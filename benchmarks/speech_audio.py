@@ -60,7 +60,7 @@ NEURAL = (JOE, *(Voice("kokoro", name) for name in ("af_heart", "am_michael", "b
 ACCENTED = tuple(Voice("kokoro", name) for name in ("hf_alpha", "ff_siwis", "if_sara", "ef_dora", "jf_alpha",
                                                     "zf_xiaoxiao"))
 """Voices of Hindi, French, Italian, Spanish, Japanese and Chinese, which speak English."""
-NATIVE = {"es": Voice("kokoro es", "ef_dora"), "fr": Voice("kokoro fr-fr", "ff_siwis"),
+NATIVE = {"es": Voice("kokoro es", "ef_dora"), "fr": Voice("kokoro fr", "ff_siwis"),
           "it": Voice("kokoro it", "if_sara"), "pt": Voice("kokoro pt-br", "pf_dora")}
 """Of other languages, which they speak."""
 ESPEAK = tuple(Voice("espeak", name) for name in ("en-us", "en-gb", "en-us+f3", "en-gb-x-rp+m7"))
