@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.model.gpt4roi import GPT4RoI
-from ros_gpt4roi.model.prompt import ChatPrompts
+from ros_gpt4roi.model.prompt import IGNORED, ChatPrompts
 from ros_gpt4roi.model.qwen3_vl import Qwen3VL
 
 from .collate import ConversationCollator
@@ -37,6 +37,11 @@ class Objective(Configuration, ABC):
     def whole_matrices(self) -> bool:
         """Whether its optimiser needs every matrix in one piece, which FSDP does not leave."""
         return False
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The parts of a model that its loss goes through."""
+        return frozenset({"vision", "projector", "regions", "focal", "numbers", "language"})
 
     def wrap(self, samples: Dataset, seed: int) -> Dataset:
         """The training data set as this objective wants it."""
@@ -66,19 +71,48 @@ class Objective(Configuration, ABC):
 
 
 class ConversationLoss(nn.Module):
-    """Next-token loss of a conversation with image tokens and region embeddings in place."""
+    """Next-token loss of a conversation with image tokens and region embeddings in place.
 
-    def __init__(self, model: GPT4RoI | Qwen3VL):
+    Args:
+        model: Which learns.
+        rows: Conversations that go through it together; 0: all of a batch.
+    """
+
+    def __init__(self, model: GPT4RoI | Qwen3VL, rows: int = 0):
         super().__init__()
-        self.model = model
+        self.model, self.rows = model, rows
 
-    def forward(self, **batch: Any) -> dict[str, torch.Tensor]:
-        """The batch as the model's `forward` takes it."""
-        return {"loss": self.model(**batch).loss}
+    def forward(self, num_items_in_batch: torch.Tensor | int | None = None, **batch: Any) -> dict[str, torch.Tensor]:
+        """The loss.
+
+        Args:
+            num_items_in_batch: Learned tokens that the sum of all losses is divided by; None: those of this batch.
+            batch: As the model's `forward` takes it.
+        """
+        if not self.rows:
+            return {"loss": self.model(**batch, num_items_in_batch=num_items_in_batch).loss}
+        if num_items_in_batch is None:
+            num_items_in_batch = (batch["labels"][:, 1:] != IGNORED).sum()
+        by_length = batch["attention_mask"].sum(1).argsort(descending=True)
+        return {"loss": sum(self.model(**_part(batch, rows), num_items_in_batch=num_items_in_batch).loss
+                            for rows in by_length.split(self.rows))}
 
     def activation_checkpointing_enable(self, **settings: Any) -> None:
         """Recomputes the language model's activations in the backward pass, as TrainingArguments may ask for."""
         self.model.language.activation_checkpointing_enable(**settings)
+
+
+def _part(batch: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+    """Some rows of a batch of conversations, padded to the longest of them."""
+    tokens = batch["input_ids"].shape[1]
+    length = int(batch["attention_mask"][rows].sum(1).max())
+    found = {}
+    for name, values in batch.items():
+        if isinstance(values, list):
+            found[name] = [values[row] for row in rows.tolist()]
+        else:
+            found[name] = values[rows, :length] if values.shape[1:] == (tokens,) else values[rows]
+    return found
 
 
 @dataclass(frozen=True)
@@ -88,6 +122,8 @@ class Conversation(Objective):
     kind: str = setting("conversation", "Which objective.", choices=("conversation",))
     list_regions: bool = setting(True, "Every conversation introduces all regions of its image, as the robot's prompts "
                                        "do; else only those that it speaks of, as in the published training.")
+    rows: int = setting(0, "Conversations that go through the model together, the longest with the longest, of each "
+                           "batch; 0: all of it. With few less is padded, which pays on a CPU.", at_least=0)
 
     @override
     def collator(self, prompts: ChatPrompts) -> Collator:
@@ -95,4 +131,4 @@ class Conversation(Objective):
 
     @override
     def module(self, model: GPT4RoI | Qwen3VL, samples: Dataset, run: Path) -> nn.Module:
-        return ConversationLoss(model)
+        return ConversationLoss(model, self.rows)

@@ -57,7 +57,7 @@ class Stage(Configuration):
         Args:
             parts: Those whose weights are random when the stage begins.
         """
-        for part in sorted(parts - self.learns):
+        for part in sorted(parts & self.objective.reads - self.learns):
             # A projector alone may learn before there is a region extractor: images need none.
             if part == "projector" or self.learns != {"projector"}:
                 advice = "`assemble --projector`, or " if part == "projector" else ""

@@ -118,7 +118,8 @@ class StageTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         for i, value in enumerate(outputs.get("accuracy", ())):
-            self._reported[f"accuracy_{i}"].append(value.item())
+            if not value.isnan():  # a batch may have nothing of which that is known
+                self._reported[f"accuracy_{i}"].append(value.item())
         return (loss, outputs) if return_outputs else loss
 
     @override

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from .architecture import architecture
 from .config import ModelConfig
 from .focal import build_focal_crop
+from .prompt import IGNORED
 from .regions import build_region_extractor
 from .vision import VisionEncoder
 
@@ -138,7 +139,7 @@ class GPT4RoI(nn.Module):
     def forward(self, input_ids: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, region_index: torch.Tensor,
                 attention_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None,
                 masks: torch.Tensor | None = None, **loss_arguments: Any) -> CausalLMOutputWithPast:
-        """Compute the logits of every next token, and the loss where labels are given.
+        """Compute the logits of every next token, or where labels are given of those to be learned, and their loss.
 
         Args:
             input_ids: [B, L].
@@ -151,8 +152,12 @@ class GPT4RoI(nn.Module):
             loss_arguments: For transformers' loss.
 
         Returns:
-            Logits [B, L, vocabulary], and the loss.
+            Logits [B, L, vocabulary]; with labels, the loss, and logits [learned, vocabulary] of the tokens before
+            those that have one, row by row.
         """
         embeddings = self.embed(input_ids, self.encode(images, boxes, masks), region_index)
-        return self.language(inputs_embeds=embeddings, attention_mask=attention_mask, labels=labels,
-                             use_cache=False, **loss_arguments)
+        if labels is not None:  # an answer is a quarter of a prompt, and the vocabulary the widest layer there is
+            learned = labels[:, 1:] != IGNORED
+            loss_arguments |= {"labels": labels, "shift_labels": labels[:, 1:][learned],
+                               "logits_to_keep": F.pad(learned, (0, 1))}
+        return self.language(inputs_embeds=embeddings, attention_mask=attention_mask, use_cache=False, **loss_arguments)

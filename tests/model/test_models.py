@@ -87,7 +87,7 @@ def batch(loaded, rounds=(("What is <region2>?", "a mug"), ("And <region1>?", "l
 def logits(loaded, inputs) -> torch.Tensor:
     loaded.model.eval()
     with torch.no_grad():
-        return loaded.model(**inputs).logits
+        return loaded.model(**{name: value for name, value in inputs.items() if name != "labels"}).logits
 
 
 @pytest.mark.parametrize(("encoder", "language"), PAIRS)

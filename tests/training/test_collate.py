@@ -17,6 +17,7 @@ from ros_gpt4roi.model.checkpoint import LoadedModel, build_model  # noqa: E402
 from training.collate import ConversationCollator  # noqa: E402
 from training.data.record import Round  # noqa: E402
 from training.data.sample import Sample  # noqa: E402
+from training.objective import ConversationLoss  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,34 @@ def test_padding_changes_nothing_though_the_tokenizer_has_no_token_for_it(loaded
     batch = collate([short, long])
     assert len(set(batch["attention_mask"].sum(1).tolist())) == 2, "the rows differ in length: one is padded"
     with torch.no_grad():
-        together = loaded.model(**batch).logits
+        together = all_logits(loaded, batch)
         for row, alone in enumerate((short, long)):
-            logits = loaded.model(**collate([alone])).logits[0]
+            logits = all_logits(loaded, collate([alone]))[0]
             torch.testing.assert_close(together[row, :len(logits)], logits, rtol=1e-4, atol=1e-5)
+
+
+def all_logits(loaded: LoadedModel, batch: dict) -> torch.Tensor:
+    """Of every token, as where nothing is to be learned."""
+    found: torch.Tensor = loaded.model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    return found
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 9])
+def test_the_loss_and_what_is_learned_from_it_is_that_of_all_logits_however_a_batch_is_parted(loaded, rows):
+    samples = [sample(loaded, 1, 1, Round("What is <region1>?", "A mug.")),
+               sample(loaded, 2, 3, Round("Describe <region2>.", "The left of it."), Round("And <region3>?", "A box.")),
+               sample(loaded, 3, 2, Round("What is <region2>?", "A red box."))]
+    batch, weight = ConversationCollator(loaded.prompts)(samples), loaded.model.regions.project.weight
+    logits, labels = all_logits(loaded, batch)[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+    expected = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100)
+    (gradient,) = torch.autograd.grad(expected, weight)
+    objective = ConversationLoss(loaded.model, rows)
+    loss = objective(**batch)["loss"]
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, weight)[0], gradient, rtol=1e-4, atol=1e-6)
+    # A step of several batches divides by the learned tokens of all.
+    halved = objective(**batch, num_items_in_batch=2 * (labels != -100).sum())["loss"]
+    torch.testing.assert_close(halved, expected / 2)
 
 
 def test_masks_are_what_the_network_sees_of_a_region(loaded):

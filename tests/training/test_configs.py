@@ -28,7 +28,7 @@ from training.data.record import Round
 from training.data.sample import Sample
 from training.data.source import parse_options
 from training.evaluation.registry import BENCHMARKS
-from training.recipe import read_recipe
+from training.recipe import RecipeError, read_recipe
 from training.train import check_start, train
 from training.trainer import DEFAULTS, freeze
 
@@ -115,16 +115,22 @@ def test_stage_two_is_shared_out_among_cards_and_fits_one_by_adapters(tmp_path):
     assert LoraConfig(**one.stages[0].lora).r == 128 and "fsdp" not in one.stages[0].arguments
 
 
-def test_the_household_s_two_stages_leave_encoder_and_base_as_they_are_and_fit_what_may_ship(tmp_path):
+def test_the_household_s_stages_leave_the_base_as_it_is_and_fit_what_may_ship(tmp_path):
     recipe = read_recipe(CONFIGS / "household.yaml")
     described = json.loads((CONFIGS / "household_model.json").read_text())
     config = build(ModelConfig, {**preset("gpt4roi-7b").to_dict(), **described})
     assert config.prompt.max_regions >= MAX_OBJECTS
-    one, two = recipe.stages
-    assert not one.lora and one.trainable == two.trainable == ("regions", "projector", "numbers")
+    see, one, two = recipe.stages
+    assert not one.lora and one.trainable == two.trainable == ("regions.project", "projector", "numbers")
+    assert not see.lora and {name.partition(".")[0] for name in see.trainable} == {"vision", "regions"}
+    untrained = frozenset({"projector", "regions"})  # of what `assemble` makes
     for stage in recipe.stages:
+        stage.check_untrained(untrained)
+        untrained -= stage.learns
         TrainingArguments(str(tmp_path), use_cpu=True, **{**DEFAULTS, **recipe.arguments, **stage.arguments})
         check_section({**recipe.train, **stage.data})
+    with pytest.raises(RecipeError, match="stage1: the projector .* random"):
+        dataclasses.replace(one, trainable=("regions", "numbers")).check_untrained(frozenset({"projector", "regions"}))
     assert (one.data["texts"], recipe.train["split"], recipe.validation["split"]) == ("captions", "train", "validation")
     vision = dataclasses.replace(config.vision, encoder={"model_type": "efficientnet_lite", "variant": 2})
     fields = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,

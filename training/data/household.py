@@ -17,6 +17,8 @@ import numpy as np
 from typing_extensions import override
 
 from ros_gpt4roi.configuration import setting
+from ros_gpt4roi.model.prompt import IGNORED
+from ros_gpt4roi.sim.household.attributes import ATTRIBUTES, attributes
 from ros_gpt4roi.sim.household.conversations import conversation, short_rounds
 from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
 from ros_gpt4roi.sim.household.scene import SPLITS, HouseholdObject, HouseholdScene, State
@@ -59,12 +61,28 @@ class HouseholdOptions(RenderedOptions):
 
 
 class HouseholdDataset(RenderedDataset[HouseholdScene]):
-    """Rendered scenes with conversations; see `RenderedDataset`.
+    """Rendered scenes with attributes and conversations; see `RenderedDataset`.
 
     Texts are "conversations" of at most 12 rounds, or "captions" (a short description a region).
     """
 
     world, kinds_of_texts = HOUSEHOLD, TEXTS
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Number of classes of each attribute, in the order of ATTRIBUTES."""
+        return tuple(len(values) for values in ATTRIBUTES.values())
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """Names of the attributes, in the same order."""
+        return tuple(ATTRIBUTES)
+
+    @override
+    def attributes(self, scene: HouseholdScene) -> np.ndarray:
+        known = [attributes(scene, item) for item in scene.objects]
+        return np.array([[IGNORED if has[name] is None else values.index(str(has[name]))
+                          for name, values in ATTRIBUTES.items()] for has in known], np.int64)
 
     @override
     def talk(self, scene: HouseholdScene, rng: np.random.Generator) -> tuple[HouseholdScene, Sequence[TextRound]]:

@@ -18,6 +18,7 @@ from ros_gpt4roi.configuration import setting
 from ros_gpt4roi.model.checkpoint import unshared
 from ros_gpt4roi.model.gpt4roi import GPT4RoI
 from ros_gpt4roi.model.prompt import PromptBuilder
+from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 from training.errors import RecipeError
 from training.objective import Collator, Objective
 
@@ -39,7 +40,8 @@ _PREFIX = "embeddings."  # of the attribute embeddings' weights in a module
 def _classes(samples: Dataset) -> tuple[int, ...]:
     """Number of classes of each attribute. Raises RecipeError where the data set knows no attributes."""
     if not hasattr(samples, "classes"):
-        raise RecipeError("objectives of from_scratch need training data that know attributes, such as tabletop")
+        raise RecipeError("objectives of from_scratch need training data that know attributes: tabletop, or to "
+                          "classify them household")
     return samples.classes
 
 
@@ -58,20 +60,29 @@ def _read_embeddings(model: GPT4RoI, samples: Dataset, run: Path, stage: str) ->
 
 @dataclass(frozen=True)
 class AttributeClassification(Objective):
-    """Classify every region's attributes: teaches an encoder without pretrained weights to see.
+    """Classify every region's attributes: teaches an encoder, pretrained or not, and a region extractor to see.
 
-    What an encoder learns from small images costs less, and most of it holds for large ones.
+    No language model is run, which makes it by far the cheapest way to that. What an encoder learns from small images
+    costs less still, and most of it holds for large ones.
     """
 
     kind: str = setting("attribute_classification", "Which objective.", choices=("attribute_classification",))
     image_size: int = setting(0, "Side that images are resized to; 0: as the model takes them.", at_least=0,
                               unit="pixels")
+    permute_channels: bool = setting(True, "Permute the colour channels of half of the images, so that no kind is "
+                                           "guessed from its colour; not where labels and prints tell kinds apart.")
+
+    @property
+    @override
+    def reads(self) -> frozenset[str]:
+        return frozenset({"vision", "regions"})
 
     @override
     def wrap(self, samples: Dataset, seed: int) -> Dataset:
         flipped = RandomFlip(samples, seed)
         names = getattr(samples, "attribute_names", ())
-        return RandomChannelPermutation(flipped, seed, names.index("colour")) if "colour" in names else flipped
+        permuted = self.permute_channels and "colour" in names
+        return RandomChannelPermutation(flipped, seed, names.index("colour")) if permuted else flipped
 
     @override
     def collator(self, prompts: PromptBuilder) -> Collator:
@@ -120,6 +131,9 @@ class _SupervisedConversation(Objective):
     @override
     def wrap(self, samples: Dataset, seed: int) -> Dataset:
         _classes(samples)
+        if getattr(samples, "attribute_names", ()) != tuple(ATTRIBUTES):
+            raise RecipeError(f"objective {self.kind} speaks of the tabletop's attributes, expected training data of "
+                              "kind tabletop")
         return Counterfactual(samples, seed, self.counterfactual) if self.counterfactual else samples
 
     @override
