@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
@@ -16,6 +16,7 @@ from mcap.writer import CompressionType, Writer
 from ros_gpt4roi.configuration import ConfigError, Configuration, setting
 
 _NAME = re.compile(r"recording_\d{8}T\d{12}\.mcap")
+_BEGUN = "recording_%Y%m%dT%H%M%S%f.mcap"
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,7 @@ class BagFolder:
                 self._file.check_there()
             self._check_room(len(message.data))
             if self._file is None:
-                self._make_room()
-                self._file = _File(self._options.folder)
+                self._file = _File(self._options.folder / self._next_name(self._make_room()))
             self._file.write(message, self._definitions[message.type])
         except OSError:
             self._abandon()
@@ -116,21 +116,33 @@ class BagFolder:
             raise OSError(errno.ENOSPC, f"{free / 2**20:.1f} MiB are free, expected {self._options.min_free_mib} MiB "
                                         "(storage.min_free_mib) and the message's own", str(self._options.folder))
 
-    def _make_room(self) -> None:
-        """Removes the oldest recordings until another file fits."""
+    def _make_room(self) -> str:
+        """Removes the oldest recordings until another file fits; gives the name of the newest, or nothing."""
         files = sorted(path for path in self._options.folder.iterdir() if _NAME.fullmatch(path.name))
+        newest = files[-1].name if files else ""
         sizes = [path.stat().st_size for path in files]
         while files and sum(sizes) > (self._options.max_mib - self._options.file_mib) * 2**20:
             files.pop(0).unlink()
             sizes.pop(0)
             self.removed += 1
+        return newest
+
+    def _next_name(self, newest: str) -> str:
+        """When the file begins, or where the clock was set back, a moment after the newest: the oldest goes first."""
+        name = f"{datetime.now(UTC):{_BEGUN}}"
+        if name > newest:
+            return name
+        try:
+            return f"{datetime.strptime(newest, _BEGUN) + timedelta(microseconds=1):{_BEGUN}}"
+        except (ValueError, OverflowError):  # somebody else has named it
+            return name
 
 
 class _File:
     """One MCAP file, new, readable by its user alone."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / f"recording_{datetime.now(UTC):%Y%m%dT%H%M%S%f}.mcap"
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         self._whole = self.size = 0  # bytes; up to the last message, and in all
         self._schemas: dict[str, int] = {}

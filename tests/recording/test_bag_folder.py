@@ -84,6 +84,21 @@ def test_the_oldest_file_goes_first(tmp_path: Path) -> None:
         options(tmp_path, max_mib=3, file_mib=2)
 
 
+def test_the_oldest_file_goes_first_also_where_the_clock_was_set_back(tmp_path: Path) -> None:
+    earlier = tmp_path / "recording_20990101T000000000000.mcap"
+    earlier.write_bytes(b"x" * 2**20)
+    bag = BagFolder(options(tmp_path, max_mib=3, file_mib=1), DEFINITIONS)
+    for number in range(20):
+        bag.write(message(number, 200_000))
+    bag.close()
+    files, numbers = sorted(tmp_path.glob("recording_*.mcap")), []
+    assert earlier not in files
+    for path in files:
+        with path.open("rb") as file:
+            numbers += [found.log_time - 1000 for *_, found in make_reader(file).iter_messages()]
+    assert len(numbers) >= 6 and numbers == list(range(20 - len(numbers), 20))
+
+
 def test_room_is_left_for_others(tmp_path: Path) -> None:
     bag = BagFolder(options(tmp_path, min_free_mib=10**9), DEFINITIONS)
     with pytest.raises(OSError, match=r"MiB are free, expected 1000000000 MiB \(storage.min_free_mib\)"):
