@@ -355,8 +355,7 @@ def read_weights(model: torch.nn.Module, weights: Mapping[str, StoredTensor], de
     for key, stored in weights.items():
         value = stored.read()
         kept = dtype if dtype is not None and value.is_floating_point() else value.dtype
-        # A copy: what is read is mapped.
-        put_weight(model, key, value.to(device, kept, copy=True))
+        put_weight(model, key, value.to(device, kept))
 
 
 def tied_keys(model: GPT4RoI | Qwen3VL) -> set[str]:

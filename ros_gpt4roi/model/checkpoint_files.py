@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..regular_file import read_json
+from ..regular_file import open_regular, read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
+# Number formats by their names in a safetensors header.
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64,
+          "I32": torch.int32, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 
 
@@ -93,23 +95,47 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 class StoredTensor(NamedTuple):
-    """A tensor of a safetensors file, which is read when it is needed."""
+    """A tensor of a safetensors file, which is read when it is needed.
+
+    Attributes:
+        path: The file.
+        name: The tensor's in it.
+        shape: Its shape.
+        dtype: Its number format.
+        offset: Bytes before it in the file.
+        state: What tells whether the file is still the one that was opened.
+    """
 
     path: Path
     name: str
     shape: torch.Size
+    dtype: torch.dtype
+    offset: int
+    state: tuple[int, ...]
 
     def read(self) -> torch.Tensor:
-        """The tensor, mapped: it takes no memory of its own, and follows whatever happens to the file.
+        """The tensor, in memory of its own.
 
-        A file is mapped for each tensor anew, so that of all that was read only what is still held counts as memory.
+        It is not mapped: where a file is cut while it is mapped, or its disk goes, the process ends.
 
         Raises:
-            CheckpointError: The file is damaged.
+            CheckpointError: The file cannot be read, or has changed since its header was.
         """
-        with _opened(self.path) as archive:
-            value: torch.Tensor = archive.get_tensor(self.name)
-            return value
+        data = torch.empty(self.shape.numel() * self.dtype.itemsize, dtype=torch.uint8)
+        try:
+            with open_regular(self.path) as file:
+                file.seek(self.offset)
+                whole = file.readinto(cast(Any, data.numpy())) == len(data)
+                if not whole or _state(file.fileno()) != self.state:
+                    raise CheckpointError(f"{self.path}: changed while it was read")
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: {error.strerror}, while it was read") from error
+        return data.view(self.dtype).reshape(self.shape)
+
+
+def _state(descriptor: int) -> tuple[int, ...]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class WeightsFile(NamedTuple):
@@ -121,15 +147,18 @@ class WeightsFile(NamedTuple):
     @classmethod
     def open(cls, path: Path) -> WeightsFile:
         """Read a file's header. Raises CheckpointError."""
-        with _opened(path) as archive:
-            return cls({name: StoredTensor(path, name, torch.Size(archive.get_slice(name).get_shape()))
-                        for name in archive.offset_keys()}, archive.metadata() or {})
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as archive:
-            yield archive
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from error
+        tensors: dict[str, StoredTensor] = {}
+        try:
+            with open_regular(path) as file, safe_open(path, framework="pt", device="cpu") as archive:
+                state = _state(file.fileno())
+                offset = 8 + int.from_bytes(file.read(8), "little")  # what follows has no gaps, or is not opened
+                for name in archive.offset_keys():
+                    part = archive.get_slice(name)
+                    shape, dtype = torch.Size(part.get_shape()), DTYPES.get(part.get_dtype())
+                    if dtype is None:
+                        raise CheckpointError(f"{path}: {name} is {part.get_dtype()}, expected {', '.join(DTYPES)}")
+                    tensors[name] = StoredTensor(path, name, shape, dtype, offset, state)
+                    offset += shape.numel() * dtype.itemsize
+                return cls(tensors, archive.metadata() or {})
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: truncated or not a safetensors file ({error})") from error

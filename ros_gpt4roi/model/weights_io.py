@@ -16,16 +16,14 @@ import numpy as np
 import torch
 
 from ..regular_file import file_digest, open_regular, read_regular
-from .checkpoint import CheckpointError
+from .checkpoint_files import DTYPES, CheckpointError
 
 SUMS_FILE = "SHA256SUMS"
 # Patterns of weights' names in a folder; the last is LLaVA's, of a projector alone.
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin", "mm_projector.bin")
 _LONGEST_HEADER = 100_000_000  # as the format says
 # Names of number formats in a safetensors header.
-DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
-               torch.int64: "I64", torch.int32: "I32", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
-_FROM_NAME = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class WeightFileError(CheckpointError):
@@ -122,7 +120,7 @@ def _safetensors_entries(file: Path) -> dict[str, Entry]:
                 raise ValueError(f"header of {length} bytes in a file of {size}")
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
-            entries = {key: Entry(file, tuple(entry["shape"]), _FROM_NAME[entry["dtype"]],
+            entries = {key: Entry(file, tuple(entry["shape"]), DTYPES[entry["dtype"]],
                                   8 + length + entry["data_offsets"][0])
                        for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"])}
             end = max((entry["data_offsets"][1] for entry in header.values()), default=0)

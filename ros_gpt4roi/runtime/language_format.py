@@ -196,8 +196,7 @@ def load_quantised(folder: Path, path: Path, number_format: str, device: str) ->
         if file.metadata.get(name) != value:
             raise CheckpointError(f"{path}: {name} is {file.metadata.get(name)!r}, expected {value!r}: "
                                   "quantise the checkpoint again")
-    # Copies: the kernels read whole cache lines and crash on the file's alignment of 8 bytes.
-    tensors = {name: stored.read().to(device, copy=True) for name, stored in file.tensors.items()}
+    tensors = {name: stored.read().to(device) for name, stored in file.tensors.items()}
     read_weights(loaded.model, find_weights(loaded.model, weight_files(folder), language=False), device, torch.float32)
     for name in _linear_layers(language):
         parts = {key.removeprefix(name + "."): tensors.pop(key) for key in list(tensors)

@@ -233,7 +233,7 @@ def inner_tiles(inputs: int) -> int:
 
 
 def _bias(linear: nn.Linear) -> torch.Tensor | None:
-    # A copy: what is converted may be mapped, and float weights may be in use.
+    # A copy: the float weights may be in use.
     return None if linear.bias is None else linear.bias.detach().to(_COMPUTE, copy=True)
 
 

@@ -27,6 +27,7 @@ from ros_gpt4roi.model.checkpoint import (
     save_checkpoint,
     write_config,
 )
+from ros_gpt4roi.model.checkpoint_files import WeightsFile
 from ros_gpt4roi.model.config import (
     ConfigError,
     DeformableConfig,
@@ -174,6 +175,25 @@ def test_truncated_weights_are_refused(folder, length):
     (folder / "model.safetensors").write_bytes(data[:length])
     with pytest.raises(CheckpointError, match="model.safetensors: truncated or not a safetensors file"):
         load_checkpoint(folder)
+
+
+def test_weights_that_are_cut_or_replaced_while_they_are_read_are_refused(folder):
+    path = folder / "model.safetensors"
+    tensors = list(WeightsFile.open(path).tensors.values())
+    value, other = tensors[-1].read(), path.with_name("other")
+    expected, data = value.clone(), path.read_bytes()
+    other.write_bytes(data[:-1] + b"\xff")
+    os.replace(other, path)
+    with pytest.raises(CheckpointError, match="model.safetensors: changed while it was read"):
+        tensors[0].read()
+    tensors = list(WeightsFile.open(path).tensors.values())
+    os.truncate(path, 1000)  # of a file that is mapped, the kernel ends who reads on
+    with pytest.raises(CheckpointError, match="model.safetensors: changed while it was read"):
+        tensors[-1].read()
+    path.unlink()
+    with pytest.raises(CheckpointError, match="model.safetensors: No such file"):
+        tensors[-1].read()
+    assert torch.equal(value, expected)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
