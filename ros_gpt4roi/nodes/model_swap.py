@@ -9,6 +9,7 @@ from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
@@ -24,7 +25,7 @@ from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.probes import Probe, count_right, read_probes
 from ros_gpt4roi.runtime.request import Conversation, Question
 from ros_gpt4roi.runtime.scheduler import Scheduler
-from ros_gpt4roi.runtime.types import Answer, Status
+from ros_gpt4roi.runtime.types import Answer, Frame, Region, Status
 
 from .diagnostics import Problems
 from .goals import OpenRequests, finished
@@ -32,6 +33,9 @@ from .process import shown
 
 _PATIENCE_S = 60.0  # beyond the time limits of requests
 _MIB = 1 << 20
+# A question about a grey picture, which every model has some answer to.
+_TRIAL = Probe(Frame(np.full((240, 320, 3), 127, np.uint8), (Region("1", (40.0, 40.0, 200.0, 200.0)),), 0, ""),
+               "What is region 1?", ())
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,7 @@ class ModelSwap:
         if is_adapter(folder):
             adapter = scheduler.pipeline.adapters.read(folder)
             self._check_not_replaced()
+            _ask(scheduler, _TRIAL, adapter)  # as a model is warmed: there may be no probes
             version, take = scheduler.pipeline.version_of(adapter), functools.partial(self._bring, adapter)
             response.right_new = count_right(probes, lambda probe: _ask(scheduler, probe, adapter))
         else:
@@ -224,5 +229,6 @@ def _ask(scheduler: Scheduler, probe: Probe, adapter: Adapter | None = None) -> 
     scheduler.submit(question)
     answer = question.future.result(scheduler.config.answer_timeout_s + _PATIENCE_S)
     if answer.status in (Status.TIMEOUT, Status.CANCELED, Status.OVERLOADED, Status.FAILED):
-        raise _Refused(f"the model that runs could not be asked a probe: {answer.status.name}, {answer.error}")
+        who = "the model that runs" if adapter is None else adapter.version
+        raise _Refused(f"{who} could not be asked a probe: {answer.status.name}, {answer.error}")
     return answer

@@ -34,11 +34,12 @@ FIRST = Time(sec=1000, nanosec=33_000_000)  # of the camera
 
 @pytest.fixture(scope="module", name="folders")
 def folders_fixture(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three adapters; the last has a probe that neither of them answers rightly, and there is one that is damaged."""
+    """Three adapters; the last has a probe that neither of them answers rightly. Two more are of no use."""
     folder = tmp_path_factory.mktemp("adapters")
     language = load_checkpoint(tiny_model).model.language
     for seed, name in enumerate(("kitchen", "workshop", "taught")):
         write_adapter(folder / name, language, seed, strength=0.5)
+    write_adapter(folder / "loud", language, strength=1e37)  # finite weights, and outputs that are not
     (folder / "taught" / "probes").mkdir()
     Image.new("RGB", (64, 48), (90, 120, 30)).save(folder / "taught" / "probes" / "0.png")
     (folder / "taught" / "probes" / "probes.json").write_text(json.dumps({"probes": [{
@@ -109,6 +110,9 @@ def test_the_parameter_switches_and_load_model_brings_another(peer: Peer, node: 
     tried = load("taught", dry_run=True)
     assert tried.success and tried.probes == 1 and "+taught@" in tried.message, tried.message
     assert ask(peer).model_version == bare.model_version == tried.model_version
+    loud = load("loud")
+    assert not loud.success and "+loud@" not in ask(peer).model_version, loud.message
+    assert "loud@" in loud.message and "not finite" in loud.message
     damaged = load("damaged")
     assert not damaged.success and "truncated" in damaged.message and ask(peer).text == bare.text
     taken = load("taught")
