@@ -5,10 +5,13 @@ Models that were downloaded lie in the user's data folder.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
 from .configuration import ConfigError
+from .regular_file import read_regular
 
 PACKAGE = "ros_gpt4roi"
 
@@ -56,6 +59,26 @@ def model_places() -> list[Path]:
     return [*(folder / "models" for folder in _places()), user_models()]
 
 
+def completed_model(folder: Path) -> Path | None:
+    """Where a model lies, or is to lie, once what it came without is there (`model/without_base.py`).
+
+    Args:
+        folder: A model's.
+
+    Returns:
+        A folder of the same name, under the SHA-256 of the model's config.json, which names all that it is made of;
+        None where the model is whole as it is.
+    """
+    try:
+        content = read_regular(folder / "config.json")
+        if "base" not in json.loads(content):
+            return None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None  # who loads it says what is wrong
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return user_models().with_name("completed") / digest / folder.resolve().name
+
+
 def find_model(name: str) -> Path:
     """Find a model's checkpoint folder.
 
@@ -63,16 +86,27 @@ def find_model(name: str) -> Path:
         name: A folder, or the name of a model that is installed with the package, kept in the source checkout or was
             downloaded.
 
+    Returns:
+        The folder; of a model that came without its language model, that of the whole one.
+
     Raises:
-        ConfigError: neither is there; the message names every place looked at.
+        ConfigError: neither is there, the message names every place looked at; or its language model was never added.
     """
     folder = Path(name).expanduser()
     if name and folder.is_dir():
-        return folder
+        return _whole(folder)
     configs = [place / name / "config.json" for place in model_places()]
     for config in configs:
         if config.exists():
-            return config.parent
+            return _whole(config.parent)
     raise ConfigError(f"model is {name!r}; expected a folder or an installed model, but {folder} is no folder and "
                       f"there is none of {', '.join(map(str, configs))} (`python -m {PACKAGE}.models list` shows what "
                       "is here or can be downloaded)")
+
+
+def _whole(folder: Path) -> Path:
+    whole = completed_model(folder)
+    if whole is not None and not (whole / "config.json").is_file():
+        raise ConfigError(f"model {folder} came without its language model, expected that it was completed: "
+                          f"python -m {PACKAGE}.model complete {folder}; scripts/setup.sh --household does so")
+    return whole or folder

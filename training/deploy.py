@@ -8,6 +8,9 @@ stage, a model card, and probes for `load_model`: questions of the validation da
 (`pipeline.language_format: int8`), with `--export-vision` the vision stage's ONNX graph, which the node then need not
 export at its first start (`pipeline.vision.backend: auto`).
 
+With `--without-base PART`, MODEL gets all but the language model, which was PART before the recipe's last stage trained
+it by `lora`, and that with which `python -m ros_gpt4roi.model complete` makes the whole of both.
+
 With `--adapter`, MODEL gets the low-rank adapter of a recipe whose only stage trains nothing else, for the node's
 `pipeline.adapters` or for `load_model`: its weights and configuration as peft writes them, and all but the model's of
 the above.
@@ -35,6 +38,7 @@ from ros_gpt4roi.engine.cache import EngineCache
 from ros_gpt4roi.engine.export import GRAPH_FOLDER, network_of, provide_onnx
 from ros_gpt4roi.engine.profiles import find_profile
 from ros_gpt4roi.model.checkpoint import (
+    CONFIG_FILE,
     CheckpointError,
     LoadedModel,
     LoadedQwen3VL,
@@ -44,8 +48,11 @@ from ros_gpt4roi.model.checkpoint import (
 )
 from ros_gpt4roi.model.checkpoint_files import ADAPTER_CONFIG_FILE
 from ros_gpt4roi.model.config import ModelConfig
+from ros_gpt4roi.model.pretrained import PARTS
 from ros_gpt4roi.model.qwen3_vl import Qwen3VLConfig
+from ros_gpt4roi.model.without_base import complete, save_without_base
 from ros_gpt4roi.runtime.adapter_folder import WEIGHTS_FILE as ADAPTER_WEIGHTS_FILE
+from ros_gpt4roi.runtime.adapter_folder import read_adapter
 from ros_gpt4roi.runtime.awq import record_inputs, scale_for_int4
 from ros_gpt4roi.runtime.language_format import (
     FLOAT_FORMATS,
@@ -70,6 +77,7 @@ from .trainer import ADAPTER_FOLDER, CURVE_FILE, FINAL_FOLDER
 logger = logging.getLogger(__name__)
 _CALIBRATION = 64  # conversations
 _PROBES = 8  # pictures
+_SAME = 1e-3  # relative distance of weights that are the same but for half precision
 CARD_FILE, RECIPE_FILE = "README.md", "recipe.yaml"
 QUANTISED = [name for name in FORMATS if name not in FLOAT_FORMATS]
 
@@ -152,6 +160,43 @@ def _write_probes(recipe: Recipe, run: Path, out: Path, config: ModelConfig | Qw
     if not write_probes(folder, dataset_probes(samples, _PROBES)):
         logger.warning("the first pictures of the validation data have no question with a short answer: no probes")
         shutil.rmtree(folder)
+
+
+def deploy_without_base(recipe_file: Path, run: Path, out: Path, base: str) -> None:
+    """Writes the folder of a model without its language model.
+
+    Args:
+        recipe_file: The recipe; its last stage alone trains the language model, by `lora`.
+        run: The run's folder.
+        out: The folder to write.
+        base: What the language model was before, a name in `PARTS`.
+
+    Raises:
+        CheckpointError: the run's last stage is not finished, or the language model is another one than what is made of
+            `base` and what that stage has learned.
+        RecipeError, DataError, AssetsError, RendererError, OSError: something else prevents it.
+    """
+    recipe = read_recipe(recipe_file)
+    stage = run / recipe.stages[-1].name
+    loaded = load_any(stage / FINAL_FOLDER)
+    if not isinstance(loaded, LoadedModel):
+        raise CheckpointError(f"{stage}: a Qwen3-VL, expected a model of this package")
+    language = loaded.model.language
+    adapter = read_adapter(stage / ADAPTER_FOLDER, language.base_model, torch.float32, torch.device("cpu"))
+    changes = {f"{language.base_model_prefix}.{name}.weight": (change.down, change.up)
+               for name, change in adapter.weights.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in loaded.model.named_children()}
+    _tell(recipe_file, recipe, run, out, loaded.config, parts)  # first: the whole model has copies of these files
+    save_without_base(loaded.model, base, changes, out)
+    whole = complete(out)
+    made = load_any(whole).model.language.state_dict()
+    for name, value in language.state_dict().items():
+        if torch.linalg.norm(made[name] - value) > _SAME * torch.linalg.norm(value):
+            (out / CONFIG_FILE).unlink()
+            shutil.rmtree(whole)
+            raise CheckpointError(f"{stage}: {name} is not that of {base} with what the stage has learned, expected a "
+                                  "start that `unpack` has made of it, and no earlier stage that trains it")
 
 
 def deploy(recipe_file: Path, run: Path, out: Path, formats: Sequence[str] = (), vision: bool = False) -> None:
@@ -239,12 +284,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help=f"also store the language model as {', '.join(QUANTISED)}")
     parser.add_argument("--export-vision", action="store_true", help="also store the vision stage as an ONNX graph")
     parser.add_argument("--adapter", action="store_true", help="write the adapter alone")
+    parser.add_argument("--without-base", choices=sorted(PARTS), metavar="PART",
+                        help=f"write all but the language model, which is made of {', '.join(sorted(PARTS))}")
     options = parser.parse_args(arguments)
-    if options.adapter and (options.quantise or options.export_vision):
-        parser.error("--adapter writes no model, expected neither --quantise nor --export-vision")
+    if (options.adapter or options.without_base) and (options.quantise or options.export_vision):
+        parser.error("--adapter and --without-base write no whole model, expected neither --quantise nor "
+                     "--export-vision")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.adapter:
         deploy_adapter(options.recipe, options.run, options.out)
+    elif options.without_base:
+        deploy_without_base(options.recipe, options.run, options.out, options.without_base)
     else:
         deploy(options.recipe, options.run, options.out, options.quantise, options.export_vision)
     print(f"{options.out}: ready")

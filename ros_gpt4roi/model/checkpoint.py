@@ -116,16 +116,19 @@ def save_checkpoint(model: GPT4RoI | Qwen3VL, tokenizer: PreTrainedTokenizerBase
         write_config(model.config, folder, untrained)
 
 
-def write_config(config: ModelConfig, folder: Path, untrained: Sequence[str] = ()) -> None:
+def write_config(config: ModelConfig, folder: Path, untrained: Sequence[str] = (),
+                 base: Mapping[str, str] | None = None) -> None:
     """Writes config.json, the file that makes a folder a checkpoint: the last one to be written.
 
     Args:
         config: The model.
         folder: The checkpoint.
         untrained: Parts of the model whose weights are still random.
+        base: What is needed to complete it (`without_base.py`); None: it is whole.
     """
     content = {"format": "ros_gpt4roi", "version": VERSION, "preprocess_hash": preprocess_hash(config.preprocess),
-             **({"untrained": list(untrained)} if untrained else {}), "model": config.to_dict()}
+             **({"untrained": list(untrained)} if untrained else {}), **({"base": dict(base)} if base else {}),
+             "model": config.to_dict()}
     write_whole(folder / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -159,6 +162,9 @@ def read_config(folder: str | Path) -> ModelConfig:
     content = _own_content(path)
     if content.get("version") not in (1, VERSION):
         raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}, expected {VERSION}")
+    if "base" in content:
+        raise CheckpointError(f"{path}: without its language model, expected what `python -m ros_gpt4roi.model "
+                              f"complete {folder}` makes of it")
     try:
         model = content.get("model", {})
         config = build(ModelConfig, _from_version_1(model) if content["version"] == 1 else model)

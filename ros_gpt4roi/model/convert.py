@@ -26,7 +26,7 @@ from .. import regular_file
 from .architecture import without_code
 from .checkpoint import CONFIG_FILE, VERSION, CheckpointError, build_model, load_tokenizer, tied_keys, write_config
 from .config import ConfigError, LanguageConfig, ModelConfig, preset
-from .convert_parts import projector_parts, random_parts, tensor_part, vision_parts
+from .convert_parts import change_keys, changed_part, projector_parts, random_parts, tensor_part, vision_parts
 from .delta import check_delta
 from .gpt4roi import GPT4RoI
 from .prompt import SPECIAL_TOKENS, PromptError
@@ -193,11 +193,7 @@ def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig,
     """
     with _checkpoint_errors():
         weights, encoder = WeightSource(language), WeightSource(vision)
-        words = load_tokenizer(language)
-        known = len(words)
-        if words.pad_token is None:
-            words.add_special_tokens({"pad_token": _PADDING})
-        add_special_tokens(words)
+        words, known = _with_special_tokens(language)
         fields = _described(Path(language))
         fields["vocab_size"] = max(fields.get("vocab_size", 0), len(words))
         config = _with_encoder(dataclasses.replace(config, language=LanguageConfig(fields)), Path(vision))
@@ -214,6 +210,48 @@ def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig,
         _raise(problems, weights)
         untrained = ("regions",) if adapter else ("projector", "regions")
         return Plan(parts, [s for s in (weights, encoder, adapter) if s], config, words, untrained)
+
+
+def plan_completion(source: str | Path, language: str | Path, config: ModelConfig, dtype: str = "float16") -> Plan:
+    """Plans a whole checkpoint of a model without its language model and of that (see `without_base.py`).
+
+    Args:
+        source: File of the model's weights.
+        language: Folder of the language model, as transformers saves it; as of plan_assembly.
+        config: Of the model.
+        dtype: Number format to write.
+
+    Raises:
+        CheckpointError: see plan_published.
+    """
+    with _checkpoint_errors():
+        weights, base = WeightSource(source), WeightSource(language)
+        words, known = _with_special_tokens(language)
+        model = _empty_model(config, words)
+        expected = model.state_dict()
+        of_language = {key: value for key, value in expected.items() if key.startswith("language.")}
+        problems: list[str] = []
+        parts = _parts(of_language, model, base, DTYPES[dtype], problems, known=known)
+        parts = [changed_part(part, weights, problems) for part in parts]
+        for key, value in expected.items():
+            if key in weights.entries:
+                parts += tensor_part(key, value, weights, key, DTYPES[dtype], problems)
+            elif key not in of_language:
+                problems.append(f"{key}: missing, expected {list(value.shape)}")
+        used = {*(expected.keys() - of_language.keys()), *(name for key in of_language for name in change_keys(key))}
+        problems += [f"{key}: not part of this model" for key in weights.entries if key not in used]
+        _raise(problems, weights)
+        return Plan(parts, [weights, base], config, words)
+
+
+def _with_special_tokens(language: str | Path) -> tuple[PreTrainedTokenizerBase, int]:
+    """A language model's tokenizer with the special tokens added, and how many tokens it had before."""
+    words = load_tokenizer(language)
+    known = len(words)
+    if words.pad_token is None:
+        words.add_special_tokens({"pad_token": _PADDING})
+    add_special_tokens(words)
+    return words, known
 
 
 def _parts(expected: dict[str, torch.Tensor], model: GPT4RoI, source: WeightSource, dtype: torch.dtype,

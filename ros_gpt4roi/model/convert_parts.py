@@ -68,6 +68,34 @@ def tensor_part(key: str, value: torch.Tensor, source: WeightSource, theirs: str
     return [Part(key, expected, dtype, str(entry.file), blocks)]
 
 
+def change_keys(key: str) -> tuple[str, str]:
+    """The names under which the two factors of a weight's change are stored: `down` [rank, in] and `up` [out, rank]."""
+    return f"change.{key}.down", f"change.{key}.up"
+
+
+def changed_part(part: Part, source: WeightSource, problems: list[str]) -> Part:
+    """A part with what a source says that training has added to it; the part itself where that is nothing.
+
+    Args:
+        part: A whole matrix.
+        source: May hold the two factors of its change, as `change_keys` names them.
+        problems: Gets what does not fit.
+    """
+    down, up = change_keys(part.key)
+    shapes = [source.entries[key].shape for key in (down, up) if key in source.entries]
+    if not shapes:
+        return part
+    if len(shapes) < 2 or [*shapes[1][:1], *shapes[0][1:]] != [*part.shape] or shapes[1][1:] != shapes[0][:1]:
+        problems.append(f"{down} and up: {[*map(list, shapes)]}, expected factors of {list(part.shape)}")
+        return part
+
+    def blocks() -> Iterator[torch.Tensor]:
+        before = torch.cat([*part.blocks()]).float()
+        yield _checked((before + source.read(up).float() @ source.read(down).float()).to(part.dtype), part.key)
+
+    return part._replace(blocks=blocks)
+
+
 def _longer(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Whether a matrix has other's columns and more rows."""
     return len(shape) == len(other) == 2 and shape[1] == other[1] and shape[0] > other[0]

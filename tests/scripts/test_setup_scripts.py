@@ -60,6 +60,45 @@ def test_an_unknown_argument_is_named(root: Path) -> None:
     assert "--chekc" in result.stderr
 
 
+_PIP_FAILS = """
+requirement_sets() { printf '%s\\n' household runtime; }
+check_network() { return "${NETWORK:-0}"; }
+pip_install() {
+    case $* in *household.txt) echo 'No matching distribution found' >&2; return 1 ;; *) echo "got $*" ;; esac
+}
+ros=pip base_python=python3 gpu= gpu_packages=false
+mkdir -p "$STAMPS"
+install_python_packages
+"""
+
+
+@pytest.mark.parametrize("network", ["0", "1"])
+def test_without_the_household_s_packages_all_else_is_set_up_and_it_is_said(root: Path, tmp_path: Path,
+                                                                           network: str) -> None:
+    shutil.copytree(root / "requirements", tmp_path / "requirements")
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(root / "scripts" / "gpu.sh", tmp_path / "scripts")
+    whole = (root / "scripts" / "setup.sh").read_text(encoding="utf-8")
+    functions, _, last = whole.rstrip().rpartition("\n")
+    assert last == "main"
+    script = tmp_path / "scripts" / "setup.sh"
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        script.write_text(f"{functions}\n{_PIP_FAILS}", encoding="utf-8")
+        return subprocess.run(["bash", str(script), *arguments], capture_output=True, text=True, timeout=60,
+                              env={**os.environ, "NETWORK": network if "--household" in arguments else "0"})
+
+    result = run("--household")
+    assert "not installed: household (see above), so the tabletop takes its place" in result.stdout
+    stamps = {path.name for path in (tmp_path / ".venv" / ".setup").glob("packages.*")}
+    if network == "1":  # of which all else is told as ever
+        assert "No matching distribution" not in result.stderr and result.returncode != 0 and not stamps
+        return
+    assert "No matching distribution" in result.stderr and result.returncode == 0
+    assert stamps == {"packages.runtime"} and "got " in result.stdout
+    assert run("--dev").returncode != 0, "whose tests need it"
+
+
 def test_env_without_a_set_up_says_what_to_run(root: Path, tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     shutil.copy(root / "scripts" / "env.sh", tmp_path / "scripts")

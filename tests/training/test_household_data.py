@@ -69,10 +69,14 @@ def test_texts_are_valid_and_new_in_every_epoch(folder: Path, texts: str) -> Non
             of_epoch.append(sample.rounds)
             if texts == "captions":
                 assert len(sample.rounds) == len(scene.objects)
-                for box, turn in zip(sample.boxes, sample.rounds):
+                assert sample.attributes is not None
+                place_of_kind = dataset.attribute_names.index("kind")
+                for box, turn, classes in zip(sample.boxes, sample.rounds, sample.attributes):
                     place = tuple(np.round(box * (SIZE * 2)).astype(int).tolist())
                     (item,) = (o for o in scene.objects if o.box == place)
                     assert item.facts.name in turn.answer or "can't tell" in turn.answer
+                    told = -100 if "can't tell" in turn.answer else list(kinds()).index(item.kind)
+                    assert classes[place_of_kind] == told and len(classes) == len(dataset.classes)
                     assert not kinds()[item.kind].held_out
         assert of_epoch[0] != of_epoch[1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,21 @@ import torch
 import training_fixtures as fixtures
 import yaml
 from recipe_fixtures import ROOT
-from transformers import AutoModelForCausalLM, CLIPConfig, CLIPModel, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPConfig, CLIPModel, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
 from model_fixtures import CLIP, LLAMA, sentencepiece_like  # noqa: E402
 
 from ros_gpt4roi.model.__main__ import main as convert  # noqa: E402
-from ros_gpt4roi.model.checkpoint import load_checkpoint, untrained_parts  # noqa: E402
+from ros_gpt4roi.model.checkpoint import CheckpointError, load_checkpoint, untrained_parts  # noqa: E402
+from ros_gpt4roi.model.pretrained import PARTS, PretrainedPart  # noqa: E402
+from ros_gpt4roi.paths import find_model  # noqa: E402
+from ros_gpt4roi.regular_file import file_digest  # noqa: E402
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig  # noqa: E402
 from ros_gpt4roi.runtime.request import Conversation, Question  # noqa: E402
 from ros_gpt4roi.runtime.types import Frame, Region, Status  # noqa: E402
 from ros_gpt4roi.runtime.vision_stage import VisionOptions  # noqa: E402
-from training.deploy import deploy  # noqa: E402
+from training.deploy import deploy, deploy_without_base  # noqa: E402
 from training.recipe import RecipeError, read_recipe  # noqa: E402
 from training.train import train  # noqa: E402
 
@@ -149,6 +153,42 @@ def test_what_is_no_such_projector_is_refused(parts, tmp_path, capsys, content, 
     torch.save(content, tmp_path / "mm_projector.bin")
     assert assemble(parts, tmp_path / "start", "--projector", str(tmp_path / "mm_projector.bin")) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_model_ships_without_its_language_model_where_it_can_be_completed(parts, tmp_path, monkeypatch):
+    start, package = tmp_path / "start", tmp_path / "packages" / "stand_in"
+    shutil.copytree(parts / "vicuna", package)
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+    def known(as_it_is: bool) -> PretrainedPart:
+        """The package's language model, or another of its shapes."""
+        def unpack(source: Path, out: Path) -> None:
+            shutil.copytree(source.parent, out, dirs_exist_ok=True)
+            if not as_it_is:
+                AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(out)).save_pretrained(out)
+        return PretrainedPart("stand_in", "stand-in", "model.safetensors", file_digest(package / "model.safetensors"),
+                              "none", unpack)
+
+    assert assemble(parts, start, "--projector", str(parts / "llava-pretrain" / "mm_projector.bin")) == 0
+    recipe = published("stage2_lora", tmp_path, start)
+    final = train(read_recipe(recipe), tmp_path / "run")
+    monkeypatch.setitem(PARTS, "stand-in", known(True))
+    deploy_without_base(recipe, tmp_path / "run", tmp_path / "shipped", "stand-in")
+    whole = find_model(str(tmp_path / "shipped"))
+    assert (whole / "README.md").is_file() and (tmp_path / "shipped" / "recipe.yaml").is_file()
+    made, trained, before = (load_checkpoint(folder).model.state_dict() for folder in (whole, final, start))
+    moved = 0.0
+    for key, value in trained.items():
+        torch.testing.assert_close(made[key], value, rtol=1e-3, atol=1e-3, msg=key)
+        if key.startswith("language."):
+            moved = max(moved, (value - before[key]).abs().max().item())
+    assert moved > 0, "the adapters have learned"
+    monkeypatch.setitem(PARTS, "stand-in", known(False))
+    with pytest.raises(CheckpointError, match="is not that of stand-in with what the stage has learned"):
+        deploy_without_base(recipe, tmp_path / "run", tmp_path / "wrong", "stand-in")
+    assert not (tmp_path / "wrong" / "config.json").exists() and find_model(str(tmp_path / "shipped")) == whole
 
 
 def test_a_stage_does_not_learn_against_parts_that_stay_random(parts, tmp_path):

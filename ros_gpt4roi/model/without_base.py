@@ -1,0 +1,125 @@
+"""Models without the language model that they were trained from, which is ten times as large and comes as a package.
+
+Such a folder has all other weights, and of the language model's matrices what training has added to them, as the
+factors of low rank that it learned. Its config.json names the language model, a name in `pretrained.PARTS`, and the
+SHA-256 of the package's file and of the weights. `complete` makes the whole model of it once, where `find_model` then
+finds it:
+
+    python -m ros_gpt4roi.model complete models/household
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ..configuration import ConfigError, build
+from ..paths import completed_model, model_places
+from ..regular_file import file_digest
+from .checkpoint import CheckpointError, unshared, write_config
+from .checkpoint_files import CONFIG_FILE, WEIGHTS_FILE, read_content
+from .config import ModelConfig
+from .convert import plan_completion
+from .convert_parts import change_keys
+from .gpt4roi import GPT4RoI
+from .pretrained import PARTS
+
+_LANGUAGE = "language."
+
+
+def save_without_base(model: GPT4RoI, base: str, changes: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+                      folder: Path) -> None:
+    """Write a model without its language model, in half precision.
+
+    Args:
+        model: The model.
+        base: What its language model was before it was trained, a name in `PARTS`.
+        changes: Of the matrices of the language model that training has changed, by their names there, `down`
+            [rank, in] and `up` [out, rank], whose product was added.
+        folder: The folder to write.
+
+    Raises:
+        CheckpointError: No such language model is known.
+    """
+    if base not in PARTS:
+        raise CheckpointError(f"no language model {base!r} is known, expected one of {', '.join(sorted(PARTS))}")
+    kept = {key: value for key, value in model.state_dict().items() if not key.startswith(_LANGUAGE)}
+    for name, factors in changes.items():
+        kept |= zip(change_keys(_LANGUAGE + name), factors)
+    folder.mkdir(parents=True, exist_ok=True)
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in unshared(kept).items()}
+    save_file(halves, folder / WEIGHTS_FILE, metadata={"format": "ros_gpt4roi"})
+    (folder / WEIGHTS_FILE).chmod(0o644)
+    write_config(model.config, folder, base={"part": base, "sha256": PARTS[base].sha256,
+                                             "weights_sha256": file_digest(folder / WEIGHTS_FILE)})
+
+
+def incomplete_models() -> list[Path]:
+    """The folders of installed models that came without their language model."""
+    folders = (folder for place in model_places() if place.is_dir() for folder in sorted(place.iterdir()))
+    by_whole = {completed_model(folder): folder for folder in folders}  # the installed and the source's are one
+    return [folder for whole, folder in by_whole.items() if whole is not None]
+
+
+def complete(folder: Path) -> Path:
+    """Make the whole model of one without its language model, unless it is there already.
+
+    Args:
+        folder: As `save_without_base` writes it.
+
+    Returns:
+        The folder of the whole model, which has the other files, too; where the model is whole, its own.
+
+    Raises:
+        CheckpointError: The language model's package is not installed, a file is not the one that the model names, or
+            there is no room.
+    """
+    target = completed_model(folder)
+    if target is None:
+        return folder
+    if (target / CONFIG_FILE).is_file():
+        return target
+    content = read_content(folder)
+    base, weights = content["base"], folder / WEIGHTS_FILE
+    try:
+        part, expected, digest = PARTS[base["part"]], base["sha256"], base["weights_sha256"]
+        config = build(ModelConfig, content["model"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {type(error).__name__}: {error}, expected base with part (one "
+                              f"of {', '.join(sorted(PARTS))}), sha256 and weights_sha256, and a model") from error
+    if part.sha256 != expected:
+        raise CheckpointError(f"{folder}: made of {base['part']} with SHA-256 {expected}, this version knows the one "
+                              f"with {part.sha256}")
+    try:
+        if (found := file_digest(weights)) != digest:
+            raise CheckpointError(f"{weights}: SHA-256 {found}, expected {digest}: fetch it anew")
+        _write(folder, part.find(), part.unpack, config, target)
+    except OSError as error:
+        raise CheckpointError(f"{target}: cannot be written ({error.strerror or error})") from error
+    return target
+
+
+def _write(folder: Path, source: Path, unpack: Callable[[Path, Path], None], config: ModelConfig,
+           target: Path) -> None:
+    """Make the whole model, in place of what was made of earlier versions of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unfinished-") as name:
+        language, whole = Path(name) / "language", Path(name) / "whole"
+        language.mkdir()
+        unpack(source, language)
+        shutil.copytree(folder, whole, ignore=lambda _, names: {CONFIG_FILE, WEIGHTS_FILE} & {*names})
+        plan_completion(folder / WEIGHTS_FILE, language, config).run(whole, progress=False)
+        try:
+            os.rename(whole, target)
+        except OSError:
+            if not (target / CONFIG_FILE).is_file():  # else another process was faster
+                raise
+    for earlier in target.parent.parent.glob(f"*/{target.name}"):
+        if earlier != target:
+            shutil.rmtree(earlier.parent, ignore_errors=True)
