@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the results go")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache/ros_gpt4roi/speech_benchmark",
                         help="folder of what was synthesised and recognised before")
-    parser.add_argument("--sentences", type=int, default=200, help="most of a condition")
+    parser.add_argument("--sentences", type=int, default=201, help="most of a condition")
     parser.add_argument("--conditions", nargs="+", default=[*CONDITIONS, *NO_QUESTIONS],
                         choices=[*CONDITIONS, *NO_QUESTIONS])
     parser.add_argument("--recognisers", nargs="+", default=["whisper", "pocketsphinx"], help="the first is the one "
