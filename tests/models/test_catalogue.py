@@ -12,6 +12,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.model.checkpoint import load_any
 from ros_gpt4roi.models.catalogue import FORMATS, Entry, Parameters, read_catalogue
+from ros_gpt4roi.runtime import format_choice
 from ros_gpt4roi.runtime.language_format import load_model
 from ros_gpt4roi.runtime.quantised_linear import _cpu_layout_is_known
 
@@ -70,6 +71,11 @@ def test_the_table_for_an_orin_is_computed_of_it(root: Path) -> None:
         read = parameters.linear + parameters.embedding  # weights, at each step
         steps = [bandwidth / size / read for size in (2, 0.5 + 4 / 64) for bandwidth in (204.8e9, 102.4e9)]
         assert row[1:] == [*(f"{size / 1e9:.1f} GB" for size in memory), *(f"{rate:.0f}" for rate in steps)]
+    # What `auto` asks for to be free: an eighth of it is left for caches.
+    bf16, int8 = ([f"{(parameters.loading(number_format, gpu=True) + format_choice._MARGIN) * 8 / 7 / 1e9:.1f}"
+                   for parameters in stated.values()] for number_format in ("bf16", "int8"))
+    assert "{} GB (2B), {} GB (4B) or {} GB (8B)".format(*bf16) in page
+    assert "from {}, {} or {} GB on".format(*int8) in page
 
 
 @pytest.mark.parametrize("change, expected", [
