@@ -5,10 +5,14 @@ import base64
 import io
 import json
 import logging
+import shutil
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -483,6 +487,26 @@ def test_the_key_comes_from_the_environment_alone(server: ChatServer, connect: C
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret"}
     server.behave = _status(403, {"error": "no"})
     assert f"refuses the key of {KEY_VARIABLE} (403)" in ask(pipeline).error
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes a certificate, is not installed")
+def test_a_server_whose_certificate_nobody_vouches_for_gets_nothing(
+        server: ChatServer, connect: Callable[..., RemotePipeline], monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path) -> None:
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    subprocess.run(["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2", "-keyout", key, "-out",
+                    certificate, "-subj", "/CN=server", "-addext", "subjectAltName=IP:127.0.0.1"], check=True,
+                   capture_output=True, timeout=60)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    monkeypatch.setenv(KEY_VARIABLE, "secret")
+    secure = server.url.replace("http:", "https:")
+    stranger = connect(remote=secure)
+    assert "certificate" in stranger.trouble.lower() and ask(stranger).status is Status.FAILED
+    assert not server.headers and not server.bodies
+    monkeypatch.setenv("SSL_CERT_FILE", certificate)
+    assert ask(connect(remote=secure)).status is Status.OK
 
 
 @pytest.mark.parametrize("url", ["http://user:secret@host/v1", "http://user:secret@host:port/v1", "ftp://host/v1",
