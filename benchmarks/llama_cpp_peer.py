@@ -6,7 +6,7 @@ An optional extra that only this benchmark uses: `pip install llama-cpp-python==
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ _LAYER = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"
 
 
 @llama_cpp.llama_log_callback
-def _silent(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
-    pass
+def silent(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
+    """Of what llama.cpp says, nothing is shown."""
 
 
-llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
+llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
 
 
 def write_gguf(language: LlamaForCausalLM, path: Path) -> None:
@@ -80,9 +80,13 @@ def quantise(source: Path, target: Path, number_format: str) -> None:
 
 
 class LlamaCpp:
-    """A GGUF model on the CPU. rows: most texts at once; context: most tokens of all of them together."""
+    """A GGUF model on the CPU.
 
-    def __init__(self, path: Path, threads: int, rows: int, context: int):
+    rows: most texts at once; context: most tokens of all of them together; never: tokens that are not chosen.
+    """
+
+    def __init__(self, path: Path, threads: int, rows: int, context: int, never: Sequence[int] = ()):
+        self._never = list(never)
         model_settings = llama_cpp.llama_model_default_params()
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_settings)
         if not self._model:
@@ -117,26 +121,48 @@ class LlamaCpp:
         status = llama_cpp.llama_decode(self._context, batch)
         if status:
             raise RuntimeError(f"llama_decode ended with {status} for {len(tokens)} tokens")
-        return [int(np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self._context, i),
-                                          (self._vocabulary,)).argmax()) for i in wanted]
+        return [self._choose(i) for i in wanted]
+
+    def _choose(self, place: int) -> int:
+        logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self._context, place), (self._vocabulary,))
+        logits[self._never] = -np.inf
+        return int(logits.argmax())
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        llama_cpp.llama_memory_clear(self._memory, False)
 
     def every_next(self, ids: Sequence[int]) -> list[int]:
         """The most likely token after each one of a text."""
-        llama_cpp.llama_memory_clear(self._memory, False)
+        self.clear()
         return self._run([(token, i, 0, True) for i, token in enumerate(ids)])
 
     def texts(self, prefix: Sequence[int], suffixes: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
         """Greedy texts of so many tokens each, after one prefix and several suffixes: prefix once, rows together."""
-        llama_cpp.llama_memory_clear(self._memory, False)
+        self.clear()
         if prefix:
             self._run([(token, i, 0, False) for i, token in enumerate(prefix)])
+        return self.grow(len(prefix), suffixes, tokens)
+
+    def grow(self, position: int, suffixes: Sequence[Sequence[int]], tokens: int,
+             on_first: Callable[[], None] = lambda: None) -> list[list[int]]:
+        """Greedy texts of so many tokens each, after what is in row 0.
+
+        Args:
+            position: Of a suffix's first token.
+            suffixes: One a row.
+            tokens: Of each text.
+            on_first: Called when each text has its first token.
+        """
+        if position:
             for row in range(1, len(suffixes)):
                 llama_cpp.llama_memory_seq_cp(self._memory, 0, row, -1, -1)
-        chosen = self._run([(token, len(prefix) + i, row, i == len(suffix) - 1)
+        chosen = self._run([(token, position + i, row, i == len(suffix) - 1)
                             for row, suffix in enumerate(suffixes) for i, token in enumerate(suffix)])
+        on_first()
         texts = [[token] for token in chosen]
         for step in range(tokens - 1):
-            chosen = self._run([(token, len(prefix) + len(suffixes[row]) + step, row, True)
+            chosen = self._run([(token, position + len(suffixes[row]) + step, row, True)
                                 for row, token in enumerate(chosen)])
             for text, token in zip(texts, chosen):
                 text.append(token)

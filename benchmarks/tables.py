@@ -349,12 +349,32 @@ def remote_fleet() -> str:
                         for which in ("median", "longest")))])
 
 
+def qwen3_vl() -> str:
+    """Return how Qwen3-VL's shape runs here, by transformers and by llama.cpp: eight regions, and one question."""
+    results = read("benchmarks/results/qwen3_vl.json")
+    rows = []
+    for load, what in (("regions", "8 regions"), ("question", "1 question")):
+        for name, found in results["compared"][load].items():
+            held = f"{results['most_bytes'][name] / 1e9:.1f} GB" if load == "regions" else ""
+            rows.append((what, name, *(f"{found[key]:.2f} s" for key in ("encoder_s", "first_token_s", "total_s")),
+                         f"{found['tokens_per_s']:.1f}", f"{100 * found['same_text']:.0f}", held))
+    return markdown(("task", "side", "encoder", "until all have a token", "whole", "tokens a second",
+                     "texts as transformers', %", "most memory"), rows)
+
+
+def qwen3_vl_together() -> str:
+    """Return what N regions of one picture take, over N times what one takes."""
+    results = read("benchmarks/results/qwen3_vl.json")["together"]
+    return markdown(("regions of one picture", *(f"{name}, of one at a time" for name in results)),
+                    [(count, *(f"{found[count]['seconds']:.2f} s, {100 * found[count]['over_one_at_a_time']:.0f} %"
+                               for found in results.values())) for count in next(iter(results.values()))])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, loading, reuse,
                                         training, bags, retrained, retraining, swap_pause, tabletop, extractors,
                                         extractor_costs, malformed, soak, console, browsers, ablation, speech,
-                                        speech_times,
-                                        remote_fleet)}
+                                        speech_times, remote_fleet, qwen3_vl, qwen3_vl_together)}
 
 
 def fill(text: str) -> str:
