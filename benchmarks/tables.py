@@ -226,12 +226,12 @@ def retrained() -> str:
     for path in sorted((ROOT / folder).glob("seed_*.json")):
         found = read(f"{folder}/{path.name}")
         percent = (f"{100 * found[key]:.1f}" for key in ("new_before", "new_after", "old_before", "old_after"))
-        rows.append((*(str(found[key]) for key in ("seed", "corrections", "scenes")), *percent,
+        rows.append((*(str(found[key]) for key in ("seed", "corrections", "steps", "scenes")), *percent,
                      "yes" if found["rolled_back"] else "no", f"{found['minutes_by_step']['retrain']:.0f}",
                      f"{found['minutes']:.0f}"))
     if not rows:
         raise FileNotFoundError(f"{folder}/seed_*.json")
-    return markdown(("seed", "corrections", "scenes of either room", "new kinds before, %", "after, %",
+    return markdown(("seed", "corrections", "steps", "scenes of either room", "new kinds before, %", "after, %",
                      "old kinds before, %", "after, %", "old texts back exactly", "minutes of retraining",
                      "minutes in all"), rows)
 

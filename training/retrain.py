@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write; give it again to go on")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default %(default)s)")
     parser.add_argument("--epochs", type=float, metavar="N",
-                        help="how often each corrected picture is seen, at most (default: 50 times of up to 50, "
+                        help="how often each corrected picture is seen, at most (default: 40 times of up to 50, "
                              "down to 5 times of 400 and more)")
     parser.add_argument("--replay", type=float, default=4.0, metavar="N",
                         help="visits of what the model knew, for each of a corrected picture (default %(default)s)")
