@@ -1,6 +1,7 @@
 """Images and detections as they arrive, frames for the runtime as they leave."""
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ from .frame_buffer import FrameBuffer, Held
 from .yolo import detections_from_yolo
 
 _SHOWN_NAMES = 3
+_DESCRIBED = 2  # frames: the one whose descriptions are seen, and the one before, for whoever has just clicked
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ class FrameSource:
     """Pairs images with detections, hands each pair on as a Frame, and finds frames for questions.
 
     No pixel is touched here: a frame's image is converted by whoever asks for its pixels (see `MessageImage`). One
-    thread, the executor's, owns it.
+    thread, the executor's, owns it. Frames that are described stay longer than others: a slow model describes a picture
+    for longer than images are kept, and people ask about what they see.
 
     Args:
         sync: how boxes find their image.
@@ -114,6 +117,7 @@ class FrameSource:
         self._image_parameters, self._detection_parameters = image, detections
         self._problems = problems
         self._on_frame = on_frame
+        self._described: deque[Frame] = deque(maxlen=_DESCRIBED)
         self._images = self._detections = 0
 
     def on_image(self, message: Image | CompressedImage) -> None:
@@ -169,7 +173,13 @@ class FrameSource:
     def find(self, stamp: int) -> Frame | None:
         """The frame of that stamp in nanoseconds; None if it isn't held (any more)."""
         held = self._buffer.find(stamp)
-        return None if held is None else self._frame(held)
+        if held is None:
+            return next((frame for frame in tuple(self._described) if frame.stamp_ns == stamp), None)
+        return self._frame(held)
+
+    def keep(self, frame: Frame) -> None:
+        """Holds a frame whose descriptions people see, until two newer ones are seen. From any thread."""
+        self._described.append(frame)
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start."""
@@ -182,6 +192,7 @@ class FrameSource:
     def clear(self) -> None:
         """Forgets the frames, and boxes that wait for theirs; the counters stay."""
         self._buffer.clear()
+        self._described.clear()
 
     def _report_boxes(self, dropped: int) -> None:
         """Says which boxes met no image, if more than `dropped` have: a detector's that stamps anew never do."""

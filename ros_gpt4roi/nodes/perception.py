@@ -324,7 +324,8 @@ class Perception(LifecycleNode):
         for refusal in result.refused:
             self.problems.report("box refused", refusal)
         self._stage_seconds = result.timings
-        assert self._outputs is not None  # configured, until the worker has stopped
+        assert self._outputs is not None and self._frames is not None  # configured, until the worker has stopped
+        self._frames.keep(result.frame)
         self._outputs.publish(result)
 
     # Diagnostics

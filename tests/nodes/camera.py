@@ -43,9 +43,7 @@ class Camera:
     def send(self, boxes: Sequence[tuple[float, float, float, float]], boxes_first: bool = False,
              changes: dict | None = None, ids: Sequence[str] = ()) -> Header:
         """Publishes an image and its boxes; `changes` spoils fields of the image. Returns the header of both."""
-        self._count += 1
-        header = Header(frame_id="camera")
-        header.stamp.sec, header.stamp.nanosec = self._first_second + self._count // 30, self._count % 30 * 33_000_000
+        header = self._next()
         pixels = np.random.default_rng(self._count).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
         image = rgb_to_image(pixels, header)
         for name, value in (changes or {}).items():
@@ -55,6 +53,16 @@ class Camera:
         self._images.publish(image)
         if not boxes_first:
             self.detect(header, boxes, ids)
+        return header
+
+    def send_image(self) -> None:
+        """Publishes an image alone."""
+        self._images.publish(rgb_to_image(np.zeros((HEIGHT, WIDTH, 3), np.uint8), self._next()))
+
+    def _next(self) -> Header:
+        self._count += 1
+        header = Header(frame_id="camera")
+        header.stamp.sec, header.stamp.nanosec = self._first_second + self._count // 30, self._count % 30 * 33_000_000
         return header
 
     def detect(self, header: Header, boxes: Sequence[tuple[float, float, float, float]],

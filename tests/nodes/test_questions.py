@@ -6,6 +6,7 @@ import gc
 import json
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 from ros_gpt4roi.messages import place_to_message  # noqa: E402
 from ros_gpt4roi.nodes import goals  # noqa: E402
+from ros_gpt4roi.nodes.conversions import stamp_ns  # noqa: E402
 from ros_gpt4roi.nodes.depth import DepthSource  # noqa: E402
 from ros_gpt4roi.nodes.perception import Perception  # noqa: E402
 from ros_gpt4roi.nodes.positions import Position  # noqa: E402
@@ -87,6 +89,31 @@ def test_an_internal_error_reads_as_failure(peer: Peer, node: Perception, descri
     assert (answer.status, answer.query_id) == (Answer.FAILED, "mine") and "Broken: on purpose" in answer.error
     problems = node.problems.values()
     assert problems["describe_regions FAILED"] == problems["query FAILED"] == "1"
+
+
+def test_a_picture_that_is_shown_can_be_asked_about_when_it_would_be_too_old(peer: Peer, tiny_model: Path) -> None:
+    with perception_here(peer, tiny_model, {**SETTINGS, "pipeline.answer_tokens": 5, "sync.buffer_s": 0.1}) as node:
+        seen = peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+        camera, box = Camera(peer), [(2, 2, 20, 20)]
+        camera.send(box)
+        peer.wait_for(lambda: len(seen) == 1, "descriptions")
+        first = seen[0].header
+
+        def status() -> int:
+            query = Query(header=first, text="What is region 1?")
+            return peer.call(AskQuestion, "ask_question", AskQuestion.Request(query=query)).answer.status
+
+        assert node._frames is not None
+        while node._frames._buffer.find(stamp_ns(first.stamp)) is not None:
+            before = node._frames.statistics()["images received"]
+            camera.send_image()
+            peer.wait_for(lambda: node._frames.statistics()["images received"] > before, "the image")
+            time.sleep(0.1)
+        assert status() == Answer.OK
+        for count in (2, 3):
+            camera.send(box)
+            peer.wait_for(lambda: len(seen) == count, "descriptions")
+        assert status() == Answer.NO_FRAME
 
 
 def test_a_question_on_the_topic_that_fails_within_is_answered(
