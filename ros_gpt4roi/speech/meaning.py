@@ -88,6 +88,8 @@ _RUN_TOGETHER = (
     (re.compile(r"^(region \w+),? (?=\w+ or \w+\W*$)", re.IGNORECASE), r"Is \1 "),
     (re.compile(r"^what (?=regions? (?:is|are|was|were|has|have|can|could|shows?|looks?|holds?)\b)", re.IGNORECASE),
      "Which "))
+# The number was cut off, or not heard; "the largest region" and "which region" are whole.
+_NAMELESS = re.compile(r"\b(?:is|of|about|describe|and|or|to|in|does|has) region\W*$", re.IGNORECASE)
 _BREAK = re.compile(r"([.?!]) +(?!\d)")
 # Numbers that sound like other words, where only a number can stand.
 _SOUNDS = {"to": "2", "too": "2", "for": "4", "won": "1", "ate": "8", "tree": "3", "free": "3", "sex": "6"}
@@ -139,6 +141,8 @@ def doubt(transcript: Transcript, meaning: Meaning, cut: bool, min_confidence: f
         return f"That was longer than {longest_s:g} seconds, and I heard only the beginning."
     if transcript.confidence is not None and transcript.confidence < min_confidence:
         return "I am not sure."
+    if isinstance(meaning, Question) and _NAMELESS.search(meaning.text):
+        return "I did not hear which region."
     return "That is no question." if isinstance(meaning, Unclear) else ""
 
 

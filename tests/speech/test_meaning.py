@@ -76,6 +76,11 @@ def test_what_is_neither(text: str) -> None:
     (Transcript("Is it red?", 0.9), Question("Is it red?"), True,
      "That was longer than 15 seconds, and I heard only the beginning."),
     (Transcript("", None, "de"), Unclear(), False, "I did not understand that."),
+    (Transcript("What is region?", 0.9), Question("What is region?"), False, "I did not hear which region."),
+    (Transcript("What is left of region", 0.9), Question("What is left of region"), False,
+     "I did not hear which region."),
+    (Transcript("What is in this region?", 0.9), Question("What is in this region?"), False, ""),
+    (Transcript("Which is the largest region?", 0.9), Question("Which is the largest region?"), False, ""),
     (Transcript("A mug.", 0.9), Unclear(), False, "That is no question.")])
 def test_what_is_not_enough_to_act_on(transcript: Transcript, meaning: object, cut: bool, why: str) -> None:
     assert doubt(transcript, meaning, cut, 0.5, 15.0) == why
