@@ -136,6 +136,20 @@ class Endpointer:
             self._other_source = False
         return events
 
+    def break_off(self) -> list[Event]:
+        """Ends an utterance that was not said at the button where the stream gives nothing any more.
+
+        Returns:
+            The utterance, if likely nothing more was said; else its end is missing, and it is forgotten.
+        """
+        if self.pressed:
+            return []
+        utterance = self.ahead()
+        self._reset()
+        self._forget()
+        self.unbroken_s = 0.0
+        return [] if utterance is None else [utterance]
+
     @property
     def speaking(self) -> bool:
         """Whether an utterance has begun."""
@@ -210,7 +224,7 @@ class Endpointer:
         return Utterance(self._position - len(steps) * _STEP, np.concatenate(kept), cut, self.pressed)
 
     def _forget(self) -> None:
-        """Begins anew with another microphone, whose level is another, too."""
+        """Begins anew with another microphone, whose level is another, too, or after a gap."""
         self._before.clear()
         self._powers.clear()
         self._rest = self._rest[:0]

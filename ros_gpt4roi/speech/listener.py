@@ -24,6 +24,7 @@ _CLIPPED = 0.01
 _QUIET = 1  # samples up to this are digital silence
 _SILENT_S = 5.0
 _LEVEL_S = 1.0  # over which the level is judged
+_BROKEN_S = 2.0  # a stream that gives nothing for so long has broken off
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Listener:
         self._channels = 1
         self._level: deque[tuple[float, float, int]] = deque()  # seconds, clipped share, loudest sample
         self._silent_s = 0.0
+        self._broken_at_s = float("inf")  # when the stream will have broken off, by time.monotonic
         self._ending = threading.Event()
         self.counts: Counter[str] = Counter()
         """What was heard, by kind."""
@@ -190,8 +192,7 @@ class Listener:
             with self._waiting:
                 if not self._chunks:
                     self._waiting.wait(0.2)
-                    continue
-                item = self._chunks.popleft()
+                item = self._chunks.popleft() if self._chunks else self._look_for_a_gap
                 if isinstance(item, Chunk):
                     self._buffered_s -= item.seconds
             try:
@@ -219,6 +220,16 @@ class Listener:
             self._on_event(event)
         self._recognise_ahead()
         self._recognise_partly()
+        self._broken_at_s = time.monotonic() + item.seconds + _BROKEN_S
+
+    def _look_for_a_gap(self) -> None:
+        """What comes after a gap must not become the end of what was said before it."""
+        if time.monotonic() < self._broken_at_s or not self._endpointer.speaking or self._endpointer.pressed:
+            return
+        events = self._endpointer.break_off()
+        self.counts["broken off"] += not events
+        for event in events:
+            self._on_event(event)
 
     def _judge(self, chunk: Chunk) -> None:
         loudest = int(np.abs(chunk.samples.astype(np.int32)).max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -97,3 +98,25 @@ def test_the_utterance_ahead_is_the_one_that_ends() -> None:
     early = ahead[-6]  # 0.2 s before
     assert ahead[0] is None and (early.start, len(early.samples)) == (ended[0].start, len(ended[0].samples))
     assert (early.samples == ended[0].samples).all() and endpointer.ahead() is None
+
+
+def test_what_comes_after_a_gap_is_no_end_of_what_broke_off(whisper: Counting) -> None:
+    handler, question = Handler(), recording("what_is_region_two")
+    listener = Listener(EndpointOptions(), False, lambda: whisper, lambda: ("region 2",), handler)
+
+    def say(*parts: np.ndarray) -> None:
+        for piece in chunks(np.concatenate(parts)):
+            listener.feed(Chunk(piece[:, None], RATE, 0, "microphone"))
+
+    try:
+        say(silence(0.5), question[:len(question) * 6 // 10])
+        deadline_s = time.monotonic() + WAIT_S
+        while not listener.counts["broken off"] and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        assert listener.counts["broken off"] == 1 and not handler.heard
+        say(silence(0.5), question, silence(0.4))  # too little silence for its end, if more sound came
+        assert handler.came.wait(WAIT_S)
+    finally:
+        listener.close()
+    (heard,) = handler.heard
+    assert (heard.transcript.text, heard.final, heard.cut) == ("What is region 2?", True, False)
