@@ -73,6 +73,7 @@ class ModelSwap:
         self._take_back: Callable[[], None] | None = None  # for `rollback`; holds the model before, if that is another
         self._brought: list[Adapter] = []  # by `load_model`
         self._busy = threading.Lock()  # one change at a time
+        self._unused = False  # a model is left behind by a change
         self._services = [
             node.create_service(LoadModel, "load_model", self._on_load, callback_group=group),
             node.create_service(Trigger, "rollback", self._on_rollback, callback_group=group)]
@@ -106,7 +107,7 @@ class ModelSwap:
                     raise _Refused("another change of the model is under way")
                 try:
                     self._check_active()
-                    began = True
+                    began = self._unused = True
                     work(request, response)
                 finally:
                     self._busy.release()
@@ -114,7 +115,9 @@ class ModelSwap:
                 response.success = False
                 response.message = str(error) if isinstance(error, _Refused) else shown(error)
                 self._problems.report("model not changed", response.message)
-            if began:  # a model that is not kept refers to itself, and the next must find its memory
+            # A model that is not kept refers to itself, and the next must find its memory. Collecting holds up all
+            # threads: where nothing is left, the first frame of the new model need not wait for it.
+            if began and self._unused:
                 gc.collect()
                 if torch.cuda.is_initialized():
                     torch.cuda.empty_cache()
@@ -165,7 +168,9 @@ class ModelSwap:
         if request.dry_run:
             response.message = f"{version} would be taken: {share}"
             return
+        before = self._take_back
         take()
+        self._unused = before is not None
         response.model_version = version
         response.message = f"{version} runs: {share}"
 
@@ -188,6 +193,7 @@ class ModelSwap:
         if self._take_back is None:
             raise _Refused("there is no model before the one that runs")
         self._take_back()
+        self._unused = False
         response.success, response.message = True, f"{self._scheduler.model_version} runs again"
 
     def _take(self, folder: Path, pipeline: Pipeline) -> None:

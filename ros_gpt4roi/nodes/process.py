@@ -56,6 +56,7 @@ def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -
 
 
 def _run(make_node: Callable[[], Node], args: Sequence[str] | None) -> int:
+    gc.freeze()  # what is imported stays: a collection, which holds up all threads, need not look through it each time
     use_large_messages()
     remove_abandoned_segments()
     # The log repeats parts of what people asked. Only its file is private: other users' processes share the memory
