@@ -59,6 +59,7 @@ class Whisper(Recogniser):
             raise RecogniserError(f"recogniser.language is {options.language!r}, expected one of those that the model "
                                   f"knows: {', '.join(sorted(self._model.supported_languages))}")
         self._language = options.language
+        self._tokenizers: dict[str, Tokenizer] = {}  # by language
         self.name = f"whisper {options.model or 'base'} ({'float16, cuda' if cuda else 'int8, cpu'})"
 
     def transcribe(self, samples: Samples, words: Sequence[str] = ()) -> Transcript:
@@ -105,11 +106,16 @@ class Whisper(Recogniser):
                            for language in (self._language, likeliest))
         return likeliest if expected < _SURE_OF_ACCENT or expected < other else ""
 
+    def _tokenizer(self, language: str) -> Tokenizer:
+        if language not in self._tokenizers:
+            self._tokenizers[language] = Tokenizer(self._model.hf_tokenizer, self._model.model.is_multilingual,
+                                                   task="transcribe", language=language)
+        return self._tokenizers[language]
+
     def _read(self, encoded: ctranslate2.StorageView, prompt: str | None,
               language: str = "") -> tuple[list[Hypothesis], float]:
         """The likeliest texts, the first one first, none where that has got into a loop; and how likely it is none."""
-        tokenizer = Tokenizer(self._model.hf_tokenizer, self._model.model.is_multilingual, task="transcribe",
-                              language=language or self._language)
+        tokenizer = self._tokenizer(language or self._language)
         before = tokenizer.encode(f" {prompt}") if prompt else []
         start = self._model.get_prompt(tokenizer, before, without_timestamps=True)
         result = self._model.model.generate(

@@ -66,17 +66,7 @@ class HouseholdDataset(RenderedDataset[HouseholdScene]):
     Texts are "conversations" of at most 12 rounds, or "captions" (a short description a region).
     """
 
-    world, kinds_of_texts = HOUSEHOLD, TEXTS
-
-    @property
-    def classes(self) -> tuple[int, ...]:
-        """Number of classes of each attribute, in the order of ATTRIBUTES."""
-        return tuple(len(values) for values in ATTRIBUTES.values())
-
-    @property
-    def attribute_names(self) -> tuple[str, ...]:
-        """Names of the attributes, in the same order."""
-        return tuple(ATTRIBUTES)
+    world, kinds_of_texts, attribute_values = HOUSEHOLD, TEXTS, ATTRIBUTES
 
     @override
     def attributes(self, scene: HouseholdScene) -> np.ndarray:

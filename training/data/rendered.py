@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -67,6 +67,7 @@ class RenderedDataset(Dataset, Generic[SceneType]):
 
     world: ClassVar[World[Any]]
     kinds_of_texts: ClassVar[tuple[str, ...]]
+    attribute_values: ClassVar[Mapping[str, Sequence[Any]]]  # of the objects' attributes, by name
 
     def __init__(self, folder: str | Path, seed: int = 0, texts: str = "conversations", scenes: int | None = None,
                  model: ModelConfig | None = None, masks: bool = False, points: float = 0.0,
@@ -94,6 +95,16 @@ class RenderedDataset(Dataset, Generic[SceneType]):
                     self._truth.append(line)
                     self._places.append((number, row))
         self._images: dict[int, np.ndarray] = {}
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Number of classes of each attribute, in the order of `attribute_values`."""
+        return tuple(len(values) for values in self.attribute_values.values())
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """Names of the attributes, in the same order."""
+        return tuple(self.attribute_values)
 
     @abstractmethod
     def talk(self, scene: SceneType, rng: np.random.Generator) -> tuple[SceneType, Sequence[TextRound]]:

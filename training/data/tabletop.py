@@ -58,17 +58,7 @@ class TabletopDataset(RenderedDataset[Scene]):
     look-ups among some of the regions).
     """
 
-    world, kinds_of_texts = TABLETOP, TEXTS
-
-    @property
-    def classes(self) -> tuple[int, ...]:
-        """Number of classes of each attribute, in the order of ATTRIBUTES."""
-        return tuple(len(values) for values in ATTRIBUTES.values())
-
-    @property
-    def attribute_names(self) -> tuple[str, ...]:
-        """Names of the attributes, in the same order."""
-        return tuple(ATTRIBUTES)
+    world, kinds_of_texts, attribute_values = TABLETOP, TEXTS, ATTRIBUTES
 
     @override
     def talk(self, scene: Scene, rng: np.random.Generator) -> tuple[Scene, Sequence[TextRound]]:
