@@ -58,6 +58,7 @@ def page(stream: Stream, browser: Browser, tmp_path: Path) -> Iterator[Page]:
         faults = watch(page)
         page.goto(address)
         expect(page.locator("#regions li").first).to_be_visible(timeout=4 * WAIT_MS)
+        expect(page.locator("#live figcaption")).to_have_text(re.compile(r"s ago$"))  # they come later
         yield page
         page.close()
         assert faults == []

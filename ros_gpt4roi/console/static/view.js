@@ -138,7 +138,8 @@ export class View {
     if (!this.frame) return;
     const age = this.frame.age_s + (performance.now() - this.frame.shown) / 1000;
     const level = this.frame.picture === "crops" ? " · slow connection: the regions alone" : "";
-    this.caption.textContent = `as of ${age < 10 ? age.toFixed(1) : Math.round(age)} s ago${level}`;
+    const missing = this.frame.width ? level : " · without its picture";
+    this.caption.textContent = `as of ${age < 10 ? age.toFixed(1) : Math.round(age)} s ago${missing}`;
   }
 
   // Drawing
@@ -261,7 +262,7 @@ export class View {
     if (drag && event) {
       const moved = Math.hypot(event.clientX - drag.startX, event.clientY - drag.startY);
       if (moved < LEAST_DRAG) this.point(drag.from);
-      else this.onDrawn(this.frame, boxOf(drag.from, drag.to));
+      else this.pointAt(boxOf(drag.from, drag.to));
     }
     if (this.waiting) {
       const waiting = this.waiting;
@@ -278,7 +279,13 @@ export class View {
     const there = this.regions().filter(({ box }) => x >= box[0] && x <= box[2] && y >= box[1] && y <= box[3])
       .sort((one, other) => area(one) - area(other));
     if (there.length) this.onRegion(this.frame, there[0]);
-    else this.onDrawn(this.frame, [x, y, x, y]);
+    else this.pointAt([x, y, x, y]);
+  }
+
+  // Descriptions may come before their picture, and its size with it: until then the canvas has another one.
+  pointAt(box) {
+    if (this.frame.width) this.onDrawn(this.frame, box);
+    else this.saySoon("Its picture has not come yet: only regions can be pointed at.");
   }
 
   key(event) {
@@ -295,7 +302,7 @@ export class View {
       const { x, y, from } = this.cross;
       this.cross.from = null; // first: whoever is called may take the focus, and so the cross, away
       if (from && (from.x !== x || from.y !== y)) {
-        this.onDrawn(this.frame, boxOf(from, { x, y }));
+        this.pointAt(boxOf(from, { x, y }));
       } else {
         this.point({ x, y });
       }
