@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ros_gpt4roi.model.prompt import IGNORED, ChatPrompts, Encoded
+from ros_gpt4roi.model.config import IGNORED
+from ros_gpt4roi.model.prompt import ChatPrompts, Encoded
 
 from .data.sample import Sample
 

@@ -18,8 +18,9 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from ros_gpt4roi.configuration import Configuration, setting
+from ros_gpt4roi.model.config import IGNORED
 from ros_gpt4roi.model.gpt4roi import GPT4RoI
-from ros_gpt4roi.model.prompt import IGNORED, ChatPrompts
+from ros_gpt4roi.model.prompt import ChatPrompts
 from ros_gpt4roi.model.qwen3_vl import Qwen3VL
 
 from .collate import ConversationCollator

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -243,21 +242,26 @@ def _requirements(network: nn.Module) -> FormatRequirements:
 def sources(network: nn.Module) -> list[Path]:
     """The files of this package that decide what graph a network becomes.
 
-    Those of its classes and of the export, and what they import of model/.
+    Those of its classes and of the export, and what they import of model/, whether this process has imported it or not:
+    the answer is the same in all.
     """
+    package = Path(__file__).parent.parent
     model = ModelConfig.__module__.rpartition(".")[0] + "."
-    names, found = {type(part).__module__ for part in network.modules()}, {}
+    names, found = {type(part).__module__ for part in network.modules()}, set()
     names = {name for name in names if name.startswith(model)}
     names |= {__name__, type(network).__module__, FormatRequirements.__module__}
     while names:
-        module = sys.modules[name := names.pop()]
-        found[name] = path = Path(str(module.__file__))
+        name = names.pop()
+        path = package.joinpath(*name.split(".")[1:]).with_suffix(".py")
+        if path in found or not path.is_file():  # a name in a module, not a module
+            continue
+        found.add(path)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
-                base = resolve_name("." * node.level + (node.module or ""), module.__package__)
-                used = {base, *(f"{base}.{alias.name}" for alias in node.names)} - set(found)
-                names |= {name for name in used if name.startswith(model) and name in sys.modules}
-    return sorted(found.values())
+                base = resolve_name("." * node.level + (node.module or ""), name.rpartition(".")[0])
+                used = {base, *(f"{base}.{alias.name}" for alias in node.names)}
+                names |= {name for name in used if name.startswith(model)}
+    return sorted(found)
 
 
 def fingerprint(network: AnyNetwork) -> str:

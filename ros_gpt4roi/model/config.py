@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 
 from ..configuration import ConfigError, Configuration, setting
 
-__all__ = ["ConfigError", "DeformableConfig", "FocalConfig", "LanguageConfig", "ModelConfig", "PointConfig",
+__all__ = ["IGNORED", "ConfigError", "DeformableConfig", "FocalConfig", "LanguageConfig", "ModelConfig", "PointConfig",
            "PreprocessConfig", "PromptConfig", "RegionConfig", "RoIAlignConfig", "RoIAlignLiteConfig", "VisionConfig",
            "preset"]
 
 Regions = TypeVar("Regions", bound="RegionConfig")
 
+#: The label of what is not learned from, as the cross-entropy of PyTorch has it.
+IGNORED = -100
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 

@@ -14,9 +14,8 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .architecture import architecture
-from .config import ModelConfig
+from .config import IGNORED, ModelConfig
 from .focal import build_focal_crop
-from .prompt import IGNORED
 from .regions import build_region_extractor
 from .vision import VisionEncoder
 

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from .config import ModelConfig, PromptConfig
+from .config import IGNORED, ModelConfig, PromptConfig
 from .templates import template
 
 IMAGE_PATCH, BOX, POINT, IMAGE_START, IMAGE_END = "<im_patch>", "<bbox>", "<point>", "<im_start>", "<im_end>"
 # The order in which the published checkpoint adds them to its tokenizer.
 SPECIAL_TOKENS = (IMAGE_PATCH, BOX, POINT, IMAGE_START, IMAGE_END)
-IGNORED = -100
 _REFERENCE = re.compile(r"<(region|box|point)(\d+)>")
 
 

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 from model_fixtures import TOKENIZERS, sentencepiece_like, tiny_config
 
-from ros_gpt4roi.model.config import PromptConfig, preset
-from ros_gpt4roi.model.prompt import IGNORED, SPECIAL_TOKENS, PromptBuilder, PromptError
+from ros_gpt4roi.model.config import IGNORED, PromptConfig, preset
+from ros_gpt4roi.model.prompt import SPECIAL_TOKENS, PromptBuilder, PromptError
 from ros_gpt4roi.model.templates import TEMPLATES
 
 ROUNDS = [("What is <region2>?", "A small red mug."), ("And <region1>?", "Left of <region2>, a bottle."),

@@ -17,7 +17,7 @@ import numpy as np
 from typing_extensions import override
 
 from ros_gpt4roi.configuration import setting
-from ros_gpt4roi.model.prompt import IGNORED
+from ros_gpt4roi.model.config import IGNORED
 from ros_gpt4roi.sim.household.attributes import ATTRIBUTES, attributes
 from ros_gpt4roi.sim.household.conversations import conversation, short_rounds
 from ros_gpt4roi.sim.household.renderer import HouseholdRenderer

@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase
 
-from ros_gpt4roi.model.prompt import IGNORED, Encoded
+from ros_gpt4roi.model.config import IGNORED
+from ros_gpt4roi.model.prompt import Encoded
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 
 NO_TARGET, HEADS = -1, 5

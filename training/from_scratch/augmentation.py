@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from ros_gpt4roi.model.prompt import IGNORED
+from ros_gpt4roi.model.config import IGNORED
 from ros_gpt4roi.sim.tabletop.question_templates import attribute_of_each
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 from training.data.record import Round

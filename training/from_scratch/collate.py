@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from ros_gpt4roi.model.prompt import IGNORED, PromptBuilder
+from ros_gpt4roi.model.config import IGNORED
+from ros_gpt4roi.model.prompt import PromptBuilder
 from training.collate import ConversationCollator, pad_tokens, stack_images
 from training.data.sample import Sample
 

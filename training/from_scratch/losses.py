@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ros_gpt4roi.model.config import IGNORED
 from ros_gpt4roi.model.gpt4roi import GPT4RoI, VisionOutput
-from ros_gpt4roi.model.prompt import IGNORED
 
 from .attention import attention_loss
 

@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "model"))
 from model_fixtures import TEXTS  # noqa: E402
 
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, read_config  # noqa: E402
-from ros_gpt4roi.model.prompt import IGNORED, PromptBuilder  # noqa: E402
+from ros_gpt4roi.model.config import IGNORED  # noqa: E402
+from ros_gpt4roi.model.prompt import PromptBuilder  # noqa: E402
 from ros_gpt4roi.paths import find_model  # noqa: E402
 from training.from_scratch.attention import HEADS, NO_TARGET, AttentionTargets, attention_loss  # noqa: E402
 from training.from_scratch.losses import answer_loss  # noqa: E402

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ros_gpt4roi.model.prompt import IGNORED
+from ros_gpt4roi.model.config import IGNORED
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES, meaning
 from training.data.sample import Sample
 from training.from_scratch.augmentation import (
