@@ -83,14 +83,18 @@ class ModelOpener:
             self._tell("")
 
     def _connect(self) -> Pipeline:
-        """The server's model; a server that is gone is looked for from now on."""
+        """The server's model; a server that is gone is looked for from now on.
+
+        One that refuses all is an error, unless there is a model that serves until it does not.
+        """
         from ros_gpt4roi.runtime.remote.pipeline import RemotePipeline  # with what it needs, only where it is used
-        pipeline = RemotePipeline.connect(self._config)
+        pipeline = RemotePipeline.connect(self._config, insist=not self._fallback_model)
         try:
             pipeline.warm_up()
         except Exception:
-            pipeline.close()
-            raise
+            if not (self._fallback_model and pipeline.trouble):
+                pipeline.close()
+                raise
         if in_the_clear := pipeline.server.in_the_clear:
             self._problems.note("key in the clear", in_the_clear)
         return pipeline

@@ -244,9 +244,10 @@ class FallbackPipeline(Pipeline):
         return begun
 
     def _is_lost(self, request: Question | DescriptionRequest) -> bool:
-        """Whether a request has failed because the server has gone."""
+        """Whether a request has failed, or a text of it, because the server has gone."""
         assert self._first is not None and request.result is not None
-        return bool(self._first.trouble) and request.result.status in (Status.FAILED, Status.TIMEOUT)
+        return bool(self._first.trouble) and any(status in (Status.FAILED, Status.TIMEOUT) for status in (
+            request.result.status, *(text.status for text in request.sequences)))
 
     def _begin_again(self, request: Question | DescriptionRequest) -> bool:
         """Let the second serve what the first has failed; False where words were heard, or the time is over."""

@@ -253,6 +253,10 @@ class Pipeline:
     def _descriptions(self, request: DescriptionRequest) -> FrameDescriptions:
         encoded, fresh, descriptions = request.encoded, iter(request.sequences), []
         assert encoded is not None
+        ended = {sequence.status for sequence in request.sequences}
+        # A text that failed costs its region alone, unless no region has one, or something ended them all.
+        each = ended <= {Status.OK, Status.FAILED} and (Status.OK in ended or any(request.kept))
+        failed: list[str] = []
         for region, kept, embedding in zip(encoded.shown, request.kept, encoded.vision.region_embeddings[0]):
             if kept is not None:
                 descriptions.append(Description(region, kept.text, kept.confidence, reused=True))
@@ -262,13 +266,16 @@ class Pipeline:
             if sequence.status is Status.OK:
                 self.reuse.put(region.id, sequence.text, sequence.confidence, tuple(sequence.generated), embedding,
                                encoded.frame.stamp_ns, encoded.text.mentioned(sequence.stream.raw))
-            if sequence.status is Status.OK or sequence.text:
+            if each and sequence.status is Status.FAILED:
+                failed.append(f"region {region.id!r} has no text: {sequence.error}")
+            elif sequence.status is Status.OK or sequence.text:
                 descriptions.append(Description(region, sequence.text, sequence.confidence))
         seconds = {**encoded.seconds, "language": time.perf_counter() - request.began}
         embeddings = {region.id: unit(embedding).numpy() for region, embedding in
                       zip(encoded.shown, encoded.vision.region_embeddings[0] if request.embeddings_only else ())}
-        return FrameDescriptions(encoded.frame, tuple(descriptions), seconds, request.status, request.error,
-                                 encoded.omitted, encoded.refused, self.encoder.pixels(encoded.frame),
+        status, error = (Status.OK, "") if each else (request.status, request.error)
+        return FrameDescriptions(encoded.frame, tuple(descriptions), seconds, status, error,
+                                 encoded.omitted, (*encoded.refused, *failed), self.encoder.pixels(encoded.frame),
                                  self.version_of(request.adapter), embeddings)
 
     def describe_output(self, vision: AnyVisionOutput, boxes: np.ndarray, max_new_tokens: int) -> list[str]:

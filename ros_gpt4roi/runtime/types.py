@@ -105,7 +105,7 @@ class FrameDescriptions:
 
     status is OK, or says why descriptions are missing (CANCELED, TIMEOUT, INVALID, FAILED), with the reason in `error`.
     omitted: regions that were left out because the frame had more than the model takes (lowest score first to go).
-    refused: why boxes of the frame could not be used; a text for each.
+    refused: why boxes of the frame could not be used, or got no description; a text for each.
     pixels: the frame's image as an array, if it was the last one that was decoded; else None.
     model_version: the model that gave them, as `Pipeline.version_of`.
     embeddings: where they were asked for, each region's, by its id: float32, flat, of length 1.

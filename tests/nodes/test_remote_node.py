@@ -16,7 +16,9 @@ from ros_gpt4roi_interfaces.msg import Answer, RegionDescriptionArray  # noqa: E
 from ros_peer import Peer  # noqa: E402
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "runtime"))
-from chat_server import WORDS, ChatServer  # noqa: E402
+from chat_server import WORDS, ChatServer, listing, words  # noqa: E402
+
+from ros_gpt4roi.runtime.remote.options import KEY_VARIABLE  # noqa: E402
 
 TEXT = "".join(WORDS)
 SETTINGS = {"pipeline.server.retry_s": 0.2,
@@ -57,6 +59,27 @@ def test_the_model_runs_on_a_server_which_goes_and_comes_back(peer: Peer, server
             told(peer, diagnostics, DiagnosticStatus.OK)
         finally:
             again.close()
+
+
+def test_a_local_model_serves_from_the_start_while_the_server_refuses_everything(
+        peer: Peer, server: ChatServer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "sk-of-this-robot")
+    server.list_models = lambda handler: handler.answer(401, {"error": "sk-of-this-robot has expired"})
+    server.behave = lambda handler, body: handler.answer(401, {"error": "sk-of-this-robot has expired"})
+    settings = SETTINGS | {"pipeline.remote": server.url, "fallback_model": str(tiny_model),
+                           "pipeline.vision.backend": "torch", "pipeline.answer_tokens": 12}
+    with perception_here(peer, tiny_model, settings):
+        diagnostics = peer.collect(DiagnosticArray, "/diagnostics", 10)
+        descriptions = peer.collect(RegionDescriptionArray, "region_descriptions", 10)
+        camera, ask = Camera(peer), Asker(peer)
+        assert described(peer, descriptions, camera.send(BOXES)).model_version.startswith("tiny@")
+        _, answer = ask("what is region 1?")
+        assert answer.status == Answer.OK and answer.model_version.startswith("tiny@")
+        told(peer, diagnostics, DiagnosticStatus.WARN, "serves in place of", f"refuses the key of {KEY_VARIABLE} (401)")
+        assert "sk-of" not in str(diagnostics[-1])
+        server.list_models, server.behave = listing, words
+        peer.wait_for(lambda: ask("what is region 1?")[1].text == TEXT, "the server's return")
+        told(peer, diagnostics, DiagnosticStatus.OK)
 
 
 def test_a_local_model_serves_while_the_server_is_gone(peer: Peer, server: ChatServer, tiny_model: Path) -> None:

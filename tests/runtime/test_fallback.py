@@ -80,7 +80,7 @@ def test_the_local_model_answers_while_the_server_is_gone_and_gives_back(
         until(lambda: not remote.trouble)
         back = ask(pipeline, frame, conversation)
         assert back.text == TEXT and not pipeline.trouble and pipeline.version == remote.version
-        assert [message["role"] for message in again.bodies[0]["messages"]] == ["user", "assistant"] * 2 + ["user"]
+        assert [message["role"] for message in again.bodies[-1]["messages"]] == ["user", "assistant"] * 2 + ["user"]
     finally:
         again.close()
 
@@ -102,6 +102,31 @@ def test_what_was_heard_in_part_is_not_begun_again(server: ChatServer, remote: R
     described = pipeline.describe(frame)
     assert described.status is Status.OK and described.model_version == "small"
     server.held.set()
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 500])
+def test_a_server_that_refuses_everything_is_replaced_and_one_that_refuses_a_question_is_not(
+        code: int, server: ChatServer, remote: RemotePipeline, models: tuple[Pipeline, Pipeline],
+        make_frame: Callable) -> None:
+    pipeline, frame, refused = FallbackPipeline(remote, models[1], FallbackOptions()), make_frame(2), threading.Event()
+
+    def behave(handler: Handler, body: dict[str, Any]) -> None:
+        if refused.is_set() or "Why?" in body["messages"][0]["content"][1]["text"]:
+            return handler.answer(code, {"error": "no"})
+        words(handler, body)
+
+    server.behave = behave
+    bad = pipeline.ask(Conversation("", frame), Question("Why?"))
+    assert bad.status is Status.FAILED and f"({code})" in bad.error and not pipeline.trouble
+    assert ask(pipeline, frame).text == TEXT
+    refused.set()
+    answer, described = ask(pipeline, frame), pipeline.describe(frame)
+    assert answer.status is described.status is Status.OK
+    assert answer.model_version == described.model_version == "small"
+    assert pipeline.trouble.startswith("small serves in place of qwen@") and f"({code})" in pipeline.trouble
+    refused.clear()
+    until(lambda: not remote.trouble)
+    assert ask(pipeline, frame).text == TEXT and not pipeline.trouble
 
 
 def test_a_server_that_comes_and_goes_is_waited_for_longer_each_time(

@@ -13,8 +13,8 @@ import torch
 pytest.importorskip("openai", reason="transformers serve needs the package openai (requirements/dev.txt)")
 sys.path.append(str(Path(__file__).resolve().parent.parent / "model"))
 from chat_server import LIMIT_S, until  # noqa: E402
+from remote_fixtures import picture  # noqa: E402
 from served_model import serving, write_served  # noqa: E402
-from test_remote_pipeline import picture  # noqa: E402
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration  # noqa: E402
 
 from ros_gpt4roi.runtime.pipeline_config import PipelineConfig  # noqa: E402

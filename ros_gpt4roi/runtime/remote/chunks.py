@@ -6,10 +6,13 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...printable import printable
 from ..types import Status
+
+if TYPE_CHECKING:
+    import httpx2
 
 LONGEST_EVENT = 1 << 16  # bytes
 MOST_TEXT = 1 << 20  # bytes that a server may send for one text
@@ -25,7 +28,7 @@ class ServerError(Exception):
     Args:
         status: What becomes of the text.
         reason: Why, in words for people; nothing of what was sent.
-        gone: Whether the server cannot be reached, or answers nobody.
+        gone: Whether the server cannot be reached, or only what stands in front of it.
     """
 
     def __init__(self, status: Status, reason: str, gone: bool = False):
@@ -42,12 +45,14 @@ class Piece:
         probabilities: Of its tokens, where the server says them.
         ended: Whether the text ends with it.
         cut: Whether it ends because it has as many tokens as it may.
+        filtered: Whether it ends because the server withholds what follows.
     """
 
     text: str
     probabilities: tuple[float, ...] = ()
     ended: bool = False
     cut: bool = False
+    filtered: bool = False
 
 
 def read_event(data: str) -> Piece:
@@ -70,7 +75,8 @@ def read_event(data: str) -> Piece:
         text, finish = (choice.get("delta") or {}).get("content") or "", choice.get("finish_reason")
         if not isinstance(text, str):
             raise TypeError
-        return Piece(_whole(text), _probabilities(choice.get("logprobs")), finish is not None, finish == "length")
+        return Piece(_whole(text), _probabilities(choice.get("logprobs")), finish is not None, finish == "length",
+                     finish == "content_filter")
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError):
         raise ServerError(Status.FAILED, "the server sent an event that is no part of a text, expected OpenAI's "
                                          "chat.completion.chunk") from None
@@ -116,3 +122,21 @@ def _parts(text: str) -> list[str]:
     text = " ".join(text.split())
     return [text[start:start + _SENT_AGAIN] for start in range(0, len(text), _SENT_AGAIN)
             if len(text) < _SENT_AGAIN or start + _SENT_AGAIN <= len(text)]
+
+
+def retry_seconds(header: str) -> float | None:
+    """The seconds of a Retry-After; None where it says none, or a date, by a clock that need not be ours."""
+    return float(header) if header.isdecimal() and len(header) < 7 else None
+
+
+async def content_of(response: httpx2.Response, most: int) -> Any:
+    """A short answer, as far as it may be long: a JSON value, else text."""
+    received = b""
+    async for part in response.aiter_raw():
+        received += part[:most - len(received)]
+        if len(received) >= most:
+            break
+    try:
+        return json.loads(received)
+    except (ValueError, RecursionError):
+        return received.decode("utf-8", "replace")

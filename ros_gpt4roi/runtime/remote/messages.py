@@ -117,3 +117,10 @@ def data_url(pixels: np.ndarray, options: ServerOptions) -> str:
     how = {"quality": options.jpeg_quality} if options.picture == "jpeg" else {"compress_level": 1}
     Image.fromarray(pixels).save(file, options.picture, **how)
     return f"data:image/{options.picture};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def trial(options: ServerOptions) -> RemoteText:
+    """The least that a server has to be able to write: a word about a small grey picture."""
+    picture, question = data_url(np.full((64, 64, 3), 127, np.uint8), options), "What is this?"
+    return RemoteText(max_new_tokens=1, sampling={"temperature": 0.0}, messages=[{"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question}]}])

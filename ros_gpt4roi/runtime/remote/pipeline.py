@@ -87,15 +87,19 @@ class RemotePipeline(Pipeline):
             {"top_p": config.decoding.top_p, "seed": config.decoding.seed} if config.decoding.temperature else {})
 
     @classmethod
-    def connect(cls, config: PipelineConfig) -> RemotePipeline:
+    def connect(cls, config: PipelineConfig, insist: bool = True) -> RemotePipeline:
         """Find the server and its model. One that is gone is looked for from now on.
+
+        Args:
+            config: As of the class.
+            insist: Raise where the server is there and does not serve; else it is looked for as one that is gone.
 
         Raises:
             ConfigError: The server is there and does not serve: a wrong key or model, a server of another kind.
         """
         pipeline = cls(config)
         try:
-            pipeline.server.greet()
+            pipeline.server.greet(insist)
         except ServerError as error:
             pipeline.close()
             raise ConfigError(f"remote is {config.remote!r}: {error}") from error
@@ -145,6 +149,8 @@ class RemotePipeline(Pipeline):
             text.generated.append(piece.text)
         text.probabilities += piece.probabilities
         if piece.ended:  # there is nothing to stop
+            if piece.filtered:  # what is there is not what the model says
+                text.end(Status.FAILED, f"the content filter of the server at {self.server.host} cut the text")
             text.end(Status.OK, cut=piece.cut)
             self._texts.discard(text)
             return
@@ -197,14 +203,14 @@ class RemotePipeline(Pipeline):
         """Let the server describe a region of a grey frame, unless it is gone.
 
         Raises:
-            ValueError: It cannot, such as one that takes no pictures.
+            ValueError: It is there and cannot, such as one that takes no pictures.
         """
-        if self.server.gone:
+        if self.server.trouble is not None:
             return
         try:
             self.rehearse(1)
         except ValueError:
-            if not self.server.gone:  # which is no failure of the model
+            if self.server.trouble is None or not self.server.trouble.gone:  # else no failure of the model
                 raise
 
     def _uncount(self) -> None:

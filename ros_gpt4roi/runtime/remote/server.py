@@ -18,13 +18,23 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn, cast
 
 import httpx2
 
 from ..types import Status
-from .chunks import LONGEST_EVENT, MOST_REFUSAL, MOST_TEXT, Piece, ServerError, read_event, server_words
-from .messages import RemoteText
+from .chunks import (
+    LONGEST_EVENT,
+    MOST_REFUSAL,
+    MOST_TEXT,
+    Piece,
+    ServerError,
+    content_of,
+    read_event,
+    retry_seconds,
+    server_words,
+)
+from .messages import RemoteText, trial
 from .options import KEY_VARIABLE, ServerOptions
 
 _log = logging.getLogger(__name__)
@@ -52,20 +62,23 @@ class Server:
 
     Attributes:
         model: The model's name; empty until the server has named it.
-        gone: Why the server cannot be used; empty while it can. It is looked for, and comes back by itself.
+        trouble: Why the server cannot be used: it cannot be reached, or refuses all that it is asked; None while it
+            can. It is looked for, and comes back by itself.
         counters: What has happened, for diagnostics.
     """
 
     def __init__(self, url: str, options: ServerOptions, key: str, rows: tuple[int, int]):
         self.url, self.options = url, options
         self.host = httpx2.URL(url).netloc.decode("ascii")
-        self.model, self.gone = options.model, ""
+        self.model, self.trouble = options.model, cast(ServerError | None, None)
         self._probabilities = True  # whether it takes a request for them
         self.counters = {"server_texts": 0, "server_errors": 0, "server_busy": 0, "server_lost": 0}
+        self._key = key
         self._headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})}
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._tasks: dict[RemoteText, asyncio.Task[None]] = {}  # the loop's own, as all that follows
         self._search: asyncio.Task[None] | None = None
+        self._trial: asyncio.Task[ServerError | None] | None = None
         self._loop = asyncio.new_event_loop()
         self._gates = [asyncio.Semaphore(count) for count in rows]
         limit = sum(rows)
@@ -76,6 +89,11 @@ class Server:
             limits=httpx2.Limits(max_connections=limit + 2, max_keepalive_connections=limit))
         self._thread = threading.Thread(target=self._run, name="gpt4roi-server", daemon=True)
         self._thread.start()
+
+    @property
+    def gone(self) -> str:
+        """Why it cannot be used, in words for people; empty while it can."""
+        return str(self.trouble or "")
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -92,8 +110,11 @@ class Server:
 
     # --- from any other thread -----------------------------------------------------------------------------------
 
-    def greet(self) -> None:
+    def greet(self, insist: bool = True) -> None:
         """Ask for the server's models, and wait for the answer; one that is gone is looked for from now on.
+
+        Args:
+            insist: Raise where it refuses; else it is looked for as one that is gone.
 
         Raises:
             ServerError: It refuses, or it is not clear which model is meant.
@@ -102,10 +123,10 @@ class Server:
         try:
             found.result()
         except ServerError as error:
-            if not error.gone:
+            if insist and not error.gone:
                 raise
-            self._loop.call_soon_threadsafe(self._lose, str(error))
-            self.gone = str(error)
+            self._loop.call_soon_threadsafe(self._lose, error)
+            self.trouble = error
 
     def add(self, texts: list[RemoteText], priority: bool) -> None:
         """Send for texts, all about one picture."""
@@ -131,7 +152,7 @@ class Server:
     # --- on the thread of its own --------------------------------------------------------------------------------
 
     async def _end(self) -> None:
-        tasks = [*self._tasks.values(), *([self._search] if self._search is not None else [])]
+        tasks = [*self._tasks.values(), *(task for task in (self._search, self._trial) if task is not None)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -157,11 +178,13 @@ class Server:
             if first is not None and not leads:
                 await first.wait()
             async with gate:
-                await self._attempt(text, first)
+                try:
+                    await self._attempt(text, first)
+                except ServerError as error:
+                    await self._judge(error)
+                    raise
         except ServerError as error:
             self.counters["server_errors"] += 1
-            if error.gone:
-                self._lose(str(error))
             self._news.put((text, error))
         except Exception as error:  # whoever waits for the text must hear of its end
             _log.exception("a text of the server at %s failed", self.host)
@@ -170,11 +193,36 @@ class Server:
             if first is not None and leads:
                 first.set()
 
+    async def _judge(self, error: ServerError) -> None:
+        """A text has failed: find out whether all would, as with a key that has expired. Several ask once."""
+        if error.gone:
+            self._lose(error)
+        elif error.status is Status.FAILED and self.trouble is None:
+            if self._trial is None or self._trial.done():
+                self._trial = self._loop.create_task(self._try())
+            if (why := await asyncio.shield(self._trial)) is not None:  # a text that is let go leaves it to others
+                self._lose(why)
+
+    async def _try(self) -> ServerError | None:
+        """Let the server write a word about a grey picture, which nobody is told; gives why it does not."""
+        try:
+            await self._stream(trial(self.options), None, asks=False)
+        except _Busy:
+            return None
+        except _Unknown as unknown:
+            return unknown.error
+        except _Unasked:
+            return self._closed()
+        except ServerError as error:
+            return error
+        return None
+
     async def _attempt(self, text: RemoteText, first: asyncio.Event | None) -> None:
         """Send for a text, again where the server is busy, or has closed a connection that was kept open."""
         deadline, wait_s = time.monotonic() + self.options.busy_timeout_s, _FIRST_WAIT_S
         again, renamed, asks = True, False, self._probabilities
         while True:
+            self.counters["server_texts"] += 1
             try:
                 await self._stream(text, first, asks)
                 self._probabilities = self._probabilities and asks
@@ -202,15 +250,13 @@ class Server:
                 _log.warning("the server at %s has another model now: %s", self.host, self.model)
             except _Unasked:
                 if not again:
-                    raise ServerError(Status.FAILED, f"the server at {self.host} closed the connection without an "
-                                                     "answer", gone=True) from None
+                    raise self._closed() from None
                 again = False
 
     async def _stream(self, text: RemoteText, first: asyncio.Event | None, asks: bool) -> None:
         """Send for a text and pass on what comes; `asks`: for the probabilities of its tokens, too."""
         body = json.dumps({"model": self.model, "messages": text.messages, "max_tokens": text.max_new_tokens,
                            "stream": True, **text.sampling, **({"logprobs": True} if asks else {})})
-        self.counters["server_texts"] += 1
         answered = ended = False
         try:
             async with self._http.stream("POST", f"{self.url}/chat/completions", content=body.encode(),
@@ -232,7 +278,7 @@ class Server:
                     piece = read_event(event.data)
                     ended = piece.ended
                     limit.reschedule(self._loop.time() + (_REST_S if ended else self.options.stall_timeout_s))
-                    if piece.text or ended:
+                    if (piece.text or ended) and text in self._tasks:
                         self._news.put((text, piece))
                         if first is not None:
                             first.set()
@@ -261,6 +307,10 @@ class Server:
         return ServerError(Status.FAILED, f"the connection to the server at {self.host} broke in the middle of a text",
                            gone=True)
 
+    def _closed(self) -> ServerError:
+        return ServerError(Status.FAILED, f"the server at {self.host} closed the connection without an answer",
+                           gone=True)
+
     def _stalled(self) -> ServerError:
         return ServerError(Status.TIMEOUT, f"the server at {self.host} has sent nothing for "
                                            f"{self.options.stall_timeout_s:g} s", gone=True)
@@ -271,9 +321,10 @@ class Server:
 
     async def _refuse(self, response: httpx2.Response, text: RemoteText, asks: bool) -> NoReturn:
         """Raise what an answer means that is no text."""
-        code, words = response.status_code, server_words(await _content(response, MOST_REFUSAL), text.sent)
+        code, words = response.status_code, server_words(await content_of(response, MOST_REFUSAL),
+                                                        (*text.sent, self._key))
         if code == _BUSY or code == 503 and "Retry-After" in response.headers:
-            raise _Busy(_seconds(response.headers.get("Retry-After", "")))
+            raise _Busy(retry_seconds(response.headers.get("Retry-After", "")))
         if code in (400, 422) and asks:
             raise _Plainer
         error = ServerError(Status.FAILED, f"the server at {self.host} {self._meaning(code)}: {words}",
@@ -299,16 +350,17 @@ class Server:
         try:
             async with asyncio.timeout(self.options.connect_timeout_s + self.options.stall_timeout_s), \
                     self._http.stream("GET", f"{self.url}/models") as response:
-                code, content = response.status_code, await _content(response, _MOST_LISTED)
+                code, listed = response.status_code, await content_of(response, _MOST_LISTED)
         except (httpx2.HTTPError, TimeoutError) as error:
             raise self._unreachable(error) from error
         if self.options.model and code not in (401, 403, _BUSY, *_NOBODY):  # not every server has such a list
             return
         if code != 200:
             raise ServerError(Status.FAILED, f"the server at {self.host} {self._meaning(code)}: "
-                                             f"{server_words(content)}", gone=code in _NOBODY or code == _BUSY)
+                                             f"{server_words(listed, (self._key,))}",
+                              gone=code in _NOBODY or code == _BUSY)
         try:
-            names = [str(entry["id"]) for entry in content["data"]]
+            names = [str(entry["id"]) for entry in listed["data"]]
         except (KeyError, TypeError):
             raise ServerError(Status.FAILED, f"the server at {self.host} does not list its models; name one in "
                                              "server.model") from None
@@ -320,11 +372,11 @@ class Server:
 
     # --- going and coming back -----------------------------------------------------------------------------------
 
-    def _lose(self, why: str) -> None:
-        if not self.gone:
+    def _lose(self, why: ServerError) -> None:
+        if self.trouble is None:
             self.counters["server_lost"] += 1
             _log.warning("%s; it is looked for every %g s", why, self.options.retry_s)
-        self.gone = why
+        self.trouble = why
         if self._search is None or self._search.done():
             self._search = self._loop.create_task(self._look_for())
 
@@ -334,9 +386,11 @@ class Server:
             try:
                 await self._greet()
             except ServerError as error:
-                self.gone = str(error)
+                self.trouble = error
                 continue
-            self.gone = ""
+            self.trouble = await self._try()  # one that is there need not write
+            if self.trouble is not None:
+                continue
             _log.warning("the server at %s is back", self.host)
             return
 
@@ -363,21 +417,3 @@ class _Unknown(Exception):
 
 class _Unasked(Exception):
     """The connection ended before an answer began."""
-
-
-def _seconds(header: str) -> float | None:
-    """The seconds of a Retry-After; None where it says none, or a date, by a clock that need not be ours."""
-    return float(header) if header.isdecimal() and len(header) < 7 else None
-
-
-async def _content(response: httpx2.Response, most: int) -> Any:
-    """A short answer, as far as it may be long: a JSON value, else text."""
-    received = b""
-    async for part in response.aiter_raw():
-        received += part[:most - len(received)]
-        if len(received) >= most:
-            break
-    try:
-        return json.loads(received)
-    except (ValueError, RecursionError):
-        return received.decode("utf-8", "replace")
