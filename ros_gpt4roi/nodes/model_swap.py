@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from ros_gpt4roi_interfaces.srv import LoadModel
 from std_srvs.srv import Trigger
 
@@ -33,6 +34,8 @@ from .process import shown
 
 _PATIENCE_S = 60.0  # beyond the time limits of requests
 _MIB = 1 << 20
+_ADAPTER_OF = "an adapter is for"
+ADAPTER = "pipeline.adapter"  # the parameter that says which adapter serves
 # A question about a grey picture, which every model has some answer to.
 _TRIAL = Probe(Frame(np.full((240, 320, 3), 127, np.uint8), (Region("1", (40.0, 40.0, 200.0, 200.0)),), 0, ""),
                "What is region 1?", ())
@@ -72,6 +75,7 @@ class ModelSwap:
         self._folder, self._device = folder, device
         self._take_back: Callable[[], None] | None = None  # for `rollback`; holds the model before, if that is another
         self._brought: list[Adapter] = []  # by `load_model`
+        self._shown: tuple[str, str] | None = None  # what the parameter was made to say, and what it said before
         self._busy = threading.Lock()  # one change at a time
         self._unused = False  # a model is left behind by a change
         self._services = [
@@ -84,6 +88,9 @@ class ModelSwap:
             self._node.destroy_service(service)
         self._take_back = None
         self._brought.clear()
+        # What was brought goes: the next configure has what it would have had without.
+        if self._shown is not None and self._node.get_parameter(ADAPTER).value == self._shown[0]:
+            self._node.set_parameters([Parameter(ADAPTER, value=self._shown[1])])
         del self._scheduler, self._open, self._complete  # an executor may hold this for longer than a model may stay
 
     async def _on_load(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
@@ -109,6 +116,9 @@ class ModelSwap:
                     self._check_active()
                     began = self._unused = True
                     work(request, response)
+                except _Refused:
+                    self._check_active()  # still: a scheduler that was stopped meanwhile answers nothing
+                    raise
                 finally:
                     self._busy.release()
             except Exception as error:  # a bad folder, no memory: the model that runs goes on
@@ -130,10 +140,10 @@ class ModelSwap:
         if not self._is_active():
             raise _Refused(f"node {self._node.get_name()} is not active")
 
-    def _check_not_replaced(self) -> None:
-        """Refuses an adapter while another model serves, which would have been asked the probes without it."""
+    def _check_not_replaced(self, what: str) -> None:
+        """Refuses what has to do with the model that runs while that does not serve."""
         if trouble := self._scheduler.pipeline.trouble:
-            raise _Refused(f"an adapter is for the model that does not serve now: {trouble}")
+            raise _Refused(f"{what} the model that does not serve now: {trouble}")
 
     def _load(self, request: LoadModel.Request, response: LoadModel.Response) -> None:
         scheduler = self._scheduler
@@ -145,20 +155,23 @@ class ModelSwap:
         known = dict.fromkeys([self._folder, *([running.folder] if running is not None else ()), folder])
         probes = [probe for place in known if place is not None for probe in read_probes(place)]
         response.probes = len(probes)
+        serving = scheduler.model_version
+        if probes:
+            self._check_not_replaced(f"{folder} would be compared with")
+        response.right_running = count_right(probes, lambda probe: _ask(scheduler, probe, serving))
         if is_adapter(folder):
             adapter = scheduler.pipeline.adapters.read(folder)
-            self._check_not_replaced()
-            _ask(scheduler, _TRIAL, adapter)  # as a model is warmed: there may be no probes
             version, take = scheduler.pipeline.version_of(adapter), functools.partial(self._bring, adapter)
-            response.right_new = count_right(probes, lambda probe: _ask(scheduler, probe, adapter))
+            self._check_not_replaced(_ADAPTER_OF)
+            _ask(scheduler, _TRIAL, version, adapter)  # as a model is warmed: there may be no probes
+            response.right_new = count_right(probes, lambda probe: _ask(scheduler, probe, version, adapter))
         else:
             self._make_room(folder, keep=request.dry_run)
             pipeline = self._open(folder)
             version, take = pipeline.version, functools.partial(self._take, folder, pipeline)
             response.right_new = count_right(probes, lambda probe: self._ask_new(pipeline, probe))
             pipeline.reset()
-        response.right_running = count_right(probes, lambda probe: _ask(scheduler, probe))
-        self._check_active()  # still: a scheduler that was stopped meanwhile has answered nothing
+        self._check_active()  # still
         share = f"{response.right_new} of {response.probes} probes right, {response.right_running} by the one that runs"
         if response.right_running - response.right_new > self._parameters.max_loss * response.probes:
             raise _Refused(f"{version} is worse: {share}; swap.max_loss is {self._parameters.max_loss}")
@@ -204,10 +217,11 @@ class ModelSwap:
         old = self._scheduler.replace(pipeline).result(
             limits.answer_timeout_s + limits.description_timeout_s + _PATIENCE_S)
         self._take_back, self._folder = functools.partial(self._swap, self._folder, old), folder
+        self._show(pipeline.adapters.serving)
         self._node.get_logger().info(f"model {pipeline.version} runs in place of {old.version}")
 
     def _bring(self, adapter: Adapter) -> None:
-        self._check_not_replaced()
+        self._check_not_replaced(_ADAPTER_OF)
         self._brought.append(adapter)
         self._use(adapter)
 
@@ -218,23 +232,37 @@ class ModelSwap:
         if adapter is not None:
             adapters.put(adapter)
         adapters.serving = adapter
+        self._show(adapter)
         for unused in [brought for brought in self._brought if brought not in (adapter, before)]:
             self._brought.remove(unused)
             adapters.drop(unused)
         self._take_back = functools.partial(self._use, before)
-        self._node.get_logger().info(f"{self._scheduler.model_version} serves what begins from now on")
+
+    def _show(self, adapter: Adapter | None) -> None:
+        """Lets the parameter say which adapter serves."""
+        said = self._node.get_parameter(ADAPTER).value
+        configured = said if self._shown is None or self._shown[0] != said else self._shown[1]
+        self._shown = (adapter.name if adapter is not None else "", configured)
+        self._node.set_parameters([Parameter(ADAPTER, value=self._shown[0])])
 
 
 class _Refused(Exception):
     """A change of the model that is not made; the message says why."""
 
 
-def _ask(scheduler: Scheduler, probe: Probe, adapter: Adapter | None = None) -> Answer:
-    """Asks the model that runs, behind the questions of people; with another adapter than serves, if one is given."""
+def _ask(scheduler: Scheduler, probe: Probe, version: str, adapter: Adapter | None = None) -> Answer:
+    """Asks the model that runs, behind the questions of people; with another adapter than serves, if one is given.
+
+    Raises:
+        _Refused: It gives no answer, or another version than that does, such as what takes over from it.
+    """
     question = Question(probe.text, frame=probe.frame, for_watch=True, adapter=adapter)
     scheduler.submit(question)
     answer = question.future.result(scheduler.config.answer_timeout_s + _PATIENCE_S)
     if answer.status in (Status.TIMEOUT, Status.CANCELED, Status.OVERLOADED, Status.FAILED):
         who = "the model that runs" if adapter is None else adapter.version
         raise _Refused(f"{who} could not be asked a probe: {answer.status.name}, {answer.error}")
+    if answer.model_version not in ("", version):  # what was no question for it has no version
+        raise _Refused(f"{version} could not be asked a probe: {answer.model_version} answered in its place; "
+                       f"{scheduler.pipeline.trouble or 'try again'}")
     return answer

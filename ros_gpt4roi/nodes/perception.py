@@ -36,7 +36,7 @@ from .diagnostics import DiagnosticsPublisher, Problems, Report
 from .evidence import Evidence, EvidenceParameters
 from .frame_source import DetectionParameters, FrameSource, ImageParameters, SyncParameters
 from .model_opening import ModelOpener
-from .model_swap import ModelSwap, SwapParameters
+from .model_swap import ADAPTER, ModelSwap, SwapParameters
 from .outputs import Outputs
 from .parameters import TopicQos, declare, names, read
 from .process import run_node, shown
@@ -48,7 +48,6 @@ from .yolo import yolo_type
 _STOP_LIMIT_S = 10.0
 _PATIENCE_S = 5.0  # beyond the time that a frame's descriptions may take
 _USUAL_REGIONS = 8  # of a frame, on which threads are measured
-_ADAPTER = "pipeline.adapter"  # the parameter
 
 
 @dataclass(frozen=True)
@@ -278,13 +277,13 @@ class Perception(LifecycleNode):
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         if self._state == "unconfigured" or self._scheduler is None:
             return SetParametersResult(successful=True)
-        own = names(PerceptionParameters()) - {_ADAPTER}
+        own = names(PerceptionParameters()) - {ADAPTER}
         if refused := ", ".join(parameter.name for parameter in parameters if parameter.name in own):
             return SetParametersResult(successful=False, reason=f"{refused}: taken at configure, but the node is "
                                                                 f"{self._state}; deactivate and clean up first")
         try:
             for parameter in parameters:
-                if parameter.name == _ADAPTER:
+                if parameter.name == ADAPTER:
                     self._scheduler.pipeline.adapters.find(parameter.value)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=f"parameter pipeline.{error}")
@@ -292,7 +291,7 @@ class Perception(LifecycleNode):
 
     def _after_set_parameters(self, parameters: list[Parameter]) -> None:
         for parameter in parameters:
-            if parameter.name == _ADAPTER and self._state != "unconfigured" and self._scheduler is not None:
+            if parameter.name == ADAPTER and self._state != "unconfigured" and self._scheduler is not None:
                 adapters = self._scheduler.pipeline.adapters
                 adapters.serving = adapters.find(parameter.value)
                 self.get_logger().info(f"{self._scheduler.model_version} serves what begins from now on")

@@ -15,7 +15,7 @@ from builtin_interfaces.msg import Time  # noqa: E402
 from camera import Camera  # noqa: E402
 from PIL import Image  # noqa: E402
 from rcl_interfaces.msg import SetParametersResult  # noqa: E402
-from rcl_interfaces.srv import SetParameters  # noqa: E402
+from rcl_interfaces.srv import GetParameters, SetParameters  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer, Query, RegionDescriptionArray  # noqa: E402
 from ros_gpt4roi_interfaces.srv import AskQuestion, LoadModel  # noqa: E402
@@ -65,6 +65,11 @@ def node_fixture(peer: Peer, tiny_model: Path, folders: dict[str, Path]) -> Iter
 def set_parameter(peer: Peer, name: str, value: object) -> SetParametersResult:
     request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
     return peer.call(SetParameters, "perception/set_parameters", request).results[0]
+
+
+def parameter(peer: Peer) -> str:
+    request = GetParameters.Request(names=["pipeline.adapter"])
+    return str(peer.call(GetParameters, "perception/get_parameters", request).values[0].string_value)
 
 
 def ask(peer: Peer, conversation: str = "", stamp: Time = FIRST) -> Answer:
@@ -117,12 +122,29 @@ def test_the_parameter_switches_and_load_model_brings_another(peer: Peer, node: 
     assert not damaged.success and "truncated" in damaged.message and ask(peer).text == bare.text
     taken = load("taught")
     assert taken.success and taken.model_version == ask(peer).model_version and "+taught@" in taken.model_version
+    assert parameter(peer) == "taught"
     assert set_parameter(peer, "pipeline.adapter", "taught").successful  # it has a name like the others now
     assert peer.call(Trigger, "rollback", Trigger.Request()).success
-    assert ask(peer).model_version == bare.model_version
+    assert ask(peer).model_version == bare.model_version and parameter(peer) == ""
     assert peer.call(Trigger, "rollback", Trigger.Request()).success
-    assert adapter_of(ask(peer)) == "taught"
+    assert adapter_of(ask(peer)) == "taught" == parameter(peer)
     assert adapter_of(ask(peer, kitchen.conversation_id)) == "kitchen"
+
+
+def test_the_parameter_follows_what_is_brought_until_the_next_configure(
+        peer: Peer, node: Perception, tiny_model: Path, tmp_path: Path, folders: dict[str, Path]) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    for folder, name in ((folders["taught"], "taught"), (other, "")):
+        brought = peer.call(LoadModel, "load_model", LoadModel.Request(model=str(folder)))
+        assert brought.success and parameter(peer) == name, brought.message
+    assert peer.call(Trigger, "rollback", Trigger.Request()).success and parameter(peer) == "taught"
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    assert parameter(peer) == "kitchen", "which can be loaded"
+    node.trigger_configure()
+    node.trigger_activate()
+    Camera(peer).send(list(BOXES))
+    peer.wait_for(lambda: adapter_of(ask(peer, stamp=Time())) == "kitchen", "the node's return")
 
 
 def test_while_the_fallback_serves_adapters_wait_for_their_model(peer: Peer, tiny_model: Path, tmp_path: Path,
@@ -134,6 +156,6 @@ def test_while_the_fallback_serves_adapters_wait_for_their_model(peer: Peer, tin
         Camera(peer).send(list(BOXES))
         peer.wait_for(lambda: ask(peer, stamp=Time()).model_version.startswith("fallback@"), "the fallback")
         taught = peer.call(LoadModel, "load_model", LoadModel.Request(model=str(folders["taught"])))
-        assert not taught.success and "model that does not serve now: fallback@" in taught.message, taught.message
+        assert not taught.success and "the model that does not serve now: fallback@" in taught.message, taught.message
         assert set_parameter(peer, "pipeline.adapter", "kitchen").successful  # it serves once its model is back
         assert adapter_of(ask(peer)) == ""

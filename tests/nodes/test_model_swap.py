@@ -196,7 +196,8 @@ def test_questions_that_are_open_get_whole_answers(peer: Peer, camera: Camera, m
 
 
 def test_the_fallback_takes_over_from_a_model_that_was_brought_too(peer: Peer, models: dict[str, Path],
-                                                                   tiny_model: Path) -> None:
+                                                                   tiny_model: Path, tmp_path: Path) -> None:
+    brought = shutil.copytree(models["second"], tmp_path / "brought", ignore=shutil.ignore_patterns("probes"))
     slow = {"fallback_model": str(tiny_model), "fallback.latency_s": 1e-6, "fallback.patience_s": 0.0,
             "fallback.retry_s": 3600.0}  # too slow from its first answers on
     with perception_here(peer, models["first"], _SETTINGS | slow):
@@ -210,8 +211,11 @@ def test_the_fallback_takes_over_from_a_model_that_was_brought_too(peer: Peer, m
                 (version for version in [ask(peer).model_version] if version.startswith("tiny@")), ""), "the fallback")
 
         fallback = taken_over()
-        assert load(peer, models["second"], dry_run=True).success and ask(peer).model_version == fallback
-        done = load(peer, models["second"])
+        compared = load(peer, models["second"], dry_run=True)  # with whom its probes would be asked
+        assert not compared.success and ask(peer).model_version == fallback
+        assert "compared with the model that does not serve now: tiny@" in compared.message, compared.message
+        assert load(peer, brought, dry_run=True).success and ask(peer).model_version == fallback
+        done = load(peer, brought)
         assert done.success and done.model_version == ask(peer).model_version != fallback, done.message
         assert taken_over() == fallback
         assert peer.call(Trigger, "rollback", Trigger.Request()).success
