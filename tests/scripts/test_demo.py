@@ -18,35 +18,24 @@ import psutil
 import pytest
 
 pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not built or not sourced")
+from running_demo import WAITS, running_demo  # noqa: E402
 
 
 @pytest.mark.slow
 def test_the_demo_answers_draws_and_stays_for_questions(root: Path) -> None:
     picture = root / "demo_output" / "annotated.png"
     picture.unlink(missing_ok=True)
-    demo = subprocess.Popen([sys.executable, root / "scripts" / "demo.py", "--stay"], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)
-    try:
-        shown = ""
-        for line in demo.stdout:
-            shown += line
-            if line == "Answers:\n":
-                break
-        assert len(re.findall(r"^Frame .*\n  region ", shown, re.MULTILINE)) == 3, shown
-        assert len(re.findall(r"^  \? .+\n  > .+", shown, re.MULTILINE)) == 4, shown
+    with running_demo(root, "--stay") as demo:
+        demo.read_to(WAITS)
+        assert len(re.findall(r"^Frame .*\n  region ", demo.shown, re.MULTILINE)) == 3, demo.shown
+        assert len(re.findall(r"^  \? .+\n  > .+", demo.shown, re.MULTILINE)) == 4, demo.shown
         assert cv2.imread(str(picture)).shape == (480, 640, 3)
-        domain = re.search(r"ROS_DOMAIN_ID=(\d+)", shown)[1]
-        question = re.search(r'console\.ask "(.+)"', shown)[1]
+        domain = demo.read_to(r"ROS_DOMAIN_ID=(\d+)")[1]
+        question = demo.read_to(r'console\.ask "(.+)"')[1]
         asked = subprocess.run([sys.executable, "-m", "ros_gpt4roi.console.ask", question], capture_output=True,
                                text=True, env={**os.environ, "ROS_DOMAIN_ID": domain}, timeout=120)
         assert asked.returncode == 0 and "--conversation" in asked.stdout, asked.stderr
-        demo.terminate()
-        rest = demo.communicate(timeout=120)[0]
-        assert demo.returncode == 0 and "\nDone. Try next:" in rest, rest
-        assert f"> {asked.stdout.splitlines()[0]}" in rest
-    finally:
-        demo.kill()
-        demo.wait()
+        assert f"> {asked.stdout.splitlines()[0]}" in demo.stop()
 
 
 @pytest.mark.slow
@@ -64,22 +53,12 @@ def test_the_demo_hears_a_question_and_speaks_the_answer(root: Path) -> None:
 
 @pytest.mark.slow
 def test_the_demo_opens_the_web_console(root: Path) -> None:
-    demo = subprocess.Popen([sys.executable, root / "scripts" / "demo.py", "--console", "web"], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)
-    try:
-        shown = ""
-        while not (address := re.search(r"Open  (http://127\.0\.0\.1:\d+/)  in a browser", shown)):
-            line = demo.stdout.readline()
-            assert line, shown
-            shown += line
-        with urllib.request.urlopen(address[1], timeout=60) as response:
+    with running_demo(root, "--console", "web") as demo:
+        address = demo.read_to(r"Open  (http://127\.0\.0\.1:\d+/)  in a browser")[1]
+        with urllib.request.urlopen(address, timeout=60) as response:
             assert "script-src 'self'" in response.headers["Content-Security-Policy"]
             assert b"What the robot sees" in response.read()
-        demo.terminate()
-        assert "\nDone." in demo.communicate(timeout=120)[0] and demo.returncode == 0
-    finally:
-        demo.kill()
-        demo.wait()
+        demo.stop()
 
 
 def test_a_model_that_is_none_ends_the_demo_with_the_reason(root: Path, tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ pytest.importorskip("ros_gpt4roi_interfaces.msg", reason="the interfaces are not
 from geometry_msgs.msg import Point  # noqa: E402
 from isolation import for_children  # noqa: E402
 from ros_gpt4roi_interfaces.msg import Answer  # noqa: E402
+from running_demo import LIMIT_S, WAITS, running_demo  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
 from ros_gpt4roi.client import Client  # noqa: E402
 from ros_gpt4roi.console.terminal import Console  # noqa: E402
 
 pytestmark = pytest.mark.slow
-LIMIT_S = 120.0
 BOX, POINT = (200.0, 150.0, 420.0, 330.0), (320.0, 240.0)
 
 
@@ -30,24 +30,11 @@ BOX, POINT = (200.0, 150.0, 420.0, 330.0), (320.0, 240.0)
 def demo_fixture(root: Path, make_qwen: Callable[..., Path]) -> Iterator[str]:
     """What the demonstration has printed when it begins to wait for questions; it runs until the tests' end."""
     model = make_qwen(says=("a ", "red ", "mug"))  # short, so that what is shown is no older than what is held
-    demo = subprocess.Popen([sys.executable, root / "scripts" / "demo.py", "--stay", "--model", model],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        shown = ""
-        for line in demo.stdout:
-            shown += line
-            if line == "Answers:\n":
-                break
-        assert "ROS_DOMAIN_ID" in shown, shown
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("ROS_DOMAIN_ID", re.search(r"ROS_DOMAIN_ID=(\d+)", shown)[1])
-            yield shown
-        demo.terminate()
-        rest = demo.communicate(timeout=LIMIT_S)[0]
-        assert demo.returncode == 0 and "Traceback" not in rest, rest
-    finally:
-        demo.kill()
-        demo.wait()
+    with running_demo(root, "--stay", "--model", model) as demo, pytest.MonkeyPatch.context() as patch:
+        demo.read_to(WAITS)
+        patch.setenv("ROS_DOMAIN_ID", demo.read_to(r"ROS_DOMAIN_ID=(\d+)")[1])
+        yield demo.shown
+        demo.stop()
 
 
 @pytest.fixture(scope="module", name="client")
