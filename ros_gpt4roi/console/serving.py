@@ -58,7 +58,7 @@ def serve(app: ASGIApp, title: str, options: argparse.Namespace, **settings: Any
         The exit status.
     """
     config = uvicorn.Config(app, host=options.host, port=options.port, log_level="warning", limit_concurrency=64,
-                            server_header=False, timeout_graceful_shutdown=5, **settings)
+                            server_header=False, timeout_graceful_shutdown=2, **settings)
     try:
         listening = config.bind_socket()
     except SystemExit:  # uvicorn has said why

@@ -45,7 +45,8 @@ from .topics import Input
 from .watches import WatchParameters
 from .yolo import yolo_type
 
-_STOP_LIMIT_S = 10.0
+_STOP_LIMIT_S = 10.0  # for the worker's step, and then for the results to be sent
+_END_LIMIT_S = 2.0  # for each of the two where the process ends
 _PATIENCE_S = 5.0  # beyond the time that a frame's descriptions may take
 _USUAL_REGIONS = 8  # of a frame, on which threads are measured
 
@@ -139,8 +140,8 @@ class Perception(LifecycleNode):
                 self.trigger_activate()
 
     def close(self) -> None:
-        """Stops the worker; what is open is answered."""
-        self._release()
+        """Stops the worker; what is open is answered. A worker in a long step is not waited for."""
+        self._release(_END_LIMIT_S)
 
     def fail(self, transition: str, error: Exception) -> None:
         """Logs why a transition failed, and shows it in the diagnostics until the next `configure`."""
@@ -240,13 +241,13 @@ class Perception(LifecycleNode):
         self._release()
         return TransitionCallbackReturn.SUCCESS  # back to unconfigured: can be configured again
 
-    def _stop_work(self) -> None:
+    def _stop_work(self, limit_s: float = _STOP_LIMIT_S) -> None:
         """Listens no longer, answers what is open CANCELED, and forgets the frames."""
         for source in self._inputs:
             source.destroy()
         self._inputs = []
         if self._scheduler is not None:
-            self._scheduler.stop(_STOP_LIMIT_S)
+            self._scheduler.stop(limit_s)
         if self._depth is not None:
             self._depth.clear()
         if self._frames is not None:
@@ -254,14 +255,14 @@ class Perception(LifecycleNode):
         if self._questions is not None:
             self._questions.stop()
 
-    def _release(self) -> None:
+    def _release(self, limit_s: float = _STOP_LIMIT_S) -> None:
         """Gives back what `configure` took. A second call does nothing."""
         self._state = "unconfigured"
-        self._stop_work()  # first: the worker publishes
+        self._stop_work(limit_s)  # first: the worker publishes
         if self._scheduler is None or self._questions is None or self._outputs is None or self._swap is None \
                 or self._evidence is None:
             return
-        self._questions.requests.drain(_STOP_LIMIT_S)
+        self._questions.requests.drain(limit_s)
         self._swap.destroy()
         self._scheduler.pipeline.close()
         self._evidence.destroy()
@@ -370,11 +371,7 @@ class Perception(LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node; `ros2 run ros_gpt4roi perception`."""
-    def make_node() -> Perception:
-        node = Perception()
-        node.autostart()
-        return node
-    return run_node(make_node, args)
+    return run_node(Perception, args, Perception.autostart)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ import inspect
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import rclpy
 from lifecycle_msgs.srv import ChangeState
@@ -31,31 +32,42 @@ from .shared_memory import remove_abandoned_segments
 
 _SIGNAL_POLL_S = 0.2  # Python sees a signal only between two waits of the middleware
 _BROKEN_S = 10.0  # an executor in which nothing succeeds for so long has no way on
+# From the signal on. `ros2 launch` sends SIGTERM after 5 s, which tells nothing new, and SIGKILL after 10.
+_BEGIN_LIMIT_S = 4.0  # until the main thread has come back from what it is at, such as loading a model
+_END_LIMIT_S = 9.0
+
+
+AnyNode = TypeVar("AnyNode", bound=Node)
 
 
 class NodeFailure(Exception):
     """Raised by a callback to end the node; the text says why. Any other exception costs its callback alone."""
 
 
-def run_node(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
-    """Spins a node until a signal tells it to end; returns the process's exit status.
+def run_node(make_node: Callable[[], AnyNode], args: Sequence[str] | None = None,
+             start: Callable[[AnyNode], None] = lambda node: None) -> NoReturn:
+    """Spins a node until a signal tells it to end, and ends the process.
 
     A callback that raises is logged, and counted among the node's `problems`, where it has them; a service then
     responds with its response type's defaults, which say that nothing was done. `NodeFailure`, and errors of
-    `make_node`, end the node with status 1. The node's `close()`, where it has one, runs before the node is destroyed.
-    Call it in the main thread. A thread that still works at the end, such as one that loads a model, ends with the
-    process, at once.
+    `make_node` and `start`, end the process with status 1. The node's `close()`, where it has one, runs before the node
+    is destroyed; it should take less than four seconds. Call it in the main thread. A thread that still works at the
+    end, such as one that loads a model, ends with the process, at once.
+
+    Args:
+        make_node: Makes the node.
+        args: ROS arguments; None: the command line's.
+        start: What is done with the node before it is spun and that takes long. A signal breaks it off.
     """
-    status = _run(make_node, args)
-    if any(thread.daemon for thread in threading.enumerate()):
-        # The interpreter's end would unwind it within PyTorch's C++, which aborts the process.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+    status = _run(make_node, args, start)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The interpreter's own end would wait for threads, take seconds for what a model consists of, and unwind threads
+    # within PyTorch's C++, which aborts the process.
+    os._exit(status)
 
 
-def _run(make_node: Callable[[], Node], args: Sequence[str] | None) -> int:
+def _run(make_node: Callable[[], AnyNode], args: Sequence[str] | None, start: Callable[[AnyNode], None]) -> int:
     gc.freeze()  # what is imported stays: a collection, which holds up all threads, need not look through it each time
     use_large_messages()
     remove_abandoned_segments()
@@ -73,7 +85,7 @@ def _run(make_node: Callable[[], Node], args: Sequence[str] | None) -> int:
     own = logging.getLogger("ros_gpt4roi")
     own.setLevel(logging.INFO)
     own.addHandler(PrintableHandler(_log))
-    ending, spinning = threading.Event(), threading.Event()
+    ending, spinning, closing = threading.Event(), threading.Event(), threading.Event()
 
     def interrupt(number: int, frame: object) -> None:
         first = not ending.is_set()
@@ -81,13 +93,18 @@ def _run(make_node: Callable[[], Node], args: Sequence[str] | None) -> int:
         if first and not spinning.is_set():  # a callback ends by itself, and rclpy's C++ suffers no exception
             raise KeyboardInterrupt
 
-    for number in ending_signals():
-        signal.signal(number, interrupt)
+    signals, written = socket.socketpair()
+    written.setblocking(False)
+    signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_limit_end, args=(signals, closing), name="end", daemon=True).start()
     node = None
     try:
+        for number in ending_signals():
+            signal.signal(number, interrupt)
         # One thread: callbacks only hand over, and several threads were slower (p95 114 ms a frame).
         executor = SingleThreadedExecutor()
         node = make_node()
+        start(node)
         executor.add_node(node)
         problems = getattr(node, "problems", None) or Problems(node.get_logger().error)
         for service in node.services:
@@ -103,12 +120,31 @@ def _run(make_node: Callable[[], Node], args: Sequence[str] | None) -> int:
         logger.fatal(printable(f"{type(error).__name__}: {error}", 2000))
         return 1
     finally:
+        closing.set()
         if node is not None:
             getattr(node, "close", lambda: None)()
             node.destroy_node()
+        else:
+            gc.collect()  # half a node would stay in the graph until others miss it
         rclpy.try_shutdown()
-        gc.freeze()  # collecting what a model consists of, at the interpreter's end, takes seconds
     return 0
+
+
+def _limit_end(signals: socket.socket, closing: threading.Event) -> None:
+    """Ends the process some seconds after a signal where it has not ended by itself.
+
+    The main thread may be within a library that lets no handler run, or takes the KeyboardInterrupt for its own.
+    """
+    while signals.recv(1)[0] not in ending_signals():
+        pass
+    end = time.monotonic() + _END_LIMIT_S
+    if not closing.wait(_BEGIN_LIMIT_S):
+        get_logger("end").warning(f"{_BEGIN_LIMIT_S:g} s after the signal the main thread is still at work, such as "
+                                  "loading a model; it is given up")
+        os._exit(0)  # it was told to end, and does; there are no answers before it has loaded a model
+    time.sleep(max(0.0, end - time.monotonic()))
+    get_logger("end").error(f"the node's end takes more than {_END_LIMIT_S:g} s; it is given up")
+    os._exit(1)
 
 
 def _log(level: int, text: str) -> None:

@@ -31,7 +31,7 @@ from .process import NodeFailure, run_node
 WORLDS: dict[str, type[TabletopRenderer] | type[HouseholdRenderer]] = {
     "tabletop": TabletopRenderer, "household": HouseholdRenderer}
 
-_JOIN_LIMIT_S = 10.0
+_JOIN_LIMIT_S = 2.0  # a large picture takes longer, and is not waited for
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from .blackout import Withheld
 
 _RETRY_S = 5.0
 _SLOW_S = 5.0  # a write that takes longer is told
-_CLOSE_S = 10.0
+_CLOSE_S = 4.0  # within what a node's end may take
+_INDEX_S = 1.0  # of that, for the index
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class BagWriter:
         return f"the disk has not taken a message for {taken_s:.0f} s" if began_s and taken_s > _SLOW_S else ""
 
     def close(self) -> None:
-        """Writes what waits and ends the file, within some seconds; a disk that hangs is left alone."""
+        """Writes what waits and ends the file, within four seconds; a disk that hangs is left alone."""
         with self._condition:
             self._closing = True
             self._condition.notify()
@@ -82,14 +83,17 @@ class BagWriter:
             with self._condition:
                 self._condition.wait_for(lambda: self._waiting or self._closing)
                 if self._closing:
-                    end_s = min(end_s, time.monotonic() + _CLOSE_S / 2)
+                    end_s = min(end_s, time.monotonic() + _CLOSE_S - _INDEX_S)
                 if not self._waiting or time.monotonic() > end_s:
+                    lost = len(self._waiting)
                     break
                 pending = self._waiting.popleft()
                 self._bytes -= pending.size
             self._writing_since_s = time.monotonic()
             self._write(pending)
             self._writing_since_s = 0.0
+        if lost:
+            logger.error("the disk is too slow: %d messages are not written at the end", lost)
         try:
             self._bag.close()
         except OSError as error:

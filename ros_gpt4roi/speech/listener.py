@@ -19,7 +19,7 @@ _MOST_BUFFERED_S = 10.0  # of audio that is not looked at yet
 _MOST_CHUNKS = 5000
 _MOST_UTTERANCES = 4  # that wait for the recogniser
 _REMEMBERED_CHUNKS = 4000  # whose stamps are known
-_JOIN_S = 5.0
+_JOIN_S = 2.0
 _CLIPPED = 0.01
 _QUIET = 1  # samples up to this are digital silence
 _SILENT_S = 5.0
@@ -173,12 +173,13 @@ class Listener:
         return ""
 
     def close(self) -> None:
-        """Ends both threads; what is being recognised is given up."""
+        """Ends both threads; what is being recognised is given up, and not waited for for long."""
         self._ending.set()
         with self._waiting:
             self._waiting.notify_all()
+        end_s = time.monotonic() + _JOIN_S
         for thread in self._threads:
-            thread.join(_JOIN_S)
+            thread.join(max(0.0, end_s - time.monotonic()))
 
     def _order(self, order: Callable[[], None]) -> None:
         with self._waiting:

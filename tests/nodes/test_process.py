@@ -91,6 +91,61 @@ def test_a_thread_that_still_works_does_not_abort_the_process(ros: None, root: P
     assert done.returncode == 1 and "it was enough" in done.stdout + done.stderr and "terminate" not in done.stderr
 
 
+# At one place, it is within C for long, where no handler of a signal runs, and takes a KeyboardInterrupt for its own.
+STUBBORN = """
+import hashlib
+import sys
+from rclpy.node import Node
+from ros_gpt4roi.nodes import process
+
+where, process._BEGIN_LIMIT_S, process._END_LIMIT_S = sys.argv[1], float(sys.argv[2]), 1.0
+
+def at(place):
+    print(place, flush=True)
+    while place == where:
+        try:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+        except KeyboardInterrupt:
+            pass
+
+class Stubborn(Node):
+    def __init__(self):
+        super().__init__("stubborn")
+        self.create_timer(0.1, lambda: at("callback"))
+
+    def close(self):
+        at("close")
+
+process.run_node(Stubborn, None, lambda node: at("start"))
+"""
+
+
+@pytest.mark.parametrize(("where", "limit_s", "status", "said"), [
+    ("start", 0.5, 0, "the main thread is still at work"), ("callback", 0.5, 0, "the main thread is still at work"),
+    ("close", WAIT_S, 1, "the node's end takes more than")])
+def test_a_node_that_does_not_end_by_itself_is_ended(ros: None, root: Path, where: str, limit_s: float, status: int,
+                                                     said: str) -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUBBORN, where, str(limit_s)], cwd=root, env=for_children(),
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        while (line := process.stdout.readline().strip()) != ("callback" if where == "close" else where):
+            assert line, process.communicate()
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=WAIT_S)[1]
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == status and said in output and "Traceback" not in output, output
+
+
+def test_a_node_ends_while_it_loads_its_model(peer: Peer, tiny_qwen: Path, tmp_path: Path) -> None:
+    process = Process("perception", tmp_path / "perception.log", model=tiny_qwen)
+    peer.watch(process)
+    peer.wait_for(lambda: "]: loading " in process.output(), "the loading")
+    assert process.stop() == 0, process.output()
+    assert "is ready" not in process.output() and "Traceback" not in process.output(), process.output()
+
+
 def test_no_other_user_can_read_the_log(peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "ros"))
     (tmp_path / "ros").mkdir(mode=0o755)  # as other nodes make it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -65,6 +66,16 @@ def test_a_killed_process_leaves_nothing_after_the_next_start_and_a_living_one_k
         left = set(_SHARED.iterdir())
     assert used and _with_locks(used) <= left
     assert not _with_locks(abandoned) & left
+
+
+def test_a_process_that_is_told_to_end_leaves_nothing(root: Path) -> None:
+    pytest.importorskip("rclpy", reason="no ROS 2 here")
+    domain, claim = claim_domain()
+    with claim:
+        process, used = _start(root, domain)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    assert process.returncode == 0 and not _with_locks(used) & set(_SHARED.iterdir())
 
 
 def test_only_names_of_fast_dds_are_touched_and_no_link_is_followed(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 _FIRST_WAIT_S = 0.5  # for a server that is busy and does not say how long
 _MOST_LISTED = 1 << 20  # bytes of the list of models
 _NAMES_SHOWN = 8
-_CLOSE_S = 5.0
+_CLOSE_S = 2.0
 _REST_S = 1.0  # that is waited for the end of a stream whose text has ended
 # A proxy in front of a server that is not there.
 _NOBODY = frozenset((502, 503, 504))
