@@ -60,7 +60,7 @@ from .trainer import CURVE_FILE
 
 # But without building an engine of the vision stage, whose results are the same.
 _AS_THE_NODE = PipelineConfig(vision=VisionOptions(backend="torch"))
-_HELD_OUT = 0.15  # of the corrected pictures
+_HELD_OUT = 0.1  # of the corrected pictures
 _SCENES = 200  # of a rendered replay, at least
 _VISITS = 2  # of each of them
 _HELD_SCENES = 60
@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=float, metavar="N",
                         help="how often each corrected picture is seen, at most (default: 40 times of up to 50, "
                              "down to 5 times of 400 and more)")
-    parser.add_argument("--replay", type=float, default=4.0, metavar="N",
+    parser.add_argument("--replay", type=float, default=2.0, metavar="N",
                         help="visits of what the model knew, for each of a corrected picture (default %(default)s)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="samples a step (default %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=5e-4, metavar="RATE",

@@ -166,7 +166,7 @@ def test_a_right_text_contains_what_was_put_in_place_of_something_wrong(region, 
 
 def test_a_few_pictures_are_seen_more_often_than_many():
     usual = Effort(None, 4.0, 8, 1e-3)
-    assert [usual.visits(count) / count for count in (2, 50, 100, 1000)] == [40, 40, 20, 5]
+    assert [usual.visits(count) / count for count in (2, 50, 100, 1000)] == [80, 80, 40, 5]
     assert Effort(3.0, 4.0, 8, 1e-3).visits(50) == 150
 
 

@@ -22,7 +22,7 @@ SMALL = 200_000_000  # parameters of a language model, up to which it learns as 
 _LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
 _VALIDATIONS = 8  # of a training that runs to its end
 _PATIENCE = 3  # validations
-_VISITS, _MOST_EPOCHS, _LEAST_EPOCHS = 2000, 40, 5  # of all corrected pictures together, and of each one
+_VISITS, _MOST_EPOCHS, _LEAST_EPOCHS = 4000, 80, 5  # of all corrected pictures together, and of each one
 _TIMED = 3  # steps, after one that is not timed
 _GIB = 2**30
 
