@@ -135,8 +135,10 @@ def _limit_end(signals: socket.socket, closing: threading.Event) -> None:
 
     The main thread may be within a library that lets no handler run, or takes the KeyboardInterrupt for its own.
     """
-    while signals.recv(1)[0] not in ending_signals():
+    while (number := signals.recv(1)) and number[0] not in ending_signals():
         pass
+    if not number:  # the process ends by itself, and has closed the other end
+        return
     end = time.monotonic() + _END_LIMIT_S
     if not closing.wait(_BEGIN_LIMIT_S):
         get_logger("end").warning(f"{_BEGIN_LIMIT_S:g} s after the signal the main thread is still at work, such as "
