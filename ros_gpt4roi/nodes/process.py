@@ -59,7 +59,8 @@ def run_node(make_node: Callable[[], AnyNode], args: Sequence[str] | None = None
         args: ROS arguments; None: the command line's.
         start: What is done with the node before it is spun and that takes long. A signal breaks it off.
     """
-    status = _run(make_node, args, start)
+    signals = socket.socketpair()  # here: a signal's handler writes to it up to the process's end
+    status = _run(make_node, args, start, *signals)
     sys.stdout.flush()
     sys.stderr.flush()
     # The interpreter's own end would wait for threads, take seconds for what a model consists of, and unwind threads
@@ -67,7 +68,8 @@ def run_node(make_node: Callable[[], AnyNode], args: Sequence[str] | None = None
     os._exit(status)
 
 
-def _run(make_node: Callable[[], AnyNode], args: Sequence[str] | None, start: Callable[[AnyNode], None]) -> int:
+def _run(make_node: Callable[[], AnyNode], args: Sequence[str] | None, start: Callable[[AnyNode], None],
+         signals: socket.socket, written: socket.socket) -> int:
     gc.freeze()  # what is imported stays: a collection, which holds up all threads, need not look through it each time
     use_large_messages()
     remove_abandoned_segments()
@@ -93,7 +95,6 @@ def _run(make_node: Callable[[], AnyNode], args: Sequence[str] | None, start: Ca
         if first and not spinning.is_set():  # a callback ends by itself, and rclpy's C++ suffers no exception
             raise KeyboardInterrupt
 
-    signals, written = socket.socketpair()
     written.setblocking(False)
     signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_limit_end, args=(signals, closing), name="end", daemon=True).start()
@@ -135,10 +136,8 @@ def _limit_end(signals: socket.socket, closing: threading.Event) -> None:
 
     The main thread may be within a library that lets no handler run, or takes the KeyboardInterrupt for its own.
     """
-    while (number := signals.recv(1)) and number[0] not in ending_signals():
+    while signals.recv(1)[0] not in ending_signals():
         pass
-    if not number:  # the process ends by itself, and has closed the other end
-        return
     end = time.monotonic() + _END_LIMIT_S
     if not closing.wait(_BEGIN_LIMIT_S):
         get_logger("end").warning(f"{_BEGIN_LIMIT_S:g} s after the signal the main thread is still at work, such as "

@@ -4,6 +4,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,14 +62,18 @@ def test_the_model_runs_on_a_server_which_goes_and_comes_back(peer: Peer, server
             again.close()
 
 
+def with_fallback(server: ChatServer, model: Path) -> dict[str, Any]:
+    """Parameters of a node whose model runs on a server, with one that serves here while it does not."""
+    return SETTINGS | {"pipeline.remote": server.url, "fallback_model": str(model),
+                       "pipeline.vision.backend": "torch", "pipeline.answer_tokens": 12}
+
+
 def test_a_local_model_serves_from_the_start_while_the_server_refuses_everything(
         peer: Peer, server: ChatServer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, "sk-of-this-robot")
     server.list_models = lambda handler: handler.answer(401, {"error": "sk-of-this-robot has expired"})
     server.behave = lambda handler, body: handler.answer(401, {"error": "sk-of-this-robot has expired"})
-    settings = SETTINGS | {"pipeline.remote": server.url, "fallback_model": str(tiny_model),
-                           "pipeline.vision.backend": "torch", "pipeline.answer_tokens": 12}
-    with perception_here(peer, tiny_model, settings):
+    with perception_here(peer, tiny_model, with_fallback(server, tiny_model)):
         diagnostics = peer.collect(DiagnosticArray, "/diagnostics", 10)
         descriptions = peer.collect(RegionDescriptionArray, "region_descriptions", 10)
         camera, ask = Camera(peer), Asker(peer)
@@ -83,9 +88,7 @@ def test_a_local_model_serves_from_the_start_while_the_server_refuses_everything
 
 
 def test_a_local_model_serves_while_the_server_is_gone(peer: Peer, server: ChatServer, tiny_model: Path) -> None:
-    settings = SETTINGS | {"pipeline.remote": server.url, "fallback_model": str(tiny_model),
-                           "pipeline.vision.backend": "torch", "pipeline.answer_tokens": 12}
-    with perception_here(peer, tiny_model, settings):
+    with perception_here(peer, tiny_model, with_fallback(server, tiny_model)):
         diagnostics = peer.collect(DiagnosticArray, "/diagnostics", 10)
         descriptions = peer.collect(RegionDescriptionArray, "region_descriptions", 10)
         camera, ask = Camera(peer), Asker(peer)

@@ -141,6 +141,13 @@ def listing(handler: _Handler) -> None:
     handler.answer(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in handler.server.models]})
 
 
+def stalling(handler: _Handler, body: dict[str, Any]) -> None:
+    """A word, and nothing more while the server is held."""
+    handler.begin()
+    handler.event("a ")
+    handler.server.held.wait(LIMIT_S)
+
+
 def words(handler: _Handler, body: dict[str, Any]) -> None:
     """WORDS, up to as many as may be; after the first it waits where the server is held."""
     handler.begin()

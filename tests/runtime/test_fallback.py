@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from adapter_fixtures import write_adapter
-from chat_server import LIMIT_S, TEXT, ChatServer, Handler, until, words
+from chat_server import LIMIT_S, TEXT, ChatServer, Handler, stalling, until, words
 
 from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.runtime.fallback import FallbackOptions, FallbackPipeline
@@ -88,11 +88,6 @@ def test_the_local_model_answers_while_the_server_is_gone_and_gives_back(
 def test_what_was_heard_in_part_is_not_begun_again(server: ChatServer, remote: RemotePipeline, make_frame: Callable,
                                                    models: tuple[Pipeline, Pipeline]) -> None:
     pipeline, frame = FallbackPipeline(remote, models[1], FallbackOptions()), make_frame(2)
-
-    def stalling(handler: Handler, body: dict[str, Any]) -> None:
-        handler.begin()
-        handler.event("a ")
-        server.held.wait(LIMIT_S)
 
     server.behave = stalling
     server.held.clear()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chat_server import LIMIT_S, TEXT, ChatServer, Handler, until, words
+from chat_server import LIMIT_S, TEXT, ChatServer, Handler, stalling, until, words
 from remote_fixtures import ask, connect_fixture, picture, run_fixture, submit  # noqa: F401
 
 from ros_gpt4roi.runtime.language_stage import DecodingConfig
@@ -242,11 +242,6 @@ def test_a_busy_server_that_asks_not_to_wait_is_not_stormed(server: ChatServer,
 
 def test_a_server_that_stalls_is_left_and_comes_back(server: ChatServer,
                                                      connect: Callable[..., RemotePipeline]) -> None:
-    def stalling(handler: Handler, body: dict[str, Any]) -> None:
-        handler.begin()
-        handler.event("a ")
-        server.held.wait(LIMIT_S)
-
     server.behave = stalling
     server.held.clear()
     pipeline = connect(stall_timeout_s=0.3, retry_s=0.1)
