@@ -58,14 +58,15 @@ def test_what_was_exported_comes_back(folder, tmp_path):
 
 def test_bad_annotations_cost_only_themselves(folder, tmp_path, capsys):
     good = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]}
-    bad = [{"bbox": [1, 1, -5, 5]}, {"bbox": "x"}, {"category_id": 9}, {"iscrowd": 1}, {"segmentation": [[1]]}]
+    bad = [{"category_id": 2}, {"bbox": [1, 1, -5, 5]}, {"bbox": "x"}, {"category_id": 9}, {"iscrowd": 1},
+           {"segmentation": [[1]]}]
     (tmp_path / "coco.json").write_text(json.dumps({
         "images": [{"id": 1, "file_name": "images/a.png"}, {"id": 2, "file_name": "gone.png"}],
-        "categories": [{"id": 1, "name": "mug"}],
+        "categories": [{"id": 1, "name": "mug"}, {"id": 2, "name": "x" * 20_001}],
         "annotations": [good, *({**good, "id": place, **item} for place, item in enumerate(bad, 2))]}))
     assert main(["import", "coco", str(tmp_path / "coco.json"), "--images", str(folder), "--out",
                  str(tmp_path / "back")]) == 1
     record, = read_records(tmp_path / "back" / FILE, Report(0))
     assert len(record.regions) == 1
     printed = capsys.readouterr().out
-    assert "filtered 1: crowd annotation" in printed and "malformed 5" in printed and "gone.png" in printed
+    assert "filtered 1: crowd annotation" in printed and "malformed 6" in printed and "gone.png" in printed

@@ -13,6 +13,7 @@ import bag_fixtures as bags
 import numpy as np
 import pytest
 import zstandard
+from builtin_interfaces.msg import Time
 from mcap.records import Chunk
 from ros_gpt4roi_interfaces.msg import Correction, RegionMask
 from rosbags.rosbag2 import StoragePlugin
@@ -146,6 +147,21 @@ def test_what_a_correction_does_to_names(tmp_path, fields, name, description, so
     (region,) = record.regions
     assert (region.name, region.description, region.source) == (name, description, source)
     assert len(region.judgements) == 1
+
+
+def test_what_is_written_of_corrections_can_be_read(tmp_path):
+    frame = (CAMERA, bags.compressed(0)), (BOXES, bags.detections(0))
+    often = [(CORRECTIONS, bags.correction(0, right=f"a valve {number}", time=Time(sec=number)))
+             for number in range(1001)]
+    (record,), report = recorded(tmp_path, *frame, *often)
+    (region,) = record.regions
+    assert region.description == "a valve 1000" and len(region.judgements) == 1000
+    assert report.counted["corrections of the same text before its newest 1000"] == 1
+    blank = bags.correction(0, kind=Correction.ANSWER, question="What is it?", right=" \n", regions=[])
+    long = bags.correction(0, right="x" * 20_001)
+    (record,), report = recorded(tmp_path, *frame, (CORRECTIONS, blank), (CORRECTIONS, long))
+    assert not record.regions and not record.conversations
+    assert "frame 1700000000.000000000: region 1: name is 'xxx" in report.errors[0] and report.malformed == 1
 
 
 def test_a_correction_of_a_frame_that_was_never_recorded_is_kept_beside(tmp_path):

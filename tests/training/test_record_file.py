@@ -83,6 +83,10 @@ def test_a_line_that_is_no_record_costs_only_itself(tmp_path, line, words):
     ({"id": "x" * 101}, "up to 100 characters"), ({"attributes": ["red"]}, "attributes is .*expected an object"),
     ({"attributes": {"colour": 3}}, "attributes.colour is '3'"), ({"confidence": 1.5}, "confidence is 1.5"),
     ({"description": "x" * 20_001}, "at most 20000 characters"), ({"judgements": [3]}, "judgement is 3"),
+    ({"name": "\ud83d"}, "half a character"), ({"attributes": {"\udc00": "red"}}, "half a character"),
+    ({"box": [1, 2, 10**400, 4]}, "expected a number"), ({"mask": [[1, 2, 1e999, 4, 5, 6]]}, "mask is inf"),
+    ({"mask": {"size": [2, 2], "counts": "\ud83d"}}, "mask is .*run lengths"), ({"mask": [[[[1]]]]}, "mask is "),
+    ({"mask": {"size": [2, 2], "counts": [1, 10**400]}}, "mask is .*run lengths"), ({"mask": 7}, "mask is 7"),
 ])
 def test_a_bad_region_costs_only_itself(tmp_path, changes, words):
     regions = [{"id": "first", "box": [1, 2, 3, 4]}, {"box": [1, 2, 3, 4]} | changes, {"box": [1, 2, 3, 4]}]
@@ -105,6 +109,16 @@ def test_a_bad_conversation_costs_only_itself(tmp_path, value, words):
     assert report.malformed == 1 and "line 1: conversation 2: " in report.errors[0]
     with pytest.raises(RecordError, match=words):
         read(tmp_path / FILE)
+
+
+def test_what_no_reader_takes_is_not_written(tmp_path):
+    with RecordWriter(tmp_path) as writer:
+        long = PictureRecord("a.png", 9, 9, tuple(RegionRecord(str(number), (1, 2, 3, 4), description="x" * 20_000)
+                                                  for number in range(500)))
+        with pytest.raises(ValueError, match="its line has .* bytes, expected at most 8388608"):
+            writer.write(long)
+        writer.write(PictureRecord("b.png", 9, 9))
+    assert [record.file for record in read(tmp_path / FILE)[0]] == ["b.png"]
 
 
 def test_a_line_without_an_end_takes_no_memory(tmp_path):

@@ -7,9 +7,9 @@ length are read and written line by line.
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
@@ -24,9 +24,10 @@ from training.data.report import Report
 
 FILE = "records.jsonl"
 MENTION = re.compile(r"<region ([^<>]{1,100})>")
+_HALF = re.compile("[\ud800-\udfff]")  # of a character
 
 _LINE_BYTES = 8 << 20  # with the masks of some hundred regions
-_MOST = 1000  # of anything that is listed
+MOST = 1000  # of anything that is listed
 _TEXT = 20_000  # characters
 
 Json = dict[str, Any]
@@ -171,8 +172,11 @@ class RecordWriter:
         return f"images/{name}"
 
     def write(self, record: PictureRecord) -> None:
-        """Append a record."""
-        self._file.write(record_line(record))
+        """Append a record. Raises ValueError where its line is longer than readers take."""
+        line = record_line(record)
+        if (size := len(line.encode())) > _LINE_BYTES:
+            raise ValueError(f"its line has {size} bytes, expected at most {_LINE_BYTES}")
+        self._file.write(line)
 
 
 def read_records(path: Path, report: Report) -> Iterator[PictureRecord]:
@@ -320,8 +324,25 @@ def _region(item: Json, place: str) -> RegionRecord:
         raise ValueError(f"id is {name[:120]!r}, expected up to 100 characters without < and >")
     x1, y1, x2, y2 = (_number(value, "box") for value in box)
     return RegionRecord(
-        name, (x1, y1, x2, y2), item.get("mask"), _text(item.get("name"), "name"),
+        name, (x1, y1, x2, y2), _mask(item.get("mask")), _text(item.get("name"), "name"),
         _texts(item.get("attributes"), "attributes"), _text(item.get("description"), "description"), **_said_by(item))
+
+
+def _mask(value: Any) -> Any:
+    """A mask that is written as one; whether it fits its picture is looked at where it is used."""
+    if value is None:
+        return None
+    if isinstance(value, list) and all(isinstance(part, list) for part in value):
+        return [[_number(number, "mask") for number in part] for part in value]
+    size, counts = (value.get(name) for name in ("size", "counts")) if isinstance(value, dict) else (None, None)
+    if not isinstance(size, list) or len(size) != 2 or not (isinstance(counts, str) and counts.isascii()
+                                                            or _are_lengths(counts)) or not _are_lengths(size):
+        raise ValueError(f"mask is {str(value)[:80]}, expected polygons [[x, y, …], …] or run lengths")
+    return {"size": size, "counts": counts}
+
+
+def _are_lengths(value: Any) -> bool:
+    return isinstance(value, list) and all(type(length) is int and 0 <= length < 2**31 for length in value)
 
 
 def _conversation(item: Json) -> Conversation:
@@ -358,9 +379,9 @@ def _object(value: Any, what: str) -> Json:
 def _list(value: Any, what: str) -> list[Any]:
     if value is None:
         return []
-    if not isinstance(value, list) or len(value) > _MOST:
+    if not isinstance(value, list) or len(value) > MOST:
         shown = f"a list of {len(value)}" if isinstance(value, list) else str(value)[:80]
-        raise ValueError(f"{what} is {shown}, expected a list of at most {_MOST}")
+        raise ValueError(f"{what} is {shown}, expected a list of at most {MOST}")
     return value
 
 
@@ -369,6 +390,8 @@ def _text(value: Any, what: str, needed: bool = False) -> str:
         return ""
     if not isinstance(value, str) or len(value) > _TEXT or (needed and not value.strip()):
         raise ValueError(f"{what} is {str(value)[:80]!r}, expected text of at most {_TEXT} characters")
+    if _HALF.search(value):  # which JSON may hold, but no file of UTF-8
+        raise ValueError(f"{what} is {value[:80]!r}, which has half a character")
     return value.strip()
 
 
@@ -378,6 +401,6 @@ def _texts(value: Any, what: str) -> dict[str, str]:
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{what} is {str(value)[:80]}, expected a number")
     return float(value)

@@ -25,7 +25,7 @@ from training.data.bags.messages import MessageTypes, read_bag
 from training.data.bags.notes import Notes, header_stamp, stamp_text
 from training.data.bags.regions import FrameRegions, frame_conversations
 from training.data.record import Filtered, RecordError
-from training.data.record_file import PictureRecord, RecordWriter, RegionRecord
+from training.data.record_file import PictureRecord, RecordWriter, RegionRecord, from_json, record_line
 from training.data.report import Report
 
 UNMATCHED = "unmatched_corrections.jsonl"
@@ -121,13 +121,16 @@ class _Frames:
             content = encode_image(pixels)
         suffix = "png" if content.startswith(b"\x89PNG") else "jpg"
         file = self._writer.add_picture(f"{report.kept:06d}.{suffix}", content)
-        report.count("regions", len(kept))
-        report.count("regions with a description", sum(bool(region.description) for region in kept))
-        report.count("regions judged by people", sum(bool(region.judgements) for region in kept))
-        report.count("conversations", len(conversations))
-        return PictureRecord(file, *size, kept, tuple(conversations), {
+        record = PictureRecord(file, *size, kept, tuple(conversations), {
             "bag": self._bag.name, "topic": self._notes.topic, "frame_id": str(message.header.frame_id),
             "stamp": stamp_text(stamp)})
+        # As its readers take it: a bag's texts may be longer than they do.
+        record = from_json(json.loads(record_line(record)), lambda part: report.item(f"{where}: {part}"))
+        report.count("regions", len(record.regions))
+        report.count("regions with a description", sum(bool(region.description) for region in record.regions))
+        report.count("regions judged by people", sum(bool(region.judgements) for region in record.regions))
+        report.count("conversations", len(record.conversations))
+        return record
 
     def _check_new(self, pixels: np.ndarray, regions: tuple[RegionRecord, ...], spoken_of: bool) -> None:
         """Raises Filtered for a picture that is nearly one of the last, unless people asked or said something of it."""

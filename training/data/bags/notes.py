@@ -217,7 +217,7 @@ def _note(topic: Topic, message: Any, report: Report) -> tuple[str, Note]:
         "kind": "answer" if message.kind == 1 else "description",
         "regions": [_region(found) for found in message.regions[:_MOST_REGIONS]],
         "query": str(message.query_id), "question": str(message.question), "said": str(message.said),
-        "right": str(message.right), "wrong": message.verdict == 2, "who": str(message.who),
+        "right": str(message.right).strip(), "wrong": message.verdict == 2, "who": str(message.who),
         "time": message.time.sec + message.time.nanosec / 1e9}
 
 

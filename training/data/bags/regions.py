@@ -13,7 +13,7 @@ from ros_gpt4roi.runtime.region_text import RegionText, UnknownRegionError
 from ros_gpt4roi.runtime.regions import check_box
 from training.data.bags.notes import Note, Notes
 from training.data.record import REFERENCE
-from training.data.record_file import Conversation, Judgement, RegionRecord, contradict
+from training.data.record_file import MOST, Conversation, Judgement, RegionRecord, contradict
 from training.data.report import Report
 from training.data.segmentation import decode_mask, encode_mask, segmentation_region
 
@@ -55,17 +55,16 @@ class FrameRegions:
 
     def judge(self, corrections: list[Note]) -> None:
         """Apply what people said about descriptions, the newest last: it decides, and all of it is kept."""
-        judged: dict[str, list[Judgement]] = {}
+        judged: dict[str, list[Note]] = {}
         for note in sorted(corrections, key=lambda note: note["time"]):
             for place, found in enumerate(note["regions"], 1):
                 name = region_id(found["id"]) or str(place)
                 if name not in self.regions:
                     self._add(name, found, "person", None)
                 if name in self.regions:
-                    judged.setdefault(name, []).append(judgement(note))
-        for name, judgements in judged.items():
-            count_contradictions(judgements, self._report)
-            self.regions[name] = _judged(self.regions[name], judgements)
+                    judged.setdefault(name, []).append(note)
+        for name, notes in judged.items():
+            self.regions[name] = _judged(self.regions[name], judgements_of(notes, self._report))
 
     def _add(self, name: str, found: Note, source: str, confidence: float | None) -> None:
         with self._report.item(f"{self._where}: region {name}"):
@@ -89,9 +88,9 @@ def _frame_mask(mask: Any, size: tuple[int, int]) -> Any:
     return mask
 
 
-def _judged(region: RegionRecord, judgements: list[Judgement]) -> RegionRecord:
+def _judged(region: RegionRecord, judgements: tuple[Judgement, ...]) -> RegionRecord:
     newest = judgements[-1]
-    region = dataclasses.replace(region, judgements=tuple(judgements))
+    region = dataclasses.replace(region, judgements=judgements)
     if newest.wrong and not newest.right:
         return region  # readers leave the description out; a person sees what was said
     text = (newest.right if newest.wrong else newest.said) or region.description
@@ -149,16 +148,15 @@ def frame_conversations(found: dict[str, list[Note]], regions: dict[str, RegionR
                     continue
             elif rounds and not newest["right"]:
                 conversations.append(_conversation(rounds, "model", confidences))
-            judgements = [judgement(note) for note in corrections]
-            count_contradictions(judgements, report)
+            judgements = judgements_of(corrections, report)
             if not newest["wrong"]:
-                conversations.append(Conversation(tuple(rounds), "person", 1.0, tuple(judgements)))
+                conversations.append(Conversation(tuple(rounds), "person", 1.0, judgements))
                 rounds, confidences = list(rounds), []
                 continue
             source = "person" if newest["right"] else "model"
             right = with_mentions(newest["right"], text) if newest["right"] else said[1]
             conversations.append(Conversation((*rounds, (said[0], right)), source,
-                                              1.0 if newest["right"] else answer["confidence"], tuple(judgements)))
+                                              1.0 if newest["right"] else answer["confidence"], judgements))
             report.count("rounds behind a corrected answer, left out", len(answers) - place)
             rounds = []
             break
@@ -168,11 +166,9 @@ def frame_conversations(found: dict[str, list[Note]], regions: dict[str, RegionR
         newest = corrections[-1]
         right = newest["right"] if newest["wrong"] else newest["said"]
         if newest["question"].strip() and right.strip():
-            judgements = [judgement(note) for note in corrections]
-            count_contradictions(judgements, report)
             conversations.append(Conversation(
                 ((with_mentions(newest["question"], text), with_mentions(right, text)),), "person", 1.0,
-                tuple(judgements)))
+                judgements_of(corrections, report)))
     return conversations
 
 
@@ -180,16 +176,19 @@ def _conversation(rounds: list[tuple[str, str]], source: str, confidences: list[
     return Conversation(tuple(rounds), source, min(confidences, default=None))
 
 
-def judgement(note: Note) -> Judgement:
-    """Make a judgement of a correction's note."""
-    return Judgement(plain_text(note["said"]), plain_text(note["right"]), note["wrong"], note["who"].strip(),
-                     note["time"])
+def judgements_of(corrections: list[Note], report: Report) -> tuple[Judgement, ...]:
+    """Make judgements of corrections of the same text, the newest last, as many of the newest as a record holds.
 
-
-def count_contradictions(judgements: list[Judgement], report: Report) -> None:
-    """Count judgements that do not agree; the newest decides."""
-    if contradict(tuple(judgements)):
+    Args:
+        corrections: In the order of their times.
+        report: Counts contradictions, in which the newest decides.
+    """
+    found = tuple(Judgement(plain_text(note["said"]), plain_text(note["right"]), note["wrong"], note["who"].strip(),
+                            note["time"]) for note in corrections[-MOST:])
+    if contradict(found):
         report.note("contradicting corrections, of which the newest decides")
+    report.count("corrections of the same text before its newest 1000", len(corrections) - len(found))
+    return found
 
 
 def region_id(name: str) -> str:

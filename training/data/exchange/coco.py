@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,15 @@ from training.data.coco import categories
 from training.data.coco_format import declared_size, read_coco
 from training.data.exchange.pictures import copy_picture, mask_pixels
 from training.data.record import Filtered
-from training.data.record_file import FILE, PictureRecord, RecordWriter, RegionRecord, read_records
+from training.data.record_file import (
+    FILE,
+    PictureRecord,
+    RecordWriter,
+    RegionRecord,
+    from_json,
+    read_records,
+    to_json,
+)
 from training.data.report import Report
 from training.data.segmentation import segmentation_region
 from training.data.source import find_image, image_size
@@ -102,7 +112,8 @@ def import_coco(annotations: Path, images: Path, out: Path, report: Report) -> N
     names = categories(annotations)
     with RecordWriter(out) as writer:
         for (image, *_), found in read_coco(annotations, ("file_name",), ("bbox", "category_id"), report):
-            with report.item(f"image {image['id']}"):
+            where = f"image {image['id']}"
+            with report.item(where):
                 path = find_image([images], image["file_name"])
                 size = image_size(path, declared_size(image), report)
                 regions: list[RegionRecord] = []
@@ -110,9 +121,15 @@ def import_coco(annotations: Path, images: Path, out: Path, report: Report) -> N
                     with report.item(f"annotation {item['id']}"):
                         regions.append(_region(item, str(len(regions) + 1), names, size))
                 file = copy_picture(writer, path, report.kept)
-                writer.write(PictureRecord(file, *size, tuple(regions), origin={"coco": image["file_name"]}))
+                record = from_json(to_json(PictureRecord(file, *size, tuple(regions), origin={
+                    "coco": image["file_name"]})), partial(_part, report, where))
+                writer.write(record)
                 report.kept += 1
-                report.count("regions", len(regions))
+                report.count("regions", len(record.regions))
+
+
+def _part(report: Report, where: str, part: str) -> AbstractContextManager[None]:
+    return report.item(f"{where}: {part}")
 
 
 def _region(item: dict[str, Any], name: str, names: dict[Any, str], size: tuple[int, int]) -> RegionRecord:
