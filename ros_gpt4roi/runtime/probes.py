@@ -18,10 +18,13 @@ from typing import Any
 
 from ..image_file import ImageFileError, read_image
 from ..regular_file import read_json
+from .region_text import JOINED
 from .types import Answer, Frame, Region, Status
 
 PROBES_FILE = Path("probes") / "probes.json"
 _MOST = 10_000  # questions
+# Where words are written without spaces between them, each letter is one.
+_WORD = re.compile(rf"[{JOINED}]|[^\W{JOINED}]+")
 
 
 class ProbesError(ValueError):
@@ -97,4 +100,4 @@ def contains(text: str, phrase: str) -> bool:
 
 
 def _words(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    return " ".join(_WORD.findall(text.casefold()))

@@ -20,11 +20,11 @@ _UNFINISHED = re.compile(rf"(?<![A-Za-z0-9_])[Rr]egion(?:\s?\d*|s\s?|s\s\d+(?:{_
 # All patterns below are for folded text (see `fold`), so they need not ignore case.
 # Letters that are written without spaces between words, or to which particles are joined: Thai to Burmese, kana, Han
 # and Hangul. A name may end before any of them: "region 2是什么".
-_JOINED = "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3130-\u318f\u3400-\u9fff\uac00-\ud7af"
-_LETTER = rf"[^\W{_JOINED}]"
+JOINED = "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3130-\u318f\u3400-\u9fff\uac00-\ud7af"
+_LETTER = rf"[^\W{JOINED}]"
 _LATIN = "a-z0-9_\u00df-\u024f"
 # What may not follow a name, by its last letter: it would be the beginning of a longer one.
-_LONGER = ((re.compile(rf"[{_JOINED}]"), re.compile(r"[0-9_\-]")),
+_LONGER = ((re.compile(rf"[{JOINED}]"), re.compile(r"[0-9_\-]")),
            (re.compile(rf"[{_LATIN}\-]"), re.compile(rf"[{_LATIN}\-]")),
            (re.compile("."), re.compile(rf"{_LETTER}|-")))
 _HEAD = re.compile(rf"(?<![{_LATIN}<])regions? ?(?::|#|no\.|no(?= \d)|nr\.?(?= ?\d)|number(?= \d))? ?")

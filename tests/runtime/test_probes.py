@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ros_gpt4roi.runtime.probes import ProbesError, read_probes
+from ros_gpt4roi.runtime.probes import ProbesError, contains, read_probes
 from ros_gpt4roi.runtime.types import Answer, Status
 
 
@@ -41,6 +41,13 @@ def test_an_answer_is_right_by_whole_words(tmp_path: Path, text: str, right: boo
     probe = read_probes(write(tmp_path, GOOD))[0]
     assert probe.is_right(Answer(Status.OK, text)) is right
     assert not probe.is_right(Answer(Status.TIMEOUT, text))
+
+
+@pytest.mark.parametrize(("text", "phrase", "right"), [
+    ("这是一个红色的阀门。", "阀门", True), ("这是一个红色的阀。", "阀门", False), ("赤いバルブです", "バルブ", True),
+    ("valve阀门2", "阀门", True), ("วาล์วสีแดง", "วาล์ว", True), ("", "阀门", False)])
+def test_words_that_no_spaces_divide_are_found(text: str, phrase: str, right: bool) -> None:
+    assert contains(text, phrase) is right
 
 
 @pytest.mark.parametrize(("change", "message"), [
