@@ -94,7 +94,8 @@ class Retraining:
         """Do all of it. Returns the card."""
         began = time.monotonic()
         corrected = find_corrections(self._data, report := Report(_MALFORMED))
-        print("\n".join((*corrected.lines(), *(f"  {line}" for line in report.lines() if report.malformed))))
+        print("\n".join((*corrected.lines(), *(f"  {line}" for line in report.lines()
+                          if report.malformed or report.filtered))))
         self._prepare(corrected)
         recipe = read_recipe(self._recipe_file)
         if not (self._run / STAGE / "final").is_dir():
@@ -177,11 +178,9 @@ class Retraining:
             pipeline = open_fitted(self._model, _AS_THE_NODE)
             say_again(self._run / "replay", learned, pipeline, self._describe)
             say_again(self._run / "replay_held_out", held_out, pipeline, self._describe)
-        with (self._run / "replay" / FILE).open(encoding="utf-8") as file:
-            pictures = sum(1 for _ in file)
-        if not pictures:
-            return [], []
-        return [self._source("replay", visits / pictures, augment=True)], [self._source("replay_held_out")]
+        pictures, held_out_pictures = (_lines(self._run / folder / FILE) for folder in ("replay", "replay_held_out"))
+        return ([self._source("replay", visits / pictures, augment=True)] * bool(pictures),
+                [self._source("replay_held_out")] * bool(held_out_pictures))
 
     # The comparison
 
@@ -189,13 +188,13 @@ class Retraining:
         before = open_fitted(self._model, _AS_THE_NODE)
         after = open_fitted(self._model, replace(_AS_THE_NODE, adapters=(self._out,), adapter=self._out.resolve().name)
                             ) if self._adapter else open_fitted(self._out, _AS_THE_NODE)
-        known = [Path(source["annotations"]).parent
+        known = [Path(source["annotations"])
                  for source in read_recipe(self._recipe_file).validation["sources"][1:] if source["type"] == "records"]
-        new_pictures = read_cases([self._run / "held_out"], taught_phrase, sys.maxsize)
+        new_pictures = read_cases([self._run / "held_out" / FILE], taught_phrase, sys.maxsize)
         old_pictures = read_cases(known, known_phrase, _PICTURES)
         new = compare(before, after, new_pictures, taught_phrase)
         old = compare(before, after, old_pictures, known_phrase)
-        lessons = read_cases([self._run / "lessons"], taught_phrase, sys.maxsize)
+        lessons = read_cases([self._run / "lessons" / FILE], taught_phrase, sys.maxsize)
         learned = compare(before, after, lessons, taught_phrase)
         write_probes(self._out / PROBES_FILE.parent, [*self._probes(new, _PROBES), *self._probes(old, _PROBES)])
         facts = {"corrections": {"regions": corrected.regions, "conversations": corrected.conversations,
@@ -221,6 +220,11 @@ class Retraining:
                          for case in about]
             probes.append((read_image(path), [region.box for region in about[0].record.regions], questions))
         return probes
+
+
+def _lines(path: Path) -> int:
+    with path.open(encoding="utf-8") as file:
+        return sum(1 for _ in file)
 
 
 def _stamp(path: Path) -> list[Any]:

@@ -31,8 +31,8 @@ from training.data.record_file import (
 from training.data.report import Report
 from training.recipe import read_recipe
 from training.retrain import main
-from training.retraining.card import Case, make_card, write_card
-from training.retraining.corrections import find_corrections, key_phrase, split
+from training.retraining.card import Case, known_phrase, make_card, read_cases, write_card
+from training.retraining.corrections import find_corrections, key_phrase, split, write_lessons
 from training.retraining.plan import Effort
 from training.retraining.vocabulary import new_words, with_words
 from training.train import train
@@ -47,8 +47,11 @@ def corrected(right: str, *earlier: str, said: str = "a box", wrong: bool = True
                         judgements=(*judgements, Judgement(said, right, wrong, "Bob", 9.0)))
 
 
-def write_data(folder: Path, pictures: int = 6) -> Path:
-    """Pictures with a corrected region and another one; the first has a contradiction, the last no right text."""
+def write_data(folder: Path, pictures: int = 6, alone: int | None = None) -> Path:
+    """Pictures with a corrected region and another one; the first has a contradiction, the last no right text.
+
+    alone: a picture that has only the corrected one.
+    """
     with RecordWriter(folder) as writer:
         for number in range(pictures):
             pixels = np.random.default_rng(number).integers(0, 255, (80, 100, 3), np.uint8)
@@ -56,9 +59,10 @@ def write_data(folder: Path, pictures: int = 6) -> Path:
             region = corrected("a red ring", *(["a red star"] if number == 0 else []))
             if number == pictures - 1:
                 region = dataclasses.replace(corrected(""), description="a box")
-            writer.write(PictureRecord(file, 100, 80, (region, RegionRecord("2", BOXES[1], description="a mug",
-                                                                            source="model")), (
-                Conversation((("What is left of <region 2>?", "<region 1>, a red ring."),), "person", 1.0),)))
+            other = RegionRecord("2", BOXES[1], description="a mug", source="model")
+            talk = Conversation((("What is left of <region 2>?", "<region 1>, a red ring."),), "person", 1.0)
+            whole = PictureRecord(file, 100, 80, (region, other), (talk,))
+            writer.write(PictureRecord(file, 100, 80, (region,)) if number == alone else whole)
     return folder
 
 
@@ -103,10 +107,14 @@ def test_a_model_that_is_retrained_is_one_that_a_robot_loads(start, data, tmp_pa
 
 
 @pytest.mark.slow
-def test_an_adapter_is_what_was_learned_beside_the_model(start, data, tmp_path, capsys):
+def test_an_adapter_is_what_was_learned_beside_the_model(start, tmp_path, capsys):
+    # Nothing of the picture that is held out could be forgotten.
+    held_out = np.random.default_rng(0).permutation(6)[0]
+    data = write_data(tmp_path / "data", alone=held_out)
     assert retrain(start, data, tmp_path / "out", "--result", "adapter", "--quantise", "int8") == 1
     assert "--quantise stores a model's language model, but an adapter is the result" in capsys.readouterr().err
     assert retrain(start, data, tmp_path / "out", "--result", "adapter") == 0
+    assert not (tmp_path / "out" / "run" / "replay_held_out" / FILE).read_text()
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written >= {"adapter_config.json", "adapter_model.safetensors", "card.json", "report.html", "recipe.yaml"}
     assert "model.safetensors" not in written and "config.json" not in written
@@ -136,6 +144,48 @@ def test_without_enough_corrections_it_says_what_is_missing(start, tmp_path, cap
     assert "1 pictures with a text of a person's, expected two or more" in capsys.readouterr().err
     assert retrain(start, tmp_path / "nowhere", tmp_path / "out") == 1
     assert "records.jsonl: cannot be read" in capsys.readouterr().err
+
+
+def test_only_what_can_be_learned_is_counted_and_held_out(tmp_path):
+    """What is wrong with a picture is told before the training, not behind it."""
+    data = write_data(tmp_path / "data")
+    region = corrected("a red ring")
+    jpeg = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (80, 100, 3), np.uint8))[1].tobytes()
+    bad = [dataclasses.replace(region, id="outside", box=(200, 10, 240, 40)),
+           dataclasses.replace(region, id="empty", box=(20, 20, 20, 20)),
+           dataclasses.replace(region, id="tiny", box=(20, 20, 20.5, 40)),
+           dataclasses.replace(region, id="marker", description="a <bbox>"),
+           dataclasses.replace(region, id="mask", mask=[[1.0, 1.0, 500.0, 1.0, 1.0, 9.0]])]
+    talk = Conversation((("What is <region gone>?", "a ring"),), "person", 1.0)
+    with RecordWriter(tmp_path / "more") as writer:
+        writer.write(PictureRecord(writer.add_picture("cut.jpg", jpeg[:len(jpeg) // 2]), 100, 80, (region,)))
+        writer.write(PictureRecord(writer.add_picture("size.jpg", jpeg), 80, 100, (region,)))
+        writer.write(PictureRecord("images/gone.jpg", 100, 80, (region,)))
+        writer.write(PictureRecord(writer.add_picture("good.jpg", jpeg), 100, 80, (region, *bad), (talk,)))
+        writer.write(PictureRecord("images/good.jpg", 100, 80, tuple(bad)))
+    found = find_corrections([data, tmp_path / "more"], report := Report(100))
+    assert (found.regions, found.conversations, len(found.pictures), len(found.others)) == (6, 6, 7, 1)
+    assert found.pictures[-1][1].regions == (region,) and not found.pictures[-1][1].conversations
+    assert report.malformed == 8 and report.filtered == {"box outside the image": 2, "box under 1 pixel": 4}
+    assert any("cut.jpg: cannot be read as an image" in error for error in report.errors)
+
+
+def test_corrections_that_speak_of_other_regions_name_them_whatever_their_places(data, tmp_path):
+    folder, record = find_corrections([data], Report(0)).pictures[0]
+    regions = dataclasses.replace(record.regions[0], description="a red ring left of region 2"), record.regions[1]
+    write_lessons([(folder, dataclasses.replace(record, regions=regions))], tmp_path / "out", "Describe {region}.")
+    (lesson,) = read_records(tmp_path / "out" / FILE, Report(0))
+    assert lesson.conversations[0].rounds == (("Describe <region 1>.", "a red ring left of <region 2>"),)
+
+
+def test_the_card_goes_on_behind_records_and_pictures_that_are_damaged(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    file = tmp_path / "data" / "mine.jsonl"
+    (tmp_path / "data" / FILE).rename(file)
+    file.write_text("{\n" + file.read_text())
+    (tmp_path / "data" / "images" / "0.png").unlink()
+    cases = read_cases([file], known_phrase, 3)
+    assert [path.name for path, _ in cases] == ["1.png", "2.png", "3.png"]
 
 
 def test_a_word_that_was_spelt_becomes_one_token_that_begins_like_those_it_replaces(start, data):

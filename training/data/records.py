@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,12 +105,7 @@ class Records(Source):
             raise Filtered("conversation that a person called wrong")
         if reason := self._unused(conversation):
             raise Filtered(f"conversation {reason}")
-        texts = [text for turn in conversation.rounds for text in turn]
-        for text in texts:
-            plain(text, "question or answer")
-        named = {match[1] for text in texts for match in MENTION.finditer(text)}
-        if unknown := sorted(named - set(ids)):
-            raise ValueError(f"speaks of region {unknown[0]!r}, which is not there or cannot be used")
+        named = check_conversation(conversation, ids)
         report.count("conversations")
         return {"rounds": conversation.rounds, "regions": {name: ids.index(name) for name in named}}
 
@@ -163,6 +158,28 @@ class Records(Source):
         wordings = templates.NAME_ONE if task == "name" else templates.DESCRIBE_ONE
         return Round(templates.pick(rng, wordings, regions=named),
                      templates.with_article(text) if task == "name" else text, task)
+
+
+def check_conversation(conversation: Conversation, ids: Collection[str]) -> set[str]:
+    """Refuse a conversation that cannot be learned from.
+
+    Args:
+        conversation: The conversation.
+        ids: Of the regions that it may speak of.
+
+    Returns:
+        The ids of those that it speaks of.
+
+    Raises:
+        ValueError: It speaks of another, or holds a marker that only the prompt builder may write.
+    """
+    texts = [text for turn in conversation.rounds for text in turn]
+    for text in texts:
+        plain(text, "question or answer")
+    named = {match[1] for text in texts for match in MENTION.finditer(text)}
+    if unknown := sorted(named.difference(ids)):
+        raise ValueError(f"speaks of region {unknown[0]!r}, which is not there or cannot be used")
+    return named
 
 
 def _placed(text: str, numbers: dict[str, int]) -> str:

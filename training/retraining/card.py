@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ros_gpt4roi.model_card import CARD_FILE
 from ros_gpt4roi.regular_file import write_whole
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.probes import contains
-from training.data.record_file import FILE, PictureRecord, RegionRecord, picture_path, read_records
+from training.data.record_file import PictureRecord, RegionRecord, picture_path, read_records
 from training.data.report import Report
 
 from .corrections import key_phrase, taught
@@ -61,23 +62,30 @@ def taught_phrase(region: RegionRecord) -> str:
     return key_phrase(region) if taught(region) else ""
 
 
-def read_cases(folders: Sequence[Path], phrase: Callable[[RegionRecord], str], most: int,
+def read_cases(files: Sequence[Path], phrase: Callable[[RegionRecord], str], most: int,
                ) -> list[tuple[Path, PictureRecord]]:
-    """The first pictures of folders that have a region with a known text.
+    """The first pictures of files of records that have a region with a known text; what is malformed costs itself.
 
     Args:
-        folders: With records.jsonl.
+        files: Such as records.jsonl, with the pictures beside each.
         phrase: What a right text about a region contains; empty where it is not known.
         most: How many pictures.
     """
-    found = [(picture_path(folder, record.file), record) for folder in folders
-             for record in read_records(folder / FILE, Report(0)) if any(map(phrase, record.regions))]
-    return found[:most]
+    report = Report(sys.maxsize)
+    found: list[tuple[Path, PictureRecord]] = []
+    for file in files:
+        for record in read_records(file, report):
+            with report.item(f"{file}: {record.file[:200]}"):
+                if any(map(phrase, record.regions)):
+                    found.append((picture_path(file.parent, record.file), record))
+            if len(found) == most:
+                return found
+    return found
 
 
 def compare(before: Pipeline, after: Pipeline, pictures: Sequence[tuple[Path, PictureRecord]],
             phrase: Callable[[RegionRecord], str]) -> list[Case]:
-    """Have pictures described by two models.
+    """Have pictures described by two models; one that cannot be read costs itself.
 
     Args:
         before: One model.
@@ -85,11 +93,12 @@ def compare(before: Pipeline, after: Pipeline, pictures: Sequence[tuple[Path, Pi
         pictures: Each with its record.
         phrase: What a right text about a region contains; empty where it is not known.
     """
-    cases = []
+    report, cases = Report(len(pictures)), list[Case]()
     for path, record in tqdm(pictures, unit=" pictures", desc="describing"):
-        old, new = (describe_regions(pipeline, path, record) for pipeline in (before, after))
-        cases += [Case(path, record, region, phrase(region), old.get(region.id, ""), new.get(region.id, ""))
-                  for region in record.regions if phrase(region)]
+        with report.item(str(path)):
+            old, new = (describe_regions(pipeline, path, record) for pipeline in (before, after))
+            cases += [Case(path, record, region, phrase(region), old.get(region.id, ""), new.get(region.id, ""))
+                      for region in record.regions if phrase(region)]
     return cases
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ros_gpt4roi.image_file import read_image
+from ros_gpt4roi.runtime.region_text import RegionText
+from training.data.bags.regions import with_mentions
 from training.data.record import RecordError
 from training.data.record_file import (
     FILE,
@@ -22,12 +25,17 @@ from training.data.record_file import (
     read_records,
     rejected,
 )
+from training.data.records import check_conversation
 from training.data.report import Report
+from training.data.segmentation import segmentation_region
+from training.data.source import BoxFilter, image_size
+from training.data.texts import plain
 
 PERSON = "person"
 _ARTICLE = re.compile(r"^(?:an?|the) ")
 _SIMILAR = 0.5  # of the words, from which one text is a correction of another and no new one
 _LONG_PHRASE = 6  # words
+_BOXES = BoxFilter()  # as sources have it
 
 
 def taught(region: RegionRecord) -> str:
@@ -95,11 +103,11 @@ class Corrected:
 
 
 def find_corrections(folders: Sequence[Path], report: Report) -> Corrected:
-    """Read folders of one's own pictures.
+    """Read folders of one's own pictures, as far as there is something to learn from.
 
     Args:
         folders: Each with records.jsonl.
-        report: Counts what cannot be read.
+        report: Counts what cannot be read or learned from.
 
     Raises:
         RecordError: There is nothing to learn from, or a file cannot be read.
@@ -108,7 +116,10 @@ def find_corrections(folders: Sequence[Path], report: Report) -> Corrected:
     others: list[tuple[Path, PictureRecord]] = []
     counts = dict.fromkeys(("regions", "conversations", "contradictions", "rejected"), 0)
     for folder in folders:
-        for record in read_records(folder / FILE, report):
+        for found in read_records(folder / FILE, report):
+            record = _usable(folder, found, report)
+            if record is None:
+                continue
             said: list[RegionRecord | Conversation] = [*record.regions, *record.conversations]
             regions = sum(bool(taught(region)) for region in record.regions)
             conversations = sum(_is_taught(talk) for talk in record.conversations)
@@ -122,6 +133,38 @@ def find_corrections(folders: Sequence[Path], report: Report) -> Corrected:
                           "expected two or more, since one is held out: correct descriptions or answers, and convert "
                           "the bags with `python -m training.data from_bag`")
     return Corrected(tuple(pictures), tuple(others), **counts)
+
+
+def _usable(folder: Path, record: PictureRecord, report: Report) -> PictureRecord | None:
+    """A record without what its source would leave out; None where its picture is no good.
+
+    What is held out and what the card counts must be what can be learned, and a picture that is damaged must not be
+    found out after hours of training.
+    """
+    usable = None
+    with report.item(f"{folder / FILE}: {record.file[:200]}"):
+        path = picture_path(folder, record.file)
+        size = image_size(str(path), (record.width, record.height), report)
+        _BOXES.check_image(size)
+        regions: list[RegionRecord] = []
+        for region in record.regions:
+            with report.item(f"{record.file}: region {region.id}"):
+                _BOXES.box(region.box, size, report)
+                if region.mask is not None:
+                    segmentation_region(region.mask, size)
+                if text := taught(region):
+                    plain(text, "text")
+                regions.append(region)
+        ids = {region.id for region in regions}
+        talks: list[Conversation] = []
+        for number, talk in enumerate(record.conversations, 1):
+            with report.item(f"{record.file}: conversation {number}"):
+                check_conversation(talk, ids)
+                talks.append(talk)
+        if any(map(taught, regions)) or any(map(_is_taught, talks)):
+            read_image(path)
+        usable = dataclasses.replace(record, regions=tuple(regions), conversations=tuple(talks))
+    return usable
 
 
 def _is_taught(talk: Conversation) -> bool:
@@ -159,8 +202,9 @@ def write_lessons(pictures: Sequence[tuple[Path, PictureRecord]], folder: Path, 
             with report.item(f"{source}: {record.file}"):
                 path = picture_path(source, record.file)
                 file = writer.add_picture(f"{number:06d}{path.suffix}", path.read_bytes())
-                conversations = [Conversation(((ask(describe, region), taught(region)),), PERSON, 1.0)
-                                 for region in record.regions if taught(region)]
+                names = RegionText([region.id for region in record.regions])
+                conversations = [Conversation(((ask(describe, region), with_mentions(taught(region), names)),),
+                                              PERSON, 1.0) for region in record.regions if taught(region)]
                 conversations += [talk for talk in record.conversations if _is_taught(talk)]
                 writer.write(dataclasses.replace(record, file=file, conversations=tuple(conversations), review=()))
                 report.kept += 1

@@ -13,11 +13,13 @@ from tqdm import tqdm
 
 from ros_gpt4roi.image_file import encode_image, read_image
 from ros_gpt4roi.runtime.pipeline import Pipeline
+from ros_gpt4roi.runtime.region_text import RegionText
 from ros_gpt4roi.runtime.types import Frame, Region
 from ros_gpt4roi.sim.conversations import permuted
 from ros_gpt4roi.sim.tabletop.conversations import conversation, short_rounds
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import Scene
+from training.data.bags.regions import with_mentions
 from training.data.record import REFERENCE
 from training.data.record_file import Conversation, PictureRecord, RecordWriter, RegionRecord, picture_path
 from training.data.report import Report
@@ -86,7 +88,8 @@ def say_again(folder: Path, pictures: Sequence[tuple[Path, PictureRecord]], pipe
                 said = describe_regions(pipeline, path, record)
                 regions = [dataclasses.replace(region, description="" if taught(region) else said.get(region.id, ""),
                                                source="model", judgements=()) for region in record.regions]
-                talks = [Conversation(((ask(describe, region), region.description),), "model")
+                names = RegionText([region.id for region in regions])
+                talks = [Conversation(((ask(describe, region), with_mentions(region.description, names)),), "model")
                          for region in regions if region.description]
                 talks += [talk for talk in record.conversations if talk.source == "model" and not talk.judgements]
                 if talks:
