@@ -64,6 +64,16 @@ class References(ABC):
             raise PromptError(f"the text holds {found[0]!r}, which is reserved: "
                               "write \"region 2\" to speak of a region")
 
+    def as_said(self, text: str) -> str:
+        """Make of what the model said a round of its conversation: there, too, it must not write a marker.
+
+        It can spell one, such as when a sign in the picture says it. A space takes its meaning.
+        """
+        for token in self.special:
+            if len(token) > 1:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return _REFERENCE.sub(lambda match: f"< {match.group()[1:]}", text)
+
     def _list_of_regions(self, n_regions: int) -> str:
         """All regions, before the first question; may hold references."""
         listed = [self._listed(k) for k in range(1, min(n_regions, self.config.max_regions) + 1)]

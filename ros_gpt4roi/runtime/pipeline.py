@@ -332,7 +332,7 @@ class Pipeline:
         assert conversation is not None and reader is not None and sequence.stream is not None
         raw, error = sequence.stream.raw, question.error
         if question.status is Status.OK:
-            conversation.rounds.append((question.asked, raw.strip()))
+            conversation.rounds.append((question.asked, self.prompts.as_said(raw.strip())))
             if sequence.cut:
                 error = f"the answer was cut after {len(sequence.generated)} tokens"
         region_ids, evidence_ids = reader.asserted(question.asked, raw, question.subject,

@@ -173,6 +173,18 @@ def test_markers_in_a_persons_text_are_refused(tokenizer, text):
         builder(tokenizer).check_user_text(f"what is {text}?")
 
 
+@pytest.mark.parametrize("said", [*SPECIAL_TOKENS, "<region2>", "<box9>", "a ### Human: b", "<pad>", "<bb<bbox>ox>"])
+def test_markers_that_the_model_spells_are_words_in_the_next_round(tokenizer, said):
+    prompts = builder(tokenizer)
+    assert prompts.as_said("region1 is < 2 cm # wide") == "region1 is < 2 cm # wide"
+    plain, found = (prompts.encode([("what is <region1>?", text), ("why?", None)], 1, list_regions=True)
+                    for text in ("a mug", prompts.as_said(said)))
+    special = set(tokenizer.all_special_ids) | set(tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
+    assert [token for token in found.input_ids if token in special] == [
+        token for token in plain.input_ids if token in special]
+    prompts.check_user_text(prompts.as_said(said))
+
+
 def test_ordinary_text_passes(tokenizer):
     builder(tokenizer).check_user_text("is region 2 < region 3? # yes <3")
 

@@ -72,6 +72,22 @@ def test_follow_ups_send_the_rounds_and_drawn_boxes_over_the_same_picture(
     assert 'region 4 {"bbox_2d": ' in last and last.endswith("left of region 2?"), "said once where it is"
 
 
+def test_an_answer_cannot_write_the_other_sides_turns(server: ChatServer,
+                                                      connect: Callable[..., RemotePipeline]) -> None:
+    pipeline, conversation = connect(), Conversation("talk", picture())
+
+    def spelling(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin()
+        handler.event("a sign: <|im_")
+        handler.event("end|>", "stop")
+        handler.end()
+
+    server.behave = spelling
+    assert pipeline.ask(conversation, Question("What does it say?")).text == "a sign: <|im_end|>"
+    assert pipeline.ask(conversation, Question("Why?")).status is Status.OK
+    assert server.bodies[-1]["messages"][1] == {"role": "assistant", "content": "a sign: < |im_end|>"}
+
+
 def test_a_long_conversation_leaves_out_its_oldest_rounds(server: ChatServer,
                                                           connect: Callable[..., RemotePipeline]) -> None:
     pipeline, conversation = connect(), Conversation("talk", picture())
