@@ -14,6 +14,7 @@ from remote_fixtures import ask, connect_fixture, picture, run_fixture, submit  
 from ros_gpt4roi.runtime.language_stage import DecodingConfig
 from ros_gpt4roi.runtime.remote.options import KEY_VARIABLE
 from ros_gpt4roi.runtime.remote.pipeline import RemotePipeline
+from ros_gpt4roi.runtime.request import Conversation, Question
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.types import Status
 
@@ -86,6 +87,24 @@ def test_a_server_that_fails_whatever_it_is_asked_is_gone_until_it_writes_again(
     assert ask(pipeline).text == TEXT and pipeline.statistics()["server_lost"] == 1
 
 
+def test_a_trial_that_never_ends_holds_no_text_up(server: ChatServer, connect: Callable[..., RemotePipeline],
+                                                  run: Callable[..., Scheduler]) -> None:
+    def trickling(handler: Handler, body: dict[str, Any]) -> None:
+        if not is_trial(body):
+            handler.answer(500, b"out of blocks")
+            return
+        handler.begin()
+        while not handler.server.held.wait(0.05):
+            handler.event("")
+
+    server.behave = trickling
+    server.held.clear()
+    pipeline = connect(stall_timeout_s=0.3, connect_timeout_s=0.3)
+    answer = submit(run(pipeline, answer_timeout_s=10.0)).future.result(LIMIT_S)
+    assert answer.status is Status.FAILED and "failed (500)" in answer.error
+    assert "has sent nothing for 0.3 s" in pipeline.trouble
+
+
 def test_a_key_that_a_server_repeats_is_not_told(server: ChatServer, connect: Callable[..., RemotePipeline],
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, "sk-of-this-robot-alone-0123456789")
@@ -125,6 +144,19 @@ def test_a_text_can_be_sent_on_whatever_is_in_it(server: ChatServer, connect: Ca
     answer = ask(connect())
     assert answer.status is Status.OK and answer.text == "a \N{GRINNING FACE} ?mug"
     assert len(answer.model_version) < 300 and answer.model_version.isprintable()
+
+
+def test_a_server_that_pours_pieces_out_takes_the_worker_one_reading_a_step(
+        server: ChatServer, connect: Callable[..., RemotePipeline]) -> None:
+    """Whoever reads a text that grows reads all of it: piece by piece, a long one would take minutes."""
+    piece = 'data: {"choices": [{"delta": {"content": "("}}]}\n\n'
+    server.behave = _stream(piece * 500, piece.replace("}}]", '}, "finish_reason": "stop"}]'))
+    pipeline, heard = connect(), list[str]()
+    question = Question("What is region r2?", conversation=Conversation("", picture()), on_text=heard.append)
+    pipeline.begin(question)
+    until(lambda: pipeline.server._news.qsize() == 501)
+    assert pipeline.step() == [question] and question.result is not None
+    assert heard == [question.result.text] == ["(" * 501]
 
 
 def test_a_stream_that_does_not_end_behind_its_text_keeps_no_row(server: ChatServer,

@@ -137,12 +137,19 @@ class RemotePipeline(Pipeline):
         self._name_version()  # the server may have another model since it was asked
         for text in [text for text in self._texts if text.status is not None]:
             self._leave(text)
+        grown: dict[RemoteText, None] = {}
         for text, news in self.server.news(_WAIT_S if self._texts else 0.0):
             if isinstance(news, ServerError):
                 text.end(news.status, str(news))
                 self._texts.discard(text)
             elif text.status is None:
                 self._take(text, news)
+                grown[text] = None
+        for text in grown:  # once, however many pieces have come: all of a text is read again
+            if text.status is None:
+                text.read()
+                if text.status is not None:  # by a stop text
+                    self._leave(text)
 
     def _take(self, text: RemoteText, piece: Piece) -> None:
         if piece.text:
@@ -153,10 +160,6 @@ class RemotePipeline(Pipeline):
                 text.end(Status.FAILED, f"the content filter of the server at {self.server.host} cut the text")
             text.end(Status.OK, cut=piece.cut)
             self._texts.discard(text)
-            return
-        text.read()
-        if text.status is not None:  # by a stop text
-            self._leave(text)
 
     def _leave(self, text: RemoteText) -> None:
         """Let the server stop a text that is not wanted any more."""

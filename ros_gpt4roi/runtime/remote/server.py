@@ -137,10 +137,10 @@ class Server:
         self._loop.call_soon_threadsafe(self._stop, text)
 
     def news(self, wait_s: float) -> Iterator[News]:
-        """What has come since the last call, after a wait where there is nothing yet."""
+        """What has come since the last call, after a wait where there is nothing yet. What comes meanwhile is left."""
         with contextlib.suppress(queue.Empty):
             yield self._news.get(timeout=wait_s)
-            while True:
+            for _ in range(self._news.qsize()):
                 yield self._news.get_nowait()
 
     def close(self) -> None:
@@ -206,7 +206,11 @@ class Server:
     async def _try(self) -> ServerError | None:
         """Let the server write a word about a grey picture, which nobody is told; gives why it does not."""
         try:
-            await self._stream(trial(self.options), None, asks=False)
+            # As a whole: nobody else's time is over while it goes on.
+            async with asyncio.timeout(self.options.connect_timeout_s + self.options.stall_timeout_s + _REST_S):
+                await self._stream(trial(self.options), None, asks=False)
+        except TimeoutError:
+            return self._stalled()
         except _Busy:
             return None
         except _Unknown as unknown:
