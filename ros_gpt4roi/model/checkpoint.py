@@ -277,15 +277,21 @@ def build_empty(folder: Path) -> LoadedModel | LoadedQwen3VL:
     Raises:
         CheckpointError: It is neither, or does not fit itself.
     """
-    config, tokenizer = read_any_config(folder), load_tokenizer(folder)
     try:
+        config, tokenizer = read_any_config(folder), load_tokenizer(folder)
         if isinstance(config, ModelConfig):
             with init_empty_weights(include_buffers=False):
                 return build_model(config, tokenizer)
         with init_empty_weights(include_buffers=False):
             return LoadedQwen3VL(Qwen3VL(config), tokenizer, word_prompts(tokenizer, config))
+    except CheckpointError:
+        raise
     except (ConfigError, PromptError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # transformers looks at few of the numbers before it uses them.
+        raise CheckpointError(f"{folder / CONFIG_FILE}: describes a network that cannot be made: "
+                              f"{type(error).__name__}: {error}") from error
 
 
 def word_prompts(tokenizer: PreTrainedTokenizerBase, config: Qwen3VLConfig) -> RegionWordPrompts:

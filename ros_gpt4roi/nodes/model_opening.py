@@ -46,7 +46,7 @@ class ModelOpener:
         except Exception:
             first.close()
             raise
-        return self._with_fallback(first, folder, self._config)
+        return self._with_fallback(first, folder)
 
     def _find_fallback(self, model: Path | None) -> Path:
         try:
@@ -63,14 +63,15 @@ class ModelOpener:
 
     def complete(self, pipeline: Pipeline, folder: Path) -> Pipeline:
         """What `open_bare` has opened, with what takes over from it. For whoever serves next: the two share that."""
-        return self._with_fallback(pipeline, folder, self._bare)
+        return self._with_fallback(pipeline, folder)
 
-    def _with_fallback(self, first: Pipeline, folder: Path | None, config: PipelineConfig) -> Pipeline:
+    def _with_fallback(self, first: Pipeline, folder: Path | None) -> Pipeline:
         if self._second is None:
             return first
         if folder is None:
             return FallbackPipeline(first, self._second, self._fallback)
-        return FallbackPipeline(first, self._second, self._fallback, functools.partial(self._open, folder, config),
+        # Bare, since it keeps its adapters: their folders may be gone meanwhile.
+        return FallbackPipeline(first, self._second, self._fallback, functools.partial(self.open_bare, folder),
                                 weights_bytes(folder))
 
     def _open(self, folder: Path, config: PipelineConfig) -> Pipeline:

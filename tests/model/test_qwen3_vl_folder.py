@@ -43,6 +43,10 @@ def change(path: Path, edit: Callable[[dict], object]) -> None:
     (lambda c: c["text_config"].update(num_hidden_layers=5), r"layers.4.* missing, expected"),
     (lambda c: c["text_config"].update(num_hidden_layers=10**9), "num_hidden_layers is 1000000000, expected at most"),
     (lambda c: c["vision_config"].update(hidden_size="wide"), "config.json.*describes no qwen3_vl"),
+    (lambda c: c["text_config"].update(num_attention_heads=0), "config.json: describes a network that cannot be made: "
+     "ZeroDivisionError"),
+    (lambda c: c["text_config"]["rope_parameters"].update(rope_theta=None), "config.json: .* cannot be made: Type"),
+    (lambda c: c.update(dtype=[]), "config.json: .* cannot be made: IndexError"),
     (lambda c: c["vision_config"].update(patch_size=16), "patch_size is 8, expected the encoder's 16"),
 ])
 def test_a_config_that_does_not_fit_is_named(folder: Path, edit: Callable[[dict], object], expected: str) -> None:
