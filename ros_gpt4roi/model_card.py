@@ -45,7 +45,9 @@ def _shares(folder: Path, group: str) -> tuple[float | None, float | None]:
     path = folder / CARD_FILE
     try:
         figures: dict[str, Any] = read_json(path)[group]
-        before, after = figures["before"], figures["after"]
-        return None if before is None else float(before), None if after is None else float(after)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        before, after = (None if figures[name] is None else float(figures[name]) for name in ("before", "after"))
+        if not all(share is None or 0 <= share <= 1 for share in (before, after)):  # NaN would be no loss
+            raise ValueError(f"{group} is {before} and {after}")
+        return before, after
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CardError(f"{path}: {error!r}, expected {{\"{group}\": {{\"before\": 0.9, \"after\": 0.9}}}}") from error

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +190,7 @@ def _read_config(path: Path) -> _Config:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _pairs(path: Path, layers: Mapping[str, nn.Linear | QuantisedLinear]) -> dict[str, _Pair]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..image_file import ImageFileError, read_image
+from ..image_file import read_image
 from ..regular_file import read_json
 from .region_text import JOINED
 from .types import Answer, Frame, Region, Status
@@ -61,7 +61,7 @@ def read_probes(folder: Path) -> list[Probe]:
         return []
     try:
         probes = [probe for entry in read_json(path)["probes"] for probe in _read(path.parent, entry)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImageFileError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ProbesError(f"{path}: {error!r}, expected {{\"probes\": [{{\"image\", \"boxes\", \"questions\": "
                           "[{\"text\", \"answers\"}]}]}") from error
     if len(probes) > _MOST:

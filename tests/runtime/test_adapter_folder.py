@@ -94,6 +94,7 @@ BAD: list[tuple[Change, str]] = [
     (fields(r=0), "r is 0, expected a whole number, at least 1"),
     (fields(r=8), r"weights of rank \[4\], expected the 8 that r is"),
     (fields(lora_alpha="16"), "lora_alpha is '16', expected a number"),
+    (fields(lora_alpha=10**400), "lora_alpha is 1000.*, expected a number"),
     (fields(lora_alpha=float("nan")), "lora_alpha is nan, expected a number"),
     (fields(use_rslora="yes"), "use_rslora is 'yes', expected true or false"),
     (fields(alpha_pattern={"(a+)+$": 3}), "alpha_pattern is .*, expected numbers by names of layers"),

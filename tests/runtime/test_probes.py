@@ -52,7 +52,8 @@ def test_words_that_no_spaces_divide_are_found(text: str, phrase: str, right: bo
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"image": "../0.png"}, "not beside"), ({"image": "missing.png"}, "missing.png"),
-    ({"boxes": [[1, 2, 3]]}, "four numbers"), ({"questions": [{"text": "?"}]}, "answers"),
+    ({"boxes": [[1, 2, 3]]}, "four numbers"), ({"boxes": [[1, 2, 3, 10**400]]}, "too large"),
+    ({"questions": [{"text": "?"}]}, "answers"),
     ({"questions": [{"text": "?", "answers": "a cup"}]}, "'a cup', expected a list"),
     ({"boxes": 3}, "probes.json")])
 def test_what_is_wrong_is_named(tmp_path: Path, change: dict, message: str) -> None:

@@ -245,7 +245,9 @@ def test_a_card_counts_by_name_and_lists_what_it_still_answers_otherwise(data, t
     assert measured_loss(tmp_path) == 1.0
 
 
-@pytest.mark.parametrize("card", ["[]", "{}", '{"old": {"before": "x", "after": 1}}', "{"])
+@pytest.mark.parametrize("card", ["[]", "{}", '{"old": {"before": "x", "after": 1}}', "{",
+                                  '{"old": {"before": 1, "after": NaN}}', '{"old": {"before": 1, "after": 9}}',
+                                  '{"old": {"before": 1, "after": 1' + "0" * 400 + "}}"])
 def test_a_card_that_is_none_is_told(tmp_path, card):
     assert measured_loss(tmp_path) == 0
     (tmp_path / CARD_FILE).write_text(card)
