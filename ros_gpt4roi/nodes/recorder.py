@@ -201,7 +201,7 @@ class Recorder(Node):
     def _put(self, message: Serialised) -> None:
         self._writer.put(Pending(lambda: message, len(message.data)))
 
-    def _picture(self, image: MessageImage, message: Image | CompressedImage, boxes: _Boxes | None) -> Serialised:
+    def _picture(self, image: MessageImage, message: Image | CompressedImage, boxes: Sequence[_Boxes]) -> Serialised:
         """Makes what is written of a frame, in the writing thread."""
         blackout = self._settings.blackout
         if blackout.any or isinstance(message, Image):
@@ -212,16 +212,17 @@ class Recorder(Node):
         return Serialised(self._frame_topic, "sensor_msgs/msg/CompressedImage", serialize_message(message),
                           time.time_ns())
 
-    def _hidden(self, boxes: _Boxes | None, image: MessageImage) -> list[tuple[float, float, float, float]]:
+    def _hidden(self, boxes: Sequence[_Boxes], image: MessageImage) -> list[tuple[float, float, float, float]]:
         """The boxes to black out. Raises Withheld where not all of them are known."""
         blackout, (height, width, _) = self._settings.blackout, image.shape
-        if boxes is None or not blackout.labels:
+        if not blackout.labels:
             return []
-        if boxes.more:
+        if any(part.more for part in boxes):
             raise Withheld("frames with more detections than detections.max")
         resolution = self._settings.detections.resolution
         try:
-            return [box_from_message(found.bbox, width, height, resolution) for found in boxes.message.detections
+            return [box_from_message(found.bbox, width, height, resolution) for part in boxes
+                    for found in part.message.detections
                     if blackout.covers(result.hypothesis.class_id for result in found.results)]
         except BoxError as error:
             raise Withheld("frames with a box to black out that cannot be read") from error

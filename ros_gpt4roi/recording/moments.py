@@ -67,13 +67,13 @@ class Moment:
         stamp: Nanoseconds.
         arrived_s: When the first of it came, on the steady clock.
         frame: The image, until it is taken.
-        boxes: Its detections.
+        boxes: Its detections, of each message that has some of them: there may be a detector of its own for faces.
     """
 
     stamp: int
     arrived_s: float
     frame: Any = None
-    boxes: Any = None
+    boxes: tuple[Any, ...] = ()
     notes: list[Note] = field(default_factory=list)
     size: int = 0
     on_grid: bool = False  # of the frames that rate_hz leaves
@@ -112,7 +112,7 @@ class Moments:
             frame: The frame; given back by `take`.
             size: Bytes that it holds.
         """
-        moment = self._held.get(stamp) or self._near(stamp, lambda near: near.frame is None and near.boxes is not None)
+        moment = self._held.get(stamp) or self._near(stamp, lambda near: near.frame is None and near.boxes)
         if moment is None or moment.stamp != stamp:
             boxes, moment = moment, self._new(stamp, now_s)
             if boxes is not None:  # they came before it, under a stamp of their own
@@ -145,7 +145,7 @@ class Moments:
         """
         moment = self._held.get(stamp)
         if note.boxes is not None and (moment is None or moment.frame is None):
-            moment = self._near(stamp, lambda near: near.frame is not None and near.boxes is None) or moment
+            moment = self._near(stamp, lambda near: near.frame is not None and not near.boxes) or moment
         triggers = set(note.triggers).intersection(self._rules.triggers)
         self.counts.update(triggers)
         if triggers and moment is not None and (moment.frame is not None or moment.taken):
@@ -158,7 +158,7 @@ class Moments:
             return [note.message]
         moment = moment or self._new(stamp, now_s)
         if note.boxes is not None:
-            moment.boxes = note.boxes
+            moment.boxes += () if moment.taken else (note.boxes,)
         else:
             moment.described = True
         if triggers and self._due(stamp, self._wanted_ns):
@@ -171,26 +171,26 @@ class Moments:
         self._evict()
         return []
 
-    def take(self, now_s: float) -> Iterator[tuple[Any, Any, list[Any]]]:
+    def take(self, now_s: float) -> Iterator[tuple[Any, tuple[Any, ...], list[Any]]]:
         """Gives the frames that are to be recorded by now, each once.
 
         Args:
             now_s: The steady clock's time.
 
         Yields:
-            A frame, its detections or None, and the messages that were said of it.
+            A frame, its detections, of each message that had some, and the messages that were said of it.
         """
         rules, always = self._rules, "always" in self._rules.triggers
         for moment in list(self._held.values()):
             age_s = now_s - moment.arrived_s
             if moment.frame is not None:
                 chosen = moment.wanted or moment.on_grid and (always or self._in_window(moment.arrived_s))
-                if chosen and (moment.boxes is not None or not self._needs_boxes):
-                    frame, messages = moment.frame, [note.message for note in moment.notes]
+                if chosen and (moment.boxes or not self._needs_boxes):
+                    frame, boxes, messages = moment.frame, moment.boxes, [note.message for note in moment.notes]
                     self._bytes -= moment.size
-                    moment.frame, moment.notes, moment.size, moment.taken = None, [], 0, True
+                    moment.frame, moment.boxes, moment.notes, moment.size, moment.taken = None, (), [], 0, True
                     self.counts["frames"] += 1
-                    yield frame, moment.boxes, messages
+                    yield frame, boxes, messages
                 elif age_s > _FRESH_S and not (moment.on_grid or moment.wanted or moment.described):
                     self._drop(moment)
             if age_s > rules.buffer_s:
@@ -236,5 +236,5 @@ class Moments:
         self._bytes -= moment.size
         if moment.wanted and not moment.taken:
             self.counts["frames that were spoken of and not held" if moment.frame is None
-                        else "frames without the detections that are to be blacked out" if moment.boxes is None
+                        else "frames without the detections that are to be blacked out" if not moment.boxes
                         and self._needs_boxes else "frames that the buffer had no room for"] += 1

@@ -64,7 +64,7 @@ def test_notes_go_with_their_frame_and_those_of_people_at_once() -> None:
     frames(moments, 10, 2)
     assert moments.add_note(10_100_000_000, 11, said(message="boxes", boxes="b")) == []
     assert moments.add_note(10_100_000_000, 11, said("corrected", people=True, message="no")) == ["no"]
-    assert list(moments.take(11)) == [(10.1, "b", ["boxes"])]
+    assert list(moments.take(11)) == [(10.1, ("b",), ["boxes"])]
     assert moments.add_note(10_100_000_000, 11, said(message="late")) == ["late"]
     assert moments.add_note(99 * SECOND, 11, said("corrected", people=True, message="kept")) == ["kept"]
     assert taken(moments, 99) == [] and moments.counts["frames that were spoken of and not held"] == 1
@@ -86,7 +86,17 @@ def test_boxes_of_a_stamp_nearby_are_those_of_the_frame(boxes_first: bool) -> No
     if not boxes_first:
         assert taken(moments, 10) == [], "what is to be blacked out is not known yet"
         moments.add_note(10_010_000_000, 10, said(boxes="b"))
-    assert list(moments.take(10)) == [(10.0, "b", ["said"])]
+    assert list(moments.take(10)) == [(10.0, ("b",), ["said"])]
+    moments.add_frame(10_015_000_000, 10, 10.015, 1000)
+    assert taken(moments, 10) == [], "those of another frame, which has been given, are not its own"
+
+
+def test_boxes_of_several_detectors_are_all_of_their_frame() -> None:
+    moments = Moments(RecordingRules(triggers=("always",)), needs_boxes=True)
+    for boxes in ("faces", "things"):
+        moments.add_note(10 * SECOND, 10, said(boxes=boxes))
+    frames(moments, 10, 1)
+    assert list(moments.take(10)) == [(10.0, ("faces", "things"), ["said", "said"])]
 
 
 def test_a_frame_whose_boxes_never_come_is_not_given() -> None:
