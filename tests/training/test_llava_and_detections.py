@@ -118,6 +118,9 @@ def test_a_class_list_must_have_as_many_names_as_labels(tmp_path):
     results = fixtures.detections() | {"class_names": ["dog", "bow_(weapon)owl"]}
     with pytest.raises(RecordError, match="label 2 but only 2 class names"):
         fixtures.source(Llava, fixtures.llava(tmp_path, results), tmp_path)
+    results["class_names"] = ["dog", "<bbox>", "owl"]
+    with pytest.raises(RecordError, match="class name holds the reserved marker '<bbox>'"):
+        fixtures.source(Llava, fixtures.llava(tmp_path / "c", results), tmp_path)
     names = tmp_path / "names.txt"
     names.write_text("dog\nbow\n")
     with pytest.raises(RecordError, match="label 2 but only 2 class names"):

@@ -131,6 +131,9 @@ def test_markers_of_the_prompt_are_refused(tmp_path):
             {"box": [1, 1, 50, 50], "description": f"a cup {text}"}, {"box": [1, 1, 50, 50], "name": "cup"}]}
         report = fixtures.source(Records, fixtures.records(tmp_path, line), tmp_path, limit=1).report
         assert "description holds the reserved marker" in report.errors[0]
+        line["regions"][0] = {"box": [1, 1, 50, 50], "attributes": {text: "red"}}
+        report = fixtures.source(Records, fixtures.records(tmp_path / "attribute", line), tmp_path, limit=1).report
+        assert "region 1: name of an attribute holds the reserved marker" in report.errors[0]
 
 
 def test_check_counts_what_is_there(tmp_path, capsys):

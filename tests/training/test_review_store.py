@@ -127,6 +127,7 @@ def test_malformed_lines_and_parts_are_named_and_malformed_lines_stay(tmp_path, 
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"box": (200, 0, 300, 5)}, "region mug_3: box"), ({"name": "<region1>"}, "reserved marker"),
+    ({"attributes": {"<bbox>": "red"}}, "reserved marker"), ({"attributes": {"colour": "<bbox>"}}, "reserved marker"),
     ({"id": "other"}, "conversation 1 speaks of region 'mug_3'"), ({"id": "1"}, "there twice"),
 ])
 def test_what_would_be_no_record_is_not_accepted(tmp_path, change, words):

@@ -72,7 +72,10 @@ class Llava(Source):
             detections = detections.named(load_class_names(options.class_names))
         if not detections.class_names:
             raise RecordError(f"{options.detections} has no class names; give class_names")
-        report.metadata["names"] = [readable(name) for name in detections.class_names]
+        try:
+            report.metadata["names"] = [readable(plain(name, "class name")) for name in detections.class_names]
+        except ValueError as error:
+            raise RecordError(f"{options.class_names or options.detections}: {error}") from error
         places = {name: place for place, name in enumerate(detections.filenames)}
         with GroupedItems() as grouped:
             for number, item in enumerate(stream(options.annotations, "item")):

@@ -87,7 +87,8 @@ class Records(Source):
             report.note("region without a mask, given as a whole box")
         known = [("name", "", region.name)] if self.options.form != "conversations" else []
         if self.options.form == "texts":
-            known += [("attribute", name, value) for name, value in region.attributes.items()]
+            known += [("attribute", plain(name, "name of an attribute"), value)
+                      for name, value in region.attributes.items()]
             if rejected(region.judgements):
                 report.filter("description that a person called wrong")
             else:

@@ -110,9 +110,10 @@ def _region(before: RegionRecord | None, edit: RegionEdit, record: PictureRecord
     mask = before.mask if before is not None and edit.box == before.box else None
     name, description = (plain(text, what) if text.strip() else ""
                          for what, text in (("name", edit.name), ("description", edit.description)))
+    attributes = {plain(what, "name of an attribute"): plain(value, what)
+                  for what, value in edit.attributes.items() if value.strip()}
     old = before or RegionRecord(edit.id, box)
-    region = dataclasses.replace(old, box=box, mask=mask, name=name, attributes=edit.attributes,
-                                 description=description)
+    region = dataclasses.replace(old, box=box, mask=mask, name=name, attributes=attributes, description=description)
     said, right = old.description or old.name, description or name
     if description == old.description and name != old.name:
         said, right = old.name, name
