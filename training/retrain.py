@@ -29,6 +29,7 @@ from ros_gpt4roi.engine import EngineError
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.checkpoint import (
     CheckpointError,
+    build_empty,
     folder_version,
     load_checkpoint,
     read_config,
@@ -93,7 +94,7 @@ class Retraining:
     def run(self) -> dict[str, Any]:
         """Do all of it. Returns the card."""
         began = time.monotonic()
-        corrected = find_corrections(self._data, report := Report(_MALFORMED))
+        corrected = find_corrections(self._data, report := Report(_MALFORMED), build_empty(self._model).prompts)
         print("\n".join((*corrected.lines(), *(f"  {line}" for line in report.lines()
                           if report.malformed or report.filtered))))
         self._prepare(corrected)

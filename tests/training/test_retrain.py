@@ -170,6 +170,18 @@ def test_only_what_can_be_learned_is_counted_and_held_out(tmp_path):
     assert any("cut.jpg: cannot be read as an image" in error for error in report.errors)
 
 
+def test_a_text_that_the_model_cannot_read_costs_only_itself(start, tmp_path):
+    data = write_data(tmp_path / "data")
+    with RecordWriter(tmp_path / "long") as writer:
+        writer.add_picture("0.png", (data / "images" / "0.png").read_bytes())
+        talk = Conversation((("What is <region 1>?", "a ring. " * 500),), "person", 1.0)
+        writer.write(PictureRecord("images/0.png", 100, 80, (corrected("a ring " * 500),)))
+        writer.write(PictureRecord("images/0.png", 100, 80, (corrected("a ring"),), (talk,)))
+    found = find_corrections([data, tmp_path / "long"], report := Report(9), load_checkpoint(start).prompts)
+    assert (found.regions, found.conversations, report.malformed) == (6, 6, 2)
+    assert all("tokens, expected at most 512, half of the model's prompt.context" in error for error in report.errors)
+
+
 def test_corrections_that_speak_of_other_regions_name_them_whatever_their_places(data, tmp_path):
     folder, record = find_corrections([data], Report(0)).pictures[0]
     regions = dataclasses.replace(record.regions[0], description="a red ring left of region 2"), record.regions[1]

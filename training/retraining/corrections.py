@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ros_gpt4roi.image_file import read_image
+from ros_gpt4roi.model.prompt import ChatPrompts
 from ros_gpt4roi.runtime.region_text import RegionText
 from training.data.bags.regions import with_mentions
 from training.data.record import RecordError
@@ -102,12 +103,13 @@ class Corrected:
             yield f"{self.rejected} texts that are called wrong, without a word about what is right: left out"
 
 
-def find_corrections(folders: Sequence[Path], report: Report) -> Corrected:
+def find_corrections(folders: Sequence[Path], report: Report, prompts: ChatPrompts | None = None) -> Corrected:
     """Read folders of one's own pictures, as far as there is something to learn from.
 
     Args:
         folders: Each with records.jsonl.
         report: Counts what cannot be read or learned from.
+        prompts: Of the model that learns; None: texts may be of any length.
 
     Raises:
         RecordError: There is nothing to learn from, or a file cannot be read.
@@ -117,7 +119,7 @@ def find_corrections(folders: Sequence[Path], report: Report) -> Corrected:
     counts = dict.fromkeys(("regions", "conversations", "contradictions", "rejected"), 0)
     for folder in folders:
         for found in read_records(folder / FILE, report):
-            record = _usable(folder, found, report)
+            record = _usable(folder, found, report, prompts)
             if record is None:
                 continue
             said: list[RegionRecord | Conversation] = [*record.regions, *record.conversations]
@@ -135,7 +137,7 @@ def find_corrections(folders: Sequence[Path], report: Report) -> Corrected:
     return Corrected(tuple(pictures), tuple(others), **counts)
 
 
-def _usable(folder: Path, record: PictureRecord, report: Report) -> PictureRecord | None:
+def _usable(folder: Path, record: PictureRecord, report: Report, prompts: ChatPrompts | None) -> PictureRecord | None:
     """A record without what its source would leave out; None where its picture is no good.
 
     What is held out and what the card counts must be what can be learned, and a picture that is damaged must not be
@@ -153,18 +155,30 @@ def _usable(folder: Path, record: PictureRecord, report: Report) -> PictureRecor
                 if region.mask is not None:
                     segmentation_region(region.mask, size)
                 if text := taught(region):
-                    plain(text, "text")
+                    _check_length(plain(text, "text"), prompts)
                 regions.append(region)
         ids = {region.id for region in regions}
         talks: list[Conversation] = []
         for number, talk in enumerate(record.conversations, 1):
             with report.item(f"{record.file}: conversation {number}"):
                 check_conversation(talk, ids)
+                for turn in talk.rounds:
+                    _check_length(" ".join(turn), prompts)
                 talks.append(talk)
         if any(map(taught, regions)) or any(map(_is_taught, talks)):
             read_image(path)
         usable = dataclasses.replace(record, regions=tuple(regions), conversations=tuple(talks))
     return usable
+
+
+def _check_length(text: str, prompts: ChatPrompts | None) -> None:
+    """Refuse a text that takes more than half of what the model reads, which has a picture and regions to hold, too."""
+    if prompts is None:
+        return
+    count, most = len(prompts.tokenizer.encode(text, add_special_tokens=False)), prompts.config.context // 2
+    if count > most:
+        raise ValueError(f"text of {count} tokens, expected at most {most}, half of the model's prompt.context: "
+                         f"{text[:80]!r}")
 
 
 def _is_taught(talk: Conversation) -> bool:
