@@ -35,6 +35,8 @@ from ros_gpt4roi.model.checkpoint import (
 from ros_gpt4roi.model.gpt4roi import GPT4RoI
 from ros_gpt4roi.model.qwen3_vl import Decoder, Qwen3VL
 
+from .collate import ConversationCollator
+from .data.sample import CheckedSamples
 from .errors import RecipeError, training_packages
 from .objective import Conversation, Objective
 from .recipe import Stage
@@ -278,12 +280,16 @@ def run_stage(stage: Stage, loaded: LoadedModel | LoadedQwen3VL, train: Dataset,
     for part in frozen:
         part.eval()
         part.train = functools.partial(_as_it_is, part)  # type: ignore[method-assign]
+    collator = objective.collator(loaded.prompts)
+    for samples in (train, validation):
+        if isinstance(samples, CheckedSamples) and isinstance(collator, ConversationCollator):
+            samples.check = collator.encode  # a conversation that the model cannot read costs only itself
     wrapped = objective.wrap(train, seed)
     callbacks: list[TrainerCallback] = [] if stream else [EpochSetter(wrapped)]
     if stage.patience:
         callbacks.append(EarlyStoppingCallback(stage.patience))
     trainer = StageTrainer(model=module, args=settings, train_dataset=wrapped, eval_dataset=validation,
-                           data_collator=objective.collator(loaded.prompts), objective=objective,
+                           data_collator=collator, objective=objective,
                            callbacks=callbacks)
     if trainer.is_world_process_zero():
         set_damaged_aside(folder)

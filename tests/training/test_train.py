@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import training_fixtures as fixtures
 import yaml
 from recipe_fixtures import ROOT, TUNE, losses, weights, write_recipe
 from safetensors import safe_open
@@ -332,3 +333,16 @@ def test_settings_that_cannot_be_run_are_named(start, scenes, tmp_path, change, 
     path = write_recipe(tmp_path, start, [{**TUNE, **change}])
     with pytest.raises(RecipeError, match=message):
         train(read_recipe(path), tmp_path)
+
+
+def test_a_conversation_that_the_model_cannot_read_costs_only_itself(start, tmp_path, caplog):
+    section = {"kind": "mixture", "cache": str(tmp_path / "cache"), "sources": [{"type": "records", "form": "texts",
+               "annotations": str(fixtures.records(tmp_path, *(
+                   {"file": "images/a.png", "width": 100, "height": 80, "regions": [
+                       {"box": [4, 4, 60, 60], "description": text}]}
+                   for text in ("a ring", "a ring " * 900)))["annotations"])}]}
+    path = write_recipe(tmp_path, start, [TUNE], 2, per_device_train_batch_size=1, save_strategy="no")
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"train": section, "validation": section}))
+    train(read_recipe(path), tmp_path / "run")
+    assert len(losses(tmp_path / "run" / "tune")) == 2
+    assert any("records 1: records images/a.png: the prompt has" in record.getMessage() for record in caplog.records)

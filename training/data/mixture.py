@@ -27,7 +27,7 @@ from training.data.record import REFERENCE, Record, RecordError, Round, check_re
 from training.data.records import Records
 from training.data.refcoco import RefCoco
 from training.data.report import Malformed
-from training.data.sample import Sample, make_sample
+from training.data.sample import CheckedSamples, Sample, make_sample
 from training.data.source import Shared, Source, SourceOptions, boxes_array, parse_options
 from training.data.vcr import Vcr
 from training.data.visual_genome import VisualGenome
@@ -181,7 +181,7 @@ class Mixture:
         self.malformed.fail(f"{self.parts[visit.part].source.kind} {visit.image}: {error}", (visit.part, visit.image))
 
 
-class MixtureDataset(Dataset):
+class MixtureDataset(CheckedSamples, Dataset):
     """A mixture as training.data.sample.Sample, for transformers' Trainer, which numbers every epoch from 0."""
 
     def __init__(self, mixture: Mixture, config: ModelConfig | Qwen3VLConfig):
@@ -195,7 +195,8 @@ class MixtureDataset(Dataset):
         return len(self.mixture)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.mixture.read(self.epoch * len(self) + index, partial(make_sample, config=self.config))
+        return self.mixture.read(self.epoch * len(self) + index,
+                                 partial(make_sample, config=self.config, check=self.check))
 
 
 def pack(records: Sequence[Record]) -> Record:

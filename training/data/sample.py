@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,18 +39,30 @@ class Sample:
     image_tokens: int | None = None
 
 
-def make_sample(record: Record, config: ModelConfig | Qwen3VLConfig) -> Sample:
+class CheckedSamples:
+    """A data set of records from outside, which leaves out what training cannot take.
+
+    Attributes:
+        check: Raises ValueError for such a sample; set by whoever trains.
+    """
+
+    check: Callable[[Sample], object] | None = None
+
+
+def make_sample(record: Record, config: ModelConfig | Qwen3VLConfig,
+                check: Callable[[Sample], object] | None = None) -> Sample:
     """Make a decoded record ready for the network.
 
     Args:
         record: Its image uint8 RGB [H, W, 3].
         config: Of the model that is trained.
+        check: Raises ValueError for a sample that training cannot take.
 
     Returns:
         The sample.
 
     Raises:
-        RecordError: The image or a region is none that the network takes.
+        RecordError: The image or a region is none that the network takes, or the sample is refused.
     """
     assert isinstance(record.image, np.ndarray)
     tokens = None
@@ -62,9 +74,13 @@ def make_sample(record: Record, config: ModelConfig | Qwen3VLConfig) -> Sample:
             tokens = image.shape[0] * image.shape[1] // sizes.token_side**2
         else:
             image = preprocess_frame(record.image, config.preprocess)
+        sample = Sample(image, inputs.boxes, record.rounds, masks=inputs.masks, points=inputs.points,
+                        image_tokens=tokens)
+        if check is not None:
+            check(sample)
     except ValueError as error:
         raise RecordError(f"{record.source}: {error}") from error
-    return Sample(image, inputs.boxes, record.rounds, masks=inputs.masks, points=inputs.points, image_tokens=tokens)
+    return sample
 
 
 def record_regions(record: Record, config: ModelConfig | Qwen3VLConfig) -> RegionInputs:

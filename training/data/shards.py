@@ -27,7 +27,7 @@ from ros_gpt4roi.regular_file import JSON_BYTES, write_whole
 from training.data.mixture import Mixture
 from training.data.record import Record, RecordError, Round, check_record
 from training.data.report import Malformed
-from training.data.sample import Sample, make_sample
+from training.data.sample import CheckedSamples, Sample, make_sample
 from training.data.segmentation import decode_mask, encode_mask
 from training.data.source import boxes_array
 from training.errors import training_packages
@@ -108,7 +108,7 @@ def read_sample(sample: dict[str, Any]) -> Record:
         raise RecordError(f"{name}: {type(error).__name__}: {error}") from error
 
 
-class ShardDataset(IterableDataset):
+class ShardDataset(CheckedSamples, IterableDataset):
     """Streams shards as training.data.sample.Sample, epoch after epoch without an end.
 
     In an epoch every sample is seen once: the samples, shards in an order by seed and epoch, are divided into as many
@@ -192,4 +192,4 @@ class ShardDataset(IterableDataset):
         rank, processes, worker, workers = pytorch_worker_info()
         for epoch in itertools.count():
             yield from self.read(epoch, rank * workers + worker, processes * workers,
-                                 partial(make_sample, config=self.config))
+                                 partial(make_sample, config=self.config, check=self.check))
