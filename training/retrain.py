@@ -94,10 +94,11 @@ class Retraining:
     def run(self) -> dict[str, Any]:
         """Do all of it. Returns the card."""
         began = time.monotonic()
+        stamps = [_stamp(folder / FILE) for folder in self._data]  # first: a review may be written while they are read
         corrected = find_corrections(self._data, report := Report(_MALFORMED), build_empty(self._model).prompts)
         print("\n".join((*corrected.lines(), *(f"  {line}" for line in report.lines()
                           if report.malformed or report.filtered))))
-        self._prepare(corrected)
+        self._prepare(corrected, stamps)
         recipe = read_recipe(self._recipe_file)
         if not (self._run / STAGE / "final").is_dir():
             cost = estimate(recipe, self._run)
@@ -117,10 +118,10 @@ class Retraining:
 
     # The data
 
-    def _prepare(self, corrected: Corrected) -> None:
+    def _prepare(self, corrected: Corrected, stamps: list[list[Any]]) -> None:
         """Writes data and recipe, unless they are there; then they must be of the same command."""
-        wanted = {"model": folder_version(self._model), "data": [_stamp(folder / FILE) for folder in self._data],
-                  "seed": self._seed, "effort": as_fields(self._effort), "adapter": self._adapter}
+        wanted = {"model": folder_version(self._model), "data": stamps, "seed": self._seed,
+                  "effort": as_fields(self._effort), "adapter": self._adapter}
         manifest = self._run / "manifest.json"
         if manifest.exists():
             if (found := read_json(manifest)) != wanted:

@@ -143,7 +143,7 @@ def test_without_enough_corrections_it_says_what_is_missing(start, tmp_path, cap
     assert retrain(start, data, tmp_path / "out") == 1
     assert "1 pictures with a text of a person's, expected two or more" in capsys.readouterr().err
     assert retrain(start, tmp_path / "nowhere", tmp_path / "out") == 1
-    assert "records.jsonl: cannot be read" in capsys.readouterr().err
+    assert "records.jsonl: No such file or directory, expected a folder of one's own" in capsys.readouterr().err
 
 
 def test_only_what_can_be_learned_is_counted_and_held_out(tmp_path):
