@@ -16,6 +16,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_gpt4roi_interfaces.msg import Answer, Correction, Query, RegionDescriptionArray
 from sensor_msgs.msg import CompressedImage, Image
@@ -40,7 +41,7 @@ from .yolo import detections_from_yolo, yolo_type
 
 _PERIOD_S = 0.2  # how often what is held is looked through
 _MOST_BYTES = 8 << 20  # of a note, as those who read bags have it
-_HISTORY = 100
+_SAID = QoSProfile(depth=100)
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,21 @@ class Recorder(Node):
             boxes_type = yolo_type() if settings.detections.type == "yolo_msgs" else Detection2DArray
         except DetectionsError as error:
             raise NodeFailure(str(error)) from error
-        self._inputs = [
+        self._watched = [
             Input(self, CompressedImage if compressed else Image, image_topic, self._on_image,
                   settings.qos.image.profile(), self.problems),
             self._listen(boxes_type, "detections", self._boxes, settings.qos.detections.profile(),
-                         optional=not settings.blackout.labels)]
-        for kind, topic, note in ((RegionDescriptionArray, "region_descriptions", self._descriptions),
-                                  (Query, "queries", self._query), (Answer, "answers", self._answer),
-                                  (Correction, "corrections", self._correction)):
-            self._inputs.append(self._listen(kind, topic, note, _HISTORY, optional=True))
+                         optional=not settings.blackout.labels),
+            self._listen(RegionDescriptionArray, "region_descriptions", self._descriptions, _SAID, optional=True)]
+        # Not watched: people may say nothing for hours.
+        self._people = [self._listen(kind, topic, note, _SAID, optional=True) for kind, topic, note in (
+            (Query, "queries", self._query), (Answer, "answers", self._answer),
+            (Correction, "corrections", self._correction))]
         self._bag = BagFolder(settings.storage, self._definitions)
         self._writer = BagWriter(self._bag, settings.queue_mib * 2**20)
         self.create_timer(_PERIOD_S, self._take, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._diagnostics = DiagnosticsPublisher(self, "recorder", self._report)
+        self.get_logger().info(f"recording into {settings.storage.folder}: {', '.join(settings.rules.triggers)}")
 
     def close(self) -> None:
         """Writes what is chosen already, and ends the file."""
@@ -125,7 +128,7 @@ class Recorder(Node):
 
     # What comes
 
-    def _listen(self, kind: type, topic: str, note: Callable[[bytes, Any], tuple[int, Note]], profile: Any,
+    def _listen(self, kind: type, topic: str, note: Callable[[bytes, Any], tuple[int, Note]], profile: QoSProfile,
                 optional: bool) -> Input:
         """Subscribes to what is said of frames; `note` makes a stamp and a note of a message and of what is written."""
         type_name, topic = self._define(kind), self.resolve_topic_name(topic)
@@ -233,7 +236,7 @@ class Recorder(Node):
         writer, total = self._writer, self.problems.total()
         counts, moments = dict(writer.counts), dict(self._moments.counts)
         dropped = sum(count for name, count in counts.items() if name.startswith("dropped"))
-        silent = next(filter(None, (source.stale() for source in self._inputs)), "")
+        silent = next(filter(None, (source.stale() for source in self._watched)), "")
         level, message = DiagnosticStatus.OK, "recording"
         if writer.failure:
             level, message = DiagnosticStatus.ERROR, f"not recording: {writer.failure}"

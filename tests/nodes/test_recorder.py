@@ -1,6 +1,7 @@
 """The recorder in a process of its own: what comes over DDS is read back from its files, with any reader."""
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,26 @@ def test_what_people_and_rules_speak_of_becomes_training_data(peer: Peer, start:
     assert asked.conversations[0].rounds == (("what is <region 1>?", "<region 1> is a mug"),)
     assert (corrected.regions[0].description, corrected.regions[0].source) == ("a valve", "person")
     assert '"who": "Bob"' in (tmp_path / "data" / "unmatched_corrections.jsonl").read_text()
+
+
+def test_diagnostics_say_when_descriptions_stop_and_not_when_people_are_silent(peer: Peer, start: Any) -> None:
+    recorder, scene = start()
+    seconds = itertools.count(1000)
+    scene.say(Correction(header=scene.show(next(seconds)), regions=[region()], said="a", verdict=Correction.RIGHT))
+    scene.describe(scene.show(next(seconds)), "a mug")
+
+    def silent() -> bool:
+        scene.show(next(seconds))
+        return "region_descriptions: nothing has come" in recorder.status.message
+    peer.wait_for(silent, "diagnostics that say it")
+
+    def recording() -> bool:
+        scene.describe(scene.show(next(seconds)), "a mug")
+        return recorder.status.message == "recording"
+    peer.wait_for(recording, "the recording to go on")
+    output = recorder.stop()
+    assert "callback failed" not in output
+    assert f"recording into {recorder.folder}: changed" in output
 
 
 def test_what_must_not_be_seen_is_black_before_it_is_written(peer: Peer, start: Any) -> None:
