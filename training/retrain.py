@@ -248,8 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write; give it again to go on")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default %(default)s)")
     parser.add_argument("--epochs", type=float, metavar="N",
-                        help="how often each corrected picture is seen, at most (default: 40 times of up to 50, "
-                             "down to 5 times of 400 and more)")
+                        help="how often each corrected picture is seen, at most (default: 80 times of up to 50, "
+                             "down to 5 times of 800 and more)")
     parser.add_argument("--replay", type=float, default=2.0, metavar="N",
                         help="visits of what the model knew, for each of a corrected picture (default %(default)s)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="samples a step (default %(default)s)")

@@ -53,8 +53,16 @@ class Case:
 
 
 def known_phrase(region: RegionRecord) -> str:
-    """What a right text about a region of a replay contains: its name, or else its description."""
-    return key_phrase(region) if taught(region) else region.name or region.description
+    """What a right text about a region of a replay contains: its name, or else its description.
+
+    Empty where the description does not hold the name, as that of a detector that calls all things "object": it would
+    be found neither before nor after.
+    """
+    if taught(region):
+        return key_phrase(region)
+    if region.name and region.description:
+        return region.name if contains(region.description, region.name) else ""
+    return region.name or region.description
 
 
 def taught_phrase(region: RegionRecord) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ros_gpt4roi.image_file import read_image
 from ros_gpt4roi.model.prompt import ChatPrompts
+from ros_gpt4roi.runtime.probes import contains
 from ros_gpt4roi.runtime.region_text import RegionText
 from training.data.bags.regions import with_mentions
 from training.data.record import RecordError
@@ -40,14 +41,23 @@ _BOXES = BoxFilter()  # as sources have it
 
 
 def taught(region: RegionRecord) -> str:
-    """The text that a person gave or confirmed for a region; empty where none did."""
+    """The text that a person gave or confirmed for a region; empty where none did.
+
+    It is the description, or the name, where there is none, or where a person changed the name alone and the
+    description still says something else.
+    """
     if region.source != PERSON or rejected(region.judgements):
         return ""
+    newest = region.judgements[-1] if region.judgements else None
+    if newest is not None and newest.wrong and newest.right == region.name:
+        return region.description if contains(region.description, region.name) else region.name
     return region.description or region.name
 
 
 def key_phrase(region: RegionRecord) -> str:
     """What a right text about a region must contain: its name, or the words that a person put in place of others.
+
+    A name that the person's text does not hold is the detector's, such as "object" or a number.
 
     Args:
         region: With a text of a person's.
@@ -57,14 +67,15 @@ def key_phrase(region: RegionRecord) -> str:
     """
     text = _words(taught(region))
     newest = region.judgements[-1] if region.judgements else None
-    if region.name and newest is None:
+    named = bool(region.name) and contains(taught(region), region.name)
+    if named and newest is None:
         return " ".join(_words(region.name))
     if newest is not None and newest.wrong:
         matcher = difflib.SequenceMatcher(None, _words(newest.said), text, autojunk=False)
         changes = [text[start:end] for tag, _, _, start, end in matcher.get_opcodes() if tag in ("replace", "insert")]
         if matcher.ratio() >= _SIMILAR and len(changes) == 1:
             return " ".join(changes[0])
-    if region.name:
+    if named:
         return " ".join(_words(region.name))
     return _ARTICLE.sub("", " ".join(text))
 
@@ -133,7 +144,8 @@ def find_corrections(folders: Sequence[Path], report: Report, prompts: ChatPromp
     if len(pictures) < 2:
         raise RecordError(f"{', '.join(map(str, folders))}: {len(pictures)} pictures with a text of a person's, "
                           "expected two or more, since one is held out: correct descriptions or answers, and convert "
-                          "the bags with `python -m training.data from_bag`")
+                          "the bags with `python -m training.data from_bag`, or accept pictures with `python -m "
+                          "training.review`")
     return Corrected(tuple(pictures), tuple(others), **counts)
 
 

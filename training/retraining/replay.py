@@ -86,8 +86,10 @@ def say_again(folder: Path, pictures: Sequence[tuple[Path, PictureRecord]], pipe
             with report.item(f"{source}: {record.file}"):
                 path = picture_path(source, record.file)
                 said = describe_regions(pipeline, path, record)
-                regions = [dataclasses.replace(region, description="" if taught(region) else said.get(region.id, ""),
-                                               source="model", judgements=()) for region in record.regions]
+                texts = ["" if taught(region) else said.get(region.id, "") for region in record.regions]
+                regions = [dataclasses.replace(region, name=region.name if text else "", description=text,
+                                               source="model", judgements=())
+                           for region, text in zip(record.regions, texts)]
                 names = RegionText([region.id for region in regions])
                 talks = [Conversation(((ask(describe, region), with_mentions(region.description, names)),), "model")
                          for region in regions if region.description]
