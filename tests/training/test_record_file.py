@@ -78,6 +78,8 @@ def test_a_line_that_is_no_record_costs_only_itself(tmp_path, line, words):
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"box": None}, "box is \\[\\]"), ({"box": [1, 2, 3]}, "expected \\[x1, y1, x2, y2\\]"),
+    ({"box": [1, 2, 1e9, 4]}, "box is .*expected pixels"),
+    ({"attributes": {str(number): "x" for number in range(1001)}}, "attributes has 1001 entries"),
     ({"box": [1, 2, "x", 4]}, "box is x"), ({"box": [1, 2, 1e999, 4]}, "box is inf"),
     ({"id": "<1>"}, "id is '<1>'"), ({"id": "first"}, "id 'first' is there twice"), ({"id": 7}, "id is '7'"),
     ({"id": "x" * 101}, "up to 100 characters"), ({"attributes": ["red"]}, "attributes is .*expected an object"),

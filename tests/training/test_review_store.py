@@ -125,6 +125,17 @@ def test_malformed_lines_and_parts_are_named_and_malformed_lines_stay(tmp_path, 
     assert lines[2] == '{"file": ' and json.loads(lines[3])["regions"] == []
 
 
+def test_what_was_judged_a_thousand_times_can_be_accepted_once_more(tmp_path):
+    judged = [{"said": "a mug", "right": f"a cup {number}", "wrong": True, "time": number} for number in range(1000)]
+    fixtures.records(tmp_path, {"file": "images/a.png", "width": 100, "height": 80, "regions": [
+        {"id": "mug_3", "box": [1, 1, 9, 9], "description": "a cup", "judgements": judged}]})
+    store = Store(tmp_path)
+    reviewed(store, mug_3={"description": "a valve"})
+    store.export()
+    (region,) = records(tmp_path)[0].regions
+    assert len(region.judgements) == 1000 and region.judgements[-1].right == "a valve"
+
+
 @pytest.mark.parametrize(("change", "words"), [
     ({"box": (200, 0, 300, 5)}, "region mug_3: box"), ({"name": "<region1>"}, "reserved marker"),
     ({"attributes": {"<bbox>": "red"}}, "reserved marker"), ({"attributes": {"colour": "<bbox>"}}, "reserved marker"),

@@ -28,6 +28,7 @@ _HALF = re.compile("[\ud800-\udfff]")  # of a character
 
 _LINE_BYTES = 8 << 20  # with the masks of some hundred regions
 MOST = 1000  # of anything that is listed
+FARTHEST = 1e6  # pixels of a box, from the picture's corner
 _TEXT = 20_000  # characters
 
 Json = dict[str, Any]
@@ -323,6 +324,8 @@ def _region(item: Json, place: str) -> RegionRecord:
     if not MENTION.fullmatch(f"<region {name}>"):
         raise ValueError(f"id is {name[:120]!r}, expected up to 100 characters without < and >")
     x1, y1, x2, y2 = (_number(value, "box") for value in box)
+    if max(map(abs, (x1, y1, x2, y2))) > FARTHEST:
+        raise ValueError(f"box is {[x1, y1, x2, y2]}, expected pixels")
     return RegionRecord(
         name, (x1, y1, x2, y2), _mask(item.get("mask")), _text(item.get("name"), "name"),
         _texts(item.get("attributes"), "attributes"), _text(item.get("description"), "description"), **_said_by(item))
@@ -397,6 +400,8 @@ def _text(value: Any, what: str, needed: bool = False) -> str:
 
 def _texts(value: Any, what: str) -> dict[str, str]:
     found = {} if value is None else _object(value, what)
+    if len(found) > MOST:
+        raise ValueError(f"{what} has {len(found)} entries, expected at most {MOST}")
     return {_text(name, what): _text(text, f"{what}.{name[:40]}") for name, text in found.items()}
 
 

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ros_gpt4roi.runtime.regions import check_box
 from training.data.record_file import (
+    FARTHEST,
     MENTION,
+    MOST,
     Conversation,
     Judgement,
     PictureRecord,
@@ -20,9 +22,8 @@ from training.data.record_file import (
 )
 from training.data.texts import plain
 
-_MOST = 1000
 _Text = Annotated[str, StringConstraints(max_length=20_000)]
-_Coordinate = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Coordinate = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST)]
 
 
 class _Part(BaseModel):
@@ -35,7 +36,7 @@ class RegionEdit(_Part):
     id: Annotated[str, StringConstraints(min_length=1, max_length=100)]
     box: tuple[_Coordinate, _Coordinate, _Coordinate, _Coordinate]
     name: _Text = ""
-    attributes: dict[_Text, _Text] = Field(default_factory=dict, max_length=_MOST)
+    attributes: dict[_Text, _Text] = Field(default_factory=dict, max_length=MOST)
     description: _Text = ""
     wrong: bool = False
 
@@ -43,16 +44,16 @@ class RegionEdit(_Part):
 class ConversationEdit(_Part):
     """A conversation as the person leaves it; `place` is its own among those of the record, from 0."""
 
-    place: Annotated[int, Field(ge=0, lt=_MOST)]
-    rounds: list[tuple[_Text, _Text]] = Field(min_length=1, max_length=_MOST)
+    place: Annotated[int, Field(ge=0, lt=MOST)]
+    rounds: list[tuple[_Text, _Text]] = Field(min_length=1, max_length=MOST)
     wrong: bool = False
 
 
 class Edits(_Part):
     """All that the page can change of a record. What is missing was taken away."""
 
-    regions: list[RegionEdit] = Field(max_length=_MOST)
-    conversations: list[ConversationEdit] = Field(max_length=_MOST)
+    regions: list[RegionEdit] = Field(max_length=MOST)
+    conversations: list[ConversationEdit] = Field(max_length=MOST)
 
 
 def unchanged(record: PictureRecord) -> Edits:
@@ -124,7 +125,7 @@ def _region(before: RegionRecord | None, edit: RegionEdit, record: PictureRecord
         region = dataclasses.replace(region, source="person", confidence=1.0)
     if not said and not edit.wrong:
         return region
-    return dataclasses.replace(region, judgements=(*old.judgements, _judgement(said, right, edit.wrong, who, time)))
+    return dataclasses.replace(region, judgements=_with(old.judgements, _judgement(said, right, edit.wrong, who, time)))
 
 
 def _conversation(before: Conversation, edit: ConversationEdit, who: str, time: float) -> Conversation:
@@ -134,10 +135,15 @@ def _conversation(before: Conversation, edit: ConversationEdit, who: str, time: 
         if old != new:
             said, right = old, new
             break
-    judgements = (*before.judgements, _judgement(said, "" if edit.wrong else right, edit.wrong, who, time))
+    judgements = _with(before.judgements, _judgement(said, "" if edit.wrong else right, edit.wrong, who, time))
     if edit.wrong:
         return dataclasses.replace(before, rounds=rounds, judgements=judgements)
     return Conversation(rounds, "person", 1.0, judgements)
+
+
+def _with(judgements: tuple[Judgement, ...], newest: Judgement) -> tuple[Judgement, ...]:
+    """As many as a record holds."""
+    return (*judgements, newest)[-MOST:]
 
 
 def _judgement(said: str, right: str, rejects: bool, who: str, time: float) -> Judgement:
