@@ -13,7 +13,8 @@ import pytest
 import torch
 from recipe_fixtures import TUNE, losses, weights, write_recipe
 
-from ros_gpt4roi.model.checkpoint import load_checkpoint
+from ros_gpt4roi.model.checkpoint import build_model, load_checkpoint
+from ros_gpt4roi.model.config import LanguageConfig
 from ros_gpt4roi.model_card import CARD_FILE, CardError, measured_loss
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.probes import read_probes
@@ -201,12 +202,17 @@ def test_the_card_goes_on_behind_records_and_pictures_that_are_damaged(data, tmp
     assert [path.name for path, _ in cases] == ["1.png", "2.png", "3.png"]
 
 
-def test_a_word_that_was_spelt_becomes_one_token_that_begins_like_those_it_replaces(start, data):
+@pytest.mark.parametrize("room", [0, 50])  # rows that no token has
+def test_a_word_that_was_spelt_becomes_one_token_that_begins_like_those_it_replaces(start, data, room):
     loaded = load_checkpoint(start)
+    if room:
+        fields = loaded.config.language.model
+        loaded = build_model(dataclasses.replace(loaded.config, language=LanguageConfig(
+            {**fields, "vocab_size": len(loaded.tokenizer) + room})), loaded.tokenizer)
     records = [record for _, record in find_corrections([data], Report(0)).pictures]
     words = new_words(records, loaded)
     assert "ring" in words and "a" not in words and set(words["ring"]) == {"box"}
-    known = loaded.model.language.get_input_embeddings().weight.detach().clone()
+    known = loaded.model.language.get_input_embeddings().weight.detach().clone()[:len(loaded.tokenizer)]
     box = loaded.tokenizer.encode(" box", add_special_tokens=False)
     extended = with_words(loaded, words)
     pieces = extended.tokenizer.encode("a red ring. A string of rings", add_special_tokens=False)

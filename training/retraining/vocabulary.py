@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import torch
 from tokenizers import AddedToken
 
 from ros_gpt4roi.model.checkpoint import LoadedModel, build_model
@@ -61,23 +62,23 @@ def with_words(loaded: LoadedModel, words: dict[str, list[str]]) -> LoadedModel:
         The new model, with all weights of the old one.
     """
     alike = {word: _alike(loaded, places) for word, places in words.items()}
-    before = loaded.model.state_dict()
+    before, known = loaded.model.state_dict(), len(loaded.tokenizer)
     loaded.tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=False) for word in words])
     rows = max(len(loaded.tokenizer), loaded.config.language.model["vocab_size"])
     config = dataclasses.replace(loaded.config, language=LanguageConfig(
         {**loaded.config.language.model, "vocab_size": rows}))
     made = build_model(config, loaded.tokenizer)
-    ids = loaded.tokenizer.convert_tokens_to_ids(list(words))
     for name, value in made.model.state_dict().items():
-        known = before[name]
-        if known.shape != value.shape:  # embeddings, and the output where it is not tied to them
-            value[:len(known)] = known
-            value[len(known):] = known.mean(0)
-            for place, word in zip(ids, words):
-                value[place] = known[alike[word]].mean(0) if alike[word] else known.mean(0)
+        if before[name].shape != value.shape:  # embeddings, and the output where it is not tied to them
+            value[:len(before[name])] = before[name]
             before[name] = value
     made.model.load_state_dict(before)
     made.model.language.tie_weights()
+    tables = made.model.language.get_input_embeddings(), made.model.language.get_output_embeddings()
+    with torch.no_grad():  # also where there was room for them: what stood there means nothing
+        for weight in {id(table.weight): table.weight for table in tables}.values():
+            for place, word in zip(made.tokenizer.convert_tokens_to_ids(list(words)), words):
+                weight[place] = weight[alike[word] or slice(known)].mean(0)
     return made
 
 
