@@ -19,6 +19,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
@@ -36,6 +37,7 @@ _MATCH_S = 3.0  # how long a node's first diagnostics are waited for, which come
 _GONE_S = 2.0  # an action server that the graph doesn't show for so long has ended
 _SILENT_S = 10.0  # a node that answers reports once a second
 _QUIET_S = 3.0  # a node that is well, on a machine that is not too busy
+_ACKNOWLEDGED = Duration(seconds=1)  # most that the end waits for those who hear corrections
 _SHOWN_NODES = 5
 
 
@@ -253,6 +255,8 @@ class Connection:
             self._node.destroy_publisher(self._watch[1])
         self._node.destroy_client(self.describe)
         self._node.destroy_client(self.evidence)
+        if self._node.context.ok():
+            self.corrections.wait_for_all_acked(_ACKNOWLEDGED)  # what was said a moment ago would go with the publisher
         self._node.destroy_publisher(self.corrections)
         self._node.destroy_subscription(self._diagnostics)
         self._node.destroy_guard_condition(self._guard)
