@@ -49,7 +49,7 @@ def test_the_model_runs_on_a_server_which_goes_and_comes_back(peer: Peer, server
         assert message.model_version == f"qwen@127.0.0.1:{server.port}"
         grown: list[str] = []
         _, answer = ask("what is region 2?", grown)
-        assert answer.status == Answer.OK and answer.text == TEXT and "a small" in grown
+        assert answer.status == Answer.OK and answer.text == TEXT and grown and all(map(TEXT.startswith, grown))
         server.close()
         _, lost = ask("what is region 1?")
         assert lost.status == Answer.FAILED and str(server.port) in lost.error
