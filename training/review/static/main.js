@@ -322,8 +322,7 @@ async function write() {
     const record = current && !ended ? await load({ id: current.id }).catch(() => null) : null; // it is another version now
     if (record) look(record);
     else end();
-    say(`Written: ${Object.entries(reply.done).map(([what, count]) => `${count} ${what}`).join(", ") || "nothing"}.`);
-    tell(find("message").textContent);
+    tell(`Written: ${Object.entries(reply.done).map(([what, count]) => `${count} ${what}`).join(", ") || "nothing"}.`);
   } catch (error) {
     failed(error);
   }
