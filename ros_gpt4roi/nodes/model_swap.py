@@ -214,8 +214,14 @@ class ModelSwap:
 
     def _swap(self, folder: Path | None, pipeline: Pipeline) -> None:
         limits = self._scheduler.config  # by these, all that was begun has ended
-        old = self._scheduler.replace(pipeline).result(
-            limits.answer_timeout_s + limits.description_timeout_s + _PATIENCE_S)
+        wait_s = limits.answer_timeout_s + limits.description_timeout_s + _PATIENCE_S
+        replaced = self._scheduler.replace(pipeline)
+        try:
+            old = replaced.result(wait_s)
+        except futures.TimeoutError:
+            if replaced.cancel():  # what is refused must not come later
+                raise _Refused(f"what the model that runs had begun was not done after {wait_s:.0f} s") from None
+            old = replaced.result()
         self._take_back, self._folder = functools.partial(self._swap, self._folder, old), folder
         self._show(pipeline.adapters.serving)
         self._node.get_logger().info(f"model {pipeline.version} runs in place of {old.version}")

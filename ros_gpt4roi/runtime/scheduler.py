@@ -114,13 +114,14 @@ class Scheduler:
             pipeline: Nothing else uses it.
 
         Returns:
-            Gives the pipeline that served before, with nothing in its caches.
+            Gives the pipeline that served before, with nothing in its caches. Cancelled while it waits for what has
+            begun, it lets that pipeline serve on.
         """
         if (frame := self._frame) is not None:
             pipeline.prepare(frame)
         replaced: Future[Pipeline] = Future()
         with self._changed:
-            if self._replacement is not None:
+            if self._replacement is not None and not self._replacement[1].cancelled():
                 raise RuntimeError("a pipeline is being replaced already")
             self._replacement = pipeline, replaced
             running = self._running
@@ -291,6 +292,8 @@ class Scheduler:
             if self._replacement is None:
                 return
             (pipeline, replaced), self._replacement = self._replacement, None
+            if not replaced.set_running_or_notify_cancel():
+                return
             old, self._pipeline = self._pipeline, pipeline
             waiting = [question for question in self._questions if question.conversation_id]
             for question in waiting:

@@ -37,6 +37,22 @@ def test_what_began_ends_on_the_old_one_and_what_waits_goes_to_the_new_one(
     assert replaced.result(LIMIT_S) is running.pipeline and running.pipeline.statistics()["cache_bytes"] == 0
 
 
+def test_one_that_is_withdrawn_while_it_waits_does_not_come(run: Callable[..., Running], make_pipeline: Callable,
+                                                            make_frame: Callable) -> None:
+    running = run()
+    named(running.pipeline, "old")
+    running.hold()
+    begun = running.ask("What is region 1?", make_frame(2))
+    running.wait_until_held()
+    for name in ("withdrawn", "withdrawn, too"):
+        assert running.scheduler.replace(named(make_pipeline(), name)).cancel()
+    running.release()
+    assert begun.result(LIMIT_S).model_version == "old"
+    answer = running.ask("What is region 2?", make_frame(2, seed=2)).result(LIMIT_S)
+    assert (answer.status, answer.model_version) == (Status.OK, "old")
+    assert running.scheduler.replace(named(make_pipeline(), "later")).result(LIMIT_S) is running.pipeline
+
+
 def test_a_frame_that_is_described_is_not_cut(run: Callable[..., Running], make_pipeline: Callable,
                                               make_frame: Callable) -> None:
     running = run()
