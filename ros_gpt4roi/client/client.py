@@ -221,7 +221,7 @@ class Client:
         return self._call("evidence", "evidence of a region", request,
                           FindEvidence.Response(status=Answer.CANCELED, error="cancelled"), limit_s)
 
-    def correct(self, correction: Correction, limit_s: float = 0.0) -> None:
+    def correct(self, correction: Correction, limit_s: float = 0.0) -> bool:
         """Publishes what a person says about a description or an answer, on `corrections`, under the present time.
 
         Args:
@@ -229,15 +229,21 @@ class Client:
             limit_s: So long it waits for somebody who listens, such as the recorder; 0: it does not wait, and is lost
                 where nobody has been found yet.
 
+        Returns:
+            Whether anybody listens.
+
         Raises:
-            ClientError: Nobody listens.
+            ClientError: Nobody listens, after `limit_s`.
         """
         self._check_open()
+        publisher = self._connection.corrections
         if limit_s:
-            self.wait_for(lambda: self._connection.corrections.get_subscription_count() > 0, limit_s,
+            self.wait_for(lambda: publisher.get_subscription_count() > 0, limit_s,
                           f"a subscriber of {self.topic_name('corrections')}, such as the recorder")
         correction.time = Clock(clock_type=ClockType.SYSTEM_TIME).now().to_msg()
-        self._connection.corrections.publish(correction)
+        heard: bool = publisher.get_subscription_count() > 0
+        publisher.publish(correction)
+        return heard
 
     @property
     def repeats(self) -> int:

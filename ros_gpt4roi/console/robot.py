@@ -161,9 +161,9 @@ class Robot:
         self._talk = TalkStream(self._voice, rate, on_end)
         return self._talk
 
-    def correct(self, correction: Correction) -> None:
-        """Publishes a person's correction."""
-        self._client.correct(correction)
+    def correct(self, correction: Correction) -> bool:
+        """Publishes a person's correction. Returns whether anybody listens."""
+        return self._client.correct(correction)
 
     def state(self) -> dict[str, Any]:
         """What a page shows about the robot's health."""

@@ -250,8 +250,8 @@ class Session:
             self._switch_talk(command)
         elif isinstance(command, Correct):
             try:
-                self._robot.correct(command.as_correction())
-                self.post({"type": "corrected", "about": command.about})
+                heard = self._robot.correct(command.as_correction())
+                self.post({"type": "corrected", "about": command.about, "heard": heard})
             except Exception as error:  # rclpy's and the middleware's have no common base
                 self.post({"type": "rejected", "about": command.about, "error": f"not published: {error}"})
         elif isinstance(command, Explain):

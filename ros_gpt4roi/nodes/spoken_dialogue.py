@@ -234,8 +234,9 @@ class SpokenDialogue:
             self.ask_back("", "I do not know what that is about.")
             return
         self.counts["corrections"] += 1
-        self._client.correct(message)
-        self._say("Thank you." if correction.right else f"Noted: {_noted(message)}." if message.right else "Noted.")
+        heard = self._client.correct(message)
+        noted = "Thank you." if correction.right else f"Noted: {_noted(message)}." if message.right else "Noted."
+        self._say(noted if heard else f"{noted} But nothing records it.")
 
     @staticmethod
     def _region_of(subject: str, last: tuple[str, Answer] | None, described: RegionDescriptionArray | None) -> str:

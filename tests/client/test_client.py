@@ -162,14 +162,16 @@ def test_a_callback_may_close_the_client_which_then_says_so(ros: None) -> None:
 
 
 def test_a_program_that_corrects_and_ends_is_heard(peer: Peer) -> None:
-    with Client() as own, pytest.raises(ClientError, match="a subscriber of /corrections, such as the recorder"):
-        own.correct(Correction(), limit_s=0.2)
+    with Client() as own:
+        assert not own.correct(Correction())
+        with pytest.raises(ClientError, match="a subscriber of /corrections, such as the recorder"):
+            own.correct(Correction(), limit_s=0.2)
     heard: list[Correction] = []
     peer.node.create_subscription(Correction, "corrections", heard.append, 10)
     names = ["Ada", "Bob", "Cem", "Dora"]
     for name in names:
         with Client() as own:
-            own.correct(Correction(who=name), limit_s=WAIT_S)  # and is closed at once
+            assert own.correct(Correction(who=name), limit_s=WAIT_S)  # and is closed at once
     peer.wait_for(lambda: len(heard) == len(names), "the corrections")
     assert [correction.who for correction in heard] == names
 

@@ -108,7 +108,7 @@ def test_hostile_text_is_shown_as_text(browser: Browser, peer: Peer, tmp_path: P
             expect(turn.locator(".answer")).to_have_text(HostileRobot.TEXT)
             expect(turn.locator(".question")).to_have_text(HostileRobot.TEXT)
             turn.locator(".right").click()
-            expect(turn.locator(".outcome")).to_have_text("Noted: right.")
+            expect(turn.locator(".outcome")).to_have_text("Noted: right. But nothing records it: no recorder runs.")
             expect(page.locator("img, script:not([src])")).to_have_count(0)
             # Encodings that no console can show are said where the picture would be.
             robot.encoding = "<b>32FC9</b>"

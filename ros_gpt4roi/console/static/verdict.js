@@ -33,8 +33,9 @@ export function addVerdict(place, what, current, connection) {
     right.setAttribute("aria-pressed", verdict === "right");
     wrong.setAttribute("aria-pressed", verdict === "wrong");
     waitFor(about, (message) => {
+      const noted = `Noted: ${text ? `it is a ${text}` : verdict}.`;
       result.textContent = message.error ? `Not taken: ${message.error}`
-        : text ? `Noted: it is a ${text}.` : verdict === "right" ? "Noted: right." : "Noted: wrong.";
+        : message.heard ? noted : `${noted} But nothing records it: no recorder runs.`;
     });
   }
 
