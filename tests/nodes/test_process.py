@@ -101,12 +101,12 @@ from ros_gpt4roi.nodes import process
 where, process._BEGIN_LIMIT_S, process._END_LIMIT_S = sys.argv[1], float(sys.argv[2]), 1.0
 
 def at(place):
-    print(place, flush=True)
-    while place == where:
-        try:
+    try:
+        print(place, flush=True)
+        if place == where:
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
-        except KeyboardInterrupt:
-            pass
+    except KeyboardInterrupt:  # no second one comes
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 
 class Stubborn(Node):
     def __init__(self):
