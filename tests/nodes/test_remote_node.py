@@ -56,7 +56,9 @@ def test_the_model_runs_on_a_server_which_goes_and_comes_back(peer: Peer, server
         told(peer, diagnostics, DiagnosticStatus.WARN, "cannot be reached")
         again = ChatServer(server.port)
         try:
-            peer.wait_for(lambda: ask("what is region 1?")[1].status == Answer.OK, "the server's return")
+            # With frames: a silent camera would be told instead.
+            peer.wait_for(lambda: camera.send(BOXES) and ask("what is region 1?")[1].status == Answer.OK,
+                          "the server's return")
             told(peer, diagnostics, DiagnosticStatus.OK)
         finally:
             again.close()
@@ -83,7 +85,7 @@ def test_a_local_model_serves_from_the_start_while_the_server_refuses_everything
         told(peer, diagnostics, DiagnosticStatus.WARN, "serves in place of", f"refuses the key of {KEY_VARIABLE} (401)")
         assert "sk-of" not in str(diagnostics[-1])
         server.list_models, server.behave = listing, words
-        peer.wait_for(lambda: ask("what is region 1?")[1].text == TEXT, "the server's return")
+        peer.wait_for(lambda: camera.send(BOXES) and ask("what is region 1?")[1].text == TEXT, "the server's return")
         told(peer, diagnostics, DiagnosticStatus.OK)
 
 
@@ -100,7 +102,8 @@ def test_a_local_model_serves_while_the_server_is_gone(peer: Peer, server: ChatS
         assert described(peer, descriptions, camera.send(BOXES)).model_version == answer.model_version
         again = ChatServer(server.port)
         try:
-            peer.wait_for(lambda: ask("what is region 1?")[1].text == TEXT, "the server's return")
+            peer.wait_for(lambda: camera.send(BOXES) and ask("what is region 1?")[1].text == TEXT,
+                          "the server's return")
             _, follow_up = ask("and region 2?", conversation_id=answer.conversation_id)
             assert follow_up.text == TEXT and follow_up.model_version.startswith("qwen@")
             told(peer, diagnostics, DiagnosticStatus.OK)
