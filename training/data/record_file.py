@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -212,7 +211,7 @@ def read_lines(path: Path, report: Report) -> Iterator[tuple[bytes | None, Pictu
             with report.item(f"{path.name} line {number}"):
                 if line is None:
                     raise ValueError(f"it has more than {_LINE_BYTES} bytes")
-                record = from_json(json.loads(line), partial(_part, report, f"{path.name} line {number}"))
+                record = from_json(json.loads(line), parts_of(report, f"{path.name} line {number}"))
             yield line, record
 
 
@@ -239,8 +238,9 @@ def record_line(record: PictureRecord) -> str:
     return json.dumps(to_json(record), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def _part(report: Report, where: str, item: str) -> AbstractContextManager[None]:
-    return report.item(f"{where}: {item}")
+def parts_of(report: Report, where: str) -> Callable[[str], AbstractContextManager[None]]:
+    """What `from_json` takes to leave out, and count in a report, each part of a record that cannot be read."""
+    return lambda part: report.item(f"{where}: {part}")
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes | None]:

@@ -25,7 +25,7 @@ from training.data.bags.messages import MessageTypes, read_bag
 from training.data.bags.notes import Notes, header_stamp, stamp_text
 from training.data.bags.regions import FrameRegions, frame_conversations
 from training.data.record import Filtered, RecordError
-from training.data.record_file import PictureRecord, RecordWriter, RegionRecord, from_json, record_line
+from training.data.record_file import PictureRecord, RecordWriter, RegionRecord, from_json, parts_of, to_json
 from training.data.report import Report
 
 UNMATCHED = "unmatched_corrections.jsonl"
@@ -125,7 +125,7 @@ class _Frames:
             "bag": self._bag.name, "topic": self._notes.topic, "frame_id": str(message.header.frame_id),
             "stamp": stamp_text(stamp)})
         # As its readers take it: a bag's texts may be longer than they do.
-        record = from_json(json.loads(record_line(record)), lambda part: report.item(f"{where}: {part}"))
+        record = from_json(to_json(record), parts_of(report, where))
         report.count("regions", len(record.regions))
         report.count("regions with a description", sum(bool(region.description) for region in record.regions))
         report.count("regions judged by people", sum(bool(region.judgements) for region in record.regions))

@@ -187,7 +187,7 @@ def judgements_of(corrections: list[Note], report: Report) -> tuple[Judgement, .
                             note["time"]) for note in corrections[-MOST:])
     if contradict(found):
         report.note("contradicting corrections, of which the newest decides")
-    report.count("corrections of the same text before its newest 1000", len(corrections) - len(found))
+    report.count(f"corrections of the same text before its newest {MOST}", len(corrections) - len(found))
     return found
 
 

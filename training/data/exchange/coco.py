@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from training.data.record_file import (
     RecordWriter,
     RegionRecord,
     from_json,
+    parts_of,
     read_records,
     to_json,
 )
@@ -122,14 +121,10 @@ def import_coco(annotations: Path, images: Path, out: Path, report: Report) -> N
                         regions.append(_region(item, str(len(regions) + 1), names, size))
                 file = copy_picture(writer, path, report.kept)
                 record = from_json(to_json(PictureRecord(file, *size, tuple(regions), origin={
-                    "coco": image["file_name"]})), partial(_part, report, where))
+                    "coco": image["file_name"]})), parts_of(report, where))
                 writer.write(record)
                 report.kept += 1
                 report.count("regions", len(record.regions))
-
-
-def _part(report: Report, where: str, part: str) -> AbstractContextManager[None]:
-    return report.item(f"{where}: {part}")
 
 
 def _region(item: dict[str, Any], name: str, names: dict[Any, str], size: tuple[int, int]) -> RegionRecord:

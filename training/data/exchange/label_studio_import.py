@@ -15,7 +15,7 @@ from training.data.exchange.brush import decode_brush
 from training.data.exchange.label_studio_export import CONVERSATIONS, DESCRIPTION, IMAGE
 from training.data.exchange.pictures import copy_picture
 from training.data.record import Filtered, RecordError
-from training.data.record_file import RecordWriter, from_json, picture_path
+from training.data.record_file import RecordWriter, from_json, parts_of, picture_path
 from training.data.report import Report
 from training.data.segmentation import encode_mask, segmentation_region
 from training.data.source import image_size
@@ -97,7 +97,7 @@ def _convert(task: Any, where: str, images: Path, writer: RecordWriter, report: 
     file = copy_picture(writer, path, report.kept)
     record = from_json(
         {"file": file, "width": size[0], "height": size[1], "regions": list(regions.values()),
-         "conversations": conversations, "origin": origin}, lambda part: report.item(f"{where}: {part}"))
+         "conversations": conversations, "origin": origin}, parts_of(report, where))
     writer.write(record)
     report.kept += 1
     report.count("regions", len(record.regions))

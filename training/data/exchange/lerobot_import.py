@@ -14,7 +14,7 @@ from ros_gpt4roi.image_file import MAX_PIXELS, encode_image, read_header, read_i
 from ros_gpt4roi.regular_file import read_json
 from training.data.exchange import lerobot_format as lerobot
 from training.data.record import Filtered, RecordError
-from training.data.record_file import RecordWriter, from_json
+from training.data.record_file import RecordWriter, from_json, parts_of
 from training.data.report import Report
 from training.errors import training_packages
 
@@ -85,7 +85,7 @@ def _write(frame: _Frame, writer: RecordWriter, report: Report) -> None:
             {"file": writer.add_picture(f"{report.kept:06d}.{suffix}", frame.picture), "width": header.width,
              "height": header.height, "regions": said.regions, "origin": frame.where, "conversations": [
                  {"rounds": rounds, "source": _SOURCE} for rounds in said.conversations]},
-            lambda part: report.item(f"{where}: {part}"))
+            parts_of(report, where))
         writer.write(record)
         report.kept += 1
         report.count("regions", len(record.regions))
