@@ -91,12 +91,18 @@ class ConversationLoss(nn.Module):
             batch: As the model's `forward` takes it.
         """
         if not self.rows:
-            return {"loss": self.model(**batch, num_items_in_batch=num_items_in_batch).loss}
+            return {"loss": self._loss(batch, num_items_in_batch)}
         if num_items_in_batch is None:
             num_items_in_batch = (batch["labels"][:, 1:] != IGNORED).sum()
         by_length = batch["attention_mask"].sum(1).argsort(descending=True)
-        return {"loss": sum(self.model(**_part(batch, rows), num_items_in_batch=num_items_in_batch).loss
+        return {"loss": sum(self._loss(_part(batch, rows), num_items_in_batch)
                             for rows in by_length.split(self.rows))}
+
+    def _loss(self, batch: dict[str, Any], num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
+        if isinstance(self.model, GPT4RoI):
+            # Padding is on the right, where no token that is learned sees it: without a mask attention is faster.
+            batch = {name: values for name, values in batch.items() if name != "attention_mask"}
+        return self.model(**batch, num_items_in_batch=num_items_in_batch).loss
 
     def activation_checkpointing_enable(self, **settings: Any) -> None:
         """Recomputes the language model's activations in the backward pass, as TrainingArguments may ask for."""
