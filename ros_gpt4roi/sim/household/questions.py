@@ -264,8 +264,9 @@ def counting(sampler: HouseholdSampler) -> TextRound | None:
     groups = _groups(sampler)
     form = sampler.pick(("kind", *sorted(groups)))
     name, members = groups[form]
-    listed = join([sampler.number(j) for j in members]) if members else ""
-    said = f"{len(members)}: {listed}." if members else "None, so 0."
+    # The evidence first: what is counted is then written before the number that follows from it.
+    listed = join([sampler.number(j) for j in members]) if members else "None"
+    said = f"{listed}, so {len(members)}."
     return TextRound(question(sampler, "count", name), said, "counting", form,
                      Expected("number", (str(len(members)),), min(sampler.count + 1, 4)), regions_of(*members))
 
