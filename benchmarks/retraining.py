@@ -23,8 +23,10 @@ from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.regular_file import read_json
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
+from ros_gpt4roi.sim.worlds import TABLETOP
 from training.evaluation.model import open_fitted
 from training.retraining.simulated import Person, write_corrections
+from training.retraining.worlds import world_named
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corrections", nargs="+", type=int, default=[50, 100, 200, 500, 1000], help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, mistakes and training")
     options = parser.parse_args(arguments)
-    model = find_model("tabletop")
+    model = find_model(TABLETOP)
     pipeline = open_fitted(model, PipelineConfig(vision=VisionOptions(backend="torch")))
     results: dict[str, Any] = {"machine": machine_facts(), "options": {"seed": options.seed}, "corrections": {}}
     for count in options.corrections:
@@ -45,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(folder: Path, model: Path, pipeline: Pipeline, count: int, seed: int) -> dict[str, Any]:
-    person = Person(count, seed)
-    pictures = write_corrections(folder / "data", pipeline, person, seed)
+    world = world_named(TABLETOP)
+    person = Person(world, count, seed)
+    pictures = write_corrections(folder / "data", world, pipeline, person, seed)
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "training.retrain", "--model", model, "--data", folder / "data",
                                 "--out", folder / "model", "--seed", str(seed)], stdout=subprocess.DEVNULL)

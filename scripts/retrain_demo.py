@@ -1,9 +1,10 @@
 """How a robot learns from what people correct: recorded, corrected, retrained, swapped in, and taken back.
 
-A simulated robot looks at tables in a workshop, where half of the things are rings and stars, which the embedded model
-has never seen. A simulated operator corrects what it says, now and then wrongly, by the messages that consoles send.
-`training.data from_bag` and `training.retrain` make a new model of that, which the running node takes by `load_model`
-and gives back by `rollback`. scripts/retrain_demo.sh sets up and runs it.
+A simulated robot looks at scenes with things that the embedded model has never seen: rings and stars in a workshop, or
+with `--world household` popcorn boxes, dish tubs and wine racks. A simulated operator corrects what it says, now and
+then wrongly, by the messages that consoles send. `training.data from_bag` and `training.retrain` make a new model of
+that, which the running node takes by `load_model` and gives back by `rollback`. scripts/retrain_demo.sh sets up and
+runs it.
 
 What stands behind `--` goes to training.retrain.
 """
@@ -40,17 +41,19 @@ from ros_gpt4roi.printable import show  # noqa: E402
 from ros_gpt4roi.regular_file import read_json, write_whole  # noqa: E402
 from ros_gpt4roi.runtime.pipeline import PipelineConfig  # noqa: E402
 from ros_gpt4roi.runtime.vision_stage import VisionOptions  # noqa: E402
+from ros_gpt4roi.sim.household.catalogue import AssetsError  # noqa: E402
+from ros_gpt4roi.sim.household.scene import HouseholdScene  # noqa: E402
 from ros_gpt4roi.sim.studio import RendererError  # noqa: E402
-from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer  # noqa: E402
-from ros_gpt4roi.sim.tabletop.scene import KINDS, WORKSHOP_KINDS, Scene  # noqa: E402
+from ros_gpt4roi.sim.tabletop.scene import Scene  # noqa: E402
+from ros_gpt4roi.sim.worlds import TABLETOP  # noqa: E402
+from ros_gpt4roi.sim.worlds import WORLDS as NAMES  # noqa: E402
 from training.data.record_file import FILE, read_records  # noqa: E402
 from training.data.report import Report  # noqa: E402
 from training.evaluation.model import open_fitted  # noqa: E402
-from training.evaluation.tabletop_kinds import Counts, count_kinds, share, words  # noqa: E402
-from training.retraining.simulated import SPLIT, Person, region_id  # noqa: E402
+from training.retraining.kinds_called import Counts, count_kinds, share  # noqa: E402
+from training.retraining.simulated import Person, region_id  # noqa: E402
+from training.retraining.worlds import World, world_named  # noqa: E402
 
-MODEL = "tabletop"
-SIZE = (320, 240)  # of the camera's images, as those that the embedded model was trained on
 RATE_HZ = 2.0
 UNSEEN = 1000  # added to the seed: scenes of the evaluation, from which nothing is learned
 PAUSE_S = 0.05  # between two corrections; a person takes longer
@@ -80,9 +83,10 @@ class Steps:
 
 
 Boxes = frozenset[tuple[str, int, int, int, int]]
+Seen = Scene | HouseholdScene
 
 
-def boxes_of(scene: Scene) -> Boxes:
+def boxes_of(scene: Seen) -> Boxes:
     """The boxes of a scene with their ids: by these, a frame's scene is known."""
     return frozenset((region_id(item), *item.box) for item in scene.objects)
 
@@ -98,10 +102,11 @@ def _corners(region: Region) -> tuple[float, float, float, float]:
             middle.y + box.size_y / 2)
 
 
-def camera(seed: int, first: int = 0, scenes: int = 1) -> dict[str, Any]:
-    """Parameters of the simulated camera: scenes of the workshop, each from one place."""
-    return {"split": SPLIT, "seed": seed, "scene": first, "scenes": scenes, "views": 1, "rate_hz": RATE_HZ,
-            "width": SIZE[0], "height": SIZE[1], "depth": "none", "qos.reliability": "reliable"}
+def camera(world: World, seed: int, first: int = 0, scenes: int = 1) -> dict[str, Any]:
+    """Parameters of the simulated camera: scenes with things of new kinds, each from one place."""
+    return {"world": world.name, "split": world.split, "seed": seed, "scene": first, "scenes": scenes, "views": 1,
+            "rate_hz": RATE_HZ, "width": world.image_size[0], "height": world.image_size[1], "depth": "none",
+            "qos.reliability": "reliable"}
 
 
 def wait_for_recorder(client: Client) -> None:
@@ -118,10 +123,10 @@ def wait_for_recorder(client: Client) -> None:
     client.node.destroy_subscription(subscription)
 
 
-def correct(client: Client, person: Person, seed: int, scenes: int) -> int:
+def correct(client: Client, world: World, person: Person, seed: int, scenes: int) -> int:
     """Be the operator: look at each scene once, say what is wrong and what is right. Returns how many were seen."""
-    with TabletopRenderer(*SIZE) as renderer:
-        shown = [renderer.render(SPLIT, seed, place) for place in range(scenes)]
+    with world.renderer() as renderer:
+        shown = [renderer.render(world.split, seed, place) for place in range(scenes)]
     waiting = {boxes_of(scene): scene for scene in shown if scene.objects}
     count = len(waiting)
     wait_for_recorder(client)
@@ -130,7 +135,9 @@ def correct(client: Client, person: Person, seed: int, scenes: int) -> int:
     for frame in client.descriptions(LIMIT_S):
         scene = waiting.pop(described_boxes(frame), None) if stamp_ns(frame.header.stamp) > began else None
         items = {} if scene is None else {region_id(item): item for item in scene.objects}
-        for found in frame.descriptions if items else ():
+        for found in frame.descriptions if scene is not None else ():
+            if not world.can_tell(scene, items[found.region.id]):
+                continue
             judged = person.judge(items[found.region.id], found.text)
             client.correct(Correction(
                 header=frame.header, kind=Correction.DESCRIPTION, regions=[found.region], said=judged.said,
@@ -168,26 +175,27 @@ def look(client: Client, questions: Sequence[str]) -> tuple[str, dict[str, str]]
     return response.descriptions.model_version, texts
 
 
-def scene_to_show(seed: int) -> Scene:
+def scene_to_show(world: World, seed: int) -> Seen:
     """The first scene of a seed in which there are things of all new kinds."""
-    with TabletopRenderer(*SIZE) as renderer:
+    with world.renderer() as renderer:
         place = 0
         while True:
-            scene = renderer.render(SPLIT, seed, place)
-            if {*WORKSHOP_KINDS} <= {item.kind for item in scene.objects}:
+            scene = renderer.render(world.split, seed, place)
+            if {*world.new_kinds} <= {item.kind for item in scene.objects if world.can_tell(scene, item)}:
                 return scene
             place += 1
 
 
-def swap(client: Client, model: Path, scene: Scene) -> dict[str, Any]:
+def swap(client: Client, world: World, model: Path, scene: Seen) -> dict[str, Any]:
     """Have the running node take the new model, ask it, take the model back, and ask again."""
     client.wait_for_node(LIMIT_S)
     expected = boxes_of(scene)
     for frame in client.descriptions(LIMIT_S):
         if described_boxes(frame) == expected:
             break
-    new = {f"region {region_id(item)}": item.kind for item in scene.objects if item.kind in WORKSHOP_KINDS}
-    questions = [f"What kind of object is {name}?" for name in new] + ["How many shiny things are there?"]
+    new = {f"region {region_id(item)}": item.kind for item in scene.objects
+           if item.kind in world.new_kinds and world.can_tell(scene, item)}
+    questions = [f"What kind of object is {name}?" for name in new] + [f"What colour is {next(iter(new))}?"]
     version, before = look(client, questions)
     response = call(client, LoadModel, "load_model", LoadModel.Request(model=str(model)))
     show(f"   load_model: {response.message}")
@@ -197,28 +205,28 @@ def swap(client: Client, model: Path, scene: Scene) -> dict[str, Any]:
         return found
     swapped, after = look(client, questions)
     for name, kind in new.items():
-        show(f"   {name}, a {kind}: {before[name]}  now: {after[name]}")
+        show(f"   {name}, a {world.word(kind)}: {before[name]}  now: {after[name]}")
     taken = call(client, Trigger, "rollback", Trigger.Request())
     show(f"   rollback: {taken.message}")
     back, again = look(client, questions)
     same = taken.success and (back, again) == (version, before)
     show(f"   {len(again)} texts are {'exactly those' if same else 'NOT those'} from before")
     return {**found, "version_swapped": swapped, "after": after, "again": again, "rolled_back": same,
-            "shown_right": sum({*WORKSHOP_KINDS} & words(after[name]) == {kind} for name, kind in new.items()),
+            "shown_right": sum(world.kinds_called(after[name]) == {kind} for name, kind in new.items()),
             "shown": len(new)}
 
 
-def evaluate(robot: Robot, model: Path, seed: int, scenes: int) -> dict[str, Counts]:
+def evaluate(robot: Robot, world: World, model: Path, seed: int, scenes: int) -> dict[str, Counts]:
     """Count the kinds in scenes that nothing was learned from, as the node's own pipeline describes them."""
     pipeline = open_fitted(model, PipelineConfig(vision=VisionOptions(backend="torch")))
-    return {split: count_kinds(pipeline, split, seed, scenes, robot.check) for split in ("test", SPLIT)}
+    return {split: count_kinds(pipeline, world, split, seed, scenes, robot.check) for split in ("test", world.split)}
 
 
-def figures(before: dict[str, Counts], after: dict[str, Counts]) -> dict[str, Any]:
+def figures(world: World, before: dict[str, Counts], after: dict[str, Counts]) -> dict[str, Any]:
     """The fractions that were called by their kind, and of how many things."""
     found: dict[str, Any] = {}
-    for name, split, kinds in (("new", SPLIT, WORKSHOP_KINDS), ("old", "test", KINDS),
-                               ("old_in_the_new_room", SPLIT, KINDS)):
+    for name, split, kinds in (("new", world.split, world.new_kinds), ("old", "test", world.old_kinds),
+                               ("old_in_the_new_room", world.split, world.old_kinds)):
         found |= {f"{name}_before": share(before[split], kinds), f"{name}_after": share(after[split], kinds),
                   f"{name}_count": sum(before[split][kind][1] for kind in kinds if kind in before[split])}
     return found
@@ -226,24 +234,25 @@ def figures(before: dict[str, Counts], after: dict[str, Counts]) -> dict[str, An
 
 def run(options: argparse.Namespace, interrupts: Interrupts) -> dict[str, Any]:
     """All of it. Returns what the JSON file holds."""
-    out, steps, start = options.out, Steps(), find_model(MODEL)
-    bags, data, model = out / "bags", out / "data", out / "tabletop_2"
-    person = Person(options.corrections, options.seed)
-    scenes = options.corrections // 2 + 10  # more than needed: three or four descriptions of each are wrong
+    world = world_named(options.world)
+    out, steps, start = options.out, Steps(), find_model(world.name)
+    bags, data, model = out / "bags", out / "data", out / f"{world.name}_2"
+    person = Person(world, options.corrections, options.seed)
+    scenes = options.corrections // world.least_wrong + 10
     with Robot(out / "logs", interrupts) as robot, ExitStack() as stack:
         # The gate asks a hundred questions beside the camera's frames: on a busy machine, one of them may take long.
-        node: dict[str, Any] = {"scheduler.answer_timeout_s": LIMIT_S}
+        node: dict[str, Any] = {"model": world.name, "scheduler.answer_timeout_s": LIMIT_S}
         if options.max_loss is not None:
             node["swap.max_loss"] = options.max_loss
         with steps.step("start", "A robot starts"):
             stack.enter_context(robot.running({"perception": node}))
             client = stack.enter_context(Client(name="retrain_demo", check=robot.check))
             client.wait_for_node(LIMIT_S)
-        seen = {"sim_camera": camera(options.seed, 0, scenes), "recorder": {
+        seen = {"sim_camera": camera(world, options.seed, 0, scenes), "recorder": {
             "storage.folder": bags, "qos.image.reliability": "reliable"}}
         with steps.step("correct", f"An operator corrects {options.corrections} descriptions, 5 % of them wrongly"), \
                 robot.running(seen):
-            pictures = correct(client, person, options.seed, scenes)
+            pictures = correct(client, world, person, options.seed, scenes)
             print(f"   {person.corrected} corrected and {person.confirmed} confirmed in {pictures} scenes")
         with steps.step("from_bag", "What was recorded becomes a data set"):
             robot.run("from_bag", "training.data", "from_bag", bags, "--out", data)
@@ -256,27 +265,29 @@ def run(options: argparse.Namespace, interrupts: Interrupts) -> dict[str, Any]:
                                "--seed", options.seed, *options.retrain)
         with steps.step("evaluate", f"Both models describe {options.scenes} scenes of either room, from which nothing "
                                     "was learned"):
-            measured = figures(*(evaluate(robot, folder, options.seed + UNSEEN, options.scenes)
+            measured = figures(world, *(evaluate(robot, world, folder, options.seed + UNSEEN, options.scenes)
                                  for folder in (start, model)))
         with steps.step("swap", "The running node takes the new model, and takes it back"):
-            scene = scene_to_show(options.seed + UNSEEN)
-            with robot.running({"sim_camera": camera(scene.seed, scene.index)}):
-                shown = swap(client, model, scene)
+            scene = scene_to_show(world, options.seed + UNSEEN)
+            with robot.running({"sim_camera": camera(world, scene.seed, scene.index)}):
+                shown = swap(client, world, model, scene)
     card = read_json(model / "card.json")
     return {**measured, "rolled_back": shown.pop("rolled_back"), "minutes": steps.total,
-            "minutes_by_step": steps.minutes, "seed": options.seed, "corrections": person.corrected,
-            "wrong_on_purpose": person.mistaken, "confirmations": person.confirmed, "pictures": pictures,
+            "minutes_by_step": steps.minutes, "world": world.name, "seed": options.seed,
+            "corrections": person.corrected, "wrong_on_purpose": person.mistaken, "confirmations": person.confirmed, "pictures": pictures,
             "scenes": options.scenes, "steps": card["steps"], "peak_memory_mib": round(memory),
             "max_loss": options.max_loss, "retrain_options": options.retrain, "swap": shown, "cores": os.cpu_count()}
 
 
 def table(results: dict[str, Any]) -> str:
     """The figures for people."""
-    lines = [f"{'called by their kind':<44}{'before':>8}{'after':>8}"]
-    for name, what in (("new", f"new kinds ({', '.join(WORKSHOP_KINDS)})"), ("old", "the eight old kinds"),
+    world = world_named(results["world"])
+    new = ", ".join(map(world.word, world.new_kinds))
+    lines = [f"{'called by their kind':<60}{'before':>8}{'after':>8}"]
+    for name, what in (("new", f"new kinds ({new})"), ("old", f"the {len(world.old_kinds)} old kinds"),
                        ("old_in_the_new_room", "old kinds in the new room")):
         before, after = (f"{100 * results[f'{name}_{when}']:.1f} %" for when in ("before", "after"))
-        lines.append(f"{what + ', ' + str(results[f'{name}_count']) + ' things':<44}{before:>8}{after:>8}")
+        lines.append(f"{what + ', ' + str(results[f'{name}_count']) + ' things':<60}{before:>8}{after:>8}")
     lines.append(f"{results['minutes']:.0f} minutes, of which {results['minutes_by_step']['retrain']:.0f} for the "
                  f"retraining; {results['peak_memory_mib']} MiB of memory for it")
     return "\n".join(lines)
@@ -295,6 +306,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="retrain_demo.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", choices=NAMES, default=TABLETOP, help="default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, mistakes and training (default %(default)s)")
     parser.add_argument("--corrections", type=int, default=200, metavar="N", help="how many (default %(default)s)")
     parser.add_argument("--scenes", type=int, default=150, metavar="N",
@@ -328,15 +340,15 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nretrain_demo.py: interrupted", file=sys.stderr)
         return 130
-    except (DemoError, ClientError, ProcessDied, RendererError, OSError) as error:
+    except (DemoError, ClientError, ProcessDied, RendererError, AssetsError, OSError) as error:
         print(f"\nretrain_demo.py: {error}", file=sys.stderr)
         return 1
     print(f"\n{table(results)}")
     if not results["rolled_back"]:
         print(f"\nretrain_demo.py: the new model was not taken and taken back; see {options.out}", file=sys.stderr)
         return 1
-    print(f"\nDone: {options.out / 'tabletop_2'} is the new model, {options.out / 'tabletop_2' / 'report.html'} what "
-          "became of each correction.")
+    model = options.out / f"{options.world}_2"
+    print(f"\nDone: {model} is the new model, {model / 'report.html'} what became of each correction.")
     return 0
 
 

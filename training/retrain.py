@@ -53,7 +53,7 @@ from .evaluation.probes import Picture, write_probes
 from .recipe import read_recipe
 from .retraining.card import Case, as_fields, compare, known_phrase, make_card, read_cases, taught_phrase, write_card
 from .retraining.corrections import Corrected, find_corrections, is_short, split, write_lessons
-from .retraining.plan import SMALL, STAGE, Effort, estimate, is_small, make_recipe
+from .retraining.plan import SMALL, STAGE, WHOLE, Effort, estimate, language_parameters, make_recipe
 from .retraining.replay import earlier_sources, render_replay, say_again
 from .retraining.vocabulary import new_words, with_words
 from .train import train
@@ -144,8 +144,8 @@ class Retraining:
         write_whole(manifest, (json.dumps(wanted, indent=1) + "\n").encode())
 
     def _start(self, records: Sequence[PictureRecord]) -> Path:
-        """The folder that training begins with: the model, where it is small with words that it has no tokens for."""
-        if self._adapter or not is_small(self._model):
+        """What training begins with: the model, with words that it has no tokens for, where it learns as a whole."""
+        if self._adapter or language_parameters(self._model) > WHOLE:
             return self._model
         loaded = load_checkpoint(self._model)
         words = new_words(records, loaded)
@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     effort = Effort(options.epochs, options.replay, options.batch, options.learning_rate)
     model = find_model(options.model)
-    adapter = options.result == "adapter" or not options.result and not is_small(model)
+    adapter = options.result == "adapter" or not options.result and language_parameters(model) > SMALL
     if adapter and options.quantise:
         raise RecipeError("--quantise stores a model's language model, but an adapter is the result; expected "
                           "--result model, or no --quantise: an adapter goes on any format of the model")

@@ -24,12 +24,13 @@ from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
 from ros_gpt4roi.sim.household.scene import SPLITS, HouseholdScene
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import ALL_SPLITS, Scene
+from ros_gpt4roi.sim.worlds import HOUSEHOLD, TABLETOP
 
 from .parameters import TopicQos, declare, read
 from .process import NodeFailure, run_node
 
-WORLDS: dict[str, type[TabletopRenderer] | type[HouseholdRenderer]] = {
-    "tabletop": TabletopRenderer, "household": HouseholdRenderer}
+RENDERERS: dict[str, type[TabletopRenderer] | type[HouseholdRenderer]] = {
+    TABLETOP: TabletopRenderer, HOUSEHOLD: HouseholdRenderer}
 
 _JOIN_LIMIT_S = 2.0  # a large picture takes longer, and is not waited for
 
@@ -38,8 +39,8 @@ _JOIN_LIMIT_S = 2.0  # a large picture takes longer, and is not waited for
 class CameraParameters(Configuration):
     """Parameters of the sim_camera node, given at its start."""
 
-    world: str = setting("tabletop", "The simulated world: tabletop, plain shapes; household, things of a kitchen, "
-                                     "whose models scripts/setup.sh --household installs.", choices=tuple(WORLDS))
+    world: str = setting(TABLETOP, "The simulated world: tabletop, plain shapes; household, things of a kitchen, "
+                                     "whose models scripts/setup.sh --household installs.", choices=tuple(RENDERERS))
     seed: int = setting(0, "Seed of the scene.", at_least=0)
     scene: int = setting(0, "Number of the scene among those of its seed.", at_least=0)
     scenes: int = setting(1, "Scenes that are shown one after the other, from that one on.", at_least=1, at_most=1000)
@@ -127,7 +128,7 @@ class SimCamera(Node):
         # An OpenGL context belongs to the thread that made it.
         settings = self._settings
         try:
-            with WORLDS[settings.world](settings.width, settings.height) as renderer:
+            with RENDERERS[settings.world](settings.width, settings.height) as renderer:
                 for place in range(settings.scenes * settings.views):
                     if self._stop.is_set():
                         return

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
+from ros_gpt4roi.sim.household.scene import HouseholdObject, HouseholdScene, State
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
-from ros_gpt4roi.sim.tabletop.scene import KINDS, WORKSHOP_KINDS, SceneObject
+from ros_gpt4roi.sim.tabletop.scene import SceneObject
+from ros_gpt4roi.sim.worlds import HOUSEHOLD, TABLETOP
 from training.data.record_file import FILE, read_records
 from training.data.report import Report
-from training.evaluation.tabletop_kinds import count_kinds, share
 from training.retraining.corrections import find_corrections, key_phrase
-from training.retraining.simulated import SPLIT, Person, main
+from training.retraining.kinds_called import count_kinds, share
+from training.retraining.simulated import Person, main
+from training.retraining.worlds import world_named
 
+WORLD = world_named(TABLETOP)
 RING = SceneObject("ring", "red", "small", "matte", (1, 2, 30, 40), 1.0, (0.0, 0.0, 0.0), 1.0, 0)
 
 
@@ -23,7 +29,7 @@ RING = SceneObject("ring", "red", "small", "matte", (1, 2, 30, 40), 1.0, (0.0, 0
     ("A small matte red ring.", False), ("a red ring, matte and small", False), ("A small matte red bowl.", True),
     ("A small matte red ring bowl.", True), ("A large matte red ring.", True), ("", True)])
 def test_a_person_corrects_what_is_wrong_and_confirms_what_is_right(said, wrong):
-    person = Person(1, seed=0, mistakes=0)
+    person = Person(WORLD, 1, seed=0, mistakes=0)
     judged = person.judge(RING, said)
     assert (judged.said, judged.wrong, judged.right) == (said, wrong, "A small matte red ring." if wrong else "")
     assert person.done == wrong and (person.corrected, person.confirmed) == (int(wrong), int(not wrong))
@@ -31,7 +37,7 @@ def test_a_person_corrects_what_is_wrong_and_confirms_what_is_right(said, wrong)
 
 def test_five_per_cent_of_the_corrections_name_another_kind():
     def corrections() -> list[str]:
-        person = Person(200, seed=3)
+        person = Person(WORLD, 200, seed=3)
         texts = []
         while not person.done:
             texts.append(person.judge(RING, "A small matte red bowl.").right)
@@ -64,8 +70,8 @@ def test_what_is_corrected_is_a_folder_that_is_retrained_from(root: Path, tmp_pa
 
 def test_kinds_are_counted_also_where_the_model_has_no_word_for_them(root: Path):
     pipeline = Pipeline.open(root / "models" / "tabletop", PipelineConfig(vision=VisionOptions(backend="torch")))
-    counts = count_kinds(pipeline, SPLIT, seed=7, scenes=4)
-    assert share(counts, WORKSHOP_KINDS) == 0.0 and share(counts, KINDS) > 0.6
+    counts = count_kinds(pipeline, WORLD, WORLD.split, seed=7, scenes=4)
+    assert share(counts, WORLD.new_kinds) == 0.0 and share(counts, WORLD.old_kinds) > 0.6
     assert sum(count for _, count in counts.values()) > 10 and share(counts, ("cup",)) is None
     ended = [0]
 
@@ -75,4 +81,21 @@ def test_kinds_are_counted_also_where_the_model_has_no_word_for_them(root: Path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        count_kinds(pipeline, SPLIT, seed=7, scenes=4, check=end)
+        count_kinds(pipeline, WORLD, WORLD.split, seed=7, scenes=4, check=end)
+
+
+def test_a_person_of_the_household_knows_its_things_and_leaves_what_is_hardly_seen():
+    world = world_named(HOUSEHOLD)
+    popcorn = HouseholdObject("popcorn", ("red", "white"), "usual", (10, 10, 90, 120), 1.0, (0.0, 0.0, 0.1),
+                              (0.1, 0.1, 0.2), 1.0, 0, State("upright"))
+    hidden = dataclasses.replace(popcorn, visible=0.02, box=(10, 10, 14, 14))
+    scene = HouseholdScene("unseen", 0, 0, 640, 480, np.zeros((480, 640, 3), np.uint8), np.zeros((480, 640), np.int8),
+                           (popcorn, hidden), (1.0, 0.0, 0.5), 0)
+    assert popcorn.kind in world.new_kinds and not {*world.new_kinds} & {*world.old_kinds}
+    assert [world.can_tell(scene, item) for item in scene.objects] == [True, False]
+    right = world.right_text(popcorn)
+    assert world.kinds_called(right) == {"popcorn"} and world.is_right(popcorn, right)
+    assert world.is_right(popcorn, f"{right} It stands on the table, left of region2, the bowl.")
+    assert not world.is_right(popcorn, right.replace(world.word("popcorn"), "bowl"))
+    judged = Person(world, 1, seed=0, mistakes=1).judge(popcorn, "A white ceramic bowl.")
+    assert judged.wrong and judged.right != right and world.kinds_called(judged.right)

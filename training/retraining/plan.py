@@ -18,7 +18,8 @@ from training.recipe import Recipe, Stage
 from training.trainer import add_lora, freeze
 
 STAGE = "retrain"
-SMALL = 200_000_000  # parameters of a language model, up to which it learns as a whole
+WHOLE = 50_000_000  # parameters of a language model, up to which it learns as a whole; else by low-rank adapters
+SMALL = 200_000_000  # and up to which a whole model is the result; else the adapter alone
 _LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
 _VALIDATIONS = 8  # of a training that runs to its end
 _PATIENCE = 3  # validations
@@ -71,18 +72,17 @@ def make_recipe(model: Path, run: Path, seed: int, effort: Effort, pictures: int
     """
     steps = max(1, round(effort.visits(pictures) * (1 + effort.replay) / effort.batch))
     every = max(1, steps // _VALIDATIONS)
-    if adapter:
-        learns: dict[str, Any] = {"trainable": [], "lora": _LORA}
-    elif is_small(model):
-        learns = {"trainable": ["language", "regions"]}
-    else:
-        learns = {"trainable": ["regions"], "lora": _LORA}
+    whole = not adapter and language_parameters(model) <= WHOLE
+    learns: dict[str, Any] = {"trainable": ["language", "regions"]} if whole else {
+        "trainable": [] if adapter else ["regions"], "lora": _LORA}
+    # One conversation after the other leaves no padding; a small model, and a GPU, are faster with all at once.
+    rows = 0 if whole or torch.cuda.is_available() else 1
     mixture = {"kind": "mixture", "cache": str(run / "index")}
     return {
         "model": str(model), "seed": seed,
         "train": {**mixture, "sources": [*train, *replay]}, "validation": {**mixture, "sources": validation},
         "stages": [{
-            "name": STAGE, "objective": {"kind": "conversation"}, **learns, "patience": _PATIENCE,
+            "name": STAGE, "objective": {"kind": "conversation", "rows": rows}, **learns, "patience": _PATIENCE,
             "arguments": {
                 "max_steps": steps, "learning_rate": effort.learning_rate, "warmup_steps": 0.1, "logging_steps": every,
                 "eval_steps": every, "save_steps": every, "save_total_limit": 2, "report_to": "none",
@@ -90,15 +90,15 @@ def make_recipe(model: Path, run: Path, seed: int, effort: Effort, pictures: int
                 "weight_decay": 0.01, "bf16": has_fast_bf16()}}]}
 
 
-def is_small(folder: Path) -> bool:
-    """Whether a model's language model learns as a whole, not by adapters. No weights are read.
+def language_parameters(folder: Path) -> int:
+    """How many parameters a model's language model has. No weights are read.
 
     Raises CheckpointError where the folder is no model of this package.
     """
     loaded = build_empty(folder)
     if not isinstance(loaded, LoadedModel):
         raise CheckpointError(f"{folder}: a model of transformers, expected one of this package")
-    return sum(p.numel() for p in loaded.model.language.parameters()) <= SMALL
+    return sum(p.numel() for p in loaded.model.language.parameters())
 
 
 def has_fast_bf16() -> bool:

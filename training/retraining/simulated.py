@@ -1,6 +1,6 @@
-"""Corrections of a simulated person: what an operator would say about descriptions of the workshop's scenes.
+"""Corrections of a simulated person: what an operator would say about descriptions of a simulated world.
 
-    python -m training.retraining.simulated --model models/tabletop --out FOLDER --corrections 200
+    python -m training.retraining.simulated --world tabletop --out FOLDER --corrections 200
 
 makes a folder as `python -m training.data from_bag` would make it of a robot's recordings, without nodes and bags: for
 measurements of retraining. scripts/retrain_demo.sh goes the whole way.
@@ -24,11 +24,11 @@ from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.types import Frame, Region
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
-from ros_gpt4roi.sim.region_sampler import sentence
+from ros_gpt4roi.sim import worlds
+from ros_gpt4roi.sim.household.catalogue import AssetsError
+from ros_gpt4roi.sim.household.scene import HouseholdObject, HouseholdScene
 from ros_gpt4roi.sim.studio import RendererError
-from ros_gpt4roi.sim.tabletop.question_sampler import short_text
-from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
-from ros_gpt4roi.sim.tabletop.scene import COLOURS, KINDS, MATERIALS, SIZES, WORKSHOP_KINDS, Scene, SceneObject
+from ros_gpt4roi.sim.tabletop.scene import Scene, SceneObject
 from training.data.bags.notes import Note
 from training.data.bags.regions import FrameRegions
 from training.data.record import RecordError
@@ -36,21 +36,20 @@ from training.data.record_file import Judgement, PictureRecord, RecordWriter
 from training.data.report import Report
 from training.errors import tells_errors
 from training.evaluation.model import open_fitted
-from training.evaluation.tabletop_kinds import words
 
-SPLIT = "workshop"
+from .worlds import World, world_named
+
 MISTAKES = 0.05  # of the corrections are wrong themselves
 WHO = "simulated operator"
 _LABEL = "object"  # of the simulated camera's detections
 _BEGAN = 1_764_000_000.0  # seconds since 1970: any will do
-_ALL_KINDS = (*KINDS, *WORKSHOP_KINDS)
-_LOOKS = {*_ALL_KINDS, *COLOURS, *SIZES, *MATERIALS}
 
 
 class Person:
     """Judges descriptions of things, knowing what they look like. Corrects those that are wrong, confirms the others.
 
     Args:
+        world: Whose things.
         corrections: After so many the person is done.
         seed: Of the mistakes.
         mistakes: Share of the corrections that are wrong: they name another kind.
@@ -61,7 +60,8 @@ class Person:
         mistaken: Corrections so far that are wrong.
     """
 
-    def __init__(self, corrections: int, seed: int, mistakes: float = MISTAKES) -> None:
+    def __init__(self, world: World, corrections: int, seed: int, mistakes: float = MISTAKES) -> None:
+        self._world = world
         self._rng = np.random.default_rng([seed, corrections])
         self._mistakes = set(self._rng.choice(corrections, round(mistakes * corrections), replace=False).tolist())
         self._corrections = corrections
@@ -72,34 +72,36 @@ class Person:
         """Whether all corrections are made."""
         return self.corrected >= self._corrections
 
-    def judge(self, item: SceneObject, said: str) -> Judgement:
+    def judge(self, item: SceneObject | HouseholdObject, said: str) -> Judgement:
         """Say whether a description is right, and what would be.
 
         Args:
             item: What is described.
             said: The description.
         """
-        if _LOOKS.intersection(words(said)) == {item.kind, item.colour, item.size, item.material}:
+        if self._world.is_right(item, said):
             self.confirmed += 1
             return Judgement(said, wrong=False, who=WHO)
-        right = sentence(short_text(item))
+        right = self._world.right_text(item)
         if self.corrected in self._mistakes:
             self.mistaken += 1
-            right = right.replace(item.kind, str(self._rng.choice([kind for kind in _ALL_KINDS if kind != item.kind])))
+            other = str(self._rng.choice([kind for kind in self._world.kinds if kind != item.kind]))
+            right = right.replace(self._world.word(item.kind), self._world.word(other))
         self.corrected += 1
         return Judgement(said, right, wrong=True, who=WHO)
 
 
-def region_id(item: SceneObject) -> str:
+def region_id(item: SceneObject | HouseholdObject) -> str:
     """The id that the simulated camera gives a thing."""
     return str(item.object_index + 1)
 
 
-def write_corrections(folder: Path, pipeline: Pipeline, person: Person, seed: int) -> int:
-    """Write pictures of the workshop with what a model says of them and a person of that.
+def write_corrections(folder: Path, world: World, pipeline: Pipeline, person: Person, seed: int) -> int:
+    """Write pictures of a world, with things of new kinds, with what a model says of them and a person of that.
 
     Args:
         folder: Where to, as a folder of one's own pictures.
+        world: Whose scenes.
         pipeline: The model.
         person: Who judges, until they are done.
         seed: Of the scenes.
@@ -110,20 +112,22 @@ def write_corrections(folder: Path, pipeline: Pipeline, person: Person, seed: in
     Raises:
         RecordError: The folder has records already.
         RendererError: Nothing can be rendered here.
+        AssetsError: The world's things are not installed.
     """
     scenes = 0
     progress = tqdm(desc="correcting", unit=" scenes")
-    with RecordWriter(folder) as writer, TabletopRenderer() as renderer, progress:
+    with RecordWriter(folder) as writer, world.renderer() as renderer, progress:
         while not person.done:
-            scene = renderer.render(SPLIT, seed, scenes)
+            scene = renderer.render(world.split, seed, scenes)
             if scene.objects:
-                writer.write(_judged(scene, pipeline, person, writer))
+                writer.write(_judged(scene, world, pipeline, person, writer))
             scenes += 1
             progress.update()
     return scenes
 
 
-def _judged(scene: Scene, pipeline: Pipeline, person: Person, writer: RecordWriter) -> PictureRecord:
+def _judged(scene: Scene | HouseholdScene, world: World, pipeline: Pipeline, person: Person,
+            writer: RecordWriter) -> PictureRecord:
     frame = Frame(scene.image, tuple(Region(region_id(item), item.box) for item in scene.objects), 0, "")
     said = {found.region.id: found for found in pipeline.describe(frame).descriptions}
     pipeline.reset()
@@ -133,7 +137,7 @@ def _judged(scene: Scene, pipeline: Pipeline, person: Person, writer: RecordWrit
         boxes.append(region)
         if found := said.get(region["id"]):
             descriptions.append({**region, "text": found.text, "confidence": found.confidence})
-            if not person.done:
+            if not person.done and world.can_tell(scene, item):
                 judged = person.judge(item, found.text)
                 corrections.append({"regions": [region], "said": judged.said, "right": judged.right,
                                     "wrong": judged.wrong, "who": judged.who,
@@ -147,21 +151,24 @@ def _judged(scene: Scene, pipeline: Pipeline, person: Person, writer: RecordWrit
                          origin={"scene": f"{scene.split} {scene.seed} {scene.index}"})
 
 
-@tells_errors(RecordError, CheckpointError, ConfigError, EngineError, RendererError, OSError)
+@tells_errors(RecordError, CheckpointError, ConfigError, EngineError, RendererError, AssetsError, OSError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m training.retraining.simulated", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tabletop", help="folder or name of the model that is corrected")
+    parser.add_argument("--world", choices=worlds.WORLDS, default=worlds.TABLETOP, help="default %(default)s")
+    parser.add_argument("--model", help="folder or name of the model that is corrected (the world's embedded one)")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--corrections", type=int, default=200, metavar="N", help="how many (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes and mistakes (default %(default)s)")
     options = parser.parse_args(arguments)
     if options.corrections < 1 or options.seed < 0:
         parser.error(f"--corrections {options.corrections} --seed {options.seed}, expected at least 1 and 0")
-    person = Person(options.corrections, options.seed)
-    pipeline = open_fitted(find_model(options.model), PipelineConfig(vision=VisionOptions(backend="torch")))
-    pictures = write_corrections(options.out, pipeline, person, options.seed)
+    world = world_named(options.world)
+    person = Person(world, options.corrections, options.seed)
+    pipeline = open_fitted(find_model(options.model or world.name),
+                           PipelineConfig(vision=VisionOptions(backend="torch")))
+    pictures = write_corrections(options.out, world, pipeline, person, options.seed)
     print(f"{options.out}: {person.corrected} corrections and {person.confirmed} confirmations in {pictures} pictures")
     return 0
 
