@@ -154,6 +154,7 @@ class StageTrainer(Trainer):
         if self.is_world_process_zero():
             self.state.save_to_json(str(folder / _UNFINISHED / name / TRAINER_STATE_NAME))  # as it will be found
             os.replace(folder / _UNFINISHED / name, folder / name)
+            shutil.rmtree(folder / _UNFINISHED)
             rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

@@ -20,6 +20,7 @@ from ros_gpt4roi.configuration import setting
 from ros_gpt4roi.model.config import IGNORED
 from ros_gpt4roi.sim.household.attributes import ATTRIBUTES, attributes
 from ros_gpt4roi.sim.household.conversations import conversation, short_rounds
+from ros_gpt4roi.sim.household.recall import recall_rounds
 from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
 from ros_gpt4roi.sim.household.scene import SPLITS, HouseholdObject, HouseholdScene, State
 from ros_gpt4roi.sim.text_rounds import TextRound
@@ -27,7 +28,9 @@ from ros_gpt4roi.sim.text_rounds import TextRound
 from .rendered import ROUNDS, RenderedDataset, RenderedOptions
 from .scene_files import World, render_command
 
-TEXTS = ("conversations", "captions")
+TEXTS = ("conversations", "captions", "recall", "mixed")
+LOOK_UPS = 20  # of a scene, where texts are "recall"
+_MIXED = 0.5  # of the scenes, where texts are "mixed", are asked look-ups
 
 
 def _pack(scene: HouseholdScene) -> list[Any]:
@@ -56,14 +59,16 @@ class HouseholdOptions(RenderedOptions):
     """A data section of kind household."""
 
     split: str = setting(dataclasses.MISSING, "Which scenes; those of different splits never meet.", choices=SPLITS)
-    texts: str = setting("conversations", "conversations of several rounds, or captions (a short description a "
-                                          "region).", choices=TEXTS)
+    texts: str = setting("conversations", "conversations of several rounds, captions (a short description a "
+                                          "region), recall (terse look-ups among some of the regions), or mixed "
+                                          "(conversations and look-ups).", choices=TEXTS)
 
 
 class HouseholdDataset(RenderedDataset[HouseholdScene]):
     """Rendered scenes with attributes and conversations; see `RenderedDataset`.
 
-    Texts are "conversations" of at most 12 rounds, or "captions" (a short description a region).
+    Texts are "conversations" of at most 12 rounds, "captions" (a short description a region), "recall" (terse look-ups
+    among some of the regions) or "mixed", conversations of most scenes and look-ups of the others.
     """
 
     world, kinds_of_texts, attribute_values = HOUSEHOLD, TEXTS, ATTRIBUTES
@@ -76,8 +81,14 @@ class HouseholdDataset(RenderedDataset[HouseholdScene]):
 
     @override
     def talk(self, scene: HouseholdScene, rng: np.random.Generator) -> tuple[HouseholdScene, Sequence[TextRound]]:
+        if self.texts == "recall" or self.texts == "mixed" and rng.random() < _MIXED:
+            # Few regions are learned to be told apart before many.
+            some = int(rng.integers(min(2, len(scene.objects)), len(scene.objects) + 1))
+            fewer = dataclasses.replace(scene, objects=scene.objects[:some])
+            if rounds := recall_rounds(fewer, rng, LOOK_UPS):
+                return fewer, rounds
+        rounds = [] if self.texts == "captions" else conversation(scene, rng, ROUNDS)
         # Where too little is seen to ask anything, the short texts say so.
-        rounds = conversation(scene, rng, ROUNDS) if self.texts == "conversations" else []
         return scene, rounds or short_rounds(scene, rng)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ros_gpt4roi.explain import blank
 from ros_gpt4roi.model.prompt import PromptError
 from ros_gpt4roi.model.region_shapes import RegionShape
+from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.frame_encoder import network_inputs
 from ros_gpt4roi.runtime.language_stage import Rounds
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
@@ -29,7 +30,8 @@ _REHEARSED_REGIONS = 8  # of a frame by which the number of threads is measured,
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which model is evaluated, and how it is run."""
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR",
+                        help="checkpoint folder, or name of an installed model")
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA folder that is used with the model")
     parser.add_argument("--reference", action="store_true",
                         help="run it in float32 and PyTorch alone, not in the number format and on the backends that a "
@@ -42,7 +44,7 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
 
     Raises:
         CheckpointError: The folder holds no whole checkpoint, or that of the adapter none of one for it.
-        ConfigError: The device does not work here.
+        ConfigError: There is no such model, or the device does not work here.
     """
     config = PipelineConfig(device=options.device)
     if options.reference:
@@ -50,7 +52,10 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
                                      decoding=dataclasses.replace(config.decoding, onnxruntime=False))
     if options.adapter is not None:
         config = dataclasses.replace(config, adapters=(options.adapter,), adapter=options.adapter.resolve().name)
-    return open_fitted(options.model, config)
+    folder = find_model(str(options.model))  # of one that came without its language model, the whole one
+    if not options.model.is_dir():
+        options.model = folder  # it was named, not its folder
+    return open_fitted(folder, config)
 
 
 def open_fitted(folder: Path, config: PipelineConfig) -> Pipeline:

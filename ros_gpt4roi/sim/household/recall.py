@@ -1,0 +1,77 @@
+"""Terse look-ups about a household scene, an exercise in associative recall (arXiv 2312.04927).
+
+To find a region by its name, and to hold the places of two against each other, is what a language model learns last of
+the regions, and what most questions need; asked so tersely and often it is learned sooner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ros_gpt4roi.sim.region_sampler import regions_of
+from ros_gpt4roi.sim.text_rounds import Expected, TextRound
+
+from .catalogue import kinds
+from .questions import counted, pair
+from .relations import HouseholdRelations
+from .sampler import HouseholdSampler, look
+from .scene import HouseholdScene
+
+
+def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) -> list[TextRound]:
+    """Look-ups in random order.
+
+    The forms are "red mug?" → "<region3>.", "<region3>?" → "red ceramic mug.", "<region3>, <region2>?" → "<region3> is
+    left of <region2>.", "Closest to <region3>?" → "<region2>." and "mugs?" → "<region3> and <region5>, so 2.".
+
+    Args:
+        scene: The scene; its objects are asked about again and again.
+        rng: Draws objects and forms.
+        rounds: Most look-ups.
+
+    Returns:
+        The look-ups; none where nothing is clearly seen.
+    """
+    sampler = HouseholdSampler(scene, rng, HouseholdRelations(scene))
+    if not sampler.clear:
+        return []
+    forms = (_phrase, _phrase, _phrase, _region, _pair, _nearest, _group)
+    return [turn for _ in range(rounds) if (turn := forms[int(rng.integers(len(forms)))](sampler)) is not None]
+
+
+def _phrase(sampler: HouseholdSampler) -> TextRound | None:
+    i = sampler.target()
+    phrase = sampler.phrase(i)
+    return None if phrase is None else _answered_by_region(sampler, f"{phrase}?", i, sampler.count, ())
+
+
+def _answered_by_region(sampler: HouseholdSampler, question: str, i: int, options: int,
+                        about: tuple[int, ...]) -> TextRound:
+    return TextRound(question, f"{sampler.number(i)}.", "which_region", "recall",
+                     Expected("region", (f"region{i + 1}",), options), regions_of(*about, i), i)
+
+
+def _region(sampler: HouseholdSampler) -> TextRound:
+    i = sampler.target()
+    return TextRound(f"{sampler.number(i)}?", f"{look(sampler.objects[i])}.", "kind", "recall",
+                     Expected("kind", (sampler.objects[i].kind,), len(kinds())), regions_of(i), i)
+
+
+def _pair(sampler: HouseholdSampler) -> TextRound | None:
+    turn = pair(sampler)
+    return None if turn is None else replace(
+        turn, question=", ".join(f"<region{number}>" for number in turn.regions) + "?", form="recall")
+
+
+def _nearest(sampler: HouseholdSampler) -> TextRound | None:
+    i = sampler.target()
+    winner = sampler.relations.nearest(i)
+    if winner is None or winner not in sampler.clear:
+        return None
+    return _answered_by_region(sampler, f"Closest to {sampler.number(i)}?", winner, sampler.count - 1, (i,))
+
+
+def _group(sampler: HouseholdSampler) -> TextRound | None:
+    return counted(sampler, "{}?", "recall")

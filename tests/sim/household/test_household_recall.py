@@ -1,0 +1,81 @@
+"""Terse look-ups about household scenes: each answer is that of the scene."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from household_texts import RELATION, holds, make_scene, regions
+
+from ros_gpt4roi.sim.conversations import permuted
+from ros_gpt4roi.sim.household.recall import recall_rounds
+from ros_gpt4roi.sim.household.sampler import is_clear
+from ros_gpt4roi.sim.household.scene import HouseholdScene
+from ros_gpt4roi.sim.household.scoring import said_colours, said_kinds, score
+from ros_gpt4roi.sim.text_rounds import TextRound
+
+ROUNDS = 30
+
+
+@pytest.fixture(scope="module", name="asked")
+def asked_fixture() -> list[tuple[HouseholdScene, TextRound]]:
+    found = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        scene = permuted(make_scene(seed), rng)
+        found += [(scene, turn) for turn in recall_rounds(scene, rng, ROUNDS)]
+    return found
+
+
+def test_answers_count_as_right_and_all_forms_are_drawn(asked):
+    assert all(score(turn.expected, re.sub("[<>]", "", turn.answer)) for _, turn in asked)
+    tasks = [turn.task for _, turn in asked]
+    assert len(asked) > 40 * ROUNDS / 2
+    assert all(tasks.count(task) > 50 for task in ("which_region", "kind", "relations", "counting"))
+
+
+def test_a_name_leads_to_what_is_called_so_and_to_nothing_else(asked):
+    checked = 0
+    for scene, turn in asked:
+        if turn.task == "which_region" and "region" not in turn.question:
+            (item,), (kind,) = regions(scene, turn.answer), said_kinds(turn.question)
+            colours = set(said_colours(turn.question))
+            alike = [o for o in scene.objects if o.kind == kind and colours <= set(o.colours)]
+            assert alike == [item] and is_clear(scene, item)
+            checked += 1
+    assert checked > 200
+
+
+def test_a_region_leads_to_its_name(asked):
+    for scene, turn in asked:
+        if turn.task == "kind":
+            (item,) = regions(scene, turn.question)
+            assert said_kinds(turn.answer) == [item.kind] and set(said_colours(turn.answer)) == set(item.colours)
+
+
+def test_the_closest_is_the_closest(asked):
+    checked = 0
+    for scene, turn in asked:
+        if turn.question.startswith("Closest"):
+            (one,), (found,) = regions(scene, turn.question), regions(scene, turn.answer)
+            others = [o for o in scene.objects if o is not one and not o.facts.furniture]
+            nearest = min(others, key=lambda o: np.hypot(*np.subtract(o.position[:2], one.position[:2])))
+            assert found is nearest
+            checked += 1
+    assert checked > 20
+
+
+def test_two_regions_are_named_in_the_order_of_the_question(asked):
+    for scene, turn in asked:
+        if turn.task == "relations":
+            assert regions(scene, turn.question) == regions(scene, turn.answer)
+            said = re.findall(RELATION, turn.answer)
+            assert said and all(holds(relation, *regions(scene, turn.question)) for relation in said)
+
+
+def test_nothing_is_asked_of_what_is_not_seen():
+    scene = make_scene(0)
+    hidden = replace(scene, objects=tuple(replace(item, visible=0.01) for item in scene.objects))
+    assert recall_rounds(hidden, np.random.default_rng(0), ROUNDS) == []
