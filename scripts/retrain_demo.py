@@ -274,7 +274,8 @@ def run(options: argparse.Namespace, interrupts: Interrupts) -> dict[str, Any]:
     card = read_json(model / "card.json")
     return {**measured, "rolled_back": shown.pop("rolled_back"), "minutes": steps.total,
             "minutes_by_step": steps.minutes, "world": world.name, "seed": options.seed,
-            "corrections": person.corrected, "wrong_on_purpose": person.mistaken, "confirmations": person.confirmed, "pictures": pictures,
+            "corrections": person.corrected, "wrong_on_purpose": person.mistaken,
+            "confirmations": person.confirmed, "pictures": pictures,
             "scenes": options.scenes, "steps": card["steps"], "peak_memory_mib": round(memory),
             "max_loss": options.max_loss, "retrain_options": options.retrain, "swap": shown, "cores": os.cpu_count()}
 
