@@ -3,9 +3,9 @@
     python -m benchmarks.language_stage --json benchmarks/results/language_stage.json
 
 Whatever is compared takes turns on the same weights and inputs; medians. Models: "random", a Llama of 0.48 B
-parameters, and "tabletop". Both sides of a comparison with llama.cpp write exactly so many tokens. The published
-procedure's texts are compared for every region; timed are PUBLISHED_REGIONS of its conversations, which all cost the
-same, for all.
+parameters, and the embedded ones, "tabletop" and "household". Both sides of a comparison with llama.cpp write exactly
+so many tokens. The published procedure's texts are compared for every region; timed are PUBLISHED_REGIONS of its
+conversations, which all cost the same, for all.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from benchmarks.language_models import (
     random_model,
 )
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
+from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.language_backend import weights_of
 from ros_gpt4roi.runtime.language_format import FORMATS
 from ros_gpt4roi.runtime.pipeline import Pipeline
@@ -44,6 +45,7 @@ from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Sequence
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
 from ros_gpt4roi.runtime.types import Frame
+from ros_gpt4roi.sim.worlds import WORLDS
 
 try:
     from benchmarks import llama_cpp_peer
@@ -65,8 +67,7 @@ def main() -> None:
     """Measure and write what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the results go")
-    parser.add_argument("--models", nargs="+", default=["random", "tabletop"], choices=["random", "tabletop"])
-    parser.add_argument("--tabletop", type=Path, default=Path("models/tabletop"), help="its checkpoint folder")
+    parser.add_argument("--models", nargs="+", default=["random", "tabletop"], choices=["random", *WORLDS])
     parser.add_argument("--formats", nargs="+", default=list(TIMED_FORMATS), choices=FORMATS)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--regions", type=int, default=8)
@@ -81,7 +82,7 @@ def main() -> None:
                     "read_bytes_per_s": read_speed()}}
     with torch.inference_mode():
         for name in options.models:
-            loaded = random_model() if name == "random" else load_checkpoint(options.tabletop)
+            loaded = random_model() if name == "random" else load_checkpoint(find_model(name))
             results[name] = measure(loaded, options, results["machine"]["read_bytes_per_s"])
             prefix = "" if name == options.models[0] else f"{name}_"
             results |= {prefix + key: results[name][key] for key in results[name] if key.startswith("vs_")}

@@ -18,22 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.model_tables import ablation, extractor_costs, extractors, retrained, retraining, tabletop
+from benchmarks.table_source import ROOT, markdown, read
+
 RESULTS = ROOT / "benchmarks" / "results"
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_TASKS = ("kind", "colour", "size", "material", "relations", "counting", "comparing", "which_region", "yes_no", "why",
-          "describe")
-
-
-def read(path: str) -> dict[str, Any]:
-    """Return the content of a committed JSON file, by its place in the repository."""
-    return json.loads((ROOT / path).read_text(encoding="utf-8"))
-
-
-def markdown(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def headlines(folder: Path = RESULTS) -> str:
@@ -54,46 +43,6 @@ def headlines(folder: Path = RESULTS) -> str:
         where = machine.get("gpu") or f"{machine.get('cpu', '?')}, {machine.get('threads', '?')} threads"
         rows += [(path.stem, name, f"{value:.3g}", where) for name, value in numbers.items()]
     return markdown(("benchmark", "figure", "value", "machine"), rows)
-
-
-def tabletop() -> str:
-    """Return the scores of the embedded model, with and without its region embeddings."""
-    scores, hidden = read("models/tabletop/scores.json"), read("models/tabletop/scores_zero_regions.json")
-
-    def row(name: str, key: str, count: int, constant: float | None) -> tuple[str, ...]:
-        return (name, f"{100 * scores[key]:.1f}", f"{100 * hidden[key]:.1f}",
-                "" if constant is None else f"{100 * constant:.1f}", str(count))
-
-    rows = [row(task.replace("_", " "), task, scores["counts"][task], scores["chance"][task]) for task in _TASKS]
-    rows += [row(f"{task}, pairs never seen", f"held_out_{task}", scores["counts"]["held_out"], None)
-             for task in ("kind", "colour")]
-    head = (f"{scores['scenes']} scenes, seed {scores['seed']}", "right, %", "regions zeroed, %",
-            "best constant answer, %", "questions")
-    return markdown(head, rows)
-
-
-def extractors() -> str:
-    """Return what the region extractors learn and cost on the tabletop."""
-    results = read("benchmarks/results/extractors.json")["tabletop"]
-    rows = []
-    for name, measured in results.items():
-        right, small = measured["accuracy"]["all"], measured["accuracy"]["small"]
-        rows.append((f"`{name.replace(' + ', '` + ')}" + ("" if " + " in name else "`"),
-                     f"{100 * right['kind']:.1f}", f"{100 * small['kind']:.1f}",
-                     *(f"{100 * right[attribute]:.1f}" for attribute in ("colour", "size", "material")),
-                     f"{measured['parameters'] / 1e6:.2f} M", f"{measured['multiply_adds'] / 1e9:.2f} G",
-                     f"{measured['time_ratio']:.2f}"))
-    head = ("tabletop", "kind, %", "kind of small ones, %", "colour, %", "size, %", "material, %", "parameters",
-            "multiply-adds", "time")
-    return markdown(head, rows)
-
-
-def extractor_costs() -> str:
-    """Return what the region extractors cost at the published sizes."""
-    results = read("benchmarks/results/extractors.json")["full_size"]
-    rows = [(f"`{name}`", f"{measured['parameters'] / 1e6:.0f} M", f"{measured['multiply_adds'] / 1e12:.3g} T")
-            for name, measured in results.items()]
-    return markdown(("CLIP ViT-L/14 levels, 8 regions", "parameters", "multiply-adds"), rows)
 
 
 def speed() -> str:
@@ -188,17 +137,6 @@ def reuse() -> str:
     return markdown(head, rows)
 
 
-def ablation() -> str:
-    """Return what variants of the region module learn in the same short training, as mean and spread over the seeds."""
-    variants = read("benchmarks/results/ablation.json")["variants"]
-    tasks = tuple(next(iter(variants.values()))["mean"])
-    rows = []
-    for name, found in variants.items():
-        cells = (f"{found['mean'][task]:.1f} ± {found['spread'][task] or 0:.1f}" for task in tasks)
-        rows.append((f"`{name}`", *cells, str(found["seeds"]), f"{found['training_cpu_s']:.0f} s"))
-    return markdown(("variant", *(f"{task}, %" for task in tasks), "seeds", "training, CPU time"), rows)
-
-
 def training() -> str:
     """Return the speed of training the embedded model's stage 2."""
     results = read("benchmarks/results/training.json")
@@ -213,39 +151,6 @@ def bags() -> str:
     rows = [(f"{size} GB", str(used["frames"]), f"{used['peak_mib']:.0f} MiB", f"{used['minutes']:.1f}")
             for size, used in read("benchmarks/results/from_bag.json")["bags"].items()]
     return markdown(("bag", "frames", "memory at most", "minutes"), rows)
-
-
-def retrained() -> str:
-    """Return what the demonstration of retraining has measured, a row a seed.
-
-    Raises:
-        FileNotFoundError: None of its files is there.
-    """
-    folder = "benchmarks/results/retrain_demo"
-    rows = []
-    for path in sorted((ROOT / folder).glob("seed_*.json")):
-        found = read(f"{folder}/{path.name}")
-        percent = (f"{100 * found[key]:.1f}" for key in ("new_before", "new_after", "old_before", "old_after"))
-        rows.append((*(str(found[key]) for key in ("seed", "corrections", "steps", "scenes")), *percent,
-                     "yes" if found["rolled_back"] else "no", f"{found['minutes_by_step']['retrain']:.0f}",
-                     f"{found['minutes']:.0f}"))
-    if not rows:
-        raise FileNotFoundError(f"{folder}/seed_*.json")
-    return markdown(("seed", "corrections", "steps", "scenes of either room", "new kinds before, %", "after, %",
-                     "old kinds before, %", "after, %", "old texts back exactly", "minutes of retraining",
-                     "minutes in all"), rows)
-
-
-def retraining() -> str:
-    """Return what a retraining takes, by the number of corrections."""
-    rows = []
-    for count, used in read("benchmarks/results/retraining.json")["corrections"].items():
-        right = (f"{100 * used[group]['before']:.0f} → {100 * used[group]['after']:.0f}"
-                 for group in ("held_out", "known"))
-        rows.append((count, str(used["pictures"]), str(used["steps"]), f"{used['minutes']:.1f}",
-                     f"{used['peak_mib']:.0f} MiB", *right))
-    return markdown(("corrections", "pictures", "steps", "minutes", "memory at most", "of those held out right, %",
-                     "of what it knew right, %"), rows)
 
 
 def swap_pause() -> str:
@@ -372,9 +277,9 @@ def qwen3_vl_together() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, loading, reuse,
-                                        training, bags, retrained, retraining, swap_pause, tabletop, extractors,
-                                        extractor_costs, malformed, soak, console, browsers, ablation, speech,
-                                        speech_times, remote_fleet, qwen3_vl, qwen3_vl_together)}
+                                        training, bags, retrained, retraining, swap_pause, tabletop,
+                                        extractors, extractor_costs, malformed, soak, console, browsers, ablation,
+                                        speech, speech_times, remote_fleet, qwen3_vl, qwen3_vl_together)}
 
 
 def fill(text: str) -> str:

@@ -1,0 +1,92 @@
+"""The tables that say what models get right, for benchmarks/tables.py."""
+
+from __future__ import annotations
+
+from benchmarks.table_source import ROOT, markdown, read
+
+_TASKS = ("kind", "colour", "size", "material", "relations", "counting", "comparing", "which_region", "yes_no", "why",
+          "describe")
+
+
+def tabletop() -> str:
+    """Return the scores of the embedded model, with and without its region embeddings."""
+    scores, hidden = read("models/tabletop/scores.json"), read("models/tabletop/scores_zero_regions.json")
+
+    def row(name: str, key: str, count: int, constant: float | None) -> tuple[str, ...]:
+        return (name, f"{100 * scores[key]:.1f}", f"{100 * hidden[key]:.1f}",
+                "" if constant is None else f"{100 * constant:.1f}", str(count))
+
+    rows = [row(task.replace("_", " "), task, scores["counts"][task], scores["chance"][task]) for task in _TASKS]
+    rows += [row(f"{task}, pairs never seen", f"held_out_{task}", scores["counts"]["held_out"], None)
+             for task in ("kind", "colour")]
+    head = (f"{scores['scenes']} scenes, seed {scores['seed']}", "right, %", "regions zeroed, %",
+            "best constant answer, %", "questions")
+    return markdown(head, rows)
+
+
+def extractors() -> str:
+    """Return what the region extractors learn and cost on the tabletop."""
+    results = read("benchmarks/results/extractors.json")["tabletop"]
+    rows = []
+    for name, measured in results.items():
+        right, small = measured["accuracy"]["all"], measured["accuracy"]["small"]
+        rows.append((f"`{name.replace(' + ', '` + ')}" + ("" if " + " in name else "`"),
+                     f"{100 * right['kind']:.1f}", f"{100 * small['kind']:.1f}",
+                     *(f"{100 * right[attribute]:.1f}" for attribute in ("colour", "size", "material")),
+                     f"{measured['parameters'] / 1e6:.2f} M", f"{measured['multiply_adds'] / 1e9:.2f} G",
+                     f"{measured['time_ratio']:.2f}"))
+    head = ("tabletop", "kind, %", "kind of small ones, %", "colour, %", "size, %", "material, %", "parameters",
+            "multiply-adds", "time")
+    return markdown(head, rows)
+
+
+def extractor_costs() -> str:
+    """Return what the region extractors cost at the published sizes."""
+    results = read("benchmarks/results/extractors.json")["full_size"]
+    rows = [(f"`{name}`", f"{measured['parameters'] / 1e6:.0f} M", f"{measured['multiply_adds'] / 1e12:.3g} T")
+            for name, measured in results.items()]
+    return markdown(("CLIP ViT-L/14 levels, 8 regions", "parameters", "multiply-adds"), rows)
+
+
+def ablation() -> str:
+    """Return what variants of the region module learn in the same short training, as mean and spread over the seeds."""
+    variants = read("benchmarks/results/ablation.json")["variants"]
+    tasks = tuple(next(iter(variants.values()))["mean"])
+    rows = []
+    for name, found in variants.items():
+        cells = (f"{found['mean'][task]:.1f} ± {found['spread'][task] or 0:.1f}" for task in tasks)
+        rows.append((f"`{name}`", *cells, str(found["seeds"]), f"{found['training_cpu_s']:.0f} s"))
+    return markdown(("variant", *(f"{task}, %" for task in tasks), "seeds", "training, CPU time"), rows)
+
+
+def retrained() -> str:
+    """Return what the demonstration of retraining has measured, a row a seed.
+
+    Raises:
+        FileNotFoundError: None of its files is there.
+    """
+    folder = "benchmarks/results/retrain_demo"
+    rows = []
+    for path in sorted((ROOT / folder).glob("seed_*.json")):
+        found = read(f"{folder}/{path.name}")
+        percent = (f"{100 * found[key]:.1f}" for key in ("new_before", "new_after", "old_before", "old_after"))
+        rows.append((*(str(found[key]) for key in ("seed", "corrections", "steps", "scenes")), *percent,
+                     "yes" if found["rolled_back"] else "no", f"{found['minutes_by_step']['retrain']:.0f}",
+                     f"{found['minutes']:.0f}"))
+    if not rows:
+        raise FileNotFoundError(f"{folder}/seed_*.json")
+    return markdown(("seed", "corrections", "steps", "scenes of either room", "new kinds before, %", "after, %",
+                     "old kinds before, %", "after, %", "old texts back exactly", "minutes of retraining",
+                     "minutes in all"), rows)
+
+
+def retraining() -> str:
+    """Return what a retraining takes, by the number of corrections."""
+    rows = []
+    for count, used in read("benchmarks/results/retraining.json")["corrections"].items():
+        right = (f"{100 * used[group]['before']:.0f} → {100 * used[group]['after']:.0f}"
+                 for group in ("held_out", "known"))
+        rows.append((count, str(used["pictures"]), str(used["steps"]), f"{used['minutes']:.1f}",
+                     f"{used['peak_mib']:.0f} MiB", *right))
+    return markdown(("corrections", "pictures", "steps", "minutes", "memory at most", "of those held out right, %",
+                     "of what it knew right, %"), rows)
