@@ -95,8 +95,8 @@ class ConversationLoss(nn.Module):
         if num_items_in_batch is None:
             num_items_in_batch = (batch["labels"][:, 1:] != IGNORED).sum()
         by_length = batch["attention_mask"].sum(1).argsort(descending=True)
-        return {"loss": sum(self._loss(_part(batch, rows), num_items_in_batch)
-                            for rows in by_length.split(self.rows))}
+        losses = [self._loss(_part(batch, rows), num_items_in_batch) for rows in by_length.split(self.rows)]
+        return {"loss": torch.stack(losses).sum()}
 
     def _loss(self, batch: dict[str, Any], num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
         if isinstance(self.model, GPT4RoI):
