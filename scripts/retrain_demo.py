@@ -34,6 +34,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 from ros_gpt4roi.client import Client, ClientError, status_name  # noqa: E402
 from ros_gpt4roi.client.connection import statuses  # noqa: E402
+from ros_gpt4roi.configuration import ConfigError  # noqa: E402
 from ros_gpt4roi.interrupts import Interrupts  # noqa: E402
 from ros_gpt4roi.nodes.conversions import stamp_ns  # noqa: E402
 from ros_gpt4roi.paths import find_model  # noqa: E402
@@ -341,7 +342,8 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nretrain_demo.py: interrupted", file=sys.stderr)
         return 130
-    except (DemoError, ClientError, ProcessDied, RendererError, AssetsError, OSError) as error:
+    except (DemoError, ClientError, ProcessDied, ConfigError, RendererError, AssetsError,
+            OSError) as error:
         print(f"\nretrain_demo.py: {error}", file=sys.stderr)
         return 1
     print(f"\n{table(results)}")
