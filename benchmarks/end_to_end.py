@@ -34,18 +34,15 @@ from ros_gpt4roi.image_messages import rgb_to_image
 from ros_gpt4roi.interrupts import Interrupts
 from ros_gpt4roi.messages import box_to_message
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
-from ros_gpt4roi.nodes.sim_camera import RENDERERS
 from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.language_format import FORMATS
 from ros_gpt4roi.runtime.region_text import RegionText
 from ros_gpt4roi.runtime.types import Frame, Region
-from ros_gpt4roi.sim.household.scene import HouseholdScene
-from ros_gpt4roi.sim.tabletop.scene import Scene
-from ros_gpt4roi.sim.worlds import TABLETOP, WORLDS
+from ros_gpt4roi.sim.rendering import RenderedScene
+from ros_gpt4roi.sim.worlds import RENDERERS, TABLETOP
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S, STOP_LIMIT_S = 300.0, 30.0
-Seen = Scene | HouseholdScene
 PUBLISHED_REGIONS = 2  # conversations of the published procedure that are run for a frame; all cost the same
 
 
@@ -53,7 +50,7 @@ def main() -> None:
     """Measure and write what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the results go")
-    parser.add_argument("--world", choices=WORLDS, default=TABLETOP, help="what the camera looks at")
+    parser.add_argument("--world", choices=RENDERERS, default=TABLETOP, help="what the camera looks at")
     parser.add_argument("--model", type=Path, help="checkpoint folder (the world's embedded model)")
     parser.add_argument("--language-format", default="int8", choices=FORMATS)
     parser.add_argument("--frames", type=int, default=30)
@@ -81,9 +78,9 @@ def main() -> None:
     write_results(options.json, results)
 
 
-def render(options: argparse.Namespace) -> list[Seen]:
+def render(options: argparse.Namespace) -> list[RenderedScene]:
     """Views of the first test scenes that have enough objects to see."""
-    scenes: list[Seen] = []
+    scenes: list[RenderedScene] = []
     with RENDERERS[options.world](options.width, options.height) as renderer:
         index = 0
         while len(scenes) < options.frames:
@@ -95,7 +92,7 @@ def render(options: argparse.Namespace) -> list[Seen]:
     return scenes[:options.frames]
 
 
-def boxes_of(scene: Seen, count: int) -> list[tuple[float, float, float, float]]:
+def boxes_of(scene: RenderedScene, count: int) -> list[tuple[float, float, float, float]]:
     """So many boxes: those of the objects, again from the first where there are fewer."""
     boxes = (scene.objects[i % len(scene.objects)].box for i in range(count))
     return [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes]
@@ -160,7 +157,7 @@ class Station:
         """Wait until `condition()`; end the program, naming `what`, where that takes too long."""
         self.client.wait_for(condition, LIMIT_S, what)
 
-    def publish(self, scene: Seen, count: int) -> float:
+    def publish(self, scene: RenderedScene, count: int) -> float:
         """Publishes a frame with the present time as its stamp; returns the stamp, seconds."""
         image = rgb_to_image(scene.image, Header())
         boxes = [Detection2D(id=str(i + 1), bbox=box_to_message(box)) for i, box in enumerate(boxes_of(scene, count))]
@@ -172,7 +169,7 @@ class Station:
         return stamp / 1e9
 
 
-def one_at_a_time(station: Station, scenes: Sequence[Seen], loaded: LoadedModel,
+def one_at_a_time(station: Station, scenes: Sequence[RenderedScene], loaded: LoadedModel,
                   options: argparse.Namespace) -> dict[str, Any]:
     """Latency by stage, with nothing else under way; the first frame is counted apart."""
     totals, stages, published, same = [], [], [], []
@@ -201,7 +198,7 @@ def one_at_a_time(station: Station, scenes: Sequence[Seen], loaded: LoadedModel,
     return found
 
 
-def published_texts(loaded: LoadedModel, scene: Seen, count: int) -> list[str]:
+def published_texts(loaded: LoadedModel, scene: RenderedScene, count: int) -> list[str]:
     """The texts of the first PUBLISHED_REGIONS regions."""
     regions = tuple(Region(str(i + 1), box) for i, box in enumerate(boxes_of(scene, count)))
     places = range(1, min(PUBLISHED_REGIONS, count) + 1)
@@ -210,7 +207,7 @@ def published_texts(loaded: LoadedModel, scene: Seen, count: int) -> list[str]:
     return [names.to_user(loaded.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in found]
 
 
-def at_rate(station: Station, scenes: Sequence[Seen], options: argparse.Namespace) -> dict[str, Any]:
+def at_rate(station: Station, scenes: Sequence[RenderedScene], options: argparse.Namespace) -> dict[str, Any]:
     """A camera that does not wait; kept texts and drafts as configured. Frames that come too fast are dropped."""
     period, began = 1 / options.rate, time.monotonic()
     stamps = []
@@ -228,7 +225,7 @@ def at_rate(station: Station, scenes: Sequence[Seen], options: argparse.Namespac
             "descriptions_per_s": len(texts) / (station.received[-1][0] - stamps[0])}
 
 
-def questions(station: Station, scene: Seen, options: argparse.Namespace) -> dict[str, Any]:
+def questions(station: Station, scene: RenderedScene, options: argparse.Namespace) -> dict[str, Any]:
     """First words and whole answers over the action, at rest."""
     firsts, wholes = [], []
     for number in range(max(3, options.frames // 3)):

@@ -45,7 +45,7 @@ from ros_gpt4roi.runtime.request import DescriptionRequest, Question, Sequence
 from ros_gpt4roi.runtime.scheduler import Scheduler
 from ros_gpt4roi.runtime.threads import fit_threads, use_all_threads
 from ros_gpt4roi.runtime.types import Frame
-from ros_gpt4roi.sim.worlds import WORLDS
+from ros_gpt4roi.sim.worlds import RENDERERS
 
 try:
     from benchmarks import llama_cpp_peer
@@ -67,7 +67,7 @@ def main() -> None:
     """Measure and write what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the results go")
-    parser.add_argument("--models", nargs="+", default=["random", "tabletop"], choices=["random", *WORLDS])
+    parser.add_argument("--models", nargs="+", default=["random", "tabletop"], choices=["random", *RENDERERS])
     parser.add_argument("--formats", nargs="+", default=list(TIMED_FORMATS), choices=FORMATS)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--regions", type=int, default=8)

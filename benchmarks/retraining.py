@@ -26,7 +26,7 @@ from ros_gpt4roi.runtime.vision_stage import VisionOptions
 from ros_gpt4roi.sim.worlds import TABLETOP
 from training.evaluation.model import open_fitted
 from training.retraining.simulated import Person, write_corrections
-from training.retraining.worlds import world_named
+from training.retraining.worlds import WORLDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,9 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(folder: Path, model: Path, pipeline: Pipeline, count: int, seed: int) -> dict[str, Any]:
-    world = world_named(TABLETOP)
-    person = Person(world, count, seed)
-    pictures = write_corrections(folder / "data", world, pipeline, person, seed)
+    person = Person(WORLDS[TABLETOP], count, seed)
+    pictures = write_corrections(folder / "data", pipeline, person, seed)
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "training.retrain", "--model", model, "--data", folder / "data",
                                 "--out", folder / "model", "--seed", str(seed)], stdout=subprocess.DEVNULL)

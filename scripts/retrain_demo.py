@@ -43,17 +43,15 @@ from ros_gpt4roi.regular_file import read_json, write_whole  # noqa: E402
 from ros_gpt4roi.runtime.pipeline import PipelineConfig  # noqa: E402
 from ros_gpt4roi.runtime.vision_stage import VisionOptions  # noqa: E402
 from ros_gpt4roi.sim.household.catalogue import AssetsError  # noqa: E402
-from ros_gpt4roi.sim.household.scene import HouseholdScene  # noqa: E402
+from ros_gpt4roi.sim.rendering import RenderedScene  # noqa: E402
 from ros_gpt4roi.sim.studio import RendererError  # noqa: E402
-from ros_gpt4roi.sim.tabletop.scene import Scene  # noqa: E402
 from ros_gpt4roi.sim.worlds import TABLETOP  # noqa: E402
-from ros_gpt4roi.sim.worlds import WORLDS as NAMES  # noqa: E402
 from training.data.record_file import FILE, read_records  # noqa: E402
 from training.data.report import Report  # noqa: E402
 from training.evaluation.model import open_fitted  # noqa: E402
 from training.retraining.kinds_called import Counts, count_kinds, share  # noqa: E402
 from training.retraining.simulated import Person, region_id  # noqa: E402
-from training.retraining.worlds import World, world_named  # noqa: E402
+from training.retraining.worlds import WORLDS, World  # noqa: E402
 
 RATE_HZ = 2.0
 UNSEEN = 1000  # added to the seed: scenes of the evaluation, from which nothing is learned
@@ -84,10 +82,9 @@ class Steps:
 
 
 Boxes = frozenset[tuple[str, int, int, int, int]]
-Seen = Scene | HouseholdScene
 
 
-def boxes_of(scene: Seen) -> Boxes:
+def boxes_of(scene: RenderedScene) -> Boxes:
     """The boxes of a scene with their ids: by these, a frame's scene is known."""
     return frozenset((region_id(item), *item.box) for item in scene.objects)
 
@@ -124,8 +121,9 @@ def wait_for_recorder(client: Client) -> None:
     client.node.destroy_subscription(subscription)
 
 
-def correct(client: Client, world: World, person: Person, seed: int, scenes: int) -> int:
+def correct(client: Client, person: Person, seed: int, scenes: int) -> int:
     """Be the operator: look at each scene once, say what is wrong and what is right. Returns how many were seen."""
+    world = person.world
     with world.renderer() as renderer:
         shown = [renderer.render(world.split, seed, place) for place in range(scenes)]
     waiting = {boxes_of(scene): scene for scene in shown if scene.objects}
@@ -176,7 +174,7 @@ def look(client: Client, questions: Sequence[str]) -> tuple[str, dict[str, str]]
     return response.descriptions.model_version, texts
 
 
-def scene_to_show(world: World, seed: int) -> Seen:
+def scene_to_show(world: World, seed: int) -> RenderedScene:
     """The first scene of a seed in which there are things of all new kinds."""
     with world.renderer() as renderer:
         place = 0
@@ -187,7 +185,7 @@ def scene_to_show(world: World, seed: int) -> Seen:
             place += 1
 
 
-def swap(client: Client, world: World, model: Path, scene: Seen) -> dict[str, Any]:
+def swap(client: Client, world: World, model: Path, scene: RenderedScene) -> dict[str, Any]:
     """Have the running node take the new model, ask it, take the model back, and ask again."""
     client.wait_for_node(LIMIT_S)
     expected = boxes_of(scene)
@@ -235,7 +233,7 @@ def figures(world: World, before: dict[str, Counts], after: dict[str, Counts]) -
 
 def run(options: argparse.Namespace, interrupts: Interrupts) -> dict[str, Any]:
     """All of it. Returns what the JSON file holds."""
-    world = world_named(options.world)
+    world = WORLDS[options.world]
     out, steps, start = options.out, Steps(), find_model(world.name)
     bags, data, model = out / "bags", out / "data", out / f"{world.name}_2"
     person = Person(world, options.corrections, options.seed)
@@ -253,7 +251,7 @@ def run(options: argparse.Namespace, interrupts: Interrupts) -> dict[str, Any]:
             "storage.folder": bags, "qos.image.reliability": "reliable"}}
         with steps.step("correct", f"An operator corrects {options.corrections} descriptions, 5 % of them wrongly"), \
                 robot.running(seen):
-            pictures = correct(client, world, person, options.seed, scenes)
+            pictures = correct(client, person, options.seed, scenes)
             print(f"   {person.corrected} corrected and {person.confirmed} confirmed in {pictures} scenes")
         with steps.step("from_bag", "What was recorded becomes a data set"):
             robot.run("from_bag", "training.data", "from_bag", bags, "--out", data)
@@ -283,7 +281,7 @@ def run(options: argparse.Namespace, interrupts: Interrupts) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """The figures for people."""
-    world = world_named(results["world"])
+    world = WORLDS[results["world"]]
     new = ", ".join(map(world.word, world.new_kinds))
     lines = [f"{'called by their kind':<60}{'before':>8}{'after':>8}"]
     for name, what in (("new", f"new kinds ({new})"), ("old", f"the {len(world.old_kinds)} old kinds"),
@@ -308,7 +306,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="retrain_demo.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", choices=NAMES, default=TABLETOP, help="default %(default)s")
+    parser.add_argument("--world", choices=WORLDS, default=TABLETOP, help="default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, mistakes and training (default %(default)s)")
     parser.add_argument("--corrections", type=int, default=200, metavar="N", help="how many (default %(default)s)")
     parser.add_argument("--scenes", type=int, default=150, metavar="N",
@@ -342,8 +340,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nretrain_demo.py: interrupted", file=sys.stderr)
         return 130
-    except (DemoError, ClientError, ProcessDied, ConfigError, RendererError, AssetsError,
-            OSError) as error:
+    except (DemoError, ClientError, ProcessDied, ConfigError, RendererError, AssetsError, OSError) as error:
         print(f"\nretrain_demo.py: {error}", file=sys.stderr)
         return 1
     print(f"\n{table(results)}")

@@ -20,17 +20,12 @@ from vision_msgs.msg import Detection2D, Detection2DArray
 from ros_gpt4roi.configuration import Configuration, setting
 from ros_gpt4roi.image_messages import rgb_to_compressed, rgb_to_image
 from ros_gpt4roi.messages import box_to_message, hypothesis
-from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
 from ros_gpt4roi.sim.household.scene import SPLITS, HouseholdScene
-from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import ALL_SPLITS, Scene
-from ros_gpt4roi.sim.worlds import HOUSEHOLD, TABLETOP
+from ros_gpt4roi.sim.worlds import RENDERERS, TABLETOP
 
 from .parameters import TopicQos, declare, read
 from .process import NodeFailure, run_node
-
-RENDERERS: dict[str, type[TabletopRenderer] | type[HouseholdRenderer]] = {
-    TABLETOP: TabletopRenderer, HOUSEHOLD: HouseholdRenderer}
 
 _JOIN_LIMIT_S = 2.0  # a large picture takes longer, and is not waited for
 
@@ -40,7 +35,7 @@ class CameraParameters(Configuration):
     """Parameters of the sim_camera node, given at its start."""
 
     world: str = setting(TABLETOP, "The simulated world: tabletop, plain shapes; household, things of a kitchen, "
-                                     "whose models scripts/setup.sh --household installs.", choices=tuple(RENDERERS))
+                                   "whose models scripts/setup.sh --household installs.", choices=tuple(RENDERERS))
     seed: int = setting(0, "Seed of the scene.", at_least=0)
     scene: int = setting(0, "Number of the scene among those of its seed.", at_least=0)
     scenes: int = setting(1, "Scenes that are shown one after the other, from that one on.", at_least=1, at_most=1000)

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from ros_gpt4roi.configuration import ConfigError
-from ros_gpt4roi.paths import find_model
+from collections.abc import Mapping
 
-from .household.catalogue import AssetsError, find_assets
+from .household.renderer import HouseholdRenderer
+from .tabletop.renderer import TabletopRenderer
 
 HOUSEHOLD, TABLETOP = "household", "tabletop"
-WORLDS = (HOUSEHOLD, TABLETOP)
-
-
-def default_world() -> tuple[str, str]:
-    """The world that is shown where none is named.
-
-    Returns:
-        The household where its things and the whole of its model are on this machine, else the tabletop, which needs
-        nothing more; and why it is not the household, or nothing.
-    """
-    try:
-        find_model(HOUSEHOLD)
-        find_assets()
-    except (ConfigError, AssetsError) as error:
-        return TABLETOP, str(error)
-    return HOUSEHOLD, ""
+#: World → what renders its scenes, made with the width and height of the images in pixels.
+RENDERERS: Mapping[str, type[TabletopRenderer] | type[HouseholdRenderer]] = {
+    TABLETOP: TabletopRenderer, HOUSEHOLD: HouseholdRenderer}

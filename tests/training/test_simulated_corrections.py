@@ -19,9 +19,9 @@ from training.data.report import Report
 from training.retraining.corrections import find_corrections, key_phrase
 from training.retraining.kinds_called import count_kinds, share
 from training.retraining.simulated import Person, main
-from training.retraining.worlds import world_named
+from training.retraining.worlds import WORLDS
 
-WORLD = world_named(TABLETOP)
+WORLD = WORLDS[TABLETOP]
 RING = SceneObject("ring", "red", "small", "matte", (1, 2, 30, 40), 1.0, (0.0, 0.0, 0.0), 1.0, 0)
 
 
@@ -85,7 +85,7 @@ def test_kinds_are_counted_also_where_the_model_has_no_word_for_them(root: Path)
 
 
 def test_a_person_of_the_household_knows_its_things_and_leaves_what_is_hardly_seen():
-    world = world_named(HOUSEHOLD)
+    world = WORLDS[HOUSEHOLD]
     popcorn = HouseholdObject("popcorn", ("red", "white"), "usual", (10, 10, 90, 120), 1.0, (0.0, 0.0, 0.1),
                               (0.1, 0.1, 0.2), 1.0, 0, State("upright"))
     hidden = dataclasses.replace(popcorn, visible=0.02, box=(10, 10, 14, 14))

@@ -25,11 +25,10 @@ from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
 from ros_gpt4roi.sim.household.scene import SPLITS, HouseholdObject, HouseholdScene, State
 from ros_gpt4roi.sim.text_rounds import TextRound
 
-from .rendered import ROUNDS, RenderedDataset, RenderedOptions
+from .rendered import LOOK_UPS, ROUNDS, RenderedDataset, RenderedOptions, some_of
 from .scene_files import World, render_command
 
 TEXTS = ("conversations", "captions", "recall", "mixed")
-LOOK_UPS = 20  # of a scene, where texts are "recall"
 _MIXED = 0.5  # of the scenes, where texts are "mixed", are asked look-ups
 
 
@@ -82,9 +81,7 @@ class HouseholdDataset(RenderedDataset[HouseholdScene]):
     @override
     def talk(self, scene: HouseholdScene, rng: np.random.Generator) -> tuple[HouseholdScene, Sequence[TextRound]]:
         if self.texts == "recall" or self.texts == "mixed" and rng.random() < _MIXED:
-            # Few regions are learned to be told apart before many.
-            some = int(rng.integers(min(2, len(scene.objects)), len(scene.objects) + 1))
-            fewer = dataclasses.replace(scene, objects=scene.objects[:some])
+            fewer = some_of(scene, rng)
             if rounds := recall_rounds(fewer, rng, LOOK_UPS):
                 return fewer, rounds
         rounds = [] if self.texts == "captions" else conversation(scene, rng, ROUNDS)

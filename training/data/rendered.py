@@ -27,6 +27,7 @@ from .scene_files import MASKS, SHARD, ScenesError, SceneType, World, is_whole, 
 from .segmentation import decode_mask
 
 ROUNDS = 12  # most, of a conversation
+LOOK_UPS = 20  # most, of a scene whose texts are "recall"
 _POINTS, _JITTER = 3, 4  # random streams, beside those of from_scratch.augmentation
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 _NO_OWNER = np.zeros((0, 0), np.int8)
@@ -44,6 +45,12 @@ class RenderedOptions(Configuration):
     points: float = setting(0.0, "Share of the objects that are shown by a point inside them.", at_least=0, at_most=1)
     jitter: float = setting(0.0, "Part of its width or height by which each edge of a box moves at most, as a "
                                  "detector's do; not of masks.", at_least=0, at_most=0.4)
+
+
+def some_of(scene: SceneType, rng: np.random.Generator) -> SceneType:
+    """A scene with some of its objects, for look-ups: few regions are learned to be told apart before many."""
+    count = len(scene.objects)
+    return dataclasses.replace(scene, objects=scene.objects[:int(rng.integers(min(2, count), count + 1))])
 
 
 class RenderedDataset(Dataset, Generic[SceneType]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,10 @@ from ros_gpt4roi.sim.tabletop.scene import SPLITS, Scene, SceneObject
 from ros_gpt4roi.sim.tabletop.scoring import ATTRIBUTES
 from ros_gpt4roi.sim.text_rounds import TextRound
 
-from .rendered import ROUNDS, RenderedDataset, RenderedOptions
+from .rendered import LOOK_UPS, ROUNDS, RenderedDataset, RenderedOptions, some_of
 from .scene_files import World, render_command
 
 TEXTS = ("conversations", "captions", "recall")
-LOOK_UPS = 20  # of a scene, where texts are "recall"
 
 
 def _pack(scene: Scene) -> list[Any]:
@@ -63,9 +62,7 @@ class TabletopDataset(RenderedDataset[Scene]):
     @override
     def talk(self, scene: Scene, rng: np.random.Generator) -> tuple[Scene, Sequence[TextRound]]:
         if self.texts == "recall":
-            # Few regions are learned to be told apart before many.
-            some = int(rng.integers(min(2, len(scene.objects)), len(scene.objects) + 1))
-            scene = replace(scene, objects=scene.objects[:some])
+            scene = some_of(scene, rng)
             return scene, recall_rounds(scene, rng, LOOK_UPS)
         return scene, short_rounds(scene) if self.texts == "captions" else conversation(scene, rng, ROUNDS)
 

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -24,11 +25,10 @@ from ros_gpt4roi.paths import find_model
 from ros_gpt4roi.runtime.pipeline import Pipeline, PipelineConfig
 from ros_gpt4roi.runtime.types import Frame, Region
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
-from ros_gpt4roi.sim import worlds
 from ros_gpt4roi.sim.household.catalogue import AssetsError
-from ros_gpt4roi.sim.household.scene import HouseholdObject, HouseholdScene
+from ros_gpt4roi.sim.rendering import RenderedScene
 from ros_gpt4roi.sim.studio import RendererError
-from ros_gpt4roi.sim.tabletop.scene import Scene, SceneObject
+from ros_gpt4roi.sim.worlds import TABLETOP
 from training.data.bags.notes import Note
 from training.data.bags.regions import FrameRegions
 from training.data.record import RecordError
@@ -37,7 +37,7 @@ from training.data.report import Report
 from training.errors import tells_errors
 from training.evaluation.model import open_fitted
 
-from .worlds import World, world_named
+from .worlds import WORLDS, World
 
 MISTAKES = 0.05  # of the corrections are wrong themselves
 WHO = "simulated operator"
@@ -55,13 +55,14 @@ class Person:
         mistakes: Share of the corrections that are wrong: they name another kind.
 
     Attributes:
+        world: Whose things.
         corrected: Corrections so far.
         confirmed: Confirmations so far.
         mistaken: Corrections so far that are wrong.
     """
 
     def __init__(self, world: World, corrections: int, seed: int, mistakes: float = MISTAKES) -> None:
-        self._world = world
+        self.world = world
         self._rng = np.random.default_rng([seed, corrections])
         self._mistakes = set(self._rng.choice(corrections, round(mistakes * corrections), replace=False).tolist())
         self._corrections = corrections
@@ -72,36 +73,35 @@ class Person:
         """Whether all corrections are made."""
         return self.corrected >= self._corrections
 
-    def judge(self, item: SceneObject | HouseholdObject, said: str) -> Judgement:
+    def judge(self, item: Any, said: str) -> Judgement:
         """Say whether a description is right, and what would be.
 
         Args:
             item: What is described.
             said: The description.
         """
-        if self._world.is_right(item, said):
+        if self.world.is_right(item, said):
             self.confirmed += 1
             return Judgement(said, wrong=False, who=WHO)
-        right = self._world.right_text(item)
+        right = self.world.right_text(item)
         if self.corrected in self._mistakes:
             self.mistaken += 1
-            other = str(self._rng.choice([kind for kind in self._world.kinds if kind != item.kind]))
-            right = right.replace(self._world.word(item.kind), self._world.word(other))
+            other = str(self._rng.choice([kind for kind in self.world.kinds if kind != item.kind]))
+            right = right.replace(self.world.word(item.kind), self.world.word(other))
         self.corrected += 1
         return Judgement(said, right, wrong=True, who=WHO)
 
 
-def region_id(item: SceneObject | HouseholdObject) -> str:
+def region_id(item: Any) -> str:
     """The id that the simulated camera gives a thing."""
     return str(item.object_index + 1)
 
 
-def write_corrections(folder: Path, world: World, pipeline: Pipeline, person: Person, seed: int) -> int:
-    """Write pictures of a world, with things of new kinds, with what a model says of them and a person of that.
+def write_corrections(folder: Path, pipeline: Pipeline, person: Person, seed: int) -> int:
+    """Write pictures of a person's world, with things of new kinds, with what a model says and a person of that.
 
     Args:
         folder: Where to, as a folder of one's own pictures.
-        world: Whose scenes.
         pipeline: The model.
         person: Who judges, until they are done.
         seed: Of the scenes.
@@ -116,18 +116,17 @@ def write_corrections(folder: Path, world: World, pipeline: Pipeline, person: Pe
     """
     scenes = 0
     progress = tqdm(desc="correcting", unit=" scenes")
-    with RecordWriter(folder) as writer, world.renderer() as renderer, progress:
+    with RecordWriter(folder) as writer, person.world.renderer() as renderer, progress:
         while not person.done:
-            scene = renderer.render(world.split, seed, scenes)
+            scene = renderer.render(person.world.split, seed, scenes)
             if scene.objects:
-                writer.write(_judged(scene, world, pipeline, person, writer))
+                writer.write(_judged(scene, pipeline, person, writer))
             scenes += 1
             progress.update()
     return scenes
 
 
-def _judged(scene: Scene | HouseholdScene, world: World, pipeline: Pipeline, person: Person,
-            writer: RecordWriter) -> PictureRecord:
+def _judged(scene: RenderedScene, pipeline: Pipeline, person: Person, writer: RecordWriter) -> PictureRecord:
     frame = Frame(scene.image, tuple(Region(region_id(item), item.box) for item in scene.objects), 0, "")
     said = {found.region.id: found for found in pipeline.describe(frame).descriptions}
     pipeline.reset()
@@ -137,7 +136,7 @@ def _judged(scene: Scene | HouseholdScene, world: World, pipeline: Pipeline, per
         boxes.append(region)
         if found := said.get(region["id"]):
             descriptions.append({**region, "text": found.text, "confidence": found.confidence})
-            if not person.done and world.can_tell(scene, item):
+            if not person.done and person.world.can_tell(scene, item):
                 judged = person.judge(item, found.text)
                 corrections.append({"regions": [region], "said": judged.said, "right": judged.right,
                                     "wrong": judged.wrong, "who": judged.who,
@@ -156,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m training.retraining.simulated", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", choices=worlds.WORLDS, default=worlds.TABLETOP, help="default %(default)s")
+    parser.add_argument("--world", choices=WORLDS, default=TABLETOP, help="default %(default)s")
     parser.add_argument("--model", help="folder or name of the model that is corrected (the world's embedded one)")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--corrections", type=int, default=200, metavar="N", help="how many (default %(default)s)")
@@ -164,11 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.corrections < 1 or options.seed < 0:
         parser.error(f"--corrections {options.corrections} --seed {options.seed}, expected at least 1 and 0")
-    world = world_named(options.world)
+    world = WORLDS[options.world]
     person = Person(world, options.corrections, options.seed)
     pipeline = open_fitted(find_model(options.model or world.name),
                            PipelineConfig(vision=VisionOptions(backend="torch")))
-    pictures = write_corrections(options.out, world, pipeline, person, options.seed)
+    pictures = write_corrections(options.out, pipeline, person, options.seed)
     print(f"{options.out}: {person.corrected} corrections and {person.confirmed} confirmations in {pictures} pictures")
     return 0
 

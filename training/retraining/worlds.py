@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from typing import Any
 
 from typing_extensions import override
 
-from ros_gpt4roi.sim import worlds
 from ros_gpt4roi.sim.household.catalogue import kinds
-from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
 from ros_gpt4roi.sim.household.sampler import is_clear, look
 from ros_gpt4roi.sim.household.scene import HouseholdObject, HouseholdScene
 from ros_gpt4roi.sim.household.scoring import said_kinds, score
 from ros_gpt4roi.sim.region_sampler import sentence, with_article
+from ros_gpt4roi.sim.rendering import WorldRenderer
 from ros_gpt4roi.sim.tabletop.question_sampler import short_text
-from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import COLOURS, KINDS, MATERIALS, SIZES, WORKSHOP_KINDS, Scene, SceneObject
 from ros_gpt4roi.sim.text_rounds import Expected
+from ros_gpt4roi.sim.worlds import HOUSEHOLD, RENDERERS, TABLETOP
 
 
 def words(text: str) -> set[str]:
@@ -52,9 +50,9 @@ class World(ABC):
         """All kinds."""
         return *self.old_kinds, *self.new_kinds
 
-    @abstractmethod
-    def renderer(self) -> AbstractContextManager[Any]:
+    def renderer(self) -> WorldRenderer[Any, Any]:
         """Renders scenes of this world. Raises RendererError, or AssetsError, where that can't be done here."""
+        return RENDERERS[self.name](*self.image_size)
 
     @abstractmethod
     def can_tell(self, scene: Any, item: Any) -> bool:
@@ -80,12 +78,8 @@ class World(ABC):
 class Tabletop(World):
     """Plain shapes; in the workshop half of them are rings and stars."""
 
-    name, split, image_size = worlds.TABLETOP, "workshop", (320, 240)  # as what the embedded model was trained on
+    name, split, image_size = TABLETOP, "workshop", (320, 240)  # as what the embedded model was trained on
     new_kinds, old_kinds, least_wrong = WORKSHOP_KINDS, KINDS, 2
-
-    @override
-    def renderer(self) -> AbstractContextManager[TabletopRenderer]:
-        return TabletopRenderer(*self.image_size)
 
     @override
     def can_tell(self, scene: Scene, item: SceneObject) -> bool:
@@ -112,16 +106,12 @@ class Tabletop(World):
 class Household(World):
     """Household things; three kinds, every fifth texture and low cameras are in no scene of training."""
 
-    name, split, image_size = worlds.HOUSEHOLD, "unseen", (640, 480)
+    name, split, image_size = HOUSEHOLD, "unseen", (640, 480)
     least_wrong = 1
 
     def __init__(self) -> None:
         self.new_kinds = tuple(name for name, kind in kinds().items() if kind.held_out)
         self.old_kinds = tuple(name for name, kind in kinds().items() if not kind.held_out)
-
-    @override
-    def renderer(self) -> AbstractContextManager[HouseholdRenderer]:
-        return HouseholdRenderer(*self.image_size)
 
     @override
     def can_tell(self, scene: HouseholdScene, item: HouseholdObject) -> bool:
@@ -144,9 +134,4 @@ class Household(World):
         return kinds()[kind].name
 
 
-WORLDS: Sequence[World] = (Tabletop(), Household())
-
-
-def world_named(name: str) -> World:
-    """The world of a name in `ros_gpt4roi.sim.worlds.WORLDS`."""
-    return next(world for world in WORLDS if world.name == name)
+WORLDS: Mapping[str, World] = {world.name: world for world in (Tabletop(), Household())}

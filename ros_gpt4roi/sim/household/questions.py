@@ -262,23 +262,17 @@ def counting(sampler: HouseholdSampler) -> TextRound | None:
     return counted(sampler, sampler.pick(QUESTIONS["count"]))
 
 
-def counted(sampler: HouseholdSampler, wording: str, form: str = "") -> TextRound | None:
-    """The same in a wording, {} for what is counted.
-
-    Args:
-        sampler: Draws what is counted.
-        wording: Of the question.
-        form: What the round is called; "": what is counted.
-    """
+def counted(sampler: HouseholdSampler, wording: str) -> TextRound | None:
+    """The same in a wording, {} for what is counted."""
     if len(sampler.clear) < sampler.count or sampler.it is not None:
         return None
     groups = _groups(sampler)
-    by = sampler.pick(("kind", *sorted(groups)))
-    name, members = groups[by]
+    form = sampler.pick(("kind", *sorted(groups)))
+    name, members = groups[form]
     # The evidence first: what is counted is then written before the number that follows from it.
     listed = join([sampler.number(j) for j in members]) if members else "None"
     said = f"{listed}, so {len(members)}."
-    return TextRound(wording.format(name), said, "counting", form or by,
+    return TextRound(wording.format(name), said, "counting", form,
                      Expected("number", (str(len(members)),), min(sampler.count + 1, 4)), regions_of(*members))
 
 

@@ -38,7 +38,8 @@ def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) 
     if not sampler.clear:
         return []
     forms = (_phrase, _phrase, _phrase, _region, _pair, _nearest, _group)
-    return [turn for _ in range(rounds) if (turn := forms[int(rng.integers(len(forms)))](sampler)) is not None]
+    drawn = (forms[int(rng.integers(len(forms)))](sampler) for _ in range(rounds))
+    return [replace(turn, form="recall") for turn in drawn if turn is not None]
 
 
 def _phrase(sampler: HouseholdSampler) -> TextRound | None:
@@ -62,7 +63,7 @@ def _region(sampler: HouseholdSampler) -> TextRound:
 def _pair(sampler: HouseholdSampler) -> TextRound | None:
     turn = pair(sampler)
     return None if turn is None else replace(
-        turn, question=", ".join(f"<region{number}>" for number in turn.regions) + "?", form="recall")
+        turn, question=", ".join(f"<region{number}>" for number in turn.regions) + "?")
 
 
 def _nearest(sampler: HouseholdSampler) -> TextRound | None:
@@ -74,4 +75,4 @@ def _nearest(sampler: HouseholdSampler) -> TextRound | None:
 
 
 def _group(sampler: HouseholdSampler) -> TextRound | None:
-    return counted(sampler, "{}?", "recall")
+    return counted(sampler, "{}?")
