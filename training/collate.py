@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from ros_gpt4roi.model.config import IGNORED
 from ros_gpt4roi.model.prompt import ChatPrompts, Encoded
 
 from .data.sample import Sample
+from .region_attention import NO_TARGET, RegionTargets
 
 
 def stack_images(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -73,3 +75,24 @@ class ConversationCollator:
                 "attention_mask": pad_tokens([[1] * len(e.input_ids) for e in encoded], 0),
                 "labels": pad_tokens([e.labels for e in encoded], IGNORED),
                 "region_index": pad_tokens([e.region_index for e in encoded], -1), **stack_images(samples)}
+
+
+class AttentionCollator(ConversationCollator):
+    """Makes batches of conversations that list all regions, with what their tokens should attend to.
+
+    Adds to the batch attention_targets [B, K, L] (see region_attention.py).
+
+    Args:
+        prompts: Of the model that is trained.
+        targets: Finds them; None: those of a pretrained language model.
+    """
+
+    def __init__(self, prompts: ChatPrompts, targets: RegionTargets | None = None):
+        super().__init__(prompts)
+        self.targets = targets or RegionTargets(prompts.tokenizer, prompts.embeddings)
+
+    @override
+    def batch(self, samples: Sequence[Sample], encoded: Sequence[Encoded]) -> dict[str, Any]:
+        targets = zip(*(self.targets(e) for e in encoded))
+        return {**super().batch(samples, encoded),
+                "attention_targets": torch.stack([pad_tokens(rows, NO_TARGET) for rows in targets], dim=1)}

@@ -23,10 +23,13 @@ from ros_gpt4roi.model.gpt4roi import GPT4RoI
 from ros_gpt4roi.model.prompt import ChatPrompts
 from ros_gpt4roi.model.qwen3_vl import Qwen3VL
 
-from .collate import ConversationCollator
+from .collate import AttentionCollator, ConversationCollator
 from .data.sample import Sample
+from .errors import RecipeError
+from .region_attention import best_head_loss
 
 Collator = Callable[[Sequence[Sample]], dict[str, Any]]
+_OF_TOKENS = ("input_ids", "attention_mask", "labels", "region_index", "attention_targets")  # by the last dimension
 
 
 class Objective(Configuration, ABC):
@@ -77,48 +80,62 @@ class ConversationLoss(nn.Module):
     Args:
         model: Which learns.
         rows: Conversations that go through it together; 0: all of a batch.
+        attention: Weight of the supervised attention (training/region_attention.py) of batches that have its targets.
+        layers: Of the language model, from 0, whose attention is supervised.
     """
 
-    def __init__(self, model: GPT4RoI | Qwen3VL, rows: int = 0):
+    def __init__(self, model: GPT4RoI | Qwen3VL, rows: int = 0, attention: float = 0.0, layers: Sequence[int] = ()):
         super().__init__()
-        self.model, self.rows = model, rows
+        self.model, self.rows, self.attention, self.layers = model, rows, attention, tuple(layers)
 
     def forward(self, num_items_in_batch: torch.Tensor | int | None = None, **batch: Any) -> dict[str, torch.Tensor]:
         """The loss.
 
         Args:
             num_items_in_batch: Learned tokens that the sum of all losses is divided by; None: those of this batch.
-            batch: As the model's `forward` takes it.
+            batch: As the model's `forward` takes it, with `attention_targets` [B, K, L] where attention is supervised.
         """
+        if not self.training:  # what is validated on is the conversation alone
+            batch.pop("attention_targets", None)
+        if num_items_in_batch is None:
+            num_items_in_batch = _learned(batch)
         if not self.rows:
             return {"loss": self._loss(batch, num_items_in_batch)}
-        if num_items_in_batch is None:
-            num_items_in_batch = (batch["labels"][:, 1:] != IGNORED).sum()
         by_length = batch["attention_mask"].sum(1).argsort(descending=True)
         losses = [self._loss(_part(batch, rows), num_items_in_batch) for rows in by_length.split(self.rows)]
         return {"loss": torch.stack(losses).sum()}
 
-    def _loss(self, batch: dict[str, Any], num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
+    def _loss(self, batch: dict[str, Any], num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
+        targets = batch.pop("attention_targets", None)
         if isinstance(self.model, GPT4RoI):
             # Padding is on the right, where no token that is learned sees it: without a mask attention is faster.
             batch = {name: values for name, values in batch.items() if name != "attention_mask"}
-        return self.model(**batch, num_items_in_batch=num_items_in_batch).loss
+        if targets is None:
+            return self.model(**batch, num_items_in_batch=num_items_in_batch).loss
+        out = self.model(**batch, num_items_in_batch=num_items_in_batch, output_hidden_states=True)
+        missed = best_head_loss(self.model.language, out.hidden_states, targets, self.layers)
+        # It weighs as the tokens do that are learned, however a batch is cut.
+        return out.loss + self.attention * missed * _learned(batch) / num_items_in_batch
 
     def activation_checkpointing_enable(self, **settings: Any) -> None:
         """Recomputes the language model's activations in the backward pass, as TrainingArguments may ask for."""
         self.model.language.activation_checkpointing_enable(**settings)
 
 
+def _learned(batch: Mapping[str, Any]) -> torch.Tensor:
+    """How many tokens of a batch are learned."""
+    return (batch["labels"][:, 1:] != IGNORED).sum()
+
+
 def _part(batch: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
     """Some rows of a batch of conversations, padded to the longest of them."""
-    tokens = batch["input_ids"].shape[1]
     length = int(batch["attention_mask"][rows].sum(1).max())
     found = {}
     for name, values in batch.items():
         if isinstance(values, list):
             found[name] = [values[row] for row in rows.tolist()]
         else:
-            found[name] = values[rows, :length] if values.shape[1:] == (tokens,) else values[rows]
+            found[name] = values[rows][..., :length] if name in _OF_TOKENS else values[rows]
     return found
 
 
@@ -132,10 +149,30 @@ class Conversation(Objective):
     rows: int = setting(0, "Conversations that go through the model together, the longest with the longest, of each "
                            "batch; 0: all of it. With few less is padded, which pays on a CPU.", at_least=0)
 
+    attention: float = setting(0.0, "Weight of supervised attention, which teaches a small language model to look "
+                                    "regions up (training/region_attention.py); 0: none.", at_least=0)
+    attention_layers: tuple[int, ...] = setting((), "The language model's layers, from 0, that it supervises.",
+                                                at_least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.attention) != bool(self.attention_layers):
+            raise RecipeError(f"attention {self.attention} and attention_layers {list(self.attention_layers)}, "
+                              "expected both or none")
+        if self.attention and not self.list_regions:
+            raise RecipeError("attention without list_regions, expected prompts in which regions can be looked up")
+
     @override
     def collator(self, prompts: ChatPrompts) -> Collator:
-        return ConversationCollator(prompts, self.list_regions)
+        return AttentionCollator(prompts) if self.attention else ConversationCollator(prompts, self.list_regions)
 
     @override
     def module(self, model: GPT4RoI | Qwen3VL, samples: Dataset, run: Path) -> nn.Module:
-        return ConversationLoss(model, self.rows)
+        if self.attention:
+            config = model.language.config
+            if config.model_type != "llama":
+                raise RecipeError(f"attention of a language model of type {config.model_type}, expected llama")
+            if max(self.attention_layers) >= config.num_hidden_layers:
+                raise RecipeError(f"attention_layers {list(self.attention_layers)}, expected layers from 0 to "
+                                  f"{config.num_hidden_layers - 1}")
+        return ConversationLoss(model, self.rows, self.attention, self.attention_layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 from typing_extensions import override
 
 from ros_gpt4roi.model.config import IGNORED
-from ros_gpt4roi.model.prompt import PromptBuilder
-from training.collate import ConversationCollator, pad_tokens, stack_images
+from ros_gpt4roi.model.prompt import Encoded, PromptBuilder
+from training.collate import AttentionCollator, stack_images
 from training.data.sample import Sample
 
-from .attention import NO_TARGET, AttentionTargets
+from .attention import AttentionTargets
 from .augmentation import CounterfactualSample
 
 
@@ -47,7 +48,7 @@ class AttributeCollator:
         return {**batch, "labels": _pad_attributes([_known(s) for s in samples], batch["boxes"].shape[1])}
 
 
-class SupervisedConversationCollator(ConversationCollator):
+class SupervisedConversationCollator(AttentionCollator):
     """Makes batches of conversations with the regions' attributes and targets of the attention.
 
     Adds to the batch attributes and counterfactual [B, N, A], what the regions have and what the conversations speak
@@ -58,20 +59,16 @@ class SupervisedConversationCollator(ConversationCollator):
     """
 
     def __init__(self, prompts: PromptBuilder):
-        super().__init__(prompts)
-        self.targets = AttentionTargets(prompts.tokenizer, prompts.embeddings)
+        super().__init__(prompts, AttentionTargets(prompts.tokenizer, prompts.embeddings))
 
     @override
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        encoded = [self.encode(sample) for sample in samples]
-        batch = self.batch(samples, encoded)
+    def batch(self, samples: Sequence[Sample], encoded: Sequence[Encoded]) -> dict[str, Any]:
+        batch = super().batch(samples, encoded)
         regions = batch["boxes"].shape[1]
         spoken_of = [s.counterfactual if isinstance(s, CounterfactualSample) and s.counterfactual is not None
                      else _known(s) for s in samples]
-        targets = zip(*(self.targets(e) for e in encoded))
         return {**batch, "attributes": _pad_attributes([_known(s) for s in samples], regions),
-                "counterfactual": _pad_attributes(spoken_of, regions),
-                "attention_targets": torch.stack([pad_tokens(rows, NO_TARGET) for rows in targets], dim=1)}
+                "counterfactual": _pad_attributes(spoken_of, regions)}
 
 
 def _known(sample: Sample) -> np.ndarray:
