@@ -17,7 +17,7 @@ from torch import nn
 from ..engine.graph import session_options
 from .kv_cache import SlotCache
 from .language_model import Body, Choice, Head
-from .quantised_linear import Int8DynamicLinear, Int8Linear
+from .quantised_linear import Int8DynamicLinear, Int8Linear, multiplies_bytes
 
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators, documented in its ContribOperators.md
 FEW = 16  # up to so many tokens it is calls that cost; of more it is arithmetic, which PyTorch does as well
@@ -39,6 +39,9 @@ class GraphWriter:
         self.exact = True
         self._nodes: list[NodeProto] = []
         self._weights: list[TensorProto] = []
+        self._last, self._zero = self.constant(torch.tensor([-1])), self.constant(torch.tensor(128, dtype=torch.uint8))
+        self._least, self._of_127, self._middle = (self.constant(torch.tensor(number)) for number in
+                                                   (1e-6, 1 / 127, 128.5))
 
     def node(self, kind: str, inputs: list[str], outputs: int = 1, names: list[str] | None = None,
              **attributes: Any) -> Any:
@@ -57,24 +60,24 @@ class GraphWriter:
         """Add one product for layers that have the same input; the outputs stand one behind the other.
 
         Raises:
-            ValueError: The layers are neither all float32 nor all int8.
+            ValueError: The layers are neither all float32 nor all int8 of one kind, or the CPU is not one for theirs.
         """
         if all(type(layer) is nn.Linear and layer.weight.dtype == torch.float32 for layer in layers):
             out = self.node("MatMul", [x, self.constant(torch.cat([layer.weight for layer in layers]).t())])
-        elif all(isinstance(layer, (Int8Linear, Int8DynamicLinear)) for layer in layers):
-            out = self._int8([layer.stored() for layer in layers], x)
+        elif all(isinstance(layer, Int8Linear) for layer in layers):
+            out = self._int8(*_stacked(layers), x)
+        elif all(isinstance(layer, Int8DynamicLinear) for layer in layers):
+            out = self._int8_dynamic(*_stacked(layers), x)
         else:
             kinds = sorted({type(layer).__name__ for layer in layers})
-            raise ValueError(f"layers of {kinds}, expected float32 or int8 ones")
+            raise ValueError(f"layers of {kinds}, expected float32 or int8 ones, of one kind")
         biases = [layer.bias for layer in layers]
         if all(bias is None for bias in biases):
             return out
         return self.node("Add", [out, self.constant(torch.cat([bias.float() for bias in biases]))])
 
-    def _int8(self, stored: list[dict[str, torch.Tensor]], x: str) -> str:
+    def _int8(self, weight: torch.Tensor, scale: torch.Tensor, x: str) -> str:
         self.exact = False
-        weight = torch.cat([tensors["weight"] for tensors in stored])
-        scale = torch.cat([tensors["scale"].float() for tensors in stored])
         rows, inputs = weight.shape
         least, most = _BLOCKS
         block = min(most, max(least, 1 << (inputs - 1).bit_length()))
@@ -85,11 +88,32 @@ class GraphWriter:
                                          self.constant(scale.unsqueeze(1).expand(rows, blocks))],
                          domain=CONTRIB, K=inputs, N=rows, bits=8, block_size=block, accuracy_level=_INT8_ACTIVATIONS)
 
+    def _int8_dynamic(self, weight: torch.Tensor, scale: torch.Tensor, x: str) -> str:
+        """The same numbers as Int8DynamicLinear's."""
+        if not multiplies_bytes():
+            raise ValueError("int8-dynamic on a CPU that saturates sums of products of bytes, expected VNNI")
+        self.exact = False
+        size = self.node("ReduceMax", [self.node("Abs", [x]), self._last], keepdims=1)
+        step = self.node("Mul", [self.node("Max", [size, self._least]), self._of_127])
+        # Unsigned numbers, of which 128 is the zero: those the instructions take.
+        steps = self.node("Cast", [self.node("Add", [self.node("Div", [x, step]), self._middle])],
+                          to=TensorProto.UINT8)
+        product = self.node("MatMulInteger", [steps, self.constant(weight.t()), self._zero])
+        product = self.node("Mul", [self.node("Cast", [product], to=TensorProto.FLOAT), step])
+        return self.node("Mul", [product, self.constant(scale)])
+
     def model(self, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> ModelProto:
         """Make the model of what was added."""
         graph = helper.make_graph(self._nodes, "steps", inputs, outputs, self._weights)
         operators = [helper.make_opsetid("", _OPERATORS), helper.make_opsetid(CONTRIB, 1)]
         return helper.make_model(graph, ir_version=_FORMAT, opset_imports=operators)
+
+
+def _stacked(layers: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights [out, in] and scales [out] of int8 layers that have the same input, one behind the other."""
+    stored = [layer.stored() for layer in layers]
+    weight, scale = (torch.cat([tensors[name] for tensors in stored]) for name in ("weight", "scale"))
+    return weight, scale.float()
 
 
 def value(name: str, shape: list[int | str], kind: int = TensorProto.FLOAT) -> ValueInfoProto:
@@ -141,7 +165,8 @@ class Steps:
 class OnnxBody:
     """Steps of few tokens run here, all else in `otherwise`. What is returned holds until the next call.
 
-    In int8 of either kind activations become int8 too, one scale for every 256 of them. Weights are held a second time.
+    Activations become int8, too, for int8 weights of either kind: of int8 with one scale for every 256 of them, of
+    int8-dynamic as there with one scale a token. Weights are held a second time.
     context: most positions. Raises AttributeError or ValueError for a body that is not a Llama's in fp32, int8 or
     int8-dynamic on the CPU.
     """
