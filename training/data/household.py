@@ -29,6 +29,7 @@ from .rendered import LOOK_UPS, ROUNDS, RenderedDataset, RenderedOptions, some_o
 from .scene_files import World, render_command
 
 TEXTS = ("conversations", "captions", "recall", "mixed")
+_FEWER = 0.3  # of the scenes with look-ups are asked them about some of their regions
 _MIXED = 0.5  # of the scenes, where texts are "mixed", are asked look-ups
 
 
@@ -81,7 +82,7 @@ class HouseholdDataset(RenderedDataset[HouseholdScene]):
     @override
     def talk(self, scene: HouseholdScene, rng: np.random.Generator) -> tuple[HouseholdScene, Sequence[TextRound]]:
         if self.texts == "recall" or self.texts == "mixed" and rng.random() < _MIXED:
-            fewer = some_of(scene, rng)
+            fewer = some_of(scene, rng) if rng.random() < _FEWER else scene
             if rounds := recall_rounds(fewer, rng, LOOK_UPS):
                 return fewer, rounds
         rounds = [] if self.texts == "captions" else conversation(scene, rng, ROUNDS)

@@ -27,19 +27,23 @@ def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) 
     left of <region2>.", "Closest to <region3>?" → "<region2>." and "mugs?" → "<region3> and <region5>, so 2.".
 
     Args:
-        scene: The scene; its objects are asked about again and again.
+        scene: The scene. What an object is, or which object is called so, is asked once of each: a second time it would
+            be read in a round before, and not seen.
         rng: Draws objects and forms.
         rounds: Most look-ups.
 
     Returns:
         The look-ups; none where nothing is clearly seen.
     """
-    sampler = HouseholdSampler(scene, rng, HouseholdRelations(scene))
-    if not sampler.clear:
-        return []
-    forms = (_phrase, _phrase, _phrase, _region, _pair, _nearest, _group)
-    drawn = (forms[int(rng.integers(len(forms)))](sampler) for _ in range(rounds))
-    return [replace(turn, form="recall") for turn in drawn if turn is not None]
+    relations = HouseholdRelations(scene)
+    sampler = HouseholdSampler(scene, rng, relations)
+    turns: list[TextRound | None] = []
+    for i in sampler.clear:
+        name = (_phrase, _phrase, _region)[int(rng.integers(3))]
+        turns.append(name(HouseholdSampler(scene, rng, relations, among=[i])))
+        turns.append((_pair, _pair, _nearest, _group)[int(rng.integers(4))](sampler))
+    found = [replace(turn, form="recall") for turn in turns if turn is not None]
+    return [found[place] for place in rng.permutation(len(found))[:rounds]]
 
 
 def _phrase(sampler: HouseholdSampler) -> TextRound | None:

@@ -16,13 +16,13 @@ from ros_gpt4roi.sim.household.scene import HouseholdScene
 from ros_gpt4roi.sim.household.scoring import said_colours, said_kinds, score
 from ros_gpt4roi.sim.text_rounds import TextRound
 
-ROUNDS = 30
+SCENES, ROUNDS = 120, 30
 
 
 @pytest.fixture(scope="module", name="asked")
 def asked_fixture() -> list[tuple[HouseholdScene, TextRound]]:
     found = []
-    for seed in range(40):
+    for seed in range(SCENES):
         rng = np.random.default_rng(seed)
         scene = permuted(make_scene(seed), rng)
         found += [(scene, turn) for turn in recall_rounds(scene, rng, ROUNDS)]
@@ -32,8 +32,21 @@ def asked_fixture() -> list[tuple[HouseholdScene, TextRound]]:
 def test_answers_count_as_right_and_all_forms_are_drawn(asked):
     assert all(score(turn.expected, re.sub("[<>]", "", turn.answer)) for _, turn in asked)
     tasks = [turn.task for _, turn in asked]
-    assert len(asked) > 40 * ROUNDS / 2
     assert all(tasks.count(task) > 50 for task in ("which_region", "kind", "relations", "counting"))
+
+
+def test_what_a_region_is_is_asked_once(asked):
+    seen: list[tuple[HouseholdScene, int]] = []
+    for scene, turn in asked:
+        if turn.task == "kind" or turn.task == "which_region" and "region" not in turn.question:
+            assert not any(scene is other and turn.subject == one for other, one in seen)
+            seen.append((scene, turn.subject))
+    assert len(seen) > 300
+
+
+def test_no_more_is_asked_than_wanted():
+    scene = make_scene(0)
+    assert len(recall_rounds(scene, np.random.default_rng(0), 3)) == 3
 
 
 def test_a_name_leads_to_what_is_called_so_and_to_nothing_else(asked):
