@@ -38,9 +38,9 @@ class Objective(Configuration, ABC):
     kind: str
 
     @property
-    def whole_matrices(self) -> bool:
-        """Whether its optimiser needs every matrix in one piece, which FSDP does not leave."""
-        return False
+    def needs_whole_matrices(self) -> str:
+        """What of it needs every matrix in one piece, which FSDP does not leave; empty: nothing."""
+        return ""
 
     @property
     def reads(self) -> frozenset[str]:
@@ -161,6 +161,11 @@ class Conversation(Objective):
                               "expected both or none")
         if self.attention and not self.list_regions:
             raise RecipeError("attention without list_regions, expected prompts in which regions can be looked up")
+
+    @property
+    @override
+    def needs_whole_matrices(self) -> str:
+        return "attention" if self.attention else ""
 
     @override
     def collator(self, prompts: ChatPrompts) -> Collator:

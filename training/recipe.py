@@ -96,9 +96,9 @@ class Recipe(Configuration):
         # Now, and not when hours later the stage begins.
         for stage in self.stages:
             if {**self.arguments, **stage.arguments}.get("fsdp"):
-                if stage.objective.whole_matrices:
-                    raise RecipeError(f"stage {stage.name}: adamw_lr and fsdp, expected one of them: Muon takes whole "
-                                      "matrices")
+                if needs := stage.objective.needs_whole_matrices:
+                    raise RecipeError(f"stage {stage.name}: {needs} and fsdp, expected one of them: fsdp leaves no "
+                                      "matrix whole")
                 if stage.lora:
                     raise RecipeError(f"stage {stage.name}: lora and fsdp, expected one of them: lora is for a model "
                                       "that fits one card")

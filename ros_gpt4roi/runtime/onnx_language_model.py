@@ -39,9 +39,6 @@ class GraphWriter:
         self.exact = True
         self._nodes: list[NodeProto] = []
         self._weights: list[TensorProto] = []
-        self._last, self._zero = self.constant(torch.tensor([-1])), self.constant(torch.tensor(128, dtype=torch.uint8))
-        self._least, self._of_127, self._middle = (self.constant(torch.tensor(number)) for number in
-                                                   (1e-6, 1 / 127, 128.5))
 
     def node(self, kind: str, inputs: list[str], outputs: int = 1, names: list[str] | None = None,
              **attributes: Any) -> Any:
@@ -93,12 +90,13 @@ class GraphWriter:
         if not multiplies_bytes():
             raise ValueError("int8-dynamic on a CPU that saturates sums of products of bytes, expected VNNI")
         self.exact = False
-        size = self.node("ReduceMax", [self.node("Abs", [x]), self._last], keepdims=1)
-        step = self.node("Mul", [self.node("Max", [size, self._least]), self._of_127])
+        last, zero = self.constant(torch.tensor([-1])), self.constant(torch.tensor(128, dtype=torch.uint8))
+        least, of_127, middle = (self.constant(torch.tensor(number)) for number in (1e-6, 1 / 127, 128.5))
+        largest = self.node("Max", [self.node("ReduceMax", [self.node("Abs", [x]), last], keepdims=1), least])
+        step = self.node("Mul", [largest, of_127])
         # Unsigned numbers, of which 128 is the zero: those the instructions take.
-        steps = self.node("Cast", [self.node("Add", [self.node("Div", [x, step]), self._middle])],
-                          to=TensorProto.UINT8)
-        product = self.node("MatMulInteger", [steps, self.constant(weight.t()), self._zero])
+        steps = self.node("Cast", [self.node("Add", [self.node("Div", [x, step]), middle])], to=TensorProto.UINT8)
+        product = self.node("MatMulInteger", [steps, self.constant(weight.t()), zero])
         product = self.node("Mul", [self.node("Cast", [product], to=TensorProto.FLOAT), step])
         return self.node("Mul", [product, self.constant(scale)])
 

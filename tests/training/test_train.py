@@ -290,8 +290,13 @@ def test_what_is_deployed_besides_is_what_the_robot_runs(finished, tmp_path, cap
     ({"objective": {"kind": "supervised_conversation", "attribute_embeddings": "oracle"}}, "expected both or none"),
     ({"objective": {"kind": "oracle_conversation", "adamw_lr": 1e-3}, "arguments": {"fsdp": True}},
      "adamw_lr and fsdp"),
+    ({"objective": {"kind": "supervised_conversation"}, "arguments": {"fsdp": True}}, "supervised attention and fsdp"),
+    ({"objective": {"kind": "conversation", "attention": 0.1, "attention_layers": 1}, "arguments": {"fsdp": True}},
+     "attention and fsdp"),
+    ({"objective": {"kind": "conversation", "attention": 0.1}}, "expected both or none"),
     ({"lora": {"r": 4}}, "language is trainable and has lora"),
-    ({"trainable": ["regions"], "lora": {"r": 4}, "arguments": {"fsdp": True}}, "lora and fsdp"),
+    ({"objective": {"kind": "conversation"}, "trainable": ["regions"], "lora": {"r": 4}, "arguments": {"fsdp": True}},
+     "lora and fsdp"),
 ])
 def test_a_wrong_stage_is_named(start, tmp_path, change, message):
     path = write_recipe(tmp_path, start, [{**STAGES[0], **change}])

@@ -125,8 +125,8 @@ class _SupervisedConversation(Objective):
 
     @property
     @override
-    def whole_matrices(self) -> bool:
-        return bool(self.adamw_lr)
+    def needs_whole_matrices(self) -> str:
+        return "adamw_lr" if self.adamw_lr else "supervised attention"
 
     @override
     def wrap(self, samples: Dataset, seed: int) -> Dataset:
