@@ -5,7 +5,7 @@ Each is drawn so that the scene allows both a yes and a no, and then a fair coin
 
 from __future__ import annotations
 
-from ros_gpt4roi.sim.region_sampler import join, regions_of, with_article
+from ros_gpt4roi.sim.region_sampler import join, regions_of, sentence, with_article
 from ros_gpt4roi.sim.spatial_relations import OPPOSITE, REASON
 from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 
@@ -17,8 +17,11 @@ from .wordings import POSTURES
 
 def yes_no_round(asked: str, form: str, truth: bool, about: tuple[int, ...], evidence: str,
                  subject: int | None = None, task: str = "yes_no", reason: str = "") -> TextRound:
-    """A question whose answer is yes or no with the evidence for it, a clause without a full stop."""
-    return TextRound(asked, f"{'Yes' if truth else 'No'}, {evidence}.", task, form,
+    """A question whose answer is yes or no, after the evidence for it, a clause without a full stop.
+
+    In this order a model has said what it sees when it comes to the verdict.
+    """
+    return TextRound(asked, sentence(f"{evidence}, so {'yes' if truth else 'no'}"), task, form,
                      Expected("yes_no", ("yes" if truth else "no",), 2), regions_of(*about), subject,
                      reason=reason)
 

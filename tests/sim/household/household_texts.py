@@ -114,7 +114,7 @@ def gap(a: HouseholdObject, b: HouseholdObject) -> float:
 def check_claims(scene: HouseholdScene, turn: TextRound) -> set[str]:
     """Re-derives each claim "<regionK> is …" and "It is …" of an answer; returns which sorts it has found."""
     found: set[str] = set()
-    body = re.sub(r"^(Yes|No), ", "", turn.answer)
+    body = re.sub(r", so (yes|no)\.$", ".", turn.answer)
     for number, name in re.findall(r"<region(\d+)>(?:, the | \(the )([a-zA-Z ]+?)(?:[,.:)]| and <)", body):
         assert name == scene.objects[int(number) - 1].facts.name, turn
         found.add("name")

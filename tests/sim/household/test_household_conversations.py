@@ -183,12 +183,12 @@ def test_facts_are_those_of_the_kinds(test_rounds):
                 among = regions(scene, turn.question) or scene.objects
                 assert regions(scene, turn.answer) == [o for o in among if fact(o.facts, name)], turn
             else:
-                assert fact(about(scene, turn).facts, name) == turn.answer.startswith("Yes"), turn
+                assert fact(about(scene, turn).facts, name) == turn.answer.endswith("so yes."), turn
 
 
 def test_yes_and_no_are_true(test_rounds):
     for scene, turn in of(test_rounds, "yes_no"):
-        yes, item = turn.answer.startswith("Yes"), about(scene, turn) if turn.form != "exists" else None
+        yes, item = turn.answer.endswith("so yes."), about(scene, turn) if turn.form != "exists" else None
         asked = turn.question.lower().rstrip("?")
         if turn.form in ("kind", "exists"):
             key = said_kinds(re.search(r"\ban? (.+)", asked)[1])[0]
@@ -232,7 +232,7 @@ def test_yes_comes_as_often_as_no_in_every_form():
         for task in ("yes_no", "yes_no", "yes_no", "use_trained", "use_untrained"):
             turns = ask(scene, task, rng)
             if turns and turns[-1].expected.what == "yes_no":
-                answers[turns[-1].form][turns[-1].answer.startswith("Yes")] += 1
+                answers[turns[-1].form][turns[-1].answer.endswith("so yes.")] += 1
     assert len(answers) >= 10
     for form, counts in answers.items():
         assert abs(counts[True] - counts.total() / 2) <= 2 * counts.total() ** 0.5, f"{form}: {counts}"
