@@ -37,7 +37,6 @@ from benchmarks.language_models import (
 )
 from ros_gpt4roi.model.checkpoint import LoadedModel, load_checkpoint
 from ros_gpt4roi.paths import find_model
-from ros_gpt4roi.runtime.language_backend import weights_of
 from ros_gpt4roi.runtime.language_format import FORMATS
 from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.quantised_linear import Int8DynamicLinear
@@ -122,7 +121,7 @@ def measure(loaded: LoadedModel, options: argparse.Namespace, read_bytes: float)
 
 def timing(loaded: LoadedModel, options: argparse.Namespace) -> dict[str, Any]:
     """How `compare` measures: calls of milliseconds in many rounds, settled; those of seconds as often as asked."""
-    if weights_of(loaded.model.language) > SMALL:
+    if sum(p.numel() for p in loaded.model.language.parameters()) > SMALL:
         return {"rounds": options.rounds, "warm_up": 0}
     return {"rounds": 5 * options.rounds, "warm_up": 2, "settle": True}
 

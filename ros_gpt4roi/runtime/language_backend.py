@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,8 +15,8 @@ from .quantised_linear import Int8DynamicLinear
 logger = logging.getLogger(__name__)
 _AGREE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # relative, for a model to count as a Llama
 _AGREE_INT8 = 0.25  # on random numbers two ways to round to int8 differ by a tenth
-_SMALL_BODY = 1 << 27  # weights; of more a step is arithmetic and memory, and a second copy would be large
-SMALL_HEAD = 1 << 25  # weights; of more a product is worth all threads of PyTorch
+_SMALL_BODY = 1 << 28  # bytes of weights; of more a step is arithmetic and memory, and a second copy would be large
+SMALL_HEAD = 1 << 25  # bytes of weights; of more a product is worth all threads of PyTorch
 
 
 @torch.inference_mode()
@@ -48,7 +49,7 @@ def choose_body(body: nn.Module, make_cache: Callable[[int], SlotCache], width: 
     if (off := error(lean)) > _AGREE[dtype]:
         logger.info("the language model runs through transformers: it is no plain Llama (%.1e off)", off)
         return own
-    if not onnxruntime or device.type != "cpu" or weights_of(body) > _SMALL_BODY:
+    if not onnxruntime or device.type != "cpu" or weight_bytes(cast(nn.Module, body.layers)) > _SMALL_BODY:
         return lean
     try:
         from .onnx_language_model import OnnxBody  # neither onnx nor onnxruntime is needed where this is not used
@@ -62,17 +63,17 @@ def choose_body(body: nn.Module, make_cache: Callable[[int], SlotCache], width: 
     return few
 
 
-def weights_of(module: nn.Module) -> int:
-    """How many weights all its layers have."""
-    return sum(map(_own_weights, module.modules()))
+def weight_bytes(module: nn.Module) -> int:
+    """Bytes of the weights that all its layers have."""
+    return sum(map(_own_bytes, module.modules()))
 
 
-def _own_weights(module: nn.Module) -> int:
-    """Of a layer itself; oneDNN's int8 layers hold theirs in a layout of their own, a byte each."""
+def _own_bytes(module: nn.Module) -> int:
+    """Of a layer itself; oneDNN's int8 layers hold theirs in a layout of their own."""
     if isinstance(module, Int8DynamicLinear):
         return module.weight_bytes
     weight = getattr(module, "weight", None)
-    return 0 if weight is None else weight.numel()
+    return 0 if weight is None else weight.nbytes
 
 
 def _tried_out(run: Body, make_cache: Callable[[int], SlotCache], width: int, dtype: torch.dtype,
@@ -100,7 +101,7 @@ def choose_head(layer: nn.Module, never: torch.Tensor, dtype: torch.dtype, onnxr
         onnxruntime: Whether ONNX Runtime may be used.
     """
     own = TorchHead(layer, never)
-    if not onnxruntime or never.device.type != "cpu" or dtype != torch.float32 or weights_of(layer) > SMALL_HEAD:
+    if not onnxruntime or never.device.type != "cpu" or dtype != torch.float32 or weight_bytes(layer) > SMALL_HEAD:
         return own
     try:
         from .onnx_language_model import OnnxHead  # neither onnx nor onnxruntime is needed where this is not used

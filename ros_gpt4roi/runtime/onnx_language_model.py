@@ -26,7 +26,7 @@ _INT8_ACTIVATIONS = 4  # accuracy level of MatMulNBits: multiplies bytes
 _OPERATORS, _FORMAT = 21, 10  # versions of ONNX
 # Rotary tables of other kinds change with the length of the text.
 _STATIC_ROTARY = ("default", "linear", "llama3")
-_THREADS = 1  # a second session's threads would wait on the cores that the body's need
+_SMALL_HEAD = 1 << 22  # weights; of fewer a product is done before another thread is awake
 
 Tensors = dict[str, torch.Tensor]
 
@@ -321,6 +321,7 @@ class OnnxHead:
         logits = writer.linear([layer], "hidden")
         stored: torch.Tensor = layer.weight if type(layer) is nn.Linear else layer.stored()["weight"]
         self._vocabulary, self._width = stored.shape
+        threads = torch.get_num_threads if stored.numel() > _SMALL_HEAD else lambda: 1
         allowed = torch.zeros(self._vocabulary).index_fill_(0, never, float("-inf"))
         last = writer.constant(torch.tensor([-1]))
         writer.node("Add", [logits, writer.constant(allowed)], names=["logits"])
@@ -330,7 +331,7 @@ class OnnxHead:
         self._steps, self._otherwise = Steps(writer.model(
             [value("hidden", ["n", self._width])],
             [value("logits", ["n", self._vocabulary]), value("tokens", ["n"], TensorProto.INT64),
-             value("probabilities", ["n"])]), lambda: _THREADS, self._prepare), otherwise
+             value("probabilities", ["n"])]), threads, self._prepare), otherwise
 
     def __call__(self, hidden: torch.Tensor, wanted: list[int]) -> Choice:
         """As `language_model.Head`."""

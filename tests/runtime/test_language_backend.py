@@ -95,7 +95,7 @@ def test_a_small_layer_on_a_cpu_chooses_in_onnx_runtime_unless_told_otherwise(
         int4 = Int4Linear.from_float(nn.Linear(64, 64), 32)
         assert isinstance(choose_head(int4, NEVER, torch.float32, True), TorchHead)
     assert "the output layer runs in PyTorch" in caplog.text
-    monkeypatch.setattr("ros_gpt4roi.runtime.language_backend.SMALL_HEAD", layer.weight.numel() - 1)
+    monkeypatch.setattr("ros_gpt4roi.runtime.language_backend.SMALL_HEAD", layer.weight.nbytes - 1)
     assert isinstance(choose_head(layer, NEVER, torch.float32, True), TorchHead)
 
 
