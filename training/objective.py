@@ -148,7 +148,6 @@ class Conversation(Objective):
                                        "do; else only those that it speaks of, as in the published training.")
     rows: int = setting(0, "Conversations that go through the model together, the longest with the longest, of each "
                            "batch; 0: all of it. With few less is padded, which pays on a CPU.", at_least=0)
-
     attention: float = setting(0.0, "Weight of supervised attention, which teaches a small language model to look "
                                     "regions up (training/region_attention.py); 0: none.", at_least=0)
     attention_layers: tuple[int, ...] = setting((), "The language model's layers, from 0, that it supervises.",

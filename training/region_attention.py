@@ -8,7 +8,7 @@ are drawn to aligned words (Chen et al., arXiv 1607.01628).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -110,26 +110,28 @@ def _answers(prompt: Encoded) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2]))
 
 
-def queries_and_keys(language: Any, hidden: Sequence[torch.Tensor], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a layer's heads compare: queries, scaled, and keys, both [B, heads, L, width] with their rotary positions.
+def queries_and_keys(language: Any, hidden: Sequence[torch.Tensor],
+                     layers: Iterable[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """What layers' heads compare: queries, scaled, and keys, both [B, heads, L, width] with their rotary positions.
 
     Args:
         language: A Llama.
         hidden: What goes into every layer, [B, L, D] each.
-        layer: Which.
+        layers: Which, from 0.
     """
     # With it comes PyTorch's compiler: seconds for a program that only reads data.
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
     places = torch.arange(hidden[0].shape[1], device=hidden[0].device)
     cosine, sine = language.model.rotary_emb(hidden[0], places.unsqueeze(0))
-    block = language.model.layers[layer]
-    attention, states = block.self_attn, block.input_layernorm(hidden[layer])
-    query, key = (part(states).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-                  for part in (attention.q_proj, attention.k_proj))
-    query, key = apply_rotary_pos_emb(query, key, cosine, sine)
-    # Scaled before the large product: most of it is not wanted.
-    return query * attention.head_dim ** -0.5, key.repeat_interleave(attention.num_key_value_groups, 1)
+    for layer in layers:
+        block = language.model.layers[layer]
+        attention, states = block.self_attn, block.input_layernorm(hidden[layer])
+        query, key = (part(states).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+                      for part in (attention.q_proj, attention.k_proj))
+        query, key = apply_rotary_pos_emb(query, key, cosine, sine)
+        # Scaled before the large product: most of it is not wanted.
+        yield query * attention.head_dim ** -0.5, key.repeat_interleave(attention.num_key_value_groups, 1)
 
 
 def best_head_loss(language: Any, hidden: Sequence[torch.Tensor], targets: torch.Tensor,
@@ -155,8 +157,7 @@ def best_head_loss(language: Any, hidden: Sequence[torch.Tensor], targets: torch
     places = torch.arange(targets.shape[2], device=targets.device)
     later = places > places.unsqueeze(1)
     losses = []
-    for layer in layers:
-        query, key = queries_and_keys(language, hidden, layer)
+    for query, key in queries_and_keys(language, hidden, layers):
         scores = (query @ key.transpose(2, 3)).float()
         heads = scores.shape[1]
         attended = torch.stack([scores.gather(3, goal[:, None, :, None].expand(-1, heads, -1, -1)).squeeze(3)

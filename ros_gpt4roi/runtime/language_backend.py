@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 _AGREE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # relative, for a model to count as a Llama
 _AGREE_INT8 = 0.25  # on random numbers two ways to round to int8 differ by a tenth
 _SMALL_BODY = 1 << 28  # bytes of weights; of more a step is arithmetic and memory, and a second copy would be large
-SMALL_HEAD = 1 << 25  # bytes of weights; of more a product is worth all threads of PyTorch
+SMALL_HEAD = 1 << 25  # bytes of weights; of more PyTorch is as fast, and a second copy would be large
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ _INT8_ACTIVATIONS = 4  # accuracy level of MatMulNBits: multiplies bytes
 _OPERATORS, _FORMAT = 21, 10  # versions of ONNX
 # Rotary tables of other kinds change with the length of the text.
 _STATIC_ROTARY = ("default", "linear", "llama3")
-_SMALL_HEAD = 1 << 22  # weights; of fewer a product is done before another thread is awake
+_ONE_THREAD = 1 << 22  # weights of a head, of which a product is done before another thread is awake
 
 Tensors = dict[str, torch.Tensor]
 
@@ -321,7 +321,7 @@ class OnnxHead:
         logits = writer.linear([layer], "hidden")
         stored: torch.Tensor = layer.weight if type(layer) is nn.Linear else layer.stored()["weight"]
         self._vocabulary, self._width = stored.shape
-        threads = torch.get_num_threads if stored.numel() > _SMALL_HEAD else lambda: 1
+        threads = torch.get_num_threads if stored.numel() > _ONE_THREAD else lambda: 1
         allowed = torch.zeros(self._vocabulary).index_fill_(0, never, float("-inf"))
         last = writer.constant(torch.tensor([-1]))
         writer.node("Add", [logits, writer.constant(allowed)], names=["logits"])

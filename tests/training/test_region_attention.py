@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from attention_fixtures import attending, untrained
 from test_collate import sample
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "model"))
 from model_fixtures import TEXTS  # noqa: E402
 
-from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, read_config  # noqa: E402
+from ros_gpt4roi.model.checkpoint import LoadedModel  # noqa: E402
 from ros_gpt4roi.model.config import IGNORED  # noqa: E402
-from ros_gpt4roi.paths import find_model  # noqa: E402
 from training.collate import AttentionCollator, ConversationCollator  # noqa: E402
 from training.data.record import Round  # noqa: E402
 from training.errors import RecipeError  # noqa: E402
-from training.from_scratch.start import with_vocabulary  # noqa: E402
 from training.from_scratch.tokenizer import train_tokenizer  # noqa: E402
 from training.objective import Conversation, ConversationLoss  # noqa: E402
 from training.region_attention import NO_TARGET, best_head_loss  # noqa: E402
@@ -29,8 +28,7 @@ LAYERS = 1, 3
 @pytest.fixture(scope="module")
 def loaded() -> LoadedModel:
     torch.manual_seed(0)
-    tokenizer = train_tokenizer(TEXTS, 420, "compact")
-    return build_model(with_vocabulary(read_config(find_model("tabletop")), tokenizer), tokenizer)
+    return untrained(train_tokenizer(TEXTS, 420, "compact"))
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +40,7 @@ def samples(loaded: LoadedModel) -> list:
 
 def test_loss_is_that_of_the_head_that_attends_best(loaded):
     language = loaded.model.language.eval()
-    language.set_attn_implementation("eager")
-    try:
-        embeddings = torch.randn(2, 9, loaded.model.projector.out_features, generator=torch.Generator().manual_seed(1))
-        with torch.no_grad():
-            out = language.base_model(inputs_embeds=embeddings, use_cache=False, output_hidden_states=True,
-                                      output_attentions=True)
-    finally:
-        language.set_attn_implementation("sdpa")
+    out = attending(loaded)
     targets = torch.full((2, 3, 9), NO_TARGET)
     targets[0, 0, 7], targets[1, 0, 4], targets[1, 2, 8] = 2, 3, 0
     missed = [-out.attentions[layer].log() for layer in LAYERS]

@@ -112,8 +112,7 @@ def attention_loss(language: Any, hidden: Sequence[torch.Tensor], targets: torch
     weights = 1 / found[:, 1].bincount()[found[:, 1]]  # rare look-ups are not drowned by frequent ones
     later = torch.arange(targets.shape[2], device=targets.device) > found[:, 2:]
     losses = []
-    for layer in range(1, language.config.num_hidden_layers):
-        query, key = queries_and_keys(language, hidden, layer)
+    for query, key in queries_and_keys(language, hidden, range(1, language.config.num_hidden_layers)):
         # Masked after the large product: most of it is not wanted.
         scores = (query[:, :heads] @ key[:, :heads].transpose(2, 3))[wanted].float().masked_fill(later, float("-inf"))
         losses.append(F.cross_entropy(scores, targets[wanted], reduction="none") @ weights)

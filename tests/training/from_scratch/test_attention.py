@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "model"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "model"), str(Path(__file__).resolve().parents[1])]
+from attention_fixtures import attending, untrained  # noqa: E402
 from model_fixtures import TEXTS  # noqa: E402
 
-from ros_gpt4roi.model.checkpoint import LoadedModel, build_model, read_config  # noqa: E402
+from ros_gpt4roi.model.checkpoint import LoadedModel  # noqa: E402
 from ros_gpt4roi.model.config import IGNORED  # noqa: E402
 from ros_gpt4roi.model.prompt import PromptBuilder  # noqa: E402
-from ros_gpt4roi.paths import find_model  # noqa: E402
 from training.from_scratch.attention import HEADS, NO_TARGET, AttentionTargets, attention_loss  # noqa: E402
 from training.from_scratch.losses import answer_loss  # noqa: E402
-from training.from_scratch.start import with_vocabulary  # noqa: E402
 from training.from_scratch.tokenizer import train_tokenizer  # noqa: E402
 
 
@@ -29,10 +27,6 @@ def loaded() -> LoadedModel:
     loaded = untrained(train_tokenizer(TEXTS, 420, "compact"))
     loaded.model.eval()
     return loaded
-
-
-def untrained(tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
-    return build_model(with_vocabulary(read_config(find_model("tabletop")), tokenizer), tokenizer)
 
 
 def encode(loaded: LoadedModel, *rounds: tuple[str, str]):
@@ -123,15 +117,7 @@ def test_words_that_agree_or_not_are_attended_to(question, answer, agrees, decid
 
 
 def test_loss_is_that_of_the_attention_in_the_model(loaded):
-    language = loaded.model.language
-    language.set_attn_implementation("eager")
-    try:
-        embeddings = torch.randn(2, 9, loaded.model.projector.out_features, generator=torch.Generator().manual_seed(1))
-        with torch.no_grad():
-            out = language.base_model(inputs_embeds=embeddings, use_cache=False, output_hidden_states=True,
-                                      output_attentions=True)
-    finally:
-        language.set_attn_implementation("sdpa")
+    language, out = loaded.model.language, attending(loaded)
     targets = torch.full((2, HEADS, 9), NO_TARGET)
     targets[0, 0, 7], targets[1, 3, 4] = 2, 3
     wanted = torch.stack([-layer[row, head, place, goal].log() for layer in out.attentions[1:]
