@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from transformers import PreTrainedTokenizerBase
 
 from ros_gpt4roi.model.config import IGNORED
@@ -26,8 +27,9 @@ class RegionTargets:
     The look-ups are of four kinds:
 
     0. a region's name, and what an answer says after it, attend to the region in the list;
-    1. an answer attends to the first region that its question names, in the list;
-    2. and to the last;
+    1. an answer attends to the first region that its question names, in the list; where one of its sentences has named
+       two, to the one before the last: the last is compared with it;
+    2. an answer attends to the last region that its question names;
     3. an answer about to name a region attends to it in the list.
 
     Args:
@@ -39,6 +41,7 @@ class RegionTargets:
         self._embeddings = embeddings
         self._words = {last_token(tokenizer, "region"), last_token(tokenizer, " region")}
         self._digits = {last_token(tokenizer, str(digit)): str(digit) for digit in range(10)}
+        self._stop = last_token(tokenizer, ".")
 
     def __call__(self, prompt: Encoded) -> list[list[int]]:
         """For every kind and token the place of the token that it should attend to, NO_TARGET for none."""
@@ -50,6 +53,7 @@ class RegionTargets:
             for place in range(first - 1, end - 1):  # a token is written at the place before it
                 if asked:
                     first_asked[place], last_asked[place] = asked[0], asked[-1]
+            self._compared_with(prompt.input_ids, names, first, end, first_asked)
         return [spoken_of, first_asked, last_asked, chosen]
 
     def _listed(self, prompt: Encoded) -> dict[int, int]:
@@ -77,6 +81,17 @@ class RegionTargets:
                 number = int("".join(self._digits[token] for token in ids[place + 1:end]))
                 names[place] = end, listed.get(number - 1, NO_TARGET)
         return names
+
+    def _compared_with(self, ids: Sequence[int], names: dict[int, tuple[int, int]], first: int, end: int,
+                       found: list[int]) -> None:
+        before = last = NO_TARGET
+        for place in range(first, end - 1):
+            if ids[place] == self._stop:
+                before = last = NO_TARGET
+            if before != NO_TARGET:
+                found[place] = before
+            if place in names:
+                before, last = last, names[place][1]
 
     def _spoken_of(self, prompt: Encoded, names: dict[int, tuple[int, int]], found: list[int],
                    chosen: list[int]) -> None:
@@ -136,9 +151,10 @@ def queries_and_keys(language: Any, hidden: Sequence[torch.Tensor],
 
 def best_head_loss(language: Any, hidden: Sequence[torch.Tensor], targets: torch.Tensor,
                    layers: Sequence[int]) -> torch.Tensor:
-    """Cross entropy between attention and its targets, of the head that is nearest to them already.
+    """Cross entropy between attention and its targets, of the heads that are nearest to them already.
 
-    So the heads of a pretrained language model keep to what they do as far as can be.
+    So the heads of a pretrained language model keep to what they do as far as can be. No head of a layer is taken for
+    two kinds: what attends to both of two regions cannot tell how one stands to the other.
 
     Args:
         language: A Llama.
@@ -147,7 +163,8 @@ def best_head_loss(language: Any, hidden: Sequence[torch.Tensor], targets: torch
         layers: Which are supervised, from 0.
 
     Returns:
-        The sum over kinds of the mean over the layers; 0 without any target.
+        The sum over kinds of the mean over the layers; 0 without any target. With fewer heads than kinds, the kinds
+        that are nearest to one have theirs.
     """
     wanted = (targets != NO_TARGET).unsqueeze(2)
     counts = wanted.sum((0, 2, 3))
@@ -164,5 +181,5 @@ def best_head_loss(language: Any, hidden: Sequence[torch.Tensor], targets: torch
                                 for goal in goals.unbind(1)], 1)  # [B, K, heads, L]
         missed = scores.masked_fill(later, float("-inf")).logsumexp(3).unsqueeze(1) - attended
         means = (missed * wanted).sum((0, 3))[counts > 0] / counts[counts > 0].unsqueeze(1)
-        losses.append(means.amin(1).sum())
+        losses.append(means[linear_sum_assignment(means.detach().cpu())].sum())
     return torch.stack(losses).mean()

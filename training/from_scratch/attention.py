@@ -5,7 +5,7 @@ could be taken: each kind of look-up is given a head of every layer behind the f
 
 0. a region's name, and what an answer says after it, attend to the region in the list;
 1. 2. an answer attends to the first and to the last region that its question names, in the list; the first of the two
-   heads, where a sentence of the answer has named two, to the one before the last: the last is compared with it;
+   heads, where a sentence of the answer has named two, to the one before the last;
 3. a word of an answer that may agree with the question (a kind, a colour, a side, …) attends to its like in the
    question, else before it in the answer, to the round's beginning where there is none; the "so" of a verdict, the
    "from" of a second comparison and the word "region" behind either attend to the word that decides them;
@@ -48,7 +48,7 @@ class AttentionTargets(RegionTargets):
             return last_token(tokenizer, text)
 
         self._compared, self._so, self._and = {last(" " + word) for word in _COMPARED}, last(" so"), last(" and")
-        self._from, self._stop = {last("From"), last(" from")}, last(".")
+        self._from = {last("From"), last(" from")}
         self._like = {last(" " + word): {last(" " + like) for like in (word, *likes)}
                       for word in _COMPARED for likes in (_LIKES.get(word, ()),)}
 
@@ -57,22 +57,9 @@ class AttentionTargets(RegionTargets):
         """For every head and token the place of the token that it should attend to, NO_TARGET for none."""
         spoken_of, first_asked, last_asked, chosen = super().__call__(prompt)
         agreement = [NO_TARGET] * len(prompt.input_ids)
-        names = self._names(prompt)
         for begin, first, end in self._rounds(prompt):
-            self._compared_with(prompt.input_ids, names, first, end, first_asked)
             self._agreements(prompt.input_ids, begin, first, end, agreement)
         return [spoken_of, first_asked, last_asked, agreement, chosen]
-
-    def _compared_with(self, ids: Sequence[int], names: dict[int, tuple[int, int]], first: int, end: int,
-                       found: list[int]) -> None:
-        before = last = NO_TARGET
-        for place in range(first, end - 1):
-            if ids[place] == self._stop:
-                before = last = NO_TARGET
-            if before != NO_TARGET:
-                found[place] = before
-            if place in names:
-                before, last = last, names[place][1]
 
     def _agreements(self, ids: Sequence[int], begin: int, first: int, end: int, found: list[int]) -> None:
         """begin, first, end: where the round, its answer and the next round begin."""
