@@ -25,6 +25,7 @@ from ros_gpt4roi.sim.household.catalogue import AssetsError, find_assets, kinds
 from ros_gpt4roi.sim.household.conversations import SCORED_TASKS
 from ros_gpt4roi.sim.household.relations import HouseholdRelations
 from ros_gpt4roi.sim.household.scene import HouseholdScene
+from ros_gpt4roi.sim.spatial_relations import OPPOSITE
 from training import evaluate
 from training.evaluation.household import Examined, examine, new_kinds, scene_questions, summary, table
 from training.evaluation.household_claims import claims
@@ -130,6 +131,12 @@ def test_what_a_description_states_is_checked_one_by_one() -> None:
     assert claims(scene, place, f"A {colour} metal mug.") == [True, False, False]
     assert claims(scene, place, "A ketchup bottle. It is on region99.") == [False, False]
     assert claims(scene, place, "A mug. It is for hot drinks.") == [True]
+    relations = HouseholdRelations(scene)
+    other, relation = next((j, r) for j in range(relations.count) for r in relations.clear_relations(j, place))
+    for said in (f"region{other + 1} is {relation} it.", f"<region{other + 1}>, the thing, is {relation} it.",
+                 f"It is {OPPOSITE[relation]} region{other + 1}."):
+        assert claims(scene, place, f"A mug. {said}") == [True, True], said
+    assert claims(scene, place, f"A mug. region{other + 1} is {OPPOSITE[relation]} it.") == [True, False]
     assert claims(scene, place, "") == []
 
 

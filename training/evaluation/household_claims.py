@@ -16,10 +16,11 @@ from ros_gpt4roi.sim.household.scoring import (
     said_place,
     said_states,
 )
-from ros_gpt4roi.sim.spatial_relations import RELATIONS
+from ros_gpt4roi.sim.spatial_relations import OPPOSITE, RELATIONS
 
 _REGION = r"<?region\s*(\d+)>?"
 _RELATION = re.compile(rf"\b({'|'.join(RELATIONS)}|next to) {_REGION}", re.IGNORECASE)
+_FROM_IT = re.compile(rf"{_REGION}(?:, the [a-z' -]+,)? is ({'|'.join(RELATIONS)}) it\b", re.IGNORECASE)
 _NAMED = re.compile(rf"{_REGION},? (?:the|\(the) ([a-z' -]+)", re.IGNORECASE)
 _PART = re.compile(r"\b(top drawer|middle drawer|bottom drawer|door) is (half open|open|closed)", re.IGNORECASE)
 _LEANS = re.compile(rf"\blean(?:s|ing) on {_REGION}", re.IGNORECASE)
@@ -82,13 +83,14 @@ def _stands(scene: HouseholdScene, place: int, said: str, relations: HouseholdRe
         support = relations.support(place)
         target = None if support is None else "table" if support.other is None else f"region{support.other + 1}"
         yield support is not None and where == (support.word, target, *filter(None, (support.part,)))
-    for relation, number in _RELATION.findall(said):
-        other = int(number) - 1
+    beside = [(relation.lower(), int(number) - 1) for relation, number in _RELATION.findall(said)]
+    beside += [(OPPOSITE[relation.lower()], int(number) - 1) for number, relation in _FROM_IT.findall(said)]
+    for relation, other in beside:
         if not 0 <= other < relations.count or other == place:
             yield False
         else:
-            truth = (relations.next_to(place, other) if relation.lower() == "next to"
-                     else relations.holds(relation.lower(), place, other))
+            truth = (relations.next_to(place, other) if relation == "next to"
+                     else relations.holds(relation, place, other))
             if truth is not None:
                 yield truth
     parts = _PART.findall(said)

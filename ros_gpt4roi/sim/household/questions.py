@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ros_gpt4roi.sim.region_sampler import join, regions_of, sentence, with_article
-from ros_gpt4roi.sim.spatial_relations import REASON, RELATIONS
+from ros_gpt4roi.sim.spatial_relations import OPPOSITE, REASON, RELATIONS, SAID
 from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 
 from .catalogue import COLOURS, MATERIALS, kinds
@@ -170,7 +170,10 @@ def where(sampler: HouseholdSampler) -> TextRound | None:
 
 
 def pair(sampler: HouseholdSampler) -> TextRound | None:
-    """How one object stands to another: left or right, in front or behind, or next to it."""
+    """How one object stands to another: left or right, in front or behind.
+
+    The answer names the other first, so that a model has both before it when it comes to compare them.
+    """
     i = sampler.target()
     form = sampler.pick(("side", "depth", "from"))
     axis = {"side": RELATIONS[:2], "depth": RELATIONS[2:], "from": RELATIONS}[form]
@@ -179,8 +182,8 @@ def pair(sampler: HouseholdSampler) -> TextRound | None:
         if not clear or form == "from" and len(clear) < 2:
             continue
         asked = question(sampler, form, sampler.name(i), sampler.name(j))
-        lead = "It" if i == sampler.it else sampler.number(i)
-        said = f"{lead} is {' and '.join(clear)} {sampler.number(j)}."
+        lead = "it" if i == sampler.it else sampler.number(i)
+        said = f"From {sampler.number(j)}, {lead} is {' and '.join(SAID[r] for r in clear)}."
         return TextRound(asked, said, "relations", form, Expected("relation", tuple(_OF_SCORING[r] for r in clear),
                                                                   2 * len(clear)), regions_of(i, j), i,
                          reason=f"Because {sampler.number(i)} {' and '.join(REASON[r] for r in clear)}.")
@@ -331,7 +334,7 @@ def long_text(sampler: HouseholdSampler, i: int) -> str:
         said.append(f"{listed} {'is' if len(inside) == 1 else 'are'} {sampler.in_word(i)} it.")
     near = [(j, r) for j in relations.neighbours(i) if j in sampler.clear for r in relations.clear_relations(i, j)[:1]]
     if near:
-        said.append(f"It is {near[0][1]} {sampler.answer_for(near[0][0])}.")
+        said.append(f"{sampler.answer_for(near[0][0])}, is {OPPOSITE[near[0][1]]} it.")
     if sampler.may_tell(i) and sampler.coin():
         said.append(obj.facts.use)
     return " ".join(said)

@@ -23,8 +23,9 @@ from .scene import HouseholdScene
 def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) -> list[TextRound]:
     """Look-ups in random order.
 
-    The forms are "red mug?" → "<region3>.", "<region3>?" → "red ceramic mug.", "<region3>, <region2>?" → "<region3> is
-    left of <region2>.", "Closest to <region3>?" → "<region2>." and "mugs?" → "<region3> and <region5>, so 2.".
+    The forms are "red mug?" → "<region3>.", "<region3>?" → "red ceramic mug.", "<region3>, <region2>?" →
+    "From <region2>, <region3> is left.", "Closest to <region3>?" → "<region2>." and "mugs?" → "<region3> and <region5>,
+    so 2.".
 
     Args:
         scene: The scene. What an object is, or which object is called so, is asked once of each: a second time it would

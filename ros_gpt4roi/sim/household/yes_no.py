@@ -6,7 +6,7 @@ Each is drawn so that the scene allows both a yes and a no, and then a fair coin
 from __future__ import annotations
 
 from ros_gpt4roi.sim.region_sampler import join, regions_of, sentence, with_article
-from ros_gpt4roi.sim.spatial_relations import OPPOSITE, REASON
+from ros_gpt4roi.sim.spatial_relations import OPPOSITE, REASON, SAID
 from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 
 from .questions import Form, question
@@ -89,7 +89,7 @@ def stands(sampler: HouseholdSampler) -> TextRound | None:
             actual, truth = sampler.pick(true), sampler.coin()
             asked = question(sampler, "is_there", sampler.name(i),
                              f"{actual if truth else OPPOSITE[actual]} {sampler.name(j)}")
-            evidence = f"{sampler.number(i)} is {actual} {sampler.number(j)}"
+            evidence = f"from {sampler.number(j)}, {sampler.number(i)} is {SAID[actual]}"
             return yes_no_round(asked, "stands", truth, (i, j), evidence, i,
                                 reason=f"Because {sampler.number(i)} {REASON[actual]}.")
     return None

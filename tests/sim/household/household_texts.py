@@ -17,6 +17,7 @@ _NAMES = {name.lower(): key for key, kind in kinds().items() for name in (kind.n
 THE = re.compile(r"<region(\d+)>|\bthe ((?:(?:red|orange|yellow|green|blue|brown|beige|white|grey|black) )?(?:"
                   + "|".join(sorted(map(re.escape, _NAMES), key=len, reverse=True)) + r"))\b", re.I)
 RELATION = r"left of|right of|in front of|behind"
+FROM_ANOTHER = {"left": "left of", "right": "right of", "in front": "in front of", "behind": "behind"}
 
 
 def make_scene(seed: int, split: str = "train") -> HouseholdScene:
@@ -122,6 +123,16 @@ def check_claims(scene: HouseholdScene, turn: TextRound) -> set[str]:
         assert name == scene.objects[int(number) - 1].facts.name, turn
         found.add("name")
     for part in re.split(r"(?<=[.])\s+", body):
+        if compared := re.match(r"From (<region\d+>), (it|<region\d+>) is (.+?)\.?$", part):
+            item = about(scene, turn) if compared[2] == "it" else regions(scene, compared[2])[0]
+            for said in compared[3].split(" and "):
+                assert holds(FROM_ANOTHER[said], item, regions(scene, compared[1])[0]), turn
+            found.add("relation")
+            continue
+        if beside := re.match(rf"(<region\d+>)(?:, the [a-zA-Z ]+,)? is ({RELATION}) it\.$", part):
+            assert holds(beside[2], regions(scene, beside[1])[0], about(scene, turn)), turn
+            found.add("relation")
+            continue
         subject = part.split(" is ")[0]
         if not subject.startswith(("It", "The ", "<region")):
             continue

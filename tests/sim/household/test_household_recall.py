@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from household_texts import RELATION, holds, make_scene, regions
+from household_texts import FROM_ANOTHER, holds, make_scene, regions
 
 from ros_gpt4roi.sim.conversations import permuted
 from ros_gpt4roi.sim.household.recall import recall_rounds
@@ -80,12 +80,13 @@ def test_the_closest_is_the_closest(asked):
     assert checked > 20
 
 
-def test_two_regions_are_named_in_the_order_of_the_question(asked):
+def test_of_two_regions_the_answer_names_first_what_the_other_is_compared_with(asked):
     for scene, turn in asked:
         if turn.task == "relations":
-            assert regions(scene, turn.question) == regions(scene, turn.answer)
-            said = re.findall(RELATION, turn.answer)
-            assert said and all(holds(relation, *regions(scene, turn.question)) for relation in said)
+            item, other = regions(scene, turn.question)
+            assert regions(scene, turn.answer) == [other, item]
+            for said in turn.answer.removesuffix(".").partition(" is ")[2].split(" and "):
+                assert holds(FROM_ANOTHER[said], item, other)
 
 
 def test_nothing_is_asked_of_what_is_not_seen():
