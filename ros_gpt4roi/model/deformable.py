@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .config import DeformableConfig
-from .layers import BoxPosition
+from .layers import BoxPlace, BoxPosition
 
 
 class DeformableAttention(nn.Module):
@@ -135,6 +135,7 @@ class DeformableExtractor(nn.Module):
             DeformableLayer(config.hidden, config.heads, len(level_channels), config.points)
             for _ in range(config.layers))
         self.project = nn.Linear(config.hidden, out_width)
+        self.place = BoxPlace(out_width, config.place) if config.place else None
         self.feature_width = config.embeddings * config.hidden
 
     def features(self, levels: list[torch.Tensor], boxes: torch.Tensor,
@@ -155,4 +156,5 @@ class DeformableExtractor(nn.Module):
         """Compute the regions' embeddings [B, N, K, D]; `extra` is added to `features`."""
         features = self.features(levels, boxes, masks)
         features = features if extra is None else features + extra
-        return self.project(features.unflatten(-1, (self.config.embeddings, self.config.hidden)))
+        embeddings = self.project(features.unflatten(-1, (self.config.embeddings, self.config.hidden)))
+        return embeddings if self.place is None else embeddings + self.place(boxes).unsqueeze(-2)

@@ -10,6 +10,30 @@ import torch
 from torch import nn
 
 
+class BoxPlace(nn.Module):
+    """Where a box's middle is, as a vector that is added to a region's embedding.
+
+    What learns to see does not need to know where it looks, so little of that is left in an embedding. A language model
+    can compare places only where they stand out in it; by their squares and product it can tell which are near.
+
+    Args:
+        width: Width of the vector.
+        length: Of what a term that is 1, at the image's edge, adds before training.
+    """
+
+    keep_in_fp32 = ("layer",)  # half precision is too coarse for places in an image
+
+    def __init__(self, width: int, length: float):
+        super().__init__()
+        self.layer = nn.Linear(5, width, bias=False)
+        nn.init.normal_(self.layer.weight, std=length / width ** 0.5)
+
+    def forward(self, boxes: torch.Tensor) -> torch.Tensor:
+        """Embed boxes [..., 4], x1 y1 x2 y2 in units of the image, as vectors [..., width]."""
+        middle = (boxes[..., :2] + boxes[..., 2:]).to(self.layer.weight.dtype) - 1  # −1..1
+        return self.layer(torch.cat([middle, middle * middle, middle[..., :1] * middle[..., 1:]], -1))
+
+
 class BoxPosition(nn.Module):
     """A box's place and size in the image as a vector.
 

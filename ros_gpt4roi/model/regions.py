@@ -21,7 +21,7 @@ from torch import nn
 
 from .config import ConfigError, DeformableConfig, RoIAlignConfig
 from .deformable import DeformableExtractor
-from .layers import BoxPosition
+from .layers import BoxPlace, BoxPosition
 from .roi_align import roi_align
 
 
@@ -139,6 +139,7 @@ class RoIAlignExtractor(nn.Module):
         self.flatten = nn.Linear(config.channels * config.roi_size ** 2, config.hidden)
         self.position = BoxPosition(config.position_hidden, config.hidden)
         self.project = nn.Linear(config.hidden, out_width * config.embeddings)
+        self.place = BoxPlace(out_width, config.place) if config.place else None
         self.feature_width = config.hidden
 
     def features(self, levels: list[torch.Tensor], boxes: torch.Tensor,
@@ -155,7 +156,8 @@ class RoIAlignExtractor(nn.Module):
         """Compute the regions' embeddings [B, N, K, D]; `extra` is added to `features`."""
         features = self.features(levels, boxes, masks)
         projected = self.project(features if extra is None else features + extra)
-        return projected.unflatten(-1, (self.config.embeddings, -1))
+        embeddings = projected.unflatten(-1, (self.config.embeddings, -1))
+        return embeddings if self.place is None else embeddings + self.place(boxes).unsqueeze(-2)
 
 
 RegionExtractor = RoIAlignExtractor | DeformableExtractor

@@ -29,7 +29,8 @@ from ros_gpt4roi.model.roi_align import roi_align, roi_align_image
 SMALL = RoIAlignConfig(channels=16, scales=(2, 1, 1), fusion_rounds=1, groups=4, roi_size=4, hidden=24,
                        position_hidden=8, embeddings=2)
 KINDS = {"roi_align": SMALL, "roi_align_lite": SMALL.converted(RoIAlignLiteConfig),
-         "deformable": SMALL.converted(DeformableConfig, heads=4, points=3, layers=2)}
+         "deformable": SMALL.converted(DeformableConfig, heads=4, points=3, layers=2),
+         "with_place": dataclasses.replace(SMALL, place=5.0)}
 
 
 def levels(seed: int = 0, batch: int = 2, channels: tuple[int, ...] = (8, 8, 12)) -> list[torch.Tensor]:
@@ -136,6 +137,21 @@ def test_embeddings_of_a_region_differ(kind):
     assert (first - second).abs().mean() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["roi_align", "deformable"])
+def test_place_is_that_of_a_boxs_middle_and_stands_out_as_asked_for(kind):
+    module = extractor(kind, place=1000.0)
+    boxes = torch.tensor([[[0.2, 0.3, 0.4, 0.5], [0.25, 0.1, 0.35, 0.7], [0.3, 0.3, 0.5, 0.5], [0.9, 0.4, 1.1, 0.6]]])
+    with torch.no_grad():
+        found = module(levels(batch=1), boxes)
+        module.place.layer.weight.zero_()
+        added = (found - module(levels(batch=1), boxes))[0]
+    torch.testing.assert_close(added[0], added[1], atol=1e-2, rtol=1e-4)
+    torch.testing.assert_close(added[:, 0], added[:, 1], atol=1e-2, rtol=1e-4)  # for each of a region's embeddings
+    assert (added[0] - added[2]).norm() > 100
+    # At the edge both the coordinate and its square are 1; 20 random numbers are not exactly as long as 1000 √2.
+    assert 700 < added[3, 0].norm() < 2200
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_mask_is_no_mask_and_a_half_one_hides_the_other_half(kind):
     module = extractor(kind)
@@ -165,7 +181,7 @@ def test_masked_bins_are_not_seen():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["roi_align", "deformable"])
+@pytest.mark.parametrize("kind", ["roi_align", "deformable", "with_place"])
 def test_export_computes_the_same_masks_included(kind, tmp_path):
     module = extractor(kind)
     inputs = (levels(), BOXES, torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
