@@ -18,6 +18,7 @@ from .questions import counted, pair
 from .relations import HouseholdRelations
 from .sampler import HouseholdSampler, look
 from .scene import HouseholdScene
+from .wordings import UNKNOWN
 
 
 def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) -> list[TextRound]:
@@ -25,7 +26,7 @@ def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) 
 
     The forms are "red mug?" → "<region3>.", "<region3>?" → "red ceramic mug.", "<region3>, <region2>?" →
     "From <region2>, <region3> is left.", "Closest to <region3>?" → "<region2>." and "mugs?" → "<region3> and <region5>,
-    so 2.".
+    so 2."; what is hardly seen is asked about as well: "<region4>?" → "I can't tell.".
 
     Args:
         scene: The scene. What an object is, or which object is called so, is asked once of each: a second time it would
@@ -34,7 +35,7 @@ def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) 
         rounds: Most look-ups.
 
     Returns:
-        The look-ups; none where nothing is clearly seen.
+        The look-ups; none of an empty scene.
     """
     relations = HouseholdRelations(scene)
     sampler = HouseholdSampler(scene, rng, relations)
@@ -43,6 +44,7 @@ def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) 
         name = (_phrase, _phrase, _region)[int(rng.integers(3))]
         turns.append(name(HouseholdSampler(scene, rng, relations, among=[i])))
         turns.append((_pair, _pair, _nearest, _group)[int(rng.integers(4))](sampler))
+    turns += [_hidden(sampler, i) for i in range(sampler.count) if i not in sampler.clear]
     found = [replace(turn, form="recall") for turn in turns if turn is not None]
     return [found[place] for place in rng.permutation(len(found))[:rounds]]
 
@@ -63,6 +65,11 @@ def _region(sampler: HouseholdSampler) -> TextRound:
     i = sampler.target()
     return TextRound(f"{sampler.number(i)}?", f"{look(sampler.objects[i])}.", "kind", "recall",
                      Expected("kind", (sampler.objects[i].kind,), len(kinds())), regions_of(i), i)
+
+
+def _hidden(sampler: HouseholdSampler, i: int) -> TextRound:
+    return TextRound(f"{sampler.number(i)}?", f"{UNKNOWN}.", "kind", "recall",
+                     Expected("unknown", (), len(kinds())), regions_of(i), i)
 
 
 def _pair(sampler: HouseholdSampler) -> TextRound | None:

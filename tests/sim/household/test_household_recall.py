@@ -61,10 +61,13 @@ def test_a_name_leads_to_what_is_called_so_and_to_nothing_else(asked):
     assert checked > 200
 
 
-def test_a_region_leads_to_its_name(asked):
+def test_a_region_leads_to_its_name_or_cant_be_told(asked):
     for scene, turn in asked:
         if turn.task == "kind":
             (item,) = regions(scene, turn.question)
+            if not is_clear(scene, item):
+                assert turn.answer == "I can't tell."
+                continue
             assert said_kinds(turn.answer) == [item.kind] and set(said_colours(turn.answer)) == set(item.colours)
 
 
@@ -89,7 +92,10 @@ def test_of_two_regions_the_answer_names_first_what_the_other_is_compared_with(a
                 assert holds(FROM_ANOTHER[said], item, other)
 
 
-def test_nothing_is_asked_of_what_is_not_seen():
+def test_all_that_is_not_seen_is_asked_about_once():
     scene = make_scene(0)
     hidden = replace(scene, objects=tuple(replace(item, visible=0.01) for item in scene.objects))
-    assert recall_rounds(hidden, np.random.default_rng(0), ROUNDS) == []
+    turns = recall_rounds(hidden, np.random.default_rng(0), ROUNDS)
+    assert sorted(turn.question for turn in turns) == sorted(f"<region{k + 1}>?" for k in range(len(scene.objects)))
+    assert {turn.answer for turn in turns} == {"I can't tell."}
+    assert recall_rounds(replace(scene, objects=()), np.random.default_rng(0), ROUNDS) == []
