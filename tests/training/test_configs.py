@@ -121,7 +121,8 @@ def test_the_household_s_stages_leave_the_base_as_it_is_and_fit_what_may_ship(tm
     config = build(ModelConfig, {**preset("gpt4roi-7b").to_dict(), **described})
     assert config.prompt.max_regions >= MAX_OBJECTS
     *see, one, two = recipe.stages
-    assert not one.lora and one.trainable == two.trainable == ("regions.project", "projector", "numbers")
+    assert not one.lora
+    assert one.trainable == two.trainable == ("regions.project", "regions.place", "projector", "numbers")
     assert all(not stage.lora and {name.partition(".")[0] for name in stage.trainable} == {"vision", "regions"}
                for stage in see)
     untrained = frozenset({"projector", "regions"})  # of what `assemble` makes
