@@ -14,7 +14,7 @@ from ros_gpt4roi.sim.region_sampler import regions_of
 from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 
 from .catalogue import kinds
-from .questions import counted, pair
+from .questions import counted, named, pair
 from .relations import HouseholdRelations
 from .sampler import HouseholdSampler, look
 from .scene import HouseholdScene
@@ -68,8 +68,7 @@ def _region(sampler: HouseholdSampler) -> TextRound:
 
 
 def _hidden(sampler: HouseholdSampler, i: int) -> TextRound:
-    return TextRound(f"{sampler.number(i)}?", f"{UNKNOWN}.", "kind", "recall",
-                     Expected("unknown", (), len(kinds())), regions_of(i), i)
+    return replace(named(sampler, i, f"{sampler.number(i)}?"), answer=f"{UNKNOWN}.", subject=i)
 
 
 def _pair(sampler: HouseholdSampler) -> TextRound | None:
