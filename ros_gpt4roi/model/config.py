@@ -68,9 +68,10 @@ class RegionConfig(Configuration):
     position_hidden: int = setting(256, "Width of the MLP that the box's place goes through.",
                                    at_least=1, at_most=65536)
     embeddings: int = setting(1, "Embeddings a region; the published model has 1.", at_least=1, at_most=256)
-    place: float = setting(0.0, "Length of what each coordinate of a box's middle, at the image's edge, adds to an "
-                                "embedding before training, so that a small language model can compare places; 0: "
-                                "nothing is added, as published.", at_least=0, at_most=1e6)
+    place: float = setting(0.0, "Length of what each coordinate of a box's middle, at the image's edge, and a width "
+                                "or height of half the image add to an embedding before training, so that a small "
+                                "language model can compare places; 0: nothing is added, as published.",
+                           at_least=0, at_most=1e6)
 
     def converted(self, kind: type[Regions], **changes: Any) -> Regions:
         """A region extractor of another kind, with this one's values wherever both have the field.

@@ -11,10 +11,11 @@ from torch import nn
 
 
 class BoxPlace(nn.Module):
-    """Where a box's middle is, as a vector that is added to a region's embedding.
+    """Where a box's middle is, and how large it is, as a vector that is added to a region's embedding.
 
     What learns to see does not need to know where it looks, so little of that is left in an embedding. A language model
-    can compare places only where they stand out in it; by their squares and product it can tell which are near.
+    can compare places only where they stand out in it; by their squares and product it can tell which are near, by
+    width and height which box holds another and where things touch what they stand on.
 
     Args:
         width: Width of the vector.
@@ -25,13 +26,15 @@ class BoxPlace(nn.Module):
 
     def __init__(self, width: int, length: float):
         super().__init__()
-        self.layer = nn.Linear(5, width, bias=False)
+        self.layer = nn.Linear(7, width, bias=False)
         nn.init.normal_(self.layer.weight, std=length / width ** 0.5)
 
     def forward(self, boxes: torch.Tensor) -> torch.Tensor:
         """Embed boxes [..., 4], x1 y1 x2 y2 in units of the image, as vectors [..., width]."""
-        middle = (boxes[..., :2] + boxes[..., 2:]).to(self.layer.weight.dtype) - 1  # −1..1
-        return self.layer(torch.cat([middle, middle * middle, middle[..., :1] * middle[..., 1:]], -1))
+        first, last = boxes.to(self.layer.weight.dtype).chunk(2, -1)
+        middle = first + last - 1  # −1..1
+        terms = [middle, middle * middle, middle[..., :1] * middle[..., 1:], 2 * (last - first)]
+        return self.layer(torch.cat(terms, -1))
 
 
 class BoxPosition(nn.Module):

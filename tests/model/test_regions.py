@@ -138,14 +138,16 @@ def test_embeddings_of_a_region_differ(kind):
 
 
 @pytest.mark.parametrize("kind", ["roi_align", "deformable"])
-def test_place_is_that_of_a_boxs_middle_and_stands_out_as_asked_for(kind):
+def test_place_is_that_of_a_boxs_middle_and_size_and_stands_out_as_asked_for(kind):
     module = extractor(kind, place=1000.0)
-    boxes = torch.tensor([[[0.2, 0.3, 0.4, 0.5], [0.25, 0.1, 0.35, 0.7], [0.3, 0.3, 0.5, 0.5], [0.9, 0.4, 1.1, 0.6]]])
+    boxes = torch.tensor([[[0.2, 0.3, 0.4, 0.5], [0.25, 0.1, 0.35, 0.7], [0.3, 0.3, 0.5, 0.5], [0.9, 0.4, 1.1, 0.6],
+                           [0.2, 0.3, 0.4, 0.5]]])
     with torch.no_grad():
         found = module(levels(batch=1), boxes)
         module.place.layer.weight.zero_()
         added = (found - module(levels(batch=1), boxes))[0]
-    torch.testing.assert_close(added[0], added[1], atol=1e-2, rtol=1e-4)
+    torch.testing.assert_close(added[0], added[4], atol=1e-2, rtol=1e-4)
+    assert (added[0] - added[1]).norm() > 100  # the same middle, another size
     torch.testing.assert_close(added[:, 0], added[:, 1], atol=1e-2, rtol=1e-4)  # for each of a region's embeddings
     assert (added[0] - added[2]).norm() > 100
     # At the edge both the coordinate and its square are 1; 20 random numbers are not exactly as long as 1000 √2.

@@ -192,6 +192,11 @@ def pair(sampler: HouseholdSampler) -> TextRound | None:
 
 def which_stands(sampler: HouseholdSampler) -> TextRound | None:
     """All that is on, in, under or next to one object, or the one that is left, right, in front of or behind it."""
+    return standing(sampler, sampler.pick(QUESTIONS["stands"]))
+
+
+def standing(sampler: HouseholdSampler, wording: str) -> TextRound | None:
+    """The same in a wording, {0} for the object and {1} for how others stand to it."""
     i = sampler.target()
     relations = sampler.relations
     words: dict[str, list[int]] = {}
@@ -212,8 +217,8 @@ def which_stands(sampler: HouseholdSampler) -> TextRound | None:
     if not words:
         return None
     word = sampler.pick(sorted(words))
-    return found(sampler, question(sampler, "stands", sampler.name(i), word), "which_region", "stands", words[word],
-                 (i,), sampler.count)
+    return found(sampler, wording.format(sampler.name(i), word), "which_region", "stands", words[word], (i,),
+                 sampler.count)
 
 
 def nearest(sampler: HouseholdSampler) -> TextRound | None:

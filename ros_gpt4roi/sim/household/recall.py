@@ -14,7 +14,7 @@ from ros_gpt4roi.sim.region_sampler import regions_of
 from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 
 from .catalogue import kinds
-from .questions import counted, named, pair
+from .questions import contents, counted, how_it_stands, named, opening, pair, standing, where
 from .relations import HouseholdRelations
 from .sampler import HouseholdSampler, look
 from .scene import HouseholdScene
@@ -25,12 +25,14 @@ def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) 
     """Look-ups in random order.
 
     The forms are "red mug?" → "<region3>.", "<region3>?" → "red ceramic mug.", "<region3>, <region2>?" →
-    "From <region2>, <region3> is left.", "Closest to <region3>?" → "<region2>." and "mugs?" → "<region3> and <region5>,
-    so 2."; what is hardly seen is asked about as well: "<region4>?" → "I can't tell.".
+    "From <region2>, <region3> is left.", "Closest to <region3>?" → "<region2>.", "mugs?" → "<region3> and <region5>,
+    so 2.", "next to <region3>?" → "<region2>.", "In <region2>?" → "<region3>.", "Where, <region3>?" →
+    "It is in <region2>." and "State, <region3>?" → "It lies on its side."; what is hardly seen is asked about as well:
+    "<region4>?" → "I can't tell.".
 
     Args:
         scene: The scene. What an object is, or which object is called so, is asked once of each: a second time it would
-            be read in a round before, and not seen.
+            be read in a round before, and not seen; no other answer says it either.
         rng: Draws objects and forms.
         rounds: Most look-ups.
 
@@ -38,12 +40,12 @@ def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) 
         The look-ups; none of an empty scene.
     """
     relations = HouseholdRelations(scene)
-    sampler = HouseholdSampler(scene, rng, relations)
+    sampler = HouseholdSampler(scene, rng, relations, regions_only=True, named=False)
     turns: list[TextRound | None] = []
     for i in sampler.clear:
         name = (_phrase, _phrase, _region)[int(rng.integers(3))]
         turns.append(name(HouseholdSampler(scene, rng, relations, among=[i])))
-        turns.append((_pair, _pair, _nearest, _group)[int(rng.integers(4))](sampler))
+        turns.append(sampler.first(_OTHERS))
     turns += [_hidden(sampler, i) for i in range(sampler.count) if i not in sampler.clear]
     found = [replace(turn, form="recall") for turn in turns if turn is not None]
     return [found[place] for place in rng.permutation(len(found))[:rounds]]
@@ -87,3 +89,29 @@ def _nearest(sampler: HouseholdSampler) -> TextRound | None:
 
 def _group(sampler: HouseholdSampler) -> TextRound | None:
     return counted(sampler, "{}?")
+
+
+def _standing(sampler: HouseholdSampler) -> TextRound | None:
+    return standing(sampler, "{1} {0}?")
+
+
+def _contents(sampler: HouseholdSampler) -> TextRound | None:
+    turn = contents(sampler)
+    return None if turn is None else _about(turn, sampler.in_word(turn.regions[0] - 1).capitalize())
+
+
+def _where(sampler: HouseholdSampler) -> TextRound | None:
+    turn = where(sampler)
+    return None if turn is None else _about(turn, "Where,")
+
+
+def _state(sampler: HouseholdSampler) -> TextRound | None:
+    turn = sampler.first((how_it_stands, opening))
+    return None if turn is None else _about(turn, "State,")
+
+
+def _about(turn: TextRound, words: str) -> TextRound:
+    return replace(turn, question=f"{words} <region{turn.regions[0]}>?")
+
+
+_OTHERS = (_pair, _pair, _pair, _nearest, _nearest, _group, _standing, _standing, _contents, _where, _state)

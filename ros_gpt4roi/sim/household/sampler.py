@@ -41,6 +41,14 @@ def posture(obj: HouseholdObject) -> str | None:
     return "upside down"
 
 
+def contents(scene: HouseholdScene, obj: HouseholdObject) -> list[int] | None:
+    """0-based places of what is in an object; None where it is no container, is shut, or not all in it can be seen."""
+    if not obj.facts.contains or obj.visible < INSIDE_SEEN or set(obj.state.openings.values()) - {"open"}:
+        return None
+    places = {o.object_index: place for place, o in enumerate(scene.objects)}
+    return [places[j] for j in obj.state.holds] if all(j in places for j in obj.state.holds) else None
+
+
 def look(obj: HouseholdObject) -> str:
     """"white and red ceramic mug"; what its name says already is left out."""
     kind = obj.facts
@@ -67,16 +75,17 @@ class HouseholdSampler(RegionSampler):
         it: As of RegionSampler.
         described: Likewise.
         among: Objects to ask about; by default all that are clear.
+        named: Say in answers what the regions are that they name.
     """
 
     def __init__(self, scene: HouseholdScene, rng: np.random.Generator, relations: HouseholdRelations, *,
                  regions_only: bool = False, it: int | None = None, described: frozenset[int] = frozenset(),
-                 among: Sequence[int] | None = None) -> None:
+                 among: Sequence[int] | None = None, named: bool = True) -> None:
         super().__init__(rng, len(scene.objects), it, described)
         self.scene, self.objects, self.relations = scene, scene.objects, relations
         self.clear = [i for i, o in enumerate(self.objects) if is_clear(scene, o)]
         self.among = self.clear if among is None else list(among)
-        self._regions_only = regions_only
+        self._regions_only, self._named = regions_only, named
 
     def target(self) -> int:
         """The object to ask about: "it", else one of `among`."""
@@ -117,7 +126,12 @@ class HouseholdSampler(RegionSampler):
 
     def answer_for(self, i: int) -> str:
         """Object i as an answer: "<region3>, the mug"; its region alone where it is not clear."""
-        return f"{self.number(i)}, the {self.kind(i).name}" if i in self.clear else self.number(i)
+        return f"{self.number(i)}, the {self.kind(i).name}" if self._named and i in self.clear else self.number(i)
+
+    def listed(self, objects: Sequence[int]) -> str:
+        """Several objects as an answer: "<region3> (the mug) and <region5> (the plate)"."""
+        return join([f"{self.number(i)} (the {self.kind(i).name})" if self._named else self.number(i)
+                     for i in objects])
 
     def place(self, support: Support) -> str:
         """"on the table", "in <region2>, the bowl", "in the top drawer of <region3>"."""
@@ -129,11 +143,7 @@ class HouseholdSampler(RegionSampler):
 
     def contents(self, i: int) -> list[int] | None:
         """The objects in object i; None where it is no container, is shut, or not all in it can be seen."""
-        obj = self.objects[i]
-        if not obj.facts.contains or obj.visible < INSIDE_SEEN or set(obj.state.openings.values()) - {"open"}:
-            return None
-        places = {o.object_index: place for place, o in enumerate(self.objects)}
-        return [places[j] for j in obj.state.holds] if all(j in places for j in obj.state.holds) else None
+        return contents(self.scene, self.objects[i])
 
     def may_name(self, kind: Kind) -> bool:
         """Whether a text may say that there is no such thing: to training texts, what is held out does not exist."""
@@ -152,7 +162,7 @@ def found(sampler: HouseholdSampler, question: str, task: str, form: str, answer
           about: Sequence[int], options: int, reason: str = "", nothing: str = "There is none.") -> TextRound:
     """A question whose answer is the regions it asks for; what `nothing` says where there are none."""
     if len(answers) > 1:
-        said = sentence(join([f"{sampler.number(i)} (the {sampler.kind(i).name})" for i in answers]))
+        said = sentence(sampler.listed(answers))
     else:
         said = sentence(sampler.answer_for(answers[0])) if answers else nothing
     return TextRound(question, said, task, form,

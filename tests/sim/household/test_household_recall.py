@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -31,8 +32,14 @@ def asked_fixture() -> list[tuple[HouseholdScene, TextRound]]:
 
 def test_answers_count_as_right_and_all_forms_are_drawn(asked):
     assert all(score(turn.expected, re.sub("[<>]", "", turn.answer)) for _, turn in asked)
-    tasks = [turn.task for _, turn in asked]
-    assert all(tasks.count(task) > 50 for task in ("which_region", "kind", "relations", "counting"))
+    tasks = Counter(turn.task for _, turn in asked)
+    assert all(tasks[task] > 30 for task in ("which_region", "kind", "relations", "counting", "state")), tasks
+    asked_for = Counter(turn.question.partition("<")[0].strip() for _, turn in asked)
+    assert all(asked_for[words] > 2 for words in ("Where,", "State,", "In", "left of", "next to", "on")), asked_for
+
+
+def test_only_the_answer_to_what_a_region_is_says_so(asked):
+    assert not any(said_kinds(turn.answer) for _, turn in asked if turn.task != "kind")
 
 
 def test_what_a_region_is_is_asked_once(asked):
@@ -80,12 +87,12 @@ def test_the_closest_is_the_closest(asked):
             nearest = min(others, key=lambda o: np.hypot(*np.subtract(o.position[:2], one.position[:2])))
             assert found is nearest
             checked += 1
-    assert checked > 20
+    assert checked > 15
 
 
 def test_of_two_regions_the_answer_names_first_what_the_other_is_compared_with(asked):
     for scene, turn in asked:
-        if turn.task == "relations":
+        if turn.task == "relations" and not turn.question.startswith("Where"):
             item, other = regions(scene, turn.question)
             assert regions(scene, turn.answer) == [other, item]
             for said in turn.answer.removesuffix(".").partition(" is ")[2].split(" and "):
