@@ -176,9 +176,30 @@ def test_command_asks_a_real_model_everything(tmp_path: Path, folder: Path, more
     assert "use_untrained" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_several_processes_ask_what_one_asks(tmp_path: Path, folder: Path) -> None:
+    try:
+        find_assets()
+    except AssetsError as error:
+        pytest.skip(str(error))
+    asked = []
+    for workers in ("1", "2"):
+        said = tmp_path / f"answers_{workers}.jsonl"
+        assert evaluate.main(["household", "--model", str(folder), "--scenes", "3", "--device", "cpu", "--reference",
+                              "--workers", workers, "--answers", str(said)]) == 0
+        asked.append([json.loads(line) for line in said.read_text(encoding="utf-8").splitlines()])
+    one, two = asked
+    questions = [[(line["scene"], line["question"], line["expected"]) for line in lines] for lines in asked]
+    assert questions[0] == questions[1]
+    # Another number of threads adds in another order, which may turn a word of a random model.
+    assert sum(a["said"] == b["said"] for a, b in zip(one, two)) > 0.9 * len(one) > 0
+
+
 def test_what_cannot_be_asked_is_said_before_anything_is_done(tmp_path: Path,
                                                               capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main(["household", "--model", "x", "--jitter", "0.5"]) == 1
     assert "--jitter 0.5: expected 0 to 0.4" in capsys.readouterr().err
+    assert evaluate.main(["household", "--model", "x", "--workers", "0"]) == 1
+    assert "--workers 0: expected at least 1" in capsys.readouterr().err
     assert evaluate.main(["household", "--model", str(tmp_path / "none"), "--scenes", "1"]) == 1
     assert str(tmp_path / "none") in capsys.readouterr().err

@@ -12,13 +12,19 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from ros_gpt4roi.model.region_shapes import box_region
+from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.sim.conversations import permuted
 from ros_gpt4roi.sim.household import questions
 from ros_gpt4roi.sim.household.catalogue import kinds
@@ -34,7 +40,7 @@ from training.data.augmentation import moved_edges
 from . import scenes
 from .errors import EvaluationError
 from .household_claims import claims
-from .model import open_pipeline
+from .model import config_of, open_pipeline
 from .scenes import QUESTIONS, Asked, Examinee, Turns, cell, check_options, different, put, region_shapes, write
 
 #: What is asked of every region of which enough is seen, by the forms of question.
@@ -120,12 +126,12 @@ def examine(examinee: Examinee, scene: HouseholdScene, rng: np.random.Generator,
     return Examined(results, stated)
 
 
-def ask_scenes(examinee: Examinee, count: int, seed: int, split: str = "test", regions: str = "boxes",
+def ask_scenes(examinee: Examinee, indexes: Sequence[int], seed: int, split: str = "test", regions: str = "boxes",
                jitter: float = 0.0) -> Examined:
-    """`examine` the first scenes of a split's seed. Raises AssetsError or RendererError."""
+    """`examine` some scenes of a split's seed. Raises AssetsError or RendererError."""
     together = Examined([], [])
     with HouseholdRenderer() as renderer:
-        for index in tqdm(range(count), unit=" scenes", desc="asking"):
+        for index in tqdm(indexes, unit=" scenes", desc="asking"):
             rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
             scene = renderer.render(split, seed, index)
             if scene.objects:
@@ -133,6 +139,18 @@ def ask_scenes(examinee: Examinee, count: int, seed: int, split: str = "test", r
                 together.asked.extend(found.asked)
                 together.claims.extend(found.claims)
     return together
+
+
+def _ask(options: argparse.Namespace, pipeline: Pipeline, indexes: Sequence[int]) -> Examined:
+    return ask_scenes(Examinee.of(pipeline, options.zero_regions), indexes, options.seed, options.split,
+                      options.regions, options.jitter)
+
+
+def _ask_by_worker(options: argparse.Namespace, worker: int) -> Examined:
+    """What one of several processes asks: every so manieth scene, on one thread."""
+    torch.set_num_threads(1)
+    pipeline = Pipeline.open(find_model(str(options.model)), config_of(options))
+    return _ask(options, pipeline, range(worker, options.scenes, options.workers))
 
 
 def new_kinds(asked: Sequence[Asked]) -> dict[str, Any]:
@@ -187,16 +205,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="unseen: kinds, textures and cameras that no training has (default %(default)s)")
     parser.add_argument("--jitter", type=float, default=0.0, metavar="PART",
                         help="move each edge of a box by up to that part of its width or height, as a detector might")
+    parser.add_argument("--workers", type=int, default=1, metavar="N",
+                        help="processes, each with the model and on one thread (default: this one, with as many "
+                             "threads as pay)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Renders, asks, scores, prints a table. Raises EvaluationError, CheckpointError, AssetsError or RendererError."""
     check_options(options)
+    if options.workers < 1:
+        raise EvaluationError(f"--workers {options.workers}: expected at least 1")
     if not 0 <= options.jitter <= 0.4:
         raise EvaluationError(f"--jitter {options.jitter}: expected 0 to 0.4")
     pipeline = open_pipeline(options)
-    found = ask_scenes(Examinee.of(pipeline, options.zero_regions), options.scenes, options.seed, options.split,
-                       options.regions, options.jitter)
+    if options.workers == 1:
+        found = _ask(options, pipeline, range(options.scenes))
+    else:
+        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+            parts = list(pool.map(partial(_ask_by_worker, options), range(options.workers)))
+        found = Examined([asked for part in parts for asked in part.asked],
+                         [claim for part in parts for claim in part.claims])
+        found.asked.sort(key=lambda a: a.scene)
     figures = summary(found)
     print(table(figures))
     write(options, pipeline, found.asked, figures, split=options.split, jitter=options.jitter)

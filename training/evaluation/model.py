@@ -39,6 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="such as cpu or cuda (default: the GPU, where there is one)")
 
 
+def config_of(options: argparse.Namespace) -> PipelineConfig:
+    """How the options of `add_arguments` have the model run."""
+    config = PipelineConfig(device=options.device)
+    if options.reference:
+        config = dataclasses.replace(config, language_format="fp32", vision=VisionOptions(backend="torch"),
+                                     decoding=dataclasses.replace(config.decoding, onnxruntime=False))
+    if options.adapter is not None:
+        config = dataclasses.replace(config, adapters=(options.adapter,), adapter=options.adapter.resolve().name)
+    return config
+
+
 def open_pipeline(options: argparse.Namespace) -> Pipeline:
     """Open the model for the options of `add_arguments`.
 
@@ -46,16 +57,10 @@ def open_pipeline(options: argparse.Namespace) -> Pipeline:
         CheckpointError: The folder holds no whole checkpoint, or that of the adapter none of one for it.
         ConfigError: There is no such model, or the device does not work here.
     """
-    config = PipelineConfig(device=options.device)
-    if options.reference:
-        config = dataclasses.replace(config, language_format="fp32", vision=VisionOptions(backend="torch"),
-                                     decoding=dataclasses.replace(config.decoding, onnxruntime=False))
-    if options.adapter is not None:
-        config = dataclasses.replace(config, adapters=(options.adapter,), adapter=options.adapter.resolve().name)
     folder = find_model(str(options.model))  # of one that came without its language model, the whole one
     if not options.model.is_dir():
         options.model = folder  # it was named, not its folder
-    return open_fitted(folder, config)
+    return open_fitted(folder, config_of(options))
 
 
 def open_fitted(folder: Path, config: PipelineConfig) -> Pipeline:
