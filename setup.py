@@ -10,7 +10,7 @@ setup(
     name=NAME,
     version="0.1.0",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["fastdds.xml", "console/static/*", "sim/household/kinds.yaml", "models/catalogue.yaml"]},
+    package_data={NAME: ["fastdds.xml", "console/static/*", "sim/household/*.yaml", "models/catalogue.yaml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

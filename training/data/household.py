@@ -19,6 +19,7 @@ from typing_extensions import override
 from ros_gpt4roi.configuration import setting
 from ros_gpt4roi.model.config import IGNORED
 from ros_gpt4roi.sim.household.attributes import ATTRIBUTES, attributes
+from ros_gpt4roi.sim.household.common_things import common_rounds
 from ros_gpt4roi.sim.household.conversations import conversation, short_rounds
 from ros_gpt4roi.sim.household.recall import recall_rounds
 from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
@@ -31,6 +32,7 @@ from .scene_files import World, render_command
 TEXTS = ("conversations", "captions", "recall", "mixed")
 _FEWER = 0.3  # of the scenes with look-ups are asked them about some of their regions
 _MIXED = 0.5  # of the scenes, where texts are "mixed", are asked look-ups
+_COMMON = 2  # questions about common things at the beginning or the end of a conversation
 
 
 def _pack(scene: HouseholdScene) -> list[Any]:
@@ -67,8 +69,9 @@ class HouseholdOptions(RenderedOptions):
 class HouseholdDataset(RenderedDataset[HouseholdScene]):
     """Rendered scenes with attributes and conversations; see `RenderedDataset`.
 
-    Texts are "conversations" of at most 12 rounds, "captions" (a short description a region), "recall" (terse look-ups
-    among some of the regions) or "mixed", conversations of most scenes and look-ups of the others.
+    Texts are "conversations" of at most 14 rounds, two of them about things that are not there, "captions" (a short
+    description a region), "recall" (terse look-ups among some of the regions) or "mixed", conversations of most scenes
+    and look-ups of the others.
     """
 
     world, kinds_of_texts, attribute_values = HOUSEHOLD, TEXTS, ATTRIBUTES
@@ -86,8 +89,10 @@ class HouseholdDataset(RenderedDataset[HouseholdScene]):
             if rounds := recall_rounds(fewer, rng, LOOK_UPS):
                 return fewer, rounds
         rounds = [] if self.texts == "captions" else conversation(scene, rng, ROUNDS)
-        # Where too little is seen to ask anything, the short texts say so.
-        return scene, rounds or short_rounds(scene, rng)
+        if not rounds:  # where too little is seen to ask anything, the short texts say so
+            return scene, short_rounds(scene, rng)
+        common = common_rounds(rng, _COMMON)
+        return scene, [*common, *rounds] if rng.random() < 0.5 else [*rounds, *common]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

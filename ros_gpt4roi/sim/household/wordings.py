@@ -60,6 +60,9 @@ FACTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
 FACT_OF = ("Which of {1} is {0}?", "Which one of {1} is {0}?")
 FACT_OF_ALL = ("Which region is {0}?", "Which thing here is {0}?")
 
+#: Which of some things that are not in the picture serves a purpose.
+CHOICES = ("What would I need to {0}: {1}?", "Which could I use to {0}: {1}?", "I want to {0}. Do I take {1}?")
+
 #: How a posture is said, as an answer and in a question.
 POSTURES: dict[str, tuple[str, str]] = {
     "standing": ("It stands upright.", "standing upright"), "lying": ("It lies on its side.", "lying on its side"),
