@@ -88,7 +88,7 @@ def test_regions_are_shown_as_masks_points_or_boxes_that_a_detector_gives(
         folder: Path, rendered: list[HouseholdScene]) -> None:
     whole = HouseholdDataset(folder, model=MODEL)
     masked, pointed, moved = (HouseholdDataset(folder, model=MODEL, **how) for how in (
-        {"masks": True}, {"points": 0.5}, {"jitter": 0.1}))
+        {"masks": 1.0}, {"points": 0.5}, {"jitter": 0.1}))
     points = []
     for index, scene in enumerate(rendered):
         boxes = whole[index].boxes

@@ -132,9 +132,9 @@ def test_training_scenes_lack_the_held_out_pairs(folder):
 def test_masks_of_the_visible_pixels_follow_the_shuffled_regions(tmp_path, renderer):
     folder, model = render(tmp_path / "train", 2), read_config(find_model("tabletop"))
     with pytest.raises(ScenesError, match="repeat the render command"):
-        TabletopDataset(folder, masks=True)
+        TabletopDataset(folder, masks=1.0)
     render_scenes(TABLETOP, folder, "train", 2, 4, workers=1, preprocess=PREPROCESS, masks=True)
-    boxes, masks = (TabletopDataset(folder, model=model, masks=masks) for masks in (False, True))
+    boxes, masks = (TabletopDataset(folder, model=model, masks=share) for share in (0.0, 1.0))
     for index in range(2):
         whole, sample, scene = boxes[index], masks[index], renderer.render("train", 4, index)
         assert whole.masks is None and sample.masks.shape == (len(scene.objects), 7, 7)
@@ -146,6 +146,15 @@ def test_masks_of_the_visible_pixels_follow_the_shuffled_regions(tmp_path, rende
             place = tuple(np.round(box * ((scene.width, scene.height) * 2)).astype(int).tolist())
             np.testing.assert_array_equal(mask, area_sample(seen[place], 7))
         assert (sample.masks < 1).any() and sample.masks.max() == 1
+    some = TabletopDataset(folder, model=model, masks=0.5, jitter=0.2)
+    shown = [(sample.boxes[place], sample.masks[place], whole.boxes[place], of_all[place])
+             for sample, whole, of_all in ((some[index], boxes[index], masks[index].masks) for index in range(2))
+             for place in range(len(sample.boxes)) if sample.masks is not None]
+    masked = [np.array_equal(mask, its) for _, mask, _, its in shown]
+    assert 0 < sum(masked) < len(masked)
+    for (box, mask, exact, _), is_masked in zip(shown, masked):
+        assert is_masked or mask.min() == 1
+        assert np.array_equal(box, exact) == is_masked  # a mask lies in its box, other boxes are moved
 
 
 def test_a_share_of_the_objects_becomes_points_inside_them(folder):

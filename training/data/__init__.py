@@ -97,7 +97,7 @@ def open_dataset(section: Mapping[str, Any], folder: str | Path, seed: int,
     try:
         scenes = Path(folder) / "scenes" / f"{options.split}-{options.seed}"
         render_scenes(rendered.world, scenes, options.split, options.scenes, options.seed,
-                      preprocess=config.preprocess, masks=options.masks)
+                      preprocess=config.preprocess, masks=options.masks > 0)
         return rendered(scenes, seed, options.texts, options.scenes, model=config, masks=options.masks,
                         points=options.points, jitter=options.jitter)
     except (ScenesError, AssetsError, RendererError, ValueError) as error:

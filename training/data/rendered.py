@@ -28,7 +28,7 @@ from .segmentation import decode_mask
 
 ROUNDS = 12  # most, of a conversation
 LOOK_UPS = 20  # most, of a scene whose texts are "recall"
-_POINTS, _JITTER = 3, 4  # random streams, beside those of from_scratch.augmentation
+_POINTS, _JITTER, _MASKED = 3, 4, 5  # random streams, beside those of from_scratch.augmentation
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 _NO_OWNER = np.zeros((0, 0), np.int8)
 
@@ -41,7 +41,8 @@ class RenderedOptions(Configuration):
     scenes: int = setting(dataclasses.MISSING, "How many; they are rendered into the run's folder.", at_least=1)
     seed: int = setting(dataclasses.MISSING, "Of the scenes.", at_least=0)
     texts: str = setting("conversations", "What is said about them.")
-    masks: bool = setting(False, "Show each object by the mask of its visible pixels, not by its whole box.")
+    masks: float = setting(0.0, "Share of the objects that are shown by the mask of their visible pixels, not by their "
+                                "whole box.", at_least=0, at_most=1)
     points: float = setting(0.0, "Share of the objects that are shown by a point inside them.", at_least=0, at_most=1)
     jitter: float = setting(0.0, "Part of its width or height by which each edge of a box moves at most, as a "
                                  "detector's do; not of masks.", at_least=0, at_most=0.4)
@@ -64,7 +65,7 @@ class RenderedDataset(Dataset, Generic[SceneType]):
         texts: A name in the class's `kinds_of_texts`.
         scenes: Read only so many; None: all.
         model: Of the model that is trained; it says how fine masks and how large points are (None: as published).
-        masks: Show objects by the masks of their visible pixels.
+        masks: Share of the objects that are shown by the masks of their visible pixels.
         points: Share of the objects that are shown by a point instead.
         jitter: Part of its width or height by which each edge of a box moves at most.
 
@@ -77,7 +78,7 @@ class RenderedDataset(Dataset, Generic[SceneType]):
     attribute_values: ClassVar[Mapping[str, Sequence[Any]]]  # of the objects' attributes, by name
 
     def __init__(self, folder: str | Path, seed: int = 0, texts: str = "conversations", scenes: int | None = None,
-                 model: ModelConfig | None = None, masks: bool = False, points: float = 0.0,
+                 model: ModelConfig | None = None, masks: float = 0.0, points: float = 0.0,
                  jitter: float = 0.0) -> None:
         if texts not in self.kinds_of_texts:
             raise ValueError(f"texts is {texts!r}, expected one of {self.kinds_of_texts}")
@@ -90,7 +91,7 @@ class RenderedDataset(Dataset, Generic[SceneType]):
         self._places: list[tuple[int, int]] = []
         self._stems = []
         for number, (stem, _, size) in enumerate(shards(count)):
-            if not is_whole(self.folder, stem, size, masks):
+            if not is_whole(self.folder, stem, size, masks > 0):
                 raise ScenesError(f"{self.folder}: {stem} is not finished; repeat the render command")
             self._stems.append(stem)
             lines = (self.folder / (stem + ".jsonl")).read_bytes().splitlines()[:size]
@@ -166,15 +167,19 @@ class RenderedDataset(Dataset, Generic[SceneType]):
         if self.masks:
             stored = dict(zip((o.object_index for o in self.scene(index).objects), json.loads(self._mask_lines[index]),
                               strict=True))
-            masks = tuple(decode_mask(stored[o.object_index]) for o in scene.objects)
+            masked = self._stream(index, _MASKED).random(len(scene.objects)) < self.masks
+            masks = tuple(decode_mask(stored[o.object_index]) if shown else None
+                          for o, shown in zip(scene.objects, masked))
         shape = np.broadcast_to(np.uint8(0), (scene.height, scene.width, 3))  # only its size is looked at
         record = Record(shape, scene.boxes(), (), f"{self.folder} {scene.index}", masks)
         # Streams of their own: the texts stay those of the same scenes without points, in their own boxes.
         if self.points:
             record = draw_points(record, self.points, self._stream(index, _POINTS))
-        if self.jitter and not masks:
-            record = dataclasses.replace(record, boxes=moved_edges(
-                record.boxes, self.jitter, scene.width, scene.height, self._stream(index, _JITTER)))
+        if self.jitter:
+            moved = moved_edges(record.boxes, self.jitter, scene.width, scene.height, self._stream(index, _JITTER))
+            for place in (place for place, mask in enumerate(masks) if mask is not None):
+                moved[place] = record.boxes[place]  # a mask lies in its box
+            record = dataclasses.replace(record, boxes=moved)
         return record_regions(record, self.model)
 
     def _stream(self, index: int, stream: int) -> np.random.Generator:
