@@ -24,13 +24,14 @@ NO_TARGET = -1
 class RegionTargets:
     """Finds what tokens should attend to, in prompts that list all regions.
 
-    The look-ups are of four kinds:
+    The look-ups are of five kinds:
 
     0. a region's name, and what an answer says after it, attend to the region in the list;
     1. an answer attends to the first region that its question names, in the list; where one of its sentences has named
        two, to the one before the last: the last is compared with it;
     2. an answer attends to the last region that its question names;
-    3. an answer about to name a region attends to it in the list.
+    3. an answer about to name a region attends to it in the list: one that has to be found by what it is or where;
+    4. likewise one that the question names: to copy a number is easy, and a head that learns both does not find.
 
     Args:
         tokenizer: Writes digits one by one, as those of Llama and SmolLM2 and of `train_tokenizer` do.
@@ -45,7 +46,7 @@ class RegionTargets:
 
     def __call__(self, prompt: Encoded) -> list[list[int]]:
         """For every kind and token the place of the token that it should attend to, NO_TARGET for none."""
-        spoken_of, first_asked, last_asked, chosen = ([NO_TARGET] * len(prompt.input_ids) for _ in range(4))
+        spoken_of, first_asked, last_asked, chosen, copied = ([NO_TARGET] * len(prompt.input_ids) for _ in range(5))
         names = self._names(prompt)
         self._spoken_of(prompt, names, spoken_of, chosen)
         for begin, first, end in self._rounds(prompt):
@@ -54,7 +55,10 @@ class RegionTargets:
                 if asked:
                     first_asked[place], last_asked[place] = asked[0], asked[-1]
             self._compared_with(prompt.input_ids, names, first, end, first_asked)
-        return [spoken_of, first_asked, last_asked, chosen]
+            for place in range(first - 1, end - 1):
+                if chosen[place] in asked:
+                    copied[place], chosen[place] = chosen[place], NO_TARGET
+        return [spoken_of, first_asked, last_asked, chosen, copied]
 
     def _listed(self, prompt: Encoded) -> dict[int, int]:
         """Region, from 0 → its place in the list."""

@@ -60,7 +60,7 @@ def test_what_is_attended_to_comes_with_the_conversations(loaded, samples):
     collate = AttentionCollator(loaded.prompts)
     batch, plain = collate(samples), ConversationCollator(loaded.prompts)(samples)
     targets = batch.pop("attention_targets")
-    assert batch.keys() == plain.keys() and targets.shape == (2, 4, batch["input_ids"].shape[1])
+    assert batch.keys() == plain.keys() and targets.shape == (2, 5, batch["input_ids"].shape[1])
     listed = [row.tolist().index(index) for row in batch["region_index"] for index in (0, 1)]
     assert set(targets[1, 0].tolist()) == {NO_TARGET, listed[3]}, "the question's region2, not the list's own"
     # region2 and region3 are chosen by the first picture's answers, no region by the second's.
@@ -75,6 +75,15 @@ def test_a_region_is_compared_with_the_one_that_the_sentence_has_named_before(lo
     places = [place for place, goal in enumerate(compared) if goal != NO_TARGET]
     text = loaded.tokenizer.decode(batch["input_ids"][0, [place + 1 for place in places]])
     assert {compared[place] for place in places} == {first_listed} and text.split() == ["is", "left."]
+
+
+def test_a_region_that_is_to_be_found_and_one_that_the_question_names_are_looked_up_by_heads_of_their_own(loaded):
+    batch = AttentionCollator(loaded.prompts)([
+        sample(loaded, 1, 3, Round("What is near <region1>?", "From <region1>, <region3> is left."))])
+    listed = batch["region_index"][0].tolist()
+    found, copied = ({goal for goal in batch["attention_targets"][0, kind].tolist() if goal != NO_TARGET}
+                     for kind in (3, 4))
+    assert found == {listed.index(2)} and copied == {listed.index(0)}
 
 
 @pytest.mark.parametrize("rows", [0, 1])

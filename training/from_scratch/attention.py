@@ -55,7 +55,8 @@ class AttentionTargets(RegionTargets):
     @override
     def __call__(self, prompt: Encoded) -> list[list[int]]:
         """For every head and token the place of the token that it should attend to, NO_TARGET for none."""
-        spoken_of, first_asked, last_asked, chosen = super().__call__(prompt)
+        spoken_of, first_asked, last_asked, *found = super().__call__(prompt)
+        chosen = [max(goals) for goals in zip(*found)]  # a head of its own learns both
         agreement = [NO_TARGET] * len(prompt.input_ids)
         for begin, first, end in self._rounds(prompt):
             self._agreements(prompt.input_ids, begin, first, end, agreement)

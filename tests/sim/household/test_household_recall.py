@@ -17,7 +17,7 @@ from ros_gpt4roi.sim.household.scene import HouseholdScene
 from ros_gpt4roi.sim.household.scoring import said_colours, said_kinds, score
 from ros_gpt4roi.sim.text_rounds import TextRound
 
-SCENES, ROUNDS = 120, 30
+SCENES, ROUNDS = 300, 30
 
 
 @pytest.fixture(scope="module", name="asked")
@@ -33,9 +33,9 @@ def asked_fixture() -> list[tuple[HouseholdScene, TextRound]]:
 def test_answers_count_as_right_and_all_forms_are_drawn(asked):
     assert all(score(turn.expected, re.sub("[<>]", "", turn.answer)) for _, turn in asked)
     tasks = Counter(turn.task for _, turn in asked)
-    assert all(tasks[task] > 30 for task in ("which_region", "kind", "relations", "counting", "state")), tasks
+    assert all(tasks[task] > 20 for task in ("which_region", "kind", "relations", "counting", "state")), tasks
     asked_for = Counter(turn.question.partition("<")[0].strip() for _, turn in asked)
-    assert all(asked_for[words] > 2 for words in ("Where,", "State,", "In", "left of", "next to", "on")), asked_for
+    assert all(asked_for[words] > 1 for words in ("Where,", "State,", "In", "left of", "next to", "on")), asked_for
 
 
 def test_only_the_answer_to_what_a_region_is_says_so(asked):
