@@ -58,7 +58,7 @@ def test_two_variants_are_trained_and_evaluated_to_the_end_and_only_once(tmp_pat
                        for name in ("stage1", "stage2")]},
         "variants": {
             "base": {}, "zeroed": {"trained_as": "base", "evaluation": {"zero_regions": True}},
-            "masks": {"data": {"masks": True}, "without": ["stage1"], "stages": {"stage2": {"max_steps": 2}},
+            "masks": {"data": {"masks": 1}, "without": ["stage1"], "stages": {"stage2": {"max_steps": 2}},
                       "changes": {"regions": {"kind": "deformable", "hidden": 16, "heads": 4, "layers": 1}},
                       "evaluation": {"regions": "masks"}}}}
     (tmp_path / "ablation.yaml").write_text(yaml.safe_dump(facts))

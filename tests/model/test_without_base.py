@@ -13,6 +13,7 @@ from model_fixtures import CLIP, LLAMA, sentencepiece_like
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 
+from ros_gpt4roi import paths
 from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.model import pretrained
 from ros_gpt4roi.model.__main__ import main
@@ -30,7 +31,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(autouse=True)
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of a tiny language model, which a package of the name "stand-in" holds; models go to tmp_path."""
+    """The folder of a tiny language model, which a package of the name "stand-in" holds; models are only in tmp_path."""
     torch.manual_seed(0)
     tokenizer, folder = sentencepiece_like(added=()), tmp_path / "packages" / "stand_in"
     AutoModelForCausalLM.from_config(
@@ -43,6 +44,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         lambda source, out: shutil.copytree(source.parent, out, dirs_exist_ok=True) and None)
     monkeypatch.setitem(pretrained.PARTS, "stand-in", part)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(paths, "_places", tuple)
     yield folder
 
 
