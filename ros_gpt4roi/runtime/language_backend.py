@@ -14,32 +14,32 @@ from .quantised_linear import Int8DynamicLinear
 
 logger = logging.getLogger(__name__)
 _AGREE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # relative, for a model to count as a Llama
-_AGREE_INT8 = 0.25  # on random numbers two ways to round to int8 differ by a tenth
+_AGREE_INT8 = 0.25  # two ways to round to int8 differ by a tenth
 _SMALL_BODY = 1 << 28  # bytes of weights; of more a step is arithmetic and memory, and a second copy would be large
 SMALL_HEAD = 1 << 25  # bytes of weights; of more PyTorch is as fast, and a second copy would be large
 
 
 @torch.inference_mode()
-def choose_body(body: nn.Module, make_cache: Callable[[int], SlotCache], width: int, dtype: torch.dtype,
-                device: torch.device, context: int, onnxruntime: bool) -> Body:
-    """Choose the fastest that gives what the model itself does, tried out on random numbers.
+def choose_body(body: nn.Module, make_cache: Callable[[int], SlotCache], embeddings: torch.Tensor, context: int,
+                onnxruntime: bool) -> Body:
+    """Choose the fastest that gives what the model itself does, tried out on a few tokens.
 
     OnnxBody for a small model on a CPU, if `onnxruntime` may be used; LlamaBody; else the model itself.
 
     Args:
         body: The language model without its output layer.
         make_cache: Makes a cache of so many slots.
-        width: Of the embeddings.
-        dtype: Of the embeddings.
-        device: Where the body is.
+        embeddings: [tokens, width] of the tokens, where the body is. Of another size than the model's own they may be
+            amplified until rounding to int8 decides what comes out.
         context: Most positions.
         onnxruntime: Whether ONNX Runtime may be used.
     """
     own: Body = TransformersBody(body)
-    expected = _tried_out(own, make_cache, width, dtype, device)
+    dtype, device = embeddings.dtype, embeddings.device
+    expected = _tried_out(own, make_cache, embeddings)
 
     def error(found: Body) -> float:
-        return float((_tried_out(found, make_cache, width, dtype, device) - expected).norm() / expected.norm())
+        return float((_tried_out(found, make_cache, embeddings) - expected).norm() / expected.norm())
 
     try:
         lean = LlamaBody(body)
@@ -76,19 +76,16 @@ def _own_bytes(module: nn.Module) -> int:
     return 0 if weight is None else weight.nbytes
 
 
-def _tried_out(run: Body, make_cache: Callable[[int], SlotCache], width: int, dtype: torch.dtype,
-               device: torch.device) -> torch.Tensor:
-    """What it makes of random numbers of six tokens, the first slot hidden from all."""
-    count = 6
-    generator = torch.Generator().manual_seed(0)
-    numbers = torch.randn(count, width, generator=generator).to(device, dtype)
+def _tried_out(run: Body, make_cache: Callable[[int], SlotCache], embeddings: torch.Tensor) -> torch.Tensor:
+    """What it makes of the tokens, the first slot hidden from all."""
+    count, device = len(embeddings), embeddings.device
     positions = torch.arange(count, device=device)
     sees = torch.ones(count, count + 1, dtype=torch.bool, device=device).tril(1)
     sees[:, 0] = False
     cache = make_cache(count)
     slots = torch.from_numpy(cache.take(count)).to(device)
     cache.map_slots(slots, count + 1)
-    return run(numbers, positions, cache, sees).float()
+    return run(embeddings, positions, cache, sees).float()
 
 
 def choose_head(layer: nn.Module, never: torch.Tensor, dtype: torch.dtype, onnxruntime: bool) -> Head:

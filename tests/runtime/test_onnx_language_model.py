@@ -135,10 +135,10 @@ def test_int8_dynamic_stays_with_pytorch_on_a_cpu_that_would_saturate(monkeypatc
 
 
 def chosen(language: LlamaForCausalLM, onnxruntime: bool = True):
-    dtype = language.get_input_embeddings().weight.dtype
+    weight = language.get_input_embeddings().weight.detach()
     return choose_body(language.base_model,
-                     lambda slots: SlotCache(LAYERS, KEY_HEADS, SIZE, slots, dtype, torch.device("cpu")), WIDTH, dtype,
-                     torch.device("cpu"), CONTEXT, onnxruntime)
+                       lambda slots: SlotCache(LAYERS, KEY_HEADS, SIZE, slots, weight.dtype, torch.device("cpu")),
+                       weight[:6], CONTEXT, onnxruntime)
 
 
 def test_a_small_llama_on_a_cpu_takes_its_steps_here_unless_told_otherwise() -> None:
