@@ -45,8 +45,7 @@ def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) 
     for i in sampler.clear:
         name = (_phrase, _phrase, _region)[int(rng.integers(3))]
         turns.append(name(HouseholdSampler(scene, rng, relations, among=[i])))
-        if sampler.coin():  # to be found by its name is what takes longest
-            turns.append(sampler.first(_OTHERS))
+        turns.append(sampler.first(_OTHERS) if sampler.coin() else _pair(sampler))
     turns += [_hidden(sampler, i) for i in range(sampler.count) if i not in sampler.clear]
     found = [replace(turn, form="recall") for turn in turns if turn is not None]
     return [found[place] for place in rng.permutation(len(found))[:rounds]]
