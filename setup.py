@@ -40,6 +40,7 @@ setup(
             f"console = {NAME}.executables:console",
             f"build_engine = {NAME}.executables:build_engine",
             f"web_console = {NAME}.executables:web_console",
+            f"simulated_world = {NAME}.executables:simulated_world",
         ],
     },
 )

@@ -1,22 +1,25 @@
 """Starts a deployment: the nodes that one ROS parameter file has sections for.
 
     ros2 launch ros_gpt4roi gpt4roi.launch.py                                   # the simulated robot
+    ros2 launch ros_gpt4roi gpt4roi.launch.py config:=tabletop                  # in the small world
     ros2 launch ros_gpt4roi gpt4roi.launch.py config:=/path/to/my_robot.yaml    # or the name of one in config/
     ros2 launch ros_gpt4roi gpt4roi.launch.py record:=true                      # and the recorder
     ros2 launch ros_gpt4roi gpt4roi.launch.py model:=Qwen3-VL-2B-Instruct       # in place of the deployment's model
 
 A section is `/**/NODE: {ros__parameters: {...}}`, as `--params-file` takes it, too. The section `remappings` holds
-`NODE: {name: topic}`. Everything stops when any of the nodes ends, except the recorder.
+`NODE: {name: topic}`. Everything stops when any of the nodes ends, except the recorder. The simulated robot stands in
+the household; where that is not installed, at the tabletop, and the log says why.
 """
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
-from ament_index_python.packages import get_package_share_directory
-from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from ament_index_python.packages import get_package_prefix, get_package_share_directory
+from launch import Action, LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -53,26 +56,43 @@ def read_deployment(config: str) -> tuple[Path, dict[str, dict[str, str]]]:
     return path, nodes
 
 
-def start_nodes(context: LaunchContext) -> list[Node]:
-    """The nodes of the deployment that the launch argument `config` names."""
-    path, nodes = read_deployment(LaunchConfiguration("config").perform(context))
+def simulated_robot(model: str) -> tuple[str, str]:
+    """The simulated robot's deployment, by its world's name, and why that is not the household.
+
+    The program runs in the nodes' Python, which sees what is installed for them; this one may be another.
+    """
+    program = Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / "simulated_world"
+    found = subprocess.run([program, *(["--model", model] if model else [])], stdout=subprocess.PIPE, text=True,
+                           check=True)
+    world, _, why = found.stdout.strip().partition("\n")
+    return world, why
+
+
+def start_nodes(context: LaunchContext) -> list[Action]:
+    """The nodes of the deployment that the launch argument `config` names, behind what is to be said of it."""
+    config, why = LaunchConfiguration("config").perform(context), ""
+    model = LaunchConfiguration("model").perform(context)
+    if not config:
+        config, why = simulated_robot(model)
+    path, nodes = read_deployment(config)
     if LaunchConfiguration("record").perform(context) == "true":
         nodes.setdefault("recorder", nodes.get("perception", {}))
-    model = LaunchConfiguration("model").perform(context)
     # Behind the file's: of several values, a node takes the last.
     of_node = {"perception": [{"model": ParameterValue(model, value_type=str)}]} if model else {}
-    return [Node(package=PACKAGE, executable=executable, output="screen",
-                 namespace=LaunchConfiguration("namespace"), parameters=[str(path), *of_node.get(executable, ())],
-                 remappings=list(remappings.items()),
-                 on_exit=None if executable == "recorder" else Shutdown(reason=f"{executable} ended"))
-            for executable, remappings in nodes.items()]
+    return [*([LogInfo(msg=f"the tabletop takes the household's place: {why}")] if why else []),
+            *(Node(package=PACKAGE, executable=executable, output="screen",
+                   namespace=LaunchConfiguration("namespace"), parameters=[str(path), *of_node.get(executable, ())],
+                   remappings=list(remappings.items()),
+                   on_exit=None if executable == "recorder" else Shutdown(reason=f"{executable} ended"))
+              for executable, remappings in nodes.items())]
 
 
 def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` calls."""
     return LaunchDescription([
-        DeclareLaunchArgument("config", default_value="tabletop",
-                              description="a ROS parameter file, or the name of one in the package's config/"),
+        DeclareLaunchArgument("config", default_value="",
+                              description="a ROS parameter file, or the name of one in the package's config/ (the "
+                                          "household's, or the tabletop's where that is not installed)"),
         DeclareLaunchArgument("model", default_value="",
                               description="name or folder of the perception node's model (the deployment's)"),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),

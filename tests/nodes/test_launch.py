@@ -119,6 +119,25 @@ def test_the_launch_file_starts_what_the_deployment_names(launch_file: Path, roo
     assert names == ["config", "model", "namespace", "record"]
 
 
+@pytest.mark.parametrize("why", ["", "its things are not there"])
+def test_the_simulated_robot_stands_in_the_household_where_that_is_there(
+        launch_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    module = launch_files.load_python_launch_file_as_module(str(launch_file))
+    program = tmp_path / "lib" / "ros_gpt4roi" / "simulated_world"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\nprintf '%s\\n' {'tabletop' if why else 'household'} '{why}'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(module, "get_package_prefix", lambda package: str(tmp_path))
+    monkeypatch.setattr(module, "get_package_share_directory", lambda package: str(launch_file.parents[1]))
+    context = launch.LaunchContext()  # type: ignore[attr-defined]
+    context.launch_configurations.update(config="", namespace="", record="false", model="")
+    *said, camera, perception = module.start_nodes(context)
+    assert [camera.node_executable, perception.node_executable] == ["sim_camera", "perception"]
+    assert len(said) == bool(why)
+    if why:
+        assert why in launch.utilities.perform_substitutions(context, said[0].msg)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("text, word", [
     ("perception: {parameters: {}}", "section perception: expected ros__parameters"), ("", "section"),
     ("/**/perception: {ros__parameters: {}}\nremappings: {ros__parameters: {camera: {image: eye}}}", "'camera'"),
