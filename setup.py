@@ -5,6 +5,14 @@ from glob import glob
 from setuptools import find_packages, setup
 
 NAME = "ros_gpt4roi"
+MODELS = ("tabletop", "household")
+
+
+def files(folder: str, *names: str) -> list[tuple[str, list[str]]]:
+    """A folder's files of such names and their place below share/; nothing where it has none."""
+    found = sorted(path for name in names for path in glob(f"{folder}/{name}"))
+    return [(f"share/{NAME}/{folder}", found)] if found else []
+
 
 setup(
     name=NAME,
@@ -14,14 +22,12 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
-        (f"share/{NAME}/launch", sorted(glob("launch/*.py"))),
-        (f"share/{NAME}/config", sorted(glob("config/*.*"))),
-        (f"share/{NAME}/engines", sorted(glob("engines/*.yaml"))),
-        (f"share/{NAME}/engines/probe", sorted(glob("engines/probe/*"))),
-        (f"share/{NAME}/models/tabletop",
-         sorted(glob("models/tabletop/*.json") + glob("models/tabletop/*.safetensors") +
-                glob("models/tabletop/*.yaml"))),
-        (f"share/{NAME}/models/tabletop/probes", sorted(glob("models/tabletop/probes/*"))),
+        *files("launch", "*.py"),
+        *files("config", "*.*"),
+        *files("engines", "*.yaml"),
+        *files("engines/probe", "*"),
+        *(place for model in MODELS for place in files(f"models/{model}", "*.json", "*.safetensors", "*.yaml")),
+        *(place for model in MODELS for place in files(f"models/{model}/probes", "*")),
     ],
     install_requires=["setuptools"],
     zip_safe=False,

@@ -338,7 +338,7 @@ install_gpu_packages() {
 build_hash() {
     local metadata=("$ROOT"/package.xml "$ROOT"/setup.py "$ROOT"/setup.cfg)
     mapfile -t sources < <(find "$ROOT/interfaces" -type f | LC_ALL=C sort)
-    { hash_of "${metadata[@]}" "${sources[@]}" && cd "$ROOT" && ls launch config engines models/tabletop 2>/dev/null; } | sha256sum
+    { hash_of "${metadata[@]}" "${sources[@]}" && cd "$ROOT" && ls launch config engines models/*; } | sha256sum
 }
 
 build_workspace() {

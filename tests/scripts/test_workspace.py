@@ -71,14 +71,34 @@ def test_all_packages_have_one_version(root: Path) -> None:
     assert len(versions) == 1
 
 
+def described(folder: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> dict[str, Any]:
+    """What setup.py says of the package in a folder."""
+    said: dict[str, Any] = {}
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("setuptools.setup", lambda **arguments: said.update(arguments))
+    runpy.run_path(str(root / "setup.py"))
+    return said
+
+
 def test_every_pattern_of_package_data_matches_a_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described: dict[str, Any] = {}
-    monkeypatch.chdir(root)
-    monkeypatch.setattr("setuptools.setup", lambda **arguments: described.update(arguments))
-    runpy.run_path("setup.py")
-    for package, patterns in described["package_data"].items():
+    for package, patterns in described(root, monkeypatch, root)["package_data"].items():
         for pattern in patterns:
             assert list((root / package).glob(pattern)), f"{package}: {pattern}"
+
+
+def test_the_models_that_are_there_are_installed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = "share/ros_gpt4roi/models/household"
+    here = dict(described(root, monkeypatch, root)["data_files"])
+    weights = {path.parent.name for path in (root / "models").glob("*/model.safetensors")}
+    assert weights and all(f"models/{name}/model.safetensors" in here[f"share/ros_gpt4roi/models/{name}"]
+                           for name in weights)
+    assert folder not in dict(described(tmp_path, monkeypatch, root)["data_files"])
+    (tmp_path / "models" / "household" / "probes").mkdir(parents=True)
+    for name in ("config.json", "README.md", "probes/0.jpg"):
+        (tmp_path / "models" / "household" / name).touch()
+    there = dict(described(tmp_path, monkeypatch, root)["data_files"])
+    assert there[folder] == ["models/household/config.json"]
+    assert there[f"{folder}/probes"] == ["models/household/probes/0.jpg"]
 
 
 def _ros_imports(*folders: Path) -> set[str]:
