@@ -1,6 +1,6 @@
 """The whole way once: a simulated camera and the perception node as two processes, this one as their client over DDS.
 
-Prints the description of every region of a few frames, asks four questions through the `ask` action, saves the
+Prints the description of every region of a few frames, asks some questions through the `ask` action, saves the
 annotated frame as a PNG. scripts/demo.sh sets up and runs it.
 """
 
@@ -26,12 +26,14 @@ from isolation import claim_domain, for_children, variables
 from processes import ProcessDied, Processes
 from ros_gpt4roi_interfaces.msg import Answer, RegionDescription, RegionDescriptionArray, Utterance
 from sensor_msgs.msg import Image
+from shown_worlds import SHOWS, WHY, questions_about, world_to_show
 from std_msgs.msg import Int16MultiArray, String
 
 from ros_gpt4roi.client import Client, ClientError, status_name
 from ros_gpt4roi.interrupts import Interrupts
 from ros_gpt4roi.messages import stamp_text
 from ros_gpt4roi.printable import show
+from ros_gpt4roi.sim.worlds import HOUSEHOLD, TABLETOP
 from ros_gpt4roi.speech.audio import AudioError
 from ros_gpt4roi.speech.microphone import Microphone
 
@@ -43,8 +45,6 @@ FRAMES = 3
 START_LIMIT_S = 180.0  # loading the model and rendering the first view, on a busy machine
 FRAME_LIMIT_S = 60.0
 ANSWER_LIMIT_S = 60.0
-RATE_HZ = 10.0
-VIEWS = 20  # of the camera's way round the table; few, so that the same objects stay in sight
 
 _ERROR = 2  # a NodeState's level
 
@@ -56,8 +56,8 @@ class DemoError(RuntimeError):
 class Demo:
     """What the client has received, and the steps of the demonstration."""
 
-    def __init__(self, client: Client, embedded: bool = True) -> None:
-        self._client, self._embedded = client, embedded
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._images: deque[Image] = deque(maxlen=1)
         self._region_id = "1"  # of one that was seen
         client.on_annotated_image(self._images.append)
@@ -80,7 +80,7 @@ class Demo:
     def show_frames(self) -> list[RegionDescription]:
         """Print `FRAMES` frames as they come. Returns the last one's descriptions of regions that all of them have."""
         frames: list[RegionDescriptionArray] = []
-        for frame in self._client.descriptions(FRAME_LIMIT_S):
+        for frame in self._client.descriptions(START_LIMIT_S):
             if len(frame.descriptions) < 2:
                 continue  # of the camera's first moment; the questions need two regions
             frames.append(frame)
@@ -125,21 +125,17 @@ class Demo:
             raise DemoError(f"{question!r} was answered with an empty text")
         return answer
 
-    def ask_all(self, descriptions: Sequence[RegionDescription]) -> None:
-        """Four questions that fit what the frames show. Raises DemoError, ClientError."""
-        first, second = _two_apart(descriptions)
-        self.ask("About one region", f"What kind of object is region {first.region.id}?")
-        self.ask("About two", f"Is region {first.region.id} left or right of region {second.region.id}?")
-        answer = self.ask("To be answered with a region", f"Which region is the {_looks(descriptions)}?")
-        if not answer.regions:
-            if self._embedded:
-                raise DemoError(f"the answer {answer.text!r} names no region")
-            print("    (it names no region)")  # a model that knows no such questions
-        for region in answer.regions:
-            box = region.bbox
-            show(f"    region {region.id}: {box.size_x:.0f} x {box.size_y:.0f} pixels around "
-                  f"({box.center.position.x:.0f}, {box.center.position.y:.0f})")
-        self.ask("And on, in the same conversation", "Why?", answer.conversation_id)
+    def ask_all(self, questions: Sequence[tuple[str, str]]) -> None:
+        """Ask questions with their titles, and show the regions that are found. Raises DemoError, ClientError."""
+        conversation = ""
+        for title, question in questions:
+            answer = self.ask(title, question, conversation if question == WHY else "")
+            conversation = answer.conversation_id
+            if question.startswith("Which region"):
+                for region in answer.regions:
+                    box = region.bbox
+                    show(f"    region {region.id}: {box.size_x:.0f} x {box.size_y:.0f} pixels around "
+                         f"({box.center.position.x:.0f}, {box.center.position.y:.0f})")
 
     def stay_with_console(self) -> None:
         """Start the web console, print its address, and stay until Ctrl-C."""
@@ -241,18 +237,6 @@ def _is_spoken() -> bool:
         return False
 
 
-def _two_apart(descriptions: Sequence[RegionDescription]) -> tuple[RegionDescription, RegionDescription]:
-    """The leftmost and the rightmost region: which is left of which can't be disputed."""
-    ordered = sorted(descriptions, key=lambda item: item.region.bbox.center.position.x)
-    return ordered[0], ordered[-1]
-
-
-def _looks(descriptions: Sequence[RegionDescription]) -> str:
-    """What a region looks like that no other looks like, if there is one: the first clause of its description."""
-    phrases = [re.sub("^an? ", "", re.split("[.,;]", item.text.lower())[0].strip()) for item in descriptions]
-    return min(phrases, key=phrases.count)
-
-
 def executable(name: str) -> str:
     """Path of one of the package's installed executables, the one that `ros2 run ros_gpt4roi <name>` runs."""
     path = Path(get_package_prefix("ros_gpt4roi")) / "lib" / "ros_gpt4roi" / name
@@ -263,8 +247,11 @@ def executable(name: str) -> str:
 
 @contextmanager
 def running_nodes(interrupts: Interrupts, name: str, *, rate_hz: float, views: int, seed: int = 0,
-                  model: Path | None = None) -> Iterator[tuple[Client, int]]:
-    """A simulated camera and the perception node, until the block ends. Yields a client and the ROS domain."""
+                  world: str = TABLETOP, model: Path | None = None) -> Iterator[tuple[Client, int]]:
+    """A simulated camera and the perception node, until the block ends. Yields a client and the ROS domain.
+
+    The model is the one that is called like the world, unless a folder is given.
+    """
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"ros_gpt4roi_{name}_")))
         domain, claim = claim_domain()
@@ -274,10 +261,10 @@ def running_nodes(interrupts: Interrupts, name: str, *, rate_hz: float, views: i
         environment = for_children({"MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "536870912"})
         processes = stack.enter_context(Processes(home, environment))
         print(f"Starting a simulated camera and the perception node (ROS domain {domain}) ...", flush=True)
-        processes.start("camera", [executable("sim_camera"), "--ros-args", "-p", f"rate_hz:={rate_hz}",
-                                   "-p", f"views:={views}", "-p", f"seed:={seed}"])
-        parameters = ["--ros-args", "-p", f"model:={model.resolve()}"] if model else []
-        processes.start("perception", [executable("perception"), *parameters])
+        processes.start("camera", [executable("sim_camera"), "--ros-args", "-p", f"world:={world}", "-p",
+                                   f"rate_hz:={rate_hz}", "-p", f"views:={views}", "-p", f"seed:={seed}"])
+        processes.start("perception", [executable("perception"), "--ros-args", "-p",
+                                       f"model:={model.resolve() if model else world}"])
 
         def check() -> None:
             interrupts.check()
@@ -305,9 +292,10 @@ def running_web_console(client: Client) -> Iterator[str]:
 
 
 def run(arguments: argparse.Namespace, interrupts: Interrupts) -> None:
-    with running_nodes(interrupts, "demo", rate_hz=RATE_HZ, views=VIEWS, seed=arguments.seed,
-                       model=arguments.model) as (client, domain):
-        demo = Demo(client, embedded=arguments.model is None)
+    world = world_to_show(arguments.world, arguments.model)
+    with running_nodes(interrupts, "demo", rate_hz=SHOWS[world].rate_hz, views=SHOWS[world].views, world=world,
+                       seed=arguments.seed, model=arguments.model) as (client, domain):
+        demo = Demo(client)
         demo.wait_for_node()
         if arguments.console:
             demo.stay_with_console()
@@ -316,7 +304,7 @@ def run(arguments: argparse.Namespace, interrupts: Interrupts) -> None:
         if arguments.voice:
             demo.converse(descriptions)
             return
-        demo.ask_all(descriptions)
+        demo.ask_all(questions_about(descriptions, world))
         demo.save_picture()
         if arguments.stay:
             demo.stay(domain)
@@ -324,11 +312,13 @@ def run(arguments: argparse.Namespace, interrupts: Interrupts) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", choices=tuple(SHOWS), default=HOUSEHOLD,
+                        help="what the camera looks at (%(default)s)")
     parser.add_argument("--stay", action="store_true", help="keep camera and node running until Ctrl-C")
     parser.add_argument("--console", choices=("web",), help="open a console on camera and node until Ctrl-C instead")
     parser.add_argument("--voice", action="store_true", help="ask by voice, and have the answer spoken")
     parser.add_argument("--seed", type=int, default=0, help="which scene the camera sees (0)")
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a checkpoint of your own (the embedded model)")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a checkpoint of your own (the world's)")
     arguments = parser.parse_args()
     try:
         with Interrupts() as interrupts:  # within, so that a signal while the children are stopped does no harm

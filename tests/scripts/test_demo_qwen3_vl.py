@@ -37,7 +37,8 @@ SAID = r"a mug: mug \(region (\d+)\)"
 @pytest.fixture(scope="module", name="shown")
 def demo_fixture(root: Path, make_qwen: Callable[..., Path]) -> Iterator[str]:
     """What the demonstration has printed when it begins to wait for questions; it runs until the tests' end."""
-    with running_demo(root, "--stay", "--model", make_qwen(says=SAYS)) as demo, pytest.MonkeyPatch.context() as patch:
+    with running_demo(root, "--stay", "--world", "tabletop", "--model", make_qwen(says=SAYS)) as demo, \
+            pytest.MonkeyPatch.context() as patch:
         demo.read_to(WAITS)
         patch.setenv("ROS_DOMAIN_ID", demo.read_to(r"ROS_DOMAIN_ID=(\d+)")[1])
         yield demo.shown

@@ -99,6 +99,22 @@ def test_without_the_household_s_packages_all_else_is_set_up_and_it_is_said(root
     assert run("--dev").returncode != 0, "whose tests need it"
 
 
+@pytest.mark.parametrize(("arguments", "set_up"), [
+    ("", "--household"), ("--voice --seed 7", "--household --speech"), ("--world household", "--household"),
+    ("--world tabletop", ""), ("--stay --world=tabletop --voice", "--speech")])
+def test_the_demo_sets_up_what_it_shows(root: Path, tmp_path: Path, arguments: str, set_up: str) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(root / "scripts" / "demo.sh", tmp_path / "scripts")
+    for name in ("scripts/setup.sh", "scripts/env.sh", "python"):
+        (tmp_path / name).write_text(f"#!/bin/sh\n[ $# = 0 ] || echo {name} $*\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    result = subprocess.run(["bash", str(tmp_path / "scripts" / "demo.sh"), *arguments.split()], capture_output=True,
+                            text=True, timeout=60, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    expected = [f"scripts/setup.sh {set_up}"] * bool(set_up)
+    assert result.stdout.splitlines()[-1].split() == ["python", "scripts/demo.py", *arguments.split()]
+    assert [line for line in result.stdout.splitlines() if "setup.sh" in line] == expected
+
+
 def test_env_without_a_set_up_says_what_to_run(root: Path, tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     shutil.copy(root / "scripts" / "env.sh", tmp_path / "scripts")
