@@ -1,4 +1,4 @@
-"""The simulated worlds, each described by the embedded model of its name."""
+"""The simulated worlds, each described by the model of its name."""
 
 from __future__ import annotations
 
