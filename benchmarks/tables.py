@@ -46,8 +46,17 @@ def headlines(folder: Path = RESULTS) -> str:
 
 
 def speed() -> str:
-    """Return the latencies of the whole node on the embedded model."""
-    results = read("benchmarks/results/end_to_end.json")
+    """Return the latencies of the whole node with the tabletop's model."""
+    return _latencies("benchmarks/results/end_to_end.json")
+
+
+def speed_household() -> str:
+    """Return the same with the household's model."""
+    return _latencies("benchmarks/results/end_to_end_household.json")
+
+
+def _latencies(path: str) -> str:
+    results = read(path)
     alone, asked, steady = results["one_at_a_time"], results["questions"], results["at_rate"]
     width, height = results["image"]
 
@@ -94,9 +103,10 @@ def language() -> str:
 
 def llama_cpp() -> str:
     """Return the comparison of the language stage with llama.cpp."""
-    results = read("benchmarks/results/language_stage.json")
+    results = read("benchmarks/results/language_stage.json") | {
+        "household": read("benchmarks/results/language_stage_household.json")["household"]}
     rows = []
-    for key in ("random", "tabletop"):
+    for key in ("random", "household", "tabletop"):
         for name, what in (("batch", "8 regions"), ("single", "one question")):
             measured = results[key]["llama_cpp"][name]
             ours, theirs = measured["ours"], measured["theirs"]
@@ -138,7 +148,7 @@ def reuse() -> str:
 
 
 def training() -> str:
-    """Return the speed of training the embedded model's stage 2."""
+    """Return the speed of training stage 2 of the tabletop's model."""
     results = read("benchmarks/results/training.json")
     rows = [(data, processes.partition(" ")[0], f"{measured['samples_per_second']:.1f}",
              f"{100 * measured['data_wait']:.1f}", f"{measured['memory_gib']:.1f} GiB")
@@ -276,10 +286,11 @@ def qwen3_vl_together() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (headlines, speed, vision, language, llama_cpp, formats, loading, reuse,
-                                        training, bags, retrained, retraining, swap_pause, tabletop,
-                                        extractors, extractor_costs, malformed, soak, console, browsers, ablation,
-                                        speech, speech_times, remote_fleet, qwen3_vl, qwen3_vl_together)}
+    table.__name__: table for table in (headlines, speed, speed_household, vision, language, llama_cpp, formats,
+                                        loading, reuse, training, bags, retrained, retraining, swap_pause, tabletop,
+                                        extractors, extractor_costs, malformed, soak, console, browsers,
+                                        ablation, speech, speech_times, remote_fleet, qwen3_vl,
+                                        qwen3_vl_together)}
 
 
 def fill(text: str) -> str:
