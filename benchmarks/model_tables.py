@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import getitem
+
 from benchmarks.table_source import ROOT, markdown, read
 
 _TASKS = ("kind", "colour", "size", "material", "relations", "counting", "comparing", "which_region", "yes_no", "why",
-          "describe")
+           "describe")
+_HOUSEHOLD = ("kind", "colour", "material", "state", "relations", "nearest_between", "counting", "which_region",
+              "yes_no", "use_trained", "use_untrained", "describe")
 
 
 def tabletop() -> str:
-    """Return the scores of the embedded model, with and without its region embeddings."""
+    """Return the scores of the tabletop's model, with and without its region embeddings."""
     scores, hidden = read("models/tabletop/scores.json"), read("models/tabletop/scores_zero_regions.json")
 
     def row(name: str, key: str, count: int, constant: float | None) -> tuple[str, ...]:
@@ -22,6 +27,33 @@ def tabletop() -> str:
     head = (f"{scores['scenes']} scenes, seed {scores['seed']}", "right, %", "regions zeroed, %",
             "best constant answer, %", "questions")
     return markdown(head, rows)
+
+
+def household() -> str:
+    """Return the scores of the household's model: as it is, without its region embeddings, and in harder scenes."""
+    runs = [read(f"models/household/scores{which}.json") for which in ("", "_zero_regions", "_jitter", "_unseen")]
+    scores, _, jittered, unseen = runs
+
+    def row(name: str, *path: str, count: int, constant: float | None = None) -> tuple[str, ...]:
+        right, hidden, *harder = (_percent(reduce(getitem, path, run)) for run in runs)
+        return (name, right, hidden, _percent(constant), *harder, str(count))
+
+    rows = [row(task.replace("_", " "), task, count=scores["counts"][task], constant=scores["chance"][task])
+            for task in _HOUSEHOLD]
+    rows += [row("what descriptions state", "claims", "true", count=scores["claims"]["count"]),
+             row('"I can\'t tell"', "cant_tell", "rightly", count=scores["cant_tell"]["said"])]
+    new = unseen["new_kinds"]
+    rows += [(f"new kinds called {what}", "", "", "", "", _percent(new[key]), str(new["count"])) for key, what in
+             (("named", "by their name"), ("related", "by a related one"), ("unknown", "nothing"),
+              ("another", "by another"))]
+    head = (f"{scores['scenes']} scenes, seed {scores['seed']}", "right, %", "regions zeroed, %",
+            "best constant answer, %", f"edges of boxes moved by up to {100 * jittered['jitter']:.0f} %, %",
+            "split `unseen`, %", "questions")
+    return markdown(head, rows)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def extractors() -> str:

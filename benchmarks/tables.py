@@ -18,7 +18,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.model_tables import ablation, extractor_costs, extractors, retrained, retraining, tabletop
+from benchmarks.model_tables import (
+    ablation,
+    extractor_costs,
+    extractors,
+    household,
+    retrained,
+    retraining,
+    tabletop,
+)
 from benchmarks.table_source import ROOT, markdown, read
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -288,7 +296,7 @@ def qwen3_vl_together() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table for table in (headlines, speed, speed_household, vision, language, llama_cpp, formats,
                                         loading, reuse, training, bags, retrained, retraining, swap_pause, tabletop,
-                                        extractors, extractor_costs, malformed, soak, console, browsers,
+                                        household, extractors, extractor_costs, malformed, soak, console, browsers,
                                         ablation, speech, speech_times, remote_fleet, qwen3_vl,
                                         qwen3_vl_together)}
 

@@ -11,7 +11,8 @@ from types import SimpleNamespace as Values
 import household_picture
 import numpy as np
 import pytest
-from household_picture import PICTURE, SEEDS, Described, describe, page, picture
+from household_picture import COLUMNS, PAGE, PICTURE, SEEDS, Described, describe, page, picture
+from PIL import Image
 
 from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.runtime.types import Frame, Region
@@ -68,3 +69,11 @@ def test_a_model_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(household_picture, "find_model", nowhere)
     monkeypatch.setattr(sys, "argv", ["household_picture.py", str(tmp_path)])
     assert household_picture.main() == 1 and "household_picture.py: no household" in capsys.readouterr().err
+
+
+def test_the_page_that_is_there_is_what_the_script_makes(root: Path) -> None:
+    text = (root / "docs" / PAGE).read_text(encoding="utf-8")
+    assert text.startswith(page([]))
+    assert [f"## Seed {seed}" for seed in SEEDS] == [line for line in text.splitlines() if line.startswith("## ")]
+    with Image.open(root / "docs" / PICTURE) as shown:
+        assert shown.width == COLUMNS * 640
