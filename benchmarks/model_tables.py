@@ -8,7 +8,7 @@ from operator import getitem
 from benchmarks.table_source import ROOT, markdown, read
 
 _TASKS = ("kind", "colour", "size", "material", "relations", "counting", "comparing", "which_region", "yes_no", "why",
-           "describe")
+          "describe")
 _HOUSEHOLD = ("kind", "colour", "material", "state", "relations", "nearest_between", "counting", "which_region",
               "yes_no", "use_trained", "use_untrained", "describe")
 

@@ -63,7 +63,7 @@ def simulated_robot(model: str) -> tuple[str, str]:
     """
     program = Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / "simulated_world"
     found = subprocess.run([program, *(["--model", model] if model else [])], stdout=subprocess.PIPE, text=True,
-                           check=True)
+                           check=True, timeout=60)
     world, _, why = found.stdout.strip().partition("\n")
     return world, why
 
