@@ -31,7 +31,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(autouse=True)
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of a tiny language model, which a package of the name "stand-in" holds; models are only in tmp_path."""
+    """The folder of a tiny language model, in a package named "stand-in"; models are only in tmp_path."""
     torch.manual_seed(0)
     tokenizer, folder = sentencepiece_like(added=()), tmp_path / "packages" / "stand_in"
     AutoModelForCausalLM.from_config(
