@@ -31,7 +31,7 @@ FRAME_MS = 130
 LEAD_FRAMES, TYPED_FRAMES, READ_FRAMES = 10, 4, 9  # before the questions; while one is typed; while it is read
 LIMIT_S = 180.0
 BAR_HEIGHT, SCALE = 64, 0.55
-QUALITY = 72
+QUALITY = 38
 
 
 class Recording:
