@@ -95,7 +95,8 @@ sys.exit(not os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.
 PYTHON
 }
 
-has_library() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null; } | grep -q "$1"; }
+# No pipe: grep ends at the first hit, and ldconfig, still writing, would fail by pipefail now and then.
+has_library() { grep -q "$1" <<<"$(ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null)"; }
 has_egl() { has_library 'libEGL\.so\.1' && compgen -G '/usr/share/glvnd/egl_vendor.d/*.json' >/dev/null; }
 has_osmesa() { has_library 'libOSMesa\.so'; }
 has_chromium() { command -v chromium >/dev/null || command -v chromium-browser >/dev/null; }
