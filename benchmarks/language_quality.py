@@ -35,6 +35,7 @@ from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import Scene
 from ros_gpt4roi.sim.tabletop.scoring import score
 from ros_gpt4roi.sim.text_rounds import TextRound
+from ros_gpt4roi.sim.worlds import region_id
 from training.evaluation.model import open_conversation
 from training.evaluation.tabletop import questions
 
@@ -121,8 +122,8 @@ def compare_formats(loaded: LoadedModel, asked: Sequence[Asked], formats: Sequen
 
 
 def frame_of(scene: Scene, stamp_ns: int = 0) -> Frame:
-    """Ids are the objects' own numbers, the same in every view, as a tracker's would be."""
-    return Frame(scene.image, tuple(Region(str(item.object_index + 1), tuple(map(float, item.box)))
+    """A scene as the simulated camera publishes it."""
+    return Frame(scene.image, tuple(Region(region_id(item), tuple(map(float, item.box)))
                                     for item in scene.objects), stamp_ns, "camera")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from operator import getitem
 
-from benchmarks.table_source import ROOT, markdown, read
+from benchmarks.table_source import ROOT, markdown, percent, read
 
 _TASKS = ("kind", "colour", "size", "material", "relations", "counting", "comparing", "which_region", "yes_no", "why",
           "describe")
@@ -18,8 +18,7 @@ def tabletop() -> str:
     scores, hidden = read("models/tabletop/scores.json"), read("models/tabletop/scores_zero_regions.json")
 
     def row(name: str, key: str, count: int, constant: float | None) -> tuple[str, ...]:
-        return (name, f"{100 * scores[key]:.1f}", f"{100 * hidden[key]:.1f}",
-                "" if constant is None else f"{100 * constant:.1f}", str(count))
+        return name, percent(scores[key]), percent(hidden[key]), percent(constant), str(count)
 
     rows = [row(task.replace("_", " "), task, scores["counts"][task], scores["chance"][task]) for task in _TASKS]
     rows += [row(f"{task}, pairs never seen", f"held_out_{task}", scores["counts"]["held_out"], None)
@@ -35,25 +34,21 @@ def household() -> str:
     scores, _, jittered, unseen = runs
 
     def row(name: str, *path: str, count: int, constant: float | None = None) -> tuple[str, ...]:
-        right, hidden, *harder = (_percent(reduce(getitem, path, run)) for run in runs)
-        return (name, right, hidden, _percent(constant), *harder, str(count))
+        right, hidden, *harder = (percent(reduce(getitem, path, run)) for run in runs)
+        return (name, right, hidden, percent(constant), *harder, str(count))
 
     rows = [row(task.replace("_", " "), task, count=scores["counts"][task], constant=scores["chance"][task])
             for task in _HOUSEHOLD]
     rows += [row("what descriptions state", "claims", "true", count=scores["claims"]["count"]),
              row('"I can\'t tell"', "cant_tell", "rightly", count=scores["cant_tell"]["said"])]
     new = unseen["new_kinds"]
-    rows += [(f"new kinds called {what}", "", "", "", "", _percent(new[key]), str(new["count"])) for key, what in
+    rows += [(f"new kinds called {what}", "", "", "", "", percent(new[key]), str(new["count"])) for key, what in
              (("named", "by their name"), ("related", "by a related one"), ("unknown", "nothing"),
               ("another", "by another"))]
     head = (f"{scores['scenes']} scenes, seed {scores['seed']}", "right, %", "regions zeroed, %",
             "best constant answer, %", f"edges of boxes moved by up to {100 * jittered['jitter']:.0f} %, %",
             "split `unseen`, %", "questions")
     return markdown(head, rows)
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}"
 
 
 def extractors() -> str:
@@ -101,8 +96,8 @@ def retrained() -> str:
     rows = []
     for path in sorted((ROOT / folder).glob("seed_*.json")):
         found = read(f"{folder}/{path.name}")
-        percent = (f"{100 * found[key]:.1f}" for key in ("new_before", "new_after", "old_before", "old_after"))
-        rows.append((*(str(found[key]) for key in ("seed", "corrections", "steps", "scenes")), *percent,
+        right = (percent(found[key]) for key in ("new_before", "new_after", "old_before", "old_after"))
+        rows.append((*(str(found[key]) for key in ("seed", "corrections", "steps", "scenes")), *right,
                      "yes" if found["rolled_back"] else "no", f"{found['minutes_by_step']['retrain']:.0f}",
                      f"{found['minutes']:.0f}"))
     if not rows:

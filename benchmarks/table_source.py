@@ -15,6 +15,11 @@ def read(path: str) -> dict[str, Any]:
     return json.loads((ROOT / path).read_text(encoding="utf-8"))
 
 
+def percent(share: float | None) -> str:
+    """Return a share as a percentage; nothing where it was not measured."""
+    return "" if share is None else f"{100 * share:.1f}"
+
+
 def markdown(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a Markdown table."""
     lines = [head, ("---",) * len(head), *rows]

@@ -16,7 +16,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.model_tables import (
     ablation,
@@ -27,7 +26,7 @@ from benchmarks.model_tables import (
     retraining,
     tabletop,
 )
-from benchmarks.table_source import ROOT, markdown, read
+from benchmarks.table_source import ROOT, markdown, percent, read
 
 RESULTS = ROOT / "benchmarks" / "results"
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -228,16 +227,13 @@ def browsers() -> str:
 def speech() -> str:
     """Return how many spoken sentences were understood, and the recognisers' word error rates."""
     recognisers = read("benchmarks/results/speech.json")["recognisers"]
-
-    def percent(figures: dict[str, Any], key: str) -> str:
-        return "" if figures.get(key) is None else f"{100 * figures[key]:.1f}"
-
     first, rows = next(iter(recognisers.values()))["conditions"], []
     for name, figures in first.items():
         key = "understood" if "understood" in figures else "accepted"
-        rates = (percent(measured["conditions"].get(name, {}), "word_error_rate") for measured in recognisers.values())
-        rows.append((f"`{name}`", str(figures["sentences"]), percent(figures, key), percent(figures, "held_out"),
-                     *rates))
+        rates = (percent(measured["conditions"].get(name, {}).get("word_error_rate"))
+                 for measured in recognisers.values())
+        rows.append((f"`{name}`", str(figures["sentences"]), percent(figures.get(key)),
+                     percent(figures.get("held_out")), *rates))
     head = ("condition", "sentences", "understood (`no_questions`: taken for one), %", "of those held out, %",
             *(f"word errors of {name}, %" for name in recognisers))
     return markdown(head, rows)

@@ -29,7 +29,7 @@ from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
 from ros_gpt4roi.sim.household.sampler import is_clear, look
 from ros_gpt4roi.sim.household.scene import HouseholdScene
 from ros_gpt4roi.sim.studio import RendererError
-from ros_gpt4roi.sim.worlds import HOUSEHOLD
+from ros_gpt4roi.sim.worlds import HOUSEHOLD, region_id
 
 SEEDS, COLUMNS = range(6), 3
 FORMAT = "int8-dynamic"
@@ -54,14 +54,9 @@ class Described:
     texts: tuple[str, ...]
 
 
-def region_id(scene: HouseholdScene, place: int) -> str:
-    """The id that the simulated camera gives an object."""
-    return str(scene.objects[place].object_index + 1)
-
-
 def describe(pipeline: Pipeline, scene: HouseholdScene) -> Described:
     """Have a scene described."""
-    regions = tuple(Region(region_id(scene, place), item.box) for place, item in enumerate(scene.objects))
+    regions = tuple(Region(region_id(item), item.box) for item in scene.objects)
     found = pipeline.describe(Frame(scene.image, regions, 0, ""))
     pipeline.reset()
     if found.error:
@@ -74,9 +69,9 @@ def page(described: Sequence[Described]) -> str:
     parts = [HEAD]
     for item in described:
         rows = []
-        for place, (thing, text) in enumerate(zip(item.scene.objects, item.texts, strict=True)):
+        for thing, text in zip(item.scene.objects, item.texts, strict=True):
             known = look(thing) + ("" if is_clear(item.scene, thing) else " (hardly seen)")
-            rows.append(f"| {region_id(item.scene, place)} | {text.replace('|', '&#124;')} | {known} |\n")
+            rows.append(f"| {region_id(thing)} | {text.replace('|', '&#124;')} | {known} |\n")
         parts.append(f"## Seed {item.scene.seed}\n\n{TABLE}{''.join(rows)}")
     return "\n".join(parts)
 
@@ -84,8 +79,8 @@ def page(described: Sequence[Described]) -> str:
 def picture(described: Sequence[Described]) -> np.ndarray:
     """The scenes beside and below each other, with the first sentence of each description, uint8 RGB [H, W, 3]."""
     images = [annotate(item.scene.image, [
-        (Region(region_id(item.scene, place), item.scene.objects[place].box), re.split(r"(?<=\.)\s", text)[0])
-        for place, text in enumerate(item.texts)]) for item in described]
+        (Region(region_id(thing), thing.box), re.split(r"(?<=\.)\s", text)[0])
+        for thing, text in zip(item.scene.objects, item.texts, strict=True)]) for item in described]
     height = max(len(image) for image in images)  # some have a legend
     images = [np.pad(image, ((0, height - len(image)), (0, 0), (0, 0)), constant_values=30) for image in images]
     return np.vstack([np.hstack(images[start:start + COLUMNS]) for start in range(0, len(images), COLUMNS)])

@@ -22,7 +22,7 @@ from ros_gpt4roi.image_messages import rgb_to_compressed, rgb_to_image
 from ros_gpt4roi.messages import box_to_message, hypothesis
 from ros_gpt4roi.sim.household.scene import SPLITS, HouseholdScene
 from ros_gpt4roi.sim.tabletop.scene import ALL_SPLITS, Scene
-from ros_gpt4roi.sim.worlds import RENDERERS, TABLETOP
+from ros_gpt4roi.sim.worlds import RENDERERS, TABLETOP, region_id
 
 from .parameters import TopicQos, declare, read
 from .process import NodeFailure, run_node
@@ -142,8 +142,7 @@ class SimCamera(Node):
         write = rgb_to_compressed if encoding in ("jpeg", "png") else rgb_to_image
         detections = Detection2DArray()
         for item in scene.objects:
-            # The object's own number, so that it is the same region in every view, as a tracker would have it.
-            detections.detections.append(Detection2D(id=str(item.object_index + 1), bbox=box_to_message(item.box),
+            detections.detections.append(Detection2D(id=region_id(item), bbox=box_to_message(item.box),
                                                      results=[hypothesis(self._settings.label, 1.0)]))
         return write(scene.image, Header(), encoding), detections
 

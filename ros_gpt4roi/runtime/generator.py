@@ -39,7 +39,7 @@ _JOINING_TOKENS = 2048
 # As many as the scheduler remembers conversations and the pipeline frames, by default.
 _CACHED_CONTEXTS = 40
 _PART_OF_FREE = 8
-_TRIED_TOKENS = 6
+_TRIED_TOKENS = 6  # from all over the vocabulary: on them the ways to run the model are compared
 
 
 class Generator:
@@ -79,8 +79,8 @@ class Generator:
         self.cache = make_cache(max_rows * (context + draft_tokens))
         fixed = self.device.type == "cuda" if fixed_shapes is None else fixed_shapes
         onnxruntime = onnxruntime and not fixed
-        some = torch.linspace(0, len(weight) - 1, _TRIED_TOKENS, device=self.device).long()
-        choose = functools.partial(choose_body, make_cache=make_cache, embeddings=self._embedding(some).detach(),
+        tried = torch.linspace(0, len(weight) - 1, _TRIED_TOKENS, device=self.device).long()
+        choose = functools.partial(choose_body, make_cache=make_cache, embeddings=self._embedding(tried).detach(),
                                    context=context)
         self.body = choose(language.base_model, onnxruntime=onnxruntime)
         suppressed = torch.tensor(list(suppress_tokens), dtype=torch.long, device=self.device)

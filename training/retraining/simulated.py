@@ -28,7 +28,7 @@ from ros_gpt4roi.runtime.vision_stage import VisionOptions
 from ros_gpt4roi.sim.household.catalogue import AssetsError
 from ros_gpt4roi.sim.rendering import RenderedScene
 from ros_gpt4roi.sim.studio import RendererError
-from ros_gpt4roi.sim.worlds import TABLETOP
+from ros_gpt4roi.sim.worlds import TABLETOP, region_id
 from training.data.bags.notes import Note
 from training.data.bags.regions import FrameRegions
 from training.data.record import RecordError
@@ -90,11 +90,6 @@ class Person:
             right = right.replace(self.world.word(item.kind), self.world.word(other))
         self.corrected += 1
         return Judgement(said, right, wrong=True, who=WHO)
-
-
-def region_id(item: Any) -> str:
-    """The id that the simulated camera gives a thing."""
-    return str(item.object_index + 1)
 
 
 def write_corrections(folder: Path, pipeline: Pipeline, person: Person, seed: int) -> int:
