@@ -30,7 +30,7 @@ from .wordings import AND_ITS
 
 #: The forms of question of each task; one is drawn at random, the next where the scene does not allow it.
 TASKS: dict[str, tuple[Form, ...]] = {
-    "kind": (questions.kind, questions.kind, questions.hidden),
+    "kind": (questions.kind, questions.hidden),
     "colour": (questions.colour, questions.looks),
     "material": (questions.material,),
     "state": (questions.how_it_stands, questions.opening, questions.contents),

@@ -16,7 +16,7 @@ from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 from .catalogue import kinds
 from .questions import contents, counted, how_it_stands, named, opening, pair, standing, where
 from .relations import HouseholdRelations
-from .sampler import HouseholdSampler, look
+from .sampler import HouseholdSampler, absent_kinds, found, look
 from .scene import HouseholdScene
 from .wordings import UNKNOWN
 
@@ -28,7 +28,7 @@ def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) 
     "From <region2>, <region3> is left.", "Closest to <region3>?" → "<region2>.", "mugs?" → "<region3> and <region5>,
     so 2.", "next to <region3>?" → "<region2>.", "In <region2>?" → "<region3>.", "Where, <region3>?" →
     "It is in <region2>." and "State, <region3>?" → "It lies on its side."; what is hardly seen is asked about as well:
-    "<region4>?" → "I can't tell.".
+    "<region4>?" → "I can't tell.", and so is what is not there: "moka pot?" → "None.".
 
     Args:
         scene: The scene. What an object is, or which object is called so, is asked once of each: a second time it would
@@ -45,13 +45,16 @@ def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) 
     for i in sampler.clear:
         name = (_phrase, _phrase, _region)[int(rng.integers(3))]
         turns.append(name(HouseholdSampler(scene, rng, relations, among=[i])))
-        turns.append(sampler.first(_OTHERS) if sampler.coin() else _pair(sampler))
+        turns.append(sampler.first(_OTHERS))
     turns += [_hidden(sampler, i) for i in range(sampler.count) if i not in sampler.clear]
-    found = [replace(turn, form="recall") for turn in turns if turn is not None]
-    return [found[place] for place in rng.permutation(len(found))[:rounds]]
+    allowed = [replace(turn, form="recall") for turn in turns if turn is not None]
+    return [allowed[place] for place in rng.permutation(len(allowed))[:rounds]]
 
 
 def _phrase(sampler: HouseholdSampler) -> TextRound | None:
+    if len(sampler.clear) == sampler.count and sampler.coin(_ABSENT):
+        missing = sampler.pick(absent_kinds(sampler)).name
+        return found(sampler, f"{missing}?", "which_region", "recall", (), (), sampler.count + 1, nothing="None.")
     i = sampler.target()
     phrase = sampler.phrase(i)
     return None if phrase is None else _answered_by_region(sampler, f"{phrase}?", i, sampler.count, ())
@@ -114,4 +117,5 @@ def _about(turn: TextRound, words: str) -> TextRound:
     return replace(turn, question=f"{words} <region{turn.regions[0]}>?")
 
 
-_OTHERS = (_pair, _pair, _pair, _nearest, _nearest, _group, _standing, _standing, _contents, _where, _state)
+_OTHERS = (_pair, _pair, _pair, _nearest, _group, _group, _standing, _standing, _contents, _contents, _where, _state)
+_ABSENT = 0.15  # of the names that are asked for, where all things are clear, are of nothing in the scene

@@ -109,9 +109,9 @@ def score(expected: Expected, answer: str) -> bool:
     Args:
         expected: What the question asks for. Its `what` is "kind" (its identifier), "colour" (the first must be said,
             and none but these), "material", "state" (all of them), "relation", "place" (as `said_place`), "region" (all
-            of them; none: that there is none), "number", "yes_no", "use" (of which kinds any is known), "describe" (a
-            kind, a material and colours: the kind first, and of the others none that is wrong), "scene" (the kinds),
-            "statement" (as `meaning`) or "unknown" (that it can't be told).
+            of them, after the evidence if there is any; none: that there is none), "number", "yes_no", "use" (of which
+            kinds any is known), "describe" (a kind, a material and colours: the kind first, and of the others none that
+            is wrong), "scene" (the kinds), "statement" (as `meaning`) or "unknown" (that it can't be told).
         answer: Generated text; regions are written ``region3`` or ``<region3>``.
     """
     values, what, lower = expected.values, expected.what, answer.lower()
@@ -131,7 +131,7 @@ def score(expected: Expected, answer: str) -> bool:
     if what == "place":
         return said_place(answer) == values
     if what == "region":
-        named = regions(answer)
+        named = regions(answer.rpartition(", so ")[2])
         return named == set(values) and (bool(values) or bool(re.search(r"\b(no|none|nothing|empty)\b", lower)))
     if what == "number":
         counted = re.findall(rf"\b(\d+|{'|'.join(NUMBERS)}|none)\b", re.sub(r"<?region\s*\d+>?", "", lower))

@@ -5,12 +5,14 @@ As those of questions.py; in training scenes they leave out the kinds whose use 
 
 from __future__ import annotations
 
-from ros_gpt4roi.sim.region_sampler import join, regions_of, with_article
+from dataclasses import replace
+
+from ros_gpt4roi.sim.region_sampler import join, regions_of, sentence, with_article
 from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 
 from .catalogue import kinds
 from .questions import question
-from .sampler import HouseholdSampler, found
+from .sampler import HouseholdSampler, found, plural
 from .wordings import FACT_OF, FACT_OF_ALL, FACTS
 from .yes_no import yes_no_round
 
@@ -31,9 +33,13 @@ def need(sampler: HouseholdSampler) -> TextRound | None:
     i = sampler.target()
     if not sampler.may_tell(i) or sampler.it is not None:
         return None
+    known = sampler.kind(i)
     same = [j for j, o in enumerate(sampler.objects) if o.kind == sampler.objects[i].kind]
-    return found(sampler, question(sampler, "need", sampler.kind(i).used_to), sampler.use_task(i), "need", same, (),
+    turn = found(sampler, question(sampler, "need", known.used_to), sampler.use_task(i), "need", same, (),
                  sampler.count, _reason(sampler, "", i))
+    # What is needed first: the name follows from the purpose, and the region from the name.
+    name = known.name if len(same) == 1 else plural(known.name)
+    return replace(turn, answer=f"The {name}, {join([sampler.number(j) for j in same])}.")
 
 
 def which_fact(sampler: HouseholdSampler) -> TextRound | None:
@@ -52,7 +58,10 @@ def which_fact(sampler: HouseholdSampler) -> TextRound | None:
             return found(sampler, sampler.pick(FACT_OF_ALL).format(phrase), task, form, [i], (), sampler.count, reason)
         group = sampler.shuffled([i, *others[:3]])
         asked = sampler.pick(FACT_OF).format(phrase, join([sampler.number(j) for j in group]))
-        return found(sampler, asked, task, form, [i], group, len(group), reason)
+        turn = found(sampler, asked, task, form, [i], group, len(group), reason)
+        # What each of them is first: which of those names is meant is known without a picture.
+        each = ", ".join(f"{sampler.number(j)} is {with_article(sampler.kind(j).name)}" for j in group)
+        return replace(turn, answer=sentence(f"{each}, so {sampler.number(i)}"))
     return None
 
 

@@ -12,6 +12,7 @@ from household_texts import RELATION, THE, about, check_claims, gap, holds, is_a
 
 from ros_gpt4roi.sim.household.catalogue import AssetsError, Kind, find_assets, kinds
 from ros_gpt4roi.sim.household.conversations import SCORED_TASKS, ask, conversation, main, short_rounds
+from ros_gpt4roi.sim.household.sampler import plural
 from ros_gpt4roi.sim.household.scene import TABLE, HouseholdObject, HouseholdScene
 from ros_gpt4roi.sim.household.scoring import said_colours, said_kinds, score, use_words
 from ros_gpt4roi.sim.text_rounds import Expected, TextRound
@@ -178,10 +179,17 @@ def test_facts_are_those_of_the_kinds(test_rounds):
                 assert about(scene, turn).facts.use[1:] in turn.answer
                 assert about(scene, turn).facts.use_held_out == (task == "use_untrained")
             elif turn.form == "need":
-                assert regions(scene, turn.answer) == [o for o in scene.objects if o.facts.used_to in turn.question]
+                needed = [o for o in scene.objects if o.facts.used_to in turn.question]
+                name = needed[0].facts.name if len(needed) == 1 else plural(needed[0].facts.name)
+                assert regions(scene, turn.answer) == needed and turn.answer.startswith(f"The {name}, <region")
             elif turn.form.startswith("which"):
                 among = regions(scene, turn.question) or scene.objects
-                assert regions(scene, turn.answer) == [o for o in among if fact(o.facts, name)], turn
+                evidence, so, found = turn.answer.rpartition(", so ")
+                assert regions(scene, found) == [o for o in among if fact(o.facts, name)], turn
+                if so:
+                    told = dict(re.findall(r"<region(\d+)> is an? ([^,]+)", evidence))
+                    assert told == {number: scene.objects[int(number) - 1].facts.name
+                                    for number in re.findall(r"<region(\d+)>", turn.question)}
             else:
                 assert fact(about(scene, turn).facts, name) == turn.answer.endswith("so yes."), turn
 
