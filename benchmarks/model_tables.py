@@ -11,6 +11,48 @@ _TASKS = ("kind", "colour", "size", "material", "relations", "counting", "compar
           "describe")
 _HOUSEHOLD = ("kind", "colour", "material", "state", "relations", "nearest_between", "counting", "which_region",
               "yes_no", "use_trained", "use_untrained", "describe")
+#: Of every form of question about the household one example: (task, form) → (what it is about, the question).
+_EXAMPLES = {
+    ("kind", "kind"): ("one region", "What is region 2?"),
+    ("kind", "hidden"): ("one that is hardly seen", "What is region 2?"),
+    ("colour", "colour"): ("one region", "What colour is region 2?"),
+    ("material", "material"): ("one region", "What is region 2 made of?"),
+    ("describe", "region"): ("one region", "Describe region 2."),
+    ("state", "posture"): ("its state", "Is region 2 standing or lying?"),
+    ("state", "door"): ("its state", "Is region 2 open?"),
+    ("state", "drawers"): ("its state", "Which drawers of region 2 are open?"),
+    ("state", "contents"): ("its state", "What is in region 2?"),
+    ("relations", "side"): ("where it is", "Is region 1 left or right of region 2?"),
+    ("relations", "depth"): ("where it is", "Is region 1 in front of or behind region 2?"),
+    ("relations", "from"): ("where it is", "Where is region 1 from region 2?"),
+    ("relations", "where"): ("where it is", "Where is region 1?"),
+    ("which_region", "fits"): ("which one", "Which region is the red mug?"),
+    ("which_region", "state"): ("which one", "Which thing is lying on its side?"),
+    ("which_region", "stands"): ("which one", "What is left of region 2?"),
+    ("nearest_between", "nearer"): ("which one", "Which is closer to region 1: region 2 or region 3?"),
+    ("nearest_between", "nearest"): ("which one", "What is nearest to region 1?"),
+    ("nearest_between", "between"): ("which one", "What is between region 1 and region 2?"),
+    ("counting", "kind"): ("how many", "How many mugs are there?"),
+    ("counting", "colour"): ("how many", "How many red things are there?"),
+    ("counting", "material"): ("how many", "How many things made of metal are there?"),
+    ("yes_no", "kind"): ("yes or no", "Is region 2 a mug?"),
+    ("yes_no", "colour"): ("yes or no", "Is region 2 red?"),
+    ("yes_no", "material"): ("yes or no", "Is region 2 made of metal?"),
+    ("yes_no", "posture"): ("yes or no", "Is region 2 lying on its side?"),
+    ("yes_no", "stands"): ("yes or no", "Is region 1 left of region 2?"),
+    ("yes_no", "next_to"): ("yes or no", "Is region 1 next to region 2?"),
+    ("yes_no", "between"): ("yes or no", "Is region 1 between region 2 and region 3?"),
+    ("yes_no", "exists"): ("yes or no", "Is there a mug here?"),
+    ("use_trained", "use"): ("what it is for", "What is region 2 used for?"),
+    ("use_trained", "need"): ("what it is for", "What would I need to brew coffee?"),
+    ("use_trained", "which_edible"): ("what it is for", "Which of region 1, region 2 and region 3 is food or drink?"),
+    ("use_trained", "which_fragile"): ("what it is for", "Which of region 1, region 2 and region 3 is fragile?"),
+    ("use_trained", "is_edible"): ("what it is for", "Is region 2 food or drink?"),
+    ("use_trained", "is_fragile"): ("what it is for", "Is region 2 fragile?"),
+    ("use_untrained", "use"): ("what no training text says", "What is region 2 used for?"),
+    ("use_untrained", "need"): ("what no training text says", "What would I need to cook porridge?"),
+}
+_FEW = 50  # answers, under which a form's figure says little
 
 
 def tabletop() -> str:
@@ -49,6 +91,18 @@ def household() -> str:
             "best constant answer, %", f"edges of boxes moved by up to {100 * jittered['jitter']:.0f} %, %",
             "split `unseen`, %", "questions")
     return markdown(head, rows)
+
+
+def household_questions() -> str:
+    """Return how often the household's model is right by form of question, beside what a constant answer would be."""
+    forms = read("models/household/scores.json")["forms"]
+    rows = []
+    for (task, form), (about, example) in _EXAMPLES.items():
+        found = forms[task][form]
+        if found["count"] >= _FEW:
+            constant = "" if found["chance"] in (None, 1.0) else percent(found["chance"])
+            rows.append((about, f'"{example}"', percent(found["fraction"]), constant, str(found["count"])))
+    return markdown(("about", "such as", "right, %", "best constant answer, %", "questions"), rows)
 
 
 def extractors() -> str:

@@ -22,6 +22,7 @@ from benchmarks.model_tables import (
     extractor_costs,
     extractors,
     household,
+    household_questions,
     retrained,
     retraining,
     tabletop,
@@ -292,8 +293,8 @@ def qwen3_vl_together() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table for table in (headlines, speed, speed_household, vision, language, llama_cpp, formats,
                                         loading, reuse, training, bags, retrained, retraining, swap_pause, tabletop,
-                                        household, extractors, extractor_costs, malformed, soak, console, browsers,
-                                        ablation, speech, speech_times, remote_fleet, qwen3_vl,
+                                        household, household_questions, extractors, extractor_costs, malformed, soak,
+                                        console, browsers, ablation, speech, speech_times, remote_fleet, qwen3_vl,
                                         qwen3_vl_together)}
 
 
