@@ -41,6 +41,7 @@ from ros_gpt4roi.regular_file import read_json, write_whole
 from ros_gpt4roi.runtime.pipeline import PipelineConfig
 from ros_gpt4roi.runtime.probes import PROBES_FILE
 from ros_gpt4roi.runtime.vision_stage import VisionOptions
+from ros_gpt4roi.sim.household.catalogue import AssetsError
 from ros_gpt4roi.sim.studio import RendererError
 
 from .data import DataError
@@ -56,6 +57,7 @@ from .retraining.corrections import Corrected, find_corrections, is_short, split
 from .retraining.plan import SMALL, STAGE, WHOLE, Effort, estimate, language_parameters, make_recipe
 from .retraining.replay import earlier_sources, render_replay, say_again
 from .retraining.vocabulary import new_words, with_words
+from .retraining.worlds import WORLDS
 from .train import train
 from .trainer import CURVE_FILE
 
@@ -165,11 +167,11 @@ class Retraining:
         """The sources of replay beside so many pictures to learn from, to train on and to validate on."""
         visits = lessons * self._effort.replay
         earlier = read_recipe(self._model / RECIPE_FILE) if (self._model / RECIPE_FILE).is_file() else None
-        if earlier is not None and earlier.train.get("kind") == "tabletop":
+        if earlier is not None and (world := WORLDS.get(earlier.train.get("kind", ""))):
             # A scene that is seen again and again is learned by heart, and says no more of what must not be forgotten.
             scenes = max(_SCENES, round(self._effort.visits(lessons) * self._effort.replay / _VISITS))
-            render_replay(self._run / "replay", "train", scenes, self._seed, self._describe)
-            render_replay(self._run / "replay_held_out", "validation", _HELD_SCENES, self._seed, self._describe)
+            for folder, part, count in (("replay", "train", scenes), ("replay_held_out", "validation", _HELD_SCENES)):
+                render_replay(self._run / folder, world, part, count, self._seed, self._describe)
         elif earlier is not None and (sources := earlier_sources(earlier.train)):
             from .data.mixture import open_mixture
             total = len(open_mixture({"cache": self._run / "index", "sources": sources}, self._seed))
@@ -237,7 +239,7 @@ def _stamp(path: Path) -> list[Any]:
     return [str(path.resolve()), found.st_size, found.st_mtime_ns]
 
 
-@tells_errors(RecipeError, DataError, CheckpointError, ConfigError, EngineError, RendererError, OSError,
+@tells_errors(RecipeError, DataError, CheckpointError, ConfigError, EngineError, RendererError, AssetsError, OSError,
               interrupted="interrupted; the same command goes on where it was")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's text."""

@@ -16,48 +16,49 @@ from ros_gpt4roi.runtime.pipeline import Pipeline
 from ros_gpt4roi.runtime.region_text import RegionText
 from ros_gpt4roi.runtime.types import Frame, Region
 from ros_gpt4roi.sim.conversations import permuted
-from ros_gpt4roi.sim.tabletop.conversations import conversation, short_rounds
-from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
-from ros_gpt4roi.sim.tabletop.scene import Scene
+from ros_gpt4roi.sim.rendering import RenderedScene
 from training.data.bags.regions import with_mentions
 from training.data.record import REFERENCE
 from training.data.record_file import Conversation, PictureRecord, RecordWriter, RegionRecord, picture_path
 from training.data.report import Report
 
 from .corrections import ask, taught
+from .worlds import World
 
 logger = logging.getLogger(__name__)
 _SEED = 90_210  # of the scenes; training and evaluation use others
 _ROUNDS, _DESCRIBED = 2, 5  # of a conversation about a rendered scene, and regions besides
 
 
-def render_replay(folder: Path, split: str, scenes: int, seed: int, describe: str) -> None:
-    """Write rendered scenes of the tabletop with descriptions and true conversations.
+def render_replay(folder: Path, world: World, split: str, scenes: int, seed: int, describe: str) -> None:
+    """Write rendered scenes of a world with descriptions and true conversations.
 
     Args:
         folder: Where to, as a folder of one's own pictures.
-        split: A name in scene.SPLITS.
+        world: Which.
+        split: Of its scenes.
         scenes: How many.
         seed: Of scenes and texts.
         describe: The model's question for a description; {region} stands for the region.
 
     Raises:
         RendererError: Nothing can be rendered here.
+        AssetsError: The world's things are not installed.
     """
-    with RecordWriter(folder) as writer, TabletopRenderer() as renderer:
+    with RecordWriter(folder) as writer, world.renderer() as renderer:
         for index in tqdm(range(scenes), unit=" scenes", desc=f"rendering {split}"):
             scene = renderer.render(split, _SEED + seed, index)
             if scene.objects:
                 rng = np.random.default_rng([_SEED, seed, index])
                 file = writer.add_picture(f"{index:06d}.jpg", encode_image(scene.image))
-                writer.write(_scene_record(file, permuted(scene, rng), rng, describe))
+                writer.write(_scene_record(file, world, permuted(scene, rng), rng, describe))
 
 
-def _scene_record(file: str, scene: Scene, rng: np.random.Generator, describe: str) -> PictureRecord:
-    texts = [turn.answer for turn in short_rounds(scene)]
-    regions = [RegionRecord(str(number), item.box, name=item.kind, description=text, source="world")
-               for number, (item, text) in enumerate(zip(scene.objects, texts), 1)]
-    talk = tuple((_named(turn.question), _named(turn.answer)) for turn in conversation(scene, rng, _ROUNDS))
+def _scene_record(file: str, world: World, scene: RenderedScene[Any], rng: np.random.Generator,
+                  describe: str) -> PictureRecord:
+    regions = [RegionRecord(str(number), item.box, name=world.word(item.kind), description=_named(text), source="world")
+               for number, (item, text) in enumerate(zip(scene.objects, world.descriptions(scene, rng)), 1)]
+    talk = tuple((_named(turn.question), _named(turn.answer)) for turn in world.conversation(scene, rng, _ROUNDS))
     talks = [Conversation(talk, "world"), *(Conversation(((ask(describe, region), region.description),), "world")
                                             for region in regions[:_DESCRIBED])]
     return PictureRecord(file, scene.width, scene.height, tuple(regions), tuple(talks))

@@ -7,17 +7,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from typing_extensions import override
 
+from ros_gpt4roi.sim.household import conversations as household
 from ros_gpt4roi.sim.household.catalogue import kinds
-from ros_gpt4roi.sim.household.sampler import is_clear, look
+from ros_gpt4roi.sim.household.questions import long_text
+from ros_gpt4roi.sim.household.relations import HouseholdRelations
+from ros_gpt4roi.sim.household.sampler import HouseholdSampler, is_clear, look
 from ros_gpt4roi.sim.household.scene import HouseholdObject, HouseholdScene
 from ros_gpt4roi.sim.household.scoring import said_kinds, score
+from ros_gpt4roi.sim.household.wordings import HIDDEN
 from ros_gpt4roi.sim.region_sampler import sentence, with_article
 from ros_gpt4roi.sim.rendering import WorldRenderer
+from ros_gpt4roi.sim.tabletop import conversations as tabletop
 from ros_gpt4roi.sim.tabletop.question_sampler import short_text
 from ros_gpt4roi.sim.tabletop.scene import COLOURS, KINDS, MATERIALS, SIZES, WORKSHOP_KINDS, Scene, SceneObject
-from ros_gpt4roi.sim.text_rounds import Expected
+from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 from ros_gpt4roi.sim.worlds import HOUSEHOLD, RENDERERS, TABLETOP
 
 
@@ -67,6 +73,14 @@ class World(ABC):
         """Whether a description of a thing is true."""
 
     @abstractmethod
+    def descriptions(self, scene: Any, rng: np.random.Generator) -> list[str]:
+        """What the embedded model was taught to say of each thing of a scene, regions as `<regionK>`."""
+
+    @abstractmethod
+    def conversation(self, scene: Any, rng: np.random.Generator, rounds: int) -> list[TextRound]:
+        """A conversation about a scene as the embedded model was taught, of at most so many rounds."""
+
+    @abstractmethod
     def kinds_called(self, said: str) -> set[str]:
         """The kinds that a description calls its thing by."""
 
@@ -93,6 +107,14 @@ class Tabletop(World):
     def is_right(self, item: SceneObject, said: str) -> bool:
         looks = {*self.kinds, *COLOURS, *SIZES, *MATERIALS}
         return looks & words(said) == {item.kind, item.colour, item.size, item.material}
+
+    @override
+    def descriptions(self, scene: Scene, rng: np.random.Generator) -> list[str]:
+        return [turn.answer for turn in tabletop.short_rounds(scene)]
+
+    @override
+    def conversation(self, scene: Scene, rng: np.random.Generator, rounds: int) -> list[TextRound]:
+        return tabletop.conversation(scene, rng, rounds)
 
     @override
     def kinds_called(self, said: str) -> set[str]:
@@ -124,6 +146,15 @@ class Household(World):
     @override
     def is_right(self, item: HouseholdObject, said: str) -> bool:
         return score(Expected("describe", (item.kind, item.facts.material, *item.colours), len(self.kinds)), said)
+
+    @override
+    def descriptions(self, scene: HouseholdScene, rng: np.random.Generator) -> list[str]:
+        sampler = HouseholdSampler(scene, rng, HouseholdRelations(scene), regions_only=True)
+        return [long_text(sampler, i) if i in sampler.clear else HIDDEN for i in range(sampler.count)]
+
+    @override
+    def conversation(self, scene: HouseholdScene, rng: np.random.Generator, rounds: int) -> list[TextRound]:
+        return household.conversation(scene, rng, rounds)
 
     @override
     def kinds_called(self, said: str) -> set[str]:
