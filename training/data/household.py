@@ -1,6 +1,7 @@
 """The household as a data set (see rendered.py).
 
-    python -m training.data.household render --scenes 32000 --split train --seed 1 --out runs/scenes/train --workers 2
+    python -m training.data.household render --scenes 32000 --split train --seed 1 --model runs/household/start \
+        --out runs/household/scenes/train-1 --workers 2
 
 Of each scene everything is kept that its texts need: the objects with their states, and where the camera stood.
 """

@@ -2,7 +2,7 @@
 
 A world's own module (tabletop.py, household.py) says how they are rendered and written, and is the command:
 
-    python -m training.data.household render --scenes 32000 --split train --seed 1 --out runs/scenes/train --workers 2
+    python -m training.data.tabletop render --scenes 32000 --split train --seed 1 --out runs/scenes/train --workers 2
 
 renders to shards of SHARD scenes: `shard-00000.npy`, the network's inputs, uint8 RGB [n, S, S, 3], and
 `shard-00000.jsonl`, the ground truth, a line a scene; a shard without its .jsonl is not finished. With --masks there is
@@ -254,7 +254,7 @@ def _render_command(world: World[Any], arguments: Sequence[str] | None) -> int:
     render.add_argument("--seed", type=int, required=True)
     render.add_argument("--out", type=Path, required=True, metavar="DIR")
     render.add_argument("--model", type=Path, default=find_model("tabletop"), metavar="DIR",
-                        help="checkpoint folder of the model that they are for (default: the embedded one)")
+                        help="checkpoint folder of the model that they are for (default: the tabletop's)")
     render.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
     render.add_argument("--size", type=_size, default=(world.width, world.height), metavar="WxH",
                         help=f"camera frame (default {default})")
