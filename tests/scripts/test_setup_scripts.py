@@ -168,3 +168,13 @@ def test_what_pip_left_half_installed_is_found(tmp_path: Path) -> None:
         (tmp_path / name / "METADATA").touch()
     (tmp_path / "whole-1.0.dist-info" / "INSTALLER").write_text("pip\n", encoding="utf-8")
     assert [path.name for path in check_venv.half_installed(tmp_path)] == ["cut_short-2.0.dist-info", "~removed"]
+
+
+@pytest.mark.parametrize("name", ["demo", "retrain_demo"])
+def test_help_sets_nothing_up(name: str, root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    before = sorted(tmp_path.rglob("*"))
+    result = subprocess.run([tmp_path / "scripts" / f"{name}.sh", "--help"], capture_output=True, text=True, timeout=60,
+                            stdin=subprocess.DEVNULL)
+    assert result.returncode == 0, result.stderr
+    assert f"scripts/{name}.sh" in result.stdout and sorted(tmp_path.rglob("*")) == before

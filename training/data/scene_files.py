@@ -29,6 +29,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
+from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.model.checkpoint import CheckpointError, read_config
 from ros_gpt4roi.model.config import PreprocessConfig
 from ros_gpt4roi.model.preprocess import preprocess_frame, preprocess_hash
@@ -239,7 +240,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def render_command(world: World[Any], arguments: Sequence[str] | None) -> int:
     """The command line of a world's module; returns the exit status."""
-    return tells_errors(ScenesError, AssetsError, RendererError, CheckpointError, ValueError,
+    return tells_errors(ScenesError, AssetsError, RendererError, CheckpointError, ConfigError, ValueError,
                         interrupted="interrupted; the same command goes on from here")(
         lambda given: _render_command(world, given))(arguments)
 
@@ -253,13 +254,13 @@ def _render_command(world: World[Any], arguments: Sequence[str] | None) -> int:
     render.add_argument("--split", choices=world.splits, required=True)
     render.add_argument("--seed", type=int, required=True)
     render.add_argument("--out", type=Path, required=True, metavar="DIR")
-    render.add_argument("--model", type=Path, default=find_model("tabletop"), metavar="DIR",
-                        help="checkpoint folder of the model that they are for (default: the tabletop's)")
+    render.add_argument("--model", default=world.name, metavar="DIR",
+                        help="checkpoint folder or name of the model that they are for (default: the world's own)")
     render.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
     render.add_argument("--size", type=_size, default=(world.width, world.height), metavar="WxH",
                         help=f"camera frame (default {default})")
     render.add_argument("--masks", action="store_true", help="keep the objects' masks, too")
     options = parser.parse_args(arguments)
     render_scenes(world, options.out, options.split, options.scenes, options.seed, options.workers, *options.size,
-                  preprocess=read_config(options.model).preprocess, masks=options.masks)
+                  preprocess=read_config(find_model(options.model)).preprocess, masks=options.masks)
     return 0
