@@ -19,10 +19,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..configuration import ConfigError, build
 from ..paths import completed_model, model_places
 from ..regular_file import file_digest
-from .checkpoint import CheckpointError, unshared, write_config
+from .checkpoint import CheckpointError, read_config, unshared, write_config
 from .checkpoint_files import CONFIG_FILE, WEIGHTS_FILE, read_content
 from .config import ModelConfig
 from .convert import plan_completion
@@ -87,12 +86,12 @@ def complete(folder: Path) -> Path:
         return target
     content = read_content(folder)
     base, weights = content["base"], folder / WEIGHTS_FILE
+    config = read_config(folder, whole=False)
     try:
         part, expected, digest = PARTS[base["part"]], base["sha256"], base["weights_sha256"]
-        config = build(ModelConfig, content["model"])
-    except (KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {type(error).__name__}: {error}, expected base with part (one "
-                              f"of {', '.join(sorted(PARTS))}), sha256 and weights_sha256, and a model") from error
+                              f"of {', '.join(sorted(PARTS))}), sha256 and weights_sha256") from error
     if part.sha256 != expected:
         raise CheckpointError(f"{folder}: made of {base['part']} with SHA-256 {expected}, this version knows the one "
                               f"with {part.sha256}")

@@ -131,6 +131,19 @@ def test_what_prevents_it_is_said(base, shipped, capsys, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
+    ({"format": "other"}, "not a ros_gpt4roi checkpoint"), ({"version": 9}, "checkpoint version 9, expected 2"),
+    ({"preprocess_hash": "0" * 64}, f"trained with preprocessing {'0' * 64}, expected"),
+    ({"model": 5}, "is 5, expected a mapping of vision"),
+])
+def test_what_is_refused_of_a_whole_model_is_refused_before_it_is_completed(shipped, capsys, change, message) -> None:
+    content = json.loads((shipped / "config.json").read_text())
+    (shipped / "config.json").write_text(json.dumps({**content, **change}))
+    assert main(["complete", str(shipped)]) == 1
+    said = capsys.readouterr().err
+    assert f"{shipped / 'config.json'}: " in said and message in said
+
+
+@pytest.mark.parametrize(("change", "message"), [
     (lambda stored: stored.pop("projector.bias"), "projector.bias: missing"),
     (lambda stored: stored.update(surplus=torch.ones(1)), "surplus: not part of this model"),
     (lambda stored: stored.pop("change.language.model.layers.0.self_attn.q_proj.weight.up"), "expected factors of"),
