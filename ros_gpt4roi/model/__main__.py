@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..configuration import ConfigError, build
@@ -56,9 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             unpack(given.part, given.output)
             return 0
         if given.command == "complete":
-            for folder in given.models or incomplete_models():
-                print(f"{folder}: {complete(folder)}")
-            return 0
+            return _complete(given.models or incomplete_models())
         if given.command == "assemble" and given.whole:
             add_replay(given.whole, given.output, RegionReplay(size=given.region_size), given.shard_mib << 20)
             return 0
@@ -79,6 +78,18 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted; the same command goes on behind the last finished shard", file=sys.stderr)
         return 130
     return 0
+
+
+def _complete(folders: Iterable[Path]) -> int:
+    """Completes each model; one that cannot be costs only itself."""
+    status = 0
+    for folder in folders:
+        try:
+            print(f"{folder}: {complete(folder)}")
+        except CheckpointError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -76,15 +76,14 @@ def complete(folder: Path) -> Path:
         The folder of the whole model, which has the other files, too; where the model is whole, its own.
 
     Raises:
-        CheckpointError: The language model's package is not installed, a file is not the one that the model names, or
-            there is no room.
+        CheckpointError: There is no model, the language model's package is not installed, a file is not the one that
+            the model names, or there is no room.
     """
-    target = completed_model(folder)
+    content, target = read_content(folder), completed_model(folder)
     if target is None:
         return folder
     if (target / CONFIG_FILE).is_file():
         return target
-    content = read_content(folder)
     base, weights = content["base"], folder / WEIGHTS_FILE
     config = read_config(folder, whole=False)
     try:
@@ -96,8 +95,12 @@ def complete(folder: Path) -> Path:
         raise CheckpointError(f"{folder}: made of {base['part']} with SHA-256 {expected}, this version knows the one "
                               f"with {part.sha256}")
     try:
-        if (found := file_digest(weights)) != digest:
-            raise CheckpointError(f"{weights}: SHA-256 {found}, expected {digest}: fetch it anew")
+        found = file_digest(weights)
+    except OSError as error:
+        raise CheckpointError(f"{weights}: {error.strerror}, expected the model's weights: fetch it anew") from error
+    if found != digest:
+        raise CheckpointError(f"{weights}: SHA-256 {found}, expected {digest}: fetch it anew")
+    try:
         _write(folder, part.find(), part.unpack, config, target)
     except OSError as error:
         raise CheckpointError(f"{target}: cannot be written ({error.strerror or error})") from error

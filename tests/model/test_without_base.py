@@ -124,10 +124,21 @@ def test_what_prevents_it_is_said(base, shipped, capsys, monkeypatch) -> None:
     monkeypatch.setitem(pretrained.PARTS, "stand-in", part)
     (shipped / WEIGHTS).write_bytes((shipped / WEIGHTS).read_bytes() + b" ")
     assert "fetch it anew" in said(shipped)
+    (shipped / WEIGHTS).unlink()
+    assert f"{shipped / WEIGHTS}: No such file or directory, expected the model's weights" in said(shipped)
     content = json.loads((shipped / "config.json").read_text())
     (shipped / "config.json").write_text(json.dumps({**content, "base": {"part": "another"}}))
     assert "expected base with part (one of efficientnet-lite2, smollm2-135m-instruct, stand-in)" in said(shipped)
     assert not list((base.parents[1] / "data" / "ros_gpt4roi").glob("completed/*/*/config.json"))
+
+
+def test_what_is_no_model_is_named_and_costs_only_itself(shipped, tmp_path, capsys) -> None:
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "config.json").write_text('{"base"')
+    assert main(["complete", str(tmp_path / "none"), str(tmp_path / "cut"), str(shipped)]) == 1
+    told = capsys.readouterr()
+    assert f"{tmp_path}/none/config.json: No such file" in told.err and "cut/config.json: not JSON" in told.err
+    assert told.out == f"{shipped}: {find_model('kitchen')}\n"
 
 
 @pytest.mark.parametrize(("change", "message"), [
