@@ -10,6 +10,7 @@ finds it:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -109,7 +110,7 @@ def complete(folder: Path) -> Path:
 
 def _write(folder: Path, source: Path, unpack: Callable[[Path, Path], None], config: ModelConfig,
            target: Path) -> None:
-    """Make the whole model, in place of what was made of earlier versions of it."""
+    """Make the whole model, in place of what was made of earlier contents of its folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unfinished-") as name:
         language, whole = Path(name) / "language", Path(name) / "whole"
@@ -122,6 +123,16 @@ def _write(folder: Path, source: Path, unpack: Callable[[Path, Path], None], con
         except OSError:
             if not (target / CONFIG_FILE).is_file():  # else another process was faster
                 raise
-    for earlier in target.parent.parent.glob(f"*/{target.name}"):
-        if earlier != target:
-            shutil.rmtree(earlier.parent, ignore_errors=True)
+    made_of = os.fsencode(folder.resolve())
+    _origin(target).write_bytes(made_of)
+    for other in (place / target.name for place in target.parent.parent.iterdir()):
+        if other != target and _origin(other).is_file() and _origin(other).read_bytes() == made_of:
+            shutil.rmtree(other, ignore_errors=True)
+            _origin(other).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of the same contents others are made, too
+                other.parent.rmdir()
+
+
+def _origin(whole: Path) -> Path:
+    """The file that says which folder a model was made of: models of one name may be those of several folders."""
+    return whole.with_name(whole.name + ".origin")

@@ -105,6 +105,16 @@ def test_it_is_completed_once_and_anew_where_it_has_changed(trained, shipped) ->
     torch.testing.assert_close(bias, trained[0].model.projector.bias, rtol=1e-3, atol=1e-3)
 
 
+def test_models_of_one_name_or_content_do_not_replace_each_other(trained, shipped, tmp_path) -> None:
+    same_content, same_name = tmp_path / "copy", tmp_path / "run*" / "kitchen"
+    shutil.copytree(shipped, same_content)
+    trained[0].model.projector.bias.data += 1
+    save_without_base(trained[0].model, "stand-in", trained[1], same_name)
+    assert len({complete(folder) for folder in (shipped, same_content, same_name)}) == 3
+    for folder in (shipped, same_content, same_name):
+        assert (find_model(str(folder)) / "config.json").is_file()
+
+
 def test_a_whole_model_is_left_as_it_is(trained, tmp_path) -> None:
     assert complete(tmp_path / "start") == tmp_path / "start" == find_model(str(tmp_path / "start"))
 
