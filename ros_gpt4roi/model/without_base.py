@@ -14,6 +14,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -23,14 +24,16 @@ from safetensors.torch import save_file
 from ..paths import completed_model, model_places
 from ..regular_file import file_digest
 from .checkpoint import CheckpointError, read_config, unshared, write_config
-from .checkpoint_files import CONFIG_FILE, WEIGHTS_FILE, read_content
+from .checkpoint_files import CONFIG_FILE, WEIGHTS_FILE, check_regular, read_content
 from .config import ModelConfig
 from .convert import plan_completion
 from .convert_parts import change_keys
 from .gpt4roi import GPT4RoI
 from .pretrained import PARTS
+from .weights_io import WeightSource
 
 _LANGUAGE = "language."
+_UNFINISHED, _ABANDONED_S = ".unfinished-", 24 * 3600.0
 
 
 def save_without_base(model: GPT4RoI, base: str, changes: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
@@ -83,7 +86,7 @@ def complete(folder: Path) -> Path:
     content, target = read_content(folder), completed_model(folder)
     if target is None:
         return folder
-    if (target / CONFIG_FILE).is_file():
+    if _is_sound(target):
         return target
     base, weights = content["base"], folder / WEIGHTS_FILE
     config = read_config(folder, whole=False)
@@ -108,21 +111,35 @@ def complete(folder: Path) -> Path:
     return target
 
 
+def _is_sound(whole: Path) -> bool:
+    """Whether a whole model is there as it was written, which a power cut or a full disk may have prevented."""
+    try:
+        read_config(whole)
+        WeightSource(whole).check_sums()
+    except (CheckpointError, OSError, ValueError):
+        return False
+    return True
+
+
 def _write(folder: Path, source: Path, unpack: Callable[[Path, Path], None], config: ModelConfig,
            target: Path) -> None:
     """Make the whole model, in place of what was made of earlier contents of its folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unfinished-") as name:
+    _remove_abandoned(target.parent.parent)
+    with tempfile.TemporaryDirectory(dir=target.parent.parent, prefix=_UNFINISHED) as name:
         language, whole = Path(name) / "language", Path(name) / "whole"
         language.mkdir()
         unpack(source, language)
-        shutil.copytree(folder, whole, ignore=lambda _, names: {CONFIG_FILE, WEIGHTS_FILE} & {*names})
+        shutil.copytree(folder, whole, ignore=_left_out, copy_function=shutil.copyfile)
+        for path in (whole, *whole.rglob("*/")):
+            path.chmod(0o755)  # the model's may be write-protected
         plan_completion(folder / WEIGHTS_FILE, language, config).run(whole, progress=False)
         try:
             os.rename(whole, target)
         except OSError:
-            if not (target / CONFIG_FILE).is_file():  # else another process was faster
-                raise
+            if not _is_sound(target):  # else another process was faster
+                shutil.rmtree(target, ignore_errors=True)
+                os.rename(whole, target)
     made_of = os.fsencode(folder.resolve())
     _origin(target).write_bytes(made_of)
     for other in (place / target.name for place in target.parent.parent.iterdir()):
@@ -131,6 +148,20 @@ def _write(folder: Path, source: Path, unpack: Callable[[Path, Path], None], con
             _origin(other).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # of the same contents others are made, too
                 other.parent.rmdir()
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    """What is not copied from a folder of a model. Raises CheckpointError for a device or pipe in it."""
+    check_regular(folder)
+    return {CONFIG_FILE, WEIGHTS_FILE} & {*names}
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes have left: half a gigabyte each time."""
+    for path in folder.glob(_UNFINISHED + "*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(path)
 
 
 def _origin(whole: Path) -> Path:

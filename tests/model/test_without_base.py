@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,39 @@ def test_it_is_completed_once_and_anew_where_it_has_changed(trained, shipped) ->
     assert find_model("kitchen") == second != first and not first.exists()
     bias = load_checkpoint(second).model.projector.bias
     torch.testing.assert_close(bias, trained[0].model.projector.bias, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda whole: (whole / "config.json").write_bytes(b""), lambda whole: (whole / "config.json").unlink(),
+    lambda whole: os.truncate(next(whole.glob("*.safetensors")), 100),
+])
+def test_a_damaged_one_is_made_anew(shipped, damage) -> None:
+    whole = complete(shipped)
+    damage(whole)
+    assert complete(shipped) == whole and load_checkpoint(whole)
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_kept(shipped) -> None:
+    places = [complete(shipped).parents[1] / f".unfinished-{name}" for name in ("killed", "writing")]
+    for place in places:
+        (place / "whole").mkdir(parents=True)
+    os.utime(places[0], (0, 0))
+    (find_model("kitchen") / "config.json").unlink()
+    complete(shipped)
+    assert [place.exists() for place in places] == [False, True]
+
+
+def test_a_write_protected_model_becomes_one_that_can_be_replaced(shipped) -> None:
+    for path in (shipped / PROBES_FILE, (shipped / PROBES_FILE).parent, shipped):
+        path.chmod(path.stat().st_mode & ~0o222)
+    whole = complete(shipped)
+    assert all(path.stat().st_mode & 0o200 for path in (whole, *whole.rglob("*")))
+
+
+def test_a_pipe_in_a_folder_of_it_is_refused(shipped) -> None:
+    os.mkfifo((shipped / PROBES_FILE).parent / "pipe")
+    with pytest.raises(CheckpointError, match="pipe: no regular file"):
+        complete(shipped)
 
 
 def test_models_of_one_name_or_content_do_not_replace_each_other(trained, shipped, tmp_path) -> None:
