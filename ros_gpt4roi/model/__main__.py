@@ -63,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         config = preset(given.preset)
         if given.config:
+            if not Path(given.config).is_file():
+                raise ConfigError(f"--config {given.config}: no such file")
             config = build(ModelConfig, {**config.to_dict(), **read_json(Path(given.config))})
         if given.command == "convert":
             plan = plan_published(given.source, given.vision, base=given.base, tokenizer=given.tokenizer, config=config,

@@ -106,6 +106,26 @@ def test_it_is_completed_once_and_anew_where_it_has_changed(trained, shipped) ->
     torch.testing.assert_close(bias, trained[0].model.projector.bias, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("config.json", {"hidden_act": "nosuch"}, "describe a network that cannot be made: KeyError: 'nosuch'"),
+    ("config.json", {"num_hidden_layers": "x"}, "no usable tokenizer"),
+    ("config.json", {"vocab_size": None}, "no usable tokenizer"),
+    ("tokenizer.json", {"added_tokens": 5}, "no usable tokenizer"),
+])
+def test_a_language_model_that_is_none_is_named(base, trained, tmp_path, capsys, name, content, message) -> None:
+    (base / name).write_text(json.dumps({**json.loads((base / name).read_text()), **content}))
+    assert main(["assemble", str(base), str(tmp_path / "out"), "--vision", str(tmp_path / "clip"), "--config",
+                 str(tmp_path / "small.json")]) == 1
+    said = capsys.readouterr().err
+    assert str(base) in said and message in said
+
+
+def test_a_config_file_that_is_not_there_is_named(base, trained, tmp_path, capsys) -> None:
+    assert main(["assemble", str(base), str(tmp_path / "out"), "--vision", str(tmp_path / "clip"), "--config",
+                 str(tmp_path / "none.json")]) == 1
+    assert f"--config {tmp_path}/none.json: no such file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("damage", [
     lambda whole: (whole / "config.json").write_bytes(b""), lambda whole: (whole / "config.json").unlink(),
     lambda whole: os.truncate(next(whole.glob("*.safetensors")), 100),
