@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ..paths import completed_model, model_places
@@ -29,7 +30,7 @@ from .config import ModelConfig
 from .convert import plan_completion
 from .convert_parts import change_keys
 from .gpt4roi import GPT4RoI
-from .pretrained import PARTS
+from .pretrained import PARTS, not_written
 from .weights_io import WeightSource
 
 _LANGUAGE = "language."
@@ -48,19 +49,22 @@ def save_without_base(model: GPT4RoI, base: str, changes: Mapping[str, tuple[tor
         folder: The folder to write.
 
     Raises:
-        CheckpointError: No such language model is known.
+        CheckpointError: No such language model is known, or the folder cannot be written.
     """
     if base not in PARTS:
         raise CheckpointError(f"no language model {base!r} is known, expected one of {', '.join(sorted(PARTS))}")
     kept = {key: value for key, value in model.state_dict().items() if not key.startswith(_LANGUAGE)}
     for name, factors in changes.items():
         kept |= zip(change_keys(_LANGUAGE + name), factors)
-    folder.mkdir(parents=True, exist_ok=True)
     halves = {key: value.half() if value.is_floating_point() else value for key, value in unshared(kept).items()}
-    save_file(halves, folder / WEIGHTS_FILE, metadata={"format": "ros_gpt4roi"})
-    (folder / WEIGHTS_FILE).chmod(0o644)
-    write_config(model.config, folder, base={"part": base, "sha256": PARTS[base].sha256,
-                                             "weights_sha256": file_digest(folder / WEIGHTS_FILE)})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(halves, folder / WEIGHTS_FILE, metadata={"format": "ros_gpt4roi"})
+        (folder / WEIGHTS_FILE).chmod(0o644)
+        write_config(model.config, folder, base={"part": base, "sha256": PARTS[base].sha256,
+                                                 "weights_sha256": file_digest(folder / WEIGHTS_FILE)})
+    except (OSError, SafetensorError) as error:
+        raise not_written(folder, error) from error
 
 
 def incomplete_models() -> list[Path]:
@@ -106,8 +110,8 @@ def complete(folder: Path) -> Path:
         raise CheckpointError(f"{weights}: SHA-256 {found}, expected {digest}: fetch it anew")
     try:
         _write(folder, part.find(), part.unpack, config, target)
-    except OSError as error:
-        raise CheckpointError(f"{target}: cannot be written ({error.strerror or error})") from error
+    except (OSError, SafetensorError) as error:
+        raise not_written(target, error) from error
     return target
 
 

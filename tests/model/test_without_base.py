@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +146,28 @@ def test_what_killed_processes_left_is_removed_and_what_others_write_is_kept(shi
     (find_model("kitchen") / "config.json").unlink()
     complete(shipped)
     assert [place.exists() for place in places] == [False, True]
+
+
+def test_a_full_disk_is_told(trained, shipped, tmp_path, monkeypatch, capsys) -> None:
+    part = pretrained.PARTS["stand-in"]
+    monkeypatch.setitem(pretrained.PARTS, "stand-in", dataclasses.replace(part, unpack=lambda source, out: save_file(
+        load_file(source), out / WEIGHTS)))
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most[1]))
+    try:
+        status = main(["unpack", "stand-in", str(tmp_path / "part")]), main(["complete", str(shipped)])
+        with pytest.raises(CheckpointError, match="out: cannot be written .*File too large"):
+            save_without_base(trained[0].model, "stand-in", {}, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    first, second = capsys.readouterr().err.splitlines()
+    assert status == (1, 1) and "part: cannot be written" in first and "kitchen: cannot be written" in second
+
+
+def test_a_package_that_cannot_be_read_is_named(base, shipped, monkeypatch) -> None:
+    monkeypatch.setattr(pretrained, "_sha256", lambda path: path.joinpath("none").read_bytes())
+    with pytest.raises(CheckpointError, match=f"{base / WEIGHTS}: cannot be read .*install stand-in anew"):
+        complete(shipped)
 
 
 def test_a_write_protected_model_becomes_one_that_can_be_replaced(shipped) -> None:
