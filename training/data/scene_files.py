@@ -32,7 +32,7 @@ from tqdm import tqdm
 from ros_gpt4roi.model.checkpoint import CheckpointError, read_config
 from ros_gpt4roi.model.config import PreprocessConfig
 from ros_gpt4roi.model.preprocess import preprocess_frame, preprocess_hash
-from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.paths import find_model_as_it_came
 from ros_gpt4roi.regular_file import read_json, write_whole
 from ros_gpt4roi.sim.household.catalogue import AssetsError
 from ros_gpt4roi.sim.rendering import RenderedScene, WorldRenderer
@@ -253,13 +253,14 @@ def _render_command(world: World[Any], arguments: Sequence[str] | None) -> int:
     render.add_argument("--split", choices=world.splits, required=True)
     render.add_argument("--seed", type=int, required=True)
     render.add_argument("--out", type=Path, required=True, metavar="DIR")
-    render.add_argument("--model", type=Path, default=find_model("tabletop"), metavar="DIR",
-                        help="checkpoint folder of the model that they are for (default: the embedded one)")
+    render.add_argument("--model", default=world.name, metavar="DIR",
+                        help="checkpoint folder or name of the model that they are for (default: the embedded one)")
     render.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default %(default)s)")
     render.add_argument("--size", type=_size, default=(world.width, world.height), metavar="WxH",
                         help=f"camera frame (default {default})")
     render.add_argument("--masks", action="store_true", help="keep the objects' masks, too")
     options = parser.parse_args(arguments)
+    config = read_config(find_model_as_it_came(options.model), whole=False)
     render_scenes(world, options.out, options.split, options.scenes, options.seed, options.workers, *options.size,
-                  preprocess=read_config(options.model).preprocess, masks=options.masks)
+                  preprocess=config.preprocess, masks=options.masks)
     return 0
