@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +231,18 @@ def test_what_cannot_be_rendered_is_said(tmp_path, capsys, arguments, message):
     assert main(["render", "--split", "train", "--seed", "1", *places]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "scenes" / "dataset.json").exists(), "with it, right arguments would be refused there"
+
+
+@pytest.mark.parametrize("line", [b"[[1, 2", b"5", b'[["mug"]]', b"\xff"])
+def test_a_damaged_line_is_named_and_costs_only_its_scene(folder, tmp_path, line):
+    shutil.copytree(folder, tmp_path / "scenes")
+    truth = tmp_path / "scenes" / "shard-00000.jsonl"
+    first, _, *others = truth.read_bytes().splitlines()
+    truth.write_bytes(b"\n".join([first, line, *others, b""]))
+    dataset = TabletopDataset(tmp_path / "scenes")
+    assert dataset[0].rounds and dataset[2].rounds
+    with pytest.raises(ScenesError, match=r"shard-00000.jsonl: line 2 is no scene .*repeat the render command"):
+        dataset[1]
 
 
 @pytest.mark.parametrize("content", ["[]", "5", "{}", '{"scenes": "many"}', '{"scenes": 1', ""])
