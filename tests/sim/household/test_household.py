@@ -7,6 +7,7 @@ import importlib.util
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,6 +57,12 @@ def test_what_is_not_installed_is_said_with_the_command(monkeypatch: pytest.Monk
     monkeypatch.undo()
     monkeypatch.setattr(catalogue, "xml_file", lambda folder, model: None if "mug" in model else folder)
     with pytest.raises(AssetsError, match=r"lacks turbosquid_objects/\w*mug"):
+        find_assets()
+    monkeypatch.setattr(catalogue, "xml_file", lambda folder, model: folder)
+    (tmp_path / "assets" / "textures").mkdir(parents=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(
+        submodule_search_locations=[str(tmp_path)]))
+    with pytest.raises(AssetsError, match="assets lacks textures"):
         find_assets()
 
 
