@@ -66,6 +66,14 @@ def test_what_is_not_installed_is_said_with_the_command(monkeypatch: pytest.Monk
         find_assets()
 
 
+@pytest.mark.parametrize("content", ["<mujoco><worldbody>", "", "<html/>", "<mujoco><worldbody/></mujoco>"])
+def test_a_model_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
+    (tmp_path / "mug.xml").write_text(content)
+    monkeypatch.setattr(pool, "xml_file", lambda assets, model: tmp_path / "mug.xml")
+    with pytest.raises(AssetsError, match=rf"{tmp_path}/mug\.xml can not be read .*install its package anew"):
+        pool.load_pool(import_mujoco(), 64, 48, tmp_path / "cache")
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_what_is_held_out_occurs_in_unseen_scenes_only(split: str) -> None:
     layouts = [sample_layout(np.random.default_rng(index), split) for index in range(60)]
