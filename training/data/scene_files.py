@@ -163,8 +163,8 @@ def render_scenes(world: World[Any], folder: str | Path, split: str, scenes: int
     if split not in world.splits:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(world.splits)}")
     folder = Path(folder)
-    manifest = {"world": world.name, "split": split, "seed": seed, "width": world.width if width is None else width,
-                "height": world.height if height is None else height,
+    size = world.width if width is None else width, world.height if height is None else height
+    manifest = {"world": world.name, "split": split, "seed": seed, "width": size[0], "height": size[1],
                 "preprocess": preprocess_hash(preprocess), "image_size": preprocess.image_size}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def render_scenes(world: World[Any], folder: str | Path, split: str, scenes: int
                 raise ScenesError(f"{folder}: {scenes} scenes need {needed / 1e9:.1f} GB more, "
                                   f"but the disk has only {disk.free / 1e9:.1f} GB free")
             if missing:  # what is wrong with OpenGL or the size is said here, once, clearly, and before it is written
-                world.renderer(manifest["width"], manifest["height"]).close()
+                world.renderer(*size).close()
             manifest["scenes"] = scenes
             write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode() + b"\n")
             if missing:
