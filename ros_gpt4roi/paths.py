@@ -92,13 +92,21 @@ def find_model(name: str) -> Path:
     Raises:
         ConfigError: neither is there, the message names every place looked at; or its language model was never added.
     """
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        return _whole(folder)
-    configs = [place / name / "config.json" for place in model_places()]
-    for config in configs:
-        if config.exists():
-            return _whole(config.parent)
+    return _whole(find_model_as_it_came(name))
+
+
+def find_model_as_it_came(name: str) -> Path:
+    """As `find_model`, but of a model that came without its language model the folder that came."""
+    try:
+        folder = Path(name).expanduser()
+        if name and folder.is_dir():
+            return folder
+        configs = [place / name / "config.json" for place in model_places()]
+        for config in configs:
+            if config.exists():
+                return config.parent
+    except (OSError, RuntimeError) as error:  # too long, not to be looked at, or in the home of nobody
+        raise ConfigError(f"model is {name!r}; expected a folder or an installed model ({error})") from error
     raise ConfigError(f"model is {name!r}; expected a folder or an installed model, but {folder} is no folder and "
                       f"there is none of {', '.join(map(str, configs))} (`python -m {PACKAGE}.models list` shows what "
                       "is here or can be downloaded)")

@@ -375,7 +375,8 @@ build_workspace() {
 # Models that came without their language model, which household_model.txt has.
 complete_models() {
     local incomplete
-    mapfile -t incomplete < <({ grep -ls '"base": {' "$ROOT"/models/*/config.json || true; } | xargs -r dirname)
+    mapfile -t incomplete < <(grep -ls '"base": {' "$ROOT"/models/*/config.json || true)
+    incomplete=("${incomplete[@]%/config.json}")
     if [ ${#incomplete[@]} = 0 ] || ! { $dev || $household; }; then return; fi
     (cd "$ROOT" && "$PY" -m ros_gpt4roi.model complete "${incomplete[@]}") ||
         say "      not completed (see above); scripts/setup.sh --household tries again"

@@ -27,6 +27,13 @@ def test_the_household_needs_its_things_and_a_model(monkeypatch: pytest.MonkeyPa
     assert simulated_world(str(tmp_path)) == ("tabletop", "no things")
 
 
+@pytest.mark.parametrize(("name", "why"), [("~no-such-user/model", "home directory"), ("x" * 5000, "too long")])
+def test_a_name_that_can_be_no_folder_is_no_model(monkeypatch: pytest.MonkeyPatch, name: str, why: str) -> None:
+    monkeypatch.setattr(module, "find_assets", Path)
+    world, told = simulated_world(name)
+    assert world == "tabletop" and told.startswith(f"model is '{name}'; expected a folder") and why in told
+
+
 def test_the_program_prints_the_world_and_below_it_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                                        capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(module, "find_assets", lambda: tmp_path)

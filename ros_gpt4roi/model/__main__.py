@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..configuration import ConfigError, build
@@ -56,14 +57,14 @@ def main(arguments: list[str] | None = None) -> int:
             unpack(given.part, given.output)
             return 0
         if given.command == "complete":
-            for folder in given.models or incomplete_models():
-                print(f"{folder}: {complete(folder)}")
-            return 0
+            return _complete(given.models or incomplete_models())
         if given.command == "assemble" and given.whole:
             add_replay(given.whole, given.output, RegionReplay(size=given.region_size), given.shard_mib << 20)
             return 0
         config = preset(given.preset)
         if given.config:
+            if not Path(given.config).is_file():
+                raise ConfigError(f"--config {given.config}: no such file")
             config = build(ModelConfig, {**config.to_dict(), **read_json(Path(given.config))})
         if given.command == "convert":
             plan = plan_published(given.source, given.vision, base=given.base, tokenizer=given.tokenizer, config=config,
@@ -79,6 +80,18 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted; the same command goes on behind the last finished shard", file=sys.stderr)
         return 130
     return 0
+
+
+def _complete(folders: Iterable[Path]) -> int:
+    """Completes each model; one that cannot be costs only itself."""
+    status = 0
+    for folder in folders:
+        try:
+            print(f"{folder}: {complete(folder)}")
+        except CheckpointError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -153,16 +153,21 @@ def untrained_parts(folder: str | Path) -> frozenset[str]:
     return frozenset(map(str, parts)) if isinstance(parts, list) else frozenset()
 
 
-def read_config(folder: str | Path) -> ModelConfig:
+def read_config(folder: str | Path, *, whole: bool = True) -> ModelConfig:
     """The model config of a checkpoint folder, after its version and preprocessing have been checked.
 
-    Raises CheckpointError.
+    Args:
+        folder: The checkpoint.
+        whole: Refuse one without its language model (`without_base.py`).
+
+    Raises:
+        CheckpointError: It is no checkpoint that can be used.
     """
     path = Path(folder) / CONFIG_FILE
     content = _own_content(path)
     if content.get("version") not in (1, VERSION):
         raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}, expected {VERSION}")
-    if "base" in content:
+    if whole and "base" in content:
         raise CheckpointError(f"{path}: without its language model, expected what `python -m ros_gpt4roi.model "
                               f"complete {folder}` makes of it")
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -68,7 +69,8 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         raise CheckpointError(f"{folder}: no usable tokenizer, expected a file such as {_TOKENIZER_FILES[0]}")
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError, RecursionError,
+            StrictDataclassError) as error:
         if (Path(folder) / "tokenizer.model").is_file() and find_spec("sentencepiece") is None:
             # transformers' own message names the package of another format.
             raise CheckpointError(f"{folder}: tokenizer.model is SentencePiece's, which takes its package: pip install "

@@ -144,7 +144,7 @@ def plan_published(source: str | Path, vision: str | Path, *, base: str | Path |
     Raises:
         CheckpointError: Keys and shapes that do not fit are listed all at once, with both shapes.
     """
-    with _checkpoint_errors():
+    with _checkpoint_errors(source, vision):
         weights, encoder = WeightSource(source), WeightSource(vision)
         if not any(key.startswith("model.spi_module.") for key in weights.entries):
             raise CheckpointError(f"{weights.folder}: no region extractor (model.spi_module.*), expected a GPT4RoI; "
@@ -191,7 +191,7 @@ def plan_assembly(language: str | Path, vision: str | Path, config: ModelConfig,
     Raises:
         CheckpointError: see plan_published.
     """
-    with _checkpoint_errors():
+    with _checkpoint_errors(language, vision):
         weights, encoder = WeightSource(language), WeightSource(vision)
         words, known = _with_special_tokens(language)
         fields = _described(Path(language))
@@ -224,7 +224,7 @@ def plan_completion(source: str | Path, language: str | Path, config: ModelConfi
     Raises:
         CheckpointError: see plan_published.
     """
-    with _checkpoint_errors():
+    with _checkpoint_errors(source, language):
         weights, base = WeightSource(source), WeightSource(language)
         words, known = _with_special_tokens(language)
         model = _empty_model(config, words)
@@ -268,11 +268,18 @@ def _parts(expected: dict[str, torch.Tensor], model: GPT4RoI, source: WeightSour
 
 
 @contextlib.contextmanager
-def _checkpoint_errors() -> Iterator[None]:
+def _checkpoint_errors(*sources: str | Path) -> Iterator[None]:
+    where = " and ".join(map(str, sources))
     try:
         yield
+    except CheckpointError:
+        raise
     except (ConfigError, PromptError) as error:
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(f"{where}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # transformers looks at few of the numbers before it uses them.
+        raise CheckpointError(f"{where}: describe a network that cannot be made: {type(error).__name__}: {error}") \
+            from error
 
 
 def _empty_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> GPT4RoI:

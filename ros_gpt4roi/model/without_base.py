@@ -10,27 +10,31 @@ finds it:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ..configuration import ConfigError, build
 from ..paths import completed_model, model_places
 from ..regular_file import file_digest
-from .checkpoint import CheckpointError, unshared, write_config
-from .checkpoint_files import CONFIG_FILE, WEIGHTS_FILE, read_content
+from .checkpoint import CheckpointError, read_config, unshared, write_config
+from .checkpoint_files import CONFIG_FILE, WEIGHTS_FILE, check_regular, read_content
 from .config import ModelConfig
 from .convert import plan_completion
 from .convert_parts import change_keys
 from .gpt4roi import GPT4RoI
-from .pretrained import PARTS
+from .pretrained import PARTS, not_written
+from .weights_io import WeightSource
 
 _LANGUAGE = "language."
+_UNFINISHED, _ABANDONED_S = ".unfinished-", 24 * 3600.0
 
 
 def save_without_base(model: GPT4RoI, base: str, changes: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
@@ -45,19 +49,22 @@ def save_without_base(model: GPT4RoI, base: str, changes: Mapping[str, tuple[tor
         folder: The folder to write.
 
     Raises:
-        CheckpointError: No such language model is known.
+        CheckpointError: No such language model is known, or the folder cannot be written.
     """
     if base not in PARTS:
         raise CheckpointError(f"no language model {base!r} is known, expected one of {', '.join(sorted(PARTS))}")
     kept = {key: value for key, value in model.state_dict().items() if not key.startswith(_LANGUAGE)}
     for name, factors in changes.items():
         kept |= zip(change_keys(_LANGUAGE + name), factors)
-    folder.mkdir(parents=True, exist_ok=True)
     halves = {key: value.half() if value.is_floating_point() else value for key, value in unshared(kept).items()}
-    save_file(halves, folder / WEIGHTS_FILE, metadata={"format": "ros_gpt4roi"})
-    (folder / WEIGHTS_FILE).chmod(0o644)
-    write_config(model.config, folder, base={"part": base, "sha256": PARTS[base].sha256,
-                                             "weights_sha256": file_digest(folder / WEIGHTS_FILE)})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(halves, folder / WEIGHTS_FILE, metadata={"format": "ros_gpt4roi"})
+        (folder / WEIGHTS_FILE).chmod(0o644)
+        write_config(model.config, folder, base={"part": base, "sha256": PARTS[base].sha256,
+                                                 "weights_sha256": file_digest(folder / WEIGHTS_FILE)})
+    except (OSError, SafetensorError) as error:
+        raise not_written(folder, error) from error
 
 
 def incomplete_models() -> list[Path]:
@@ -77,49 +84,90 @@ def complete(folder: Path) -> Path:
         The folder of the whole model, which has the other files, too; where the model is whole, its own.
 
     Raises:
-        CheckpointError: The language model's package is not installed, a file is not the one that the model names, or
-            there is no room.
+        CheckpointError: There is no model, the language model's package is not installed, a file is not the one that
+            the model names, or there is no room.
     """
-    target = completed_model(folder)
+    content, target = read_content(folder), completed_model(folder)
     if target is None:
         return folder
-    if (target / CONFIG_FILE).is_file():
+    if _is_sound(target):
         return target
-    content = read_content(folder)
     base, weights = content["base"], folder / WEIGHTS_FILE
+    config = read_config(folder, whole=False)
     try:
         part, expected, digest = PARTS[base["part"]], base["sha256"], base["weights_sha256"]
-        config = build(ModelConfig, content["model"])
-    except (KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {type(error).__name__}: {error}, expected base with part (one "
-                              f"of {', '.join(sorted(PARTS))}), sha256 and weights_sha256, and a model") from error
+                              f"of {', '.join(sorted(PARTS))}), sha256 and weights_sha256") from error
     if part.sha256 != expected:
         raise CheckpointError(f"{folder}: made of {base['part']} with SHA-256 {expected}, this version knows the one "
                               f"with {part.sha256}")
     try:
-        if (found := file_digest(weights)) != digest:
-            raise CheckpointError(f"{weights}: SHA-256 {found}, expected {digest}: fetch it anew")
-        _write(folder, part.find(), part.unpack, config, target)
+        found = file_digest(weights)
     except OSError as error:
-        raise CheckpointError(f"{target}: cannot be written ({error.strerror or error})") from error
+        raise CheckpointError(f"{weights}: {error.strerror}, expected the model's weights: fetch it anew") from error
+    if found != digest:
+        raise CheckpointError(f"{weights}: SHA-256 {found}, expected {digest}: fetch it anew")
+    try:
+        _write(folder, part.find(), part.unpack, config, target)
+    except (OSError, SafetensorError) as error:
+        raise not_written(target, error) from error
     return target
+
+
+def _is_sound(whole: Path) -> bool:
+    """Whether a whole model is there as it was written, which a power cut or a full disk may have prevented."""
+    try:
+        read_config(whole)
+        WeightSource(whole).check_sums()
+    except (CheckpointError, OSError, ValueError):
+        return False
+    return True
 
 
 def _write(folder: Path, source: Path, unpack: Callable[[Path, Path], None], config: ModelConfig,
            target: Path) -> None:
-    """Make the whole model, in place of what was made of earlier versions of it."""
+    """Make the whole model, in place of what was made of earlier contents of its folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unfinished-") as name:
+    _remove_abandoned(target.parent.parent)
+    with tempfile.TemporaryDirectory(dir=target.parent.parent, prefix=_UNFINISHED) as name:
         language, whole = Path(name) / "language", Path(name) / "whole"
         language.mkdir()
         unpack(source, language)
-        shutil.copytree(folder, whole, ignore=lambda _, names: {CONFIG_FILE, WEIGHTS_FILE} & {*names})
+        shutil.copytree(folder, whole, ignore=_left_out, copy_function=shutil.copyfile)
+        for path in (whole, *whole.rglob("*/")):
+            path.chmod(0o755)  # the model's may be write-protected
         plan_completion(folder / WEIGHTS_FILE, language, config).run(whole, progress=False)
         try:
             os.rename(whole, target)
         except OSError:
-            if not (target / CONFIG_FILE).is_file():  # else another process was faster
-                raise
-    for earlier in target.parent.parent.glob(f"*/{target.name}"):
-        if earlier != target:
-            shutil.rmtree(earlier.parent, ignore_errors=True)
+            if not _is_sound(target):  # else another process was faster
+                shutil.rmtree(target, ignore_errors=True)
+                os.rename(whole, target)
+    made_of = os.fsencode(folder.resolve())
+    _origin(target).write_bytes(made_of)
+    for other in (place / target.name for place in target.parent.parent.iterdir()):
+        if other != target and _origin(other).is_file() and _origin(other).read_bytes() == made_of:
+            shutil.rmtree(other, ignore_errors=True)
+            _origin(other).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of the same contents others are made, too
+                other.parent.rmdir()
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    """What is not copied from a folder of a model. Raises CheckpointError for a device or pipe in it."""
+    check_regular(folder)
+    return {CONFIG_FILE, WEIGHTS_FILE} & {*names}
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes have left: half a gigabyte each time."""
+    for path in folder.glob(_UNFINISHED + "*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(path)
+
+
+def _origin(whole: Path) -> Path:
+    """The file that says which folder a model was made of: models of one name may be those of several folders."""
+    return whole.with_name(whole.name + ".origin")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -132,10 +133,21 @@ class SimCamera(Node):
                     depth = None if self._depth is None else depth_to_image(renderer.depth(), settings.depth)
                     self._views.append(_View(*self._messages(scene), depth,
                                              pinhole(settings.width, settings.height, renderer.focal)))
+                    if place == 0:
+                        self._check_memory()
             self.get_logger().info(f"{len(self._views)} views of {settings.scenes} {settings.split} scenes from "
                                    f"{settings.seed}/{settings.scene} on are rendered")
         except Exception as error:  # handed to the executor's thread, which ends the node with it
             self._failure = error
+
+    def _check_memory(self) -> None:
+        """Raises ValueError where all views, if they are like the first one, are more than can be kept."""
+        settings, view, most = self._settings, self._views[0], psutil.virtual_memory().total // 2
+        each = len(view.image.data) + (0 if view.depth is None else len(view.depth.data))
+        if settings.scenes * settings.views * each > most:
+            raise ValueError(f"scenes is {settings.scenes} and views is {settings.views}, which take "
+                             f"{settings.scenes * settings.views * each / 1e9:.0f} GB of memory, expected at most "
+                             f"{most / 1e9:.0f} GB, half of this machine's")
 
     def _messages(self, scene: Scene | HouseholdScene) -> tuple[Image | CompressedImage, Detection2DArray]:
         encoding = self._settings.encoding

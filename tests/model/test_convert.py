@@ -213,6 +213,17 @@ class Hostile:
         return (exec, ("raise SystemExit('ran')",))
 
 
+@pytest.mark.parametrize("header", [
+    b"[" * 100_000, b'{"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}',
+    b'{"a": {"dtype": "F32", "shape": [true], "data_offsets": [0, 4]}}',
+    b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]}}',
+])
+def test_headers_that_no_program_writes_are_refused(tmp_path, header):
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(WeightFileError, match="model.safetensors: truncated or not a safetensors file"):
+        WeightSource(tmp_path)
+
+
 def test_bin_files_run_no_code(tmp_path):
     torch.save({"a": Hostile()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(WeightFileError, match="other than tensors"):

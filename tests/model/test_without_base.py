@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +108,91 @@ def test_it_is_completed_once_and_anew_where_it_has_changed(trained, shipped) ->
     torch.testing.assert_close(bias, trained[0].model.projector.bias, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("config.json", {"hidden_act": "nosuch"}, "describe a network that cannot be made: KeyError: 'nosuch'"),
+    ("config.json", {"num_hidden_layers": "x"}, "no usable tokenizer"),
+    ("config.json", {"vocab_size": None}, "no usable tokenizer"),
+    ("tokenizer.json", {"added_tokens": 5}, "no usable tokenizer"),
+])
+def test_a_language_model_that_is_none_is_named(base, trained, tmp_path, capsys, name, content, message) -> None:
+    (base / name).write_text(json.dumps({**json.loads((base / name).read_text()), **content}))
+    assert main(["assemble", str(base), str(tmp_path / "out"), "--vision", str(tmp_path / "clip"), "--config",
+                 str(tmp_path / "small.json")]) == 1
+    said = capsys.readouterr().err
+    assert str(base) in said and message in said
+
+
+def test_a_config_file_that_is_not_there_is_named(base, trained, tmp_path, capsys) -> None:
+    assert main(["assemble", str(base), str(tmp_path / "out"), "--vision", str(tmp_path / "clip"), "--config",
+                 str(tmp_path / "none.json")]) == 1
+    assert f"--config {tmp_path}/none.json: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [
+    lambda whole: (whole / "config.json").write_bytes(b""), lambda whole: (whole / "config.json").unlink(),
+    lambda whole: os.truncate(next(whole.glob("*.safetensors")), 100),
+])
+def test_a_damaged_one_is_made_anew(shipped, damage) -> None:
+    whole = complete(shipped)
+    damage(whole)
+    assert complete(shipped) == whole and load_checkpoint(whole)
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_kept(shipped) -> None:
+    places = [complete(shipped).parents[1] / f".unfinished-{name}" for name in ("killed", "writing")]
+    for place in places:
+        (place / "whole").mkdir(parents=True)
+    os.utime(places[0], (0, 0))
+    (find_model("kitchen") / "config.json").unlink()
+    complete(shipped)
+    assert [place.exists() for place in places] == [False, True]
+
+
+def test_a_full_disk_is_told(trained, shipped, tmp_path, monkeypatch, capsys) -> None:
+    part = pretrained.PARTS["stand-in"]
+    monkeypatch.setitem(pretrained.PARTS, "stand-in", dataclasses.replace(part, unpack=lambda source, out: save_file(
+        load_file(source), out / WEIGHTS)))
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most[1]))
+    try:
+        status = main(["unpack", "stand-in", str(tmp_path / "part")]), main(["complete", str(shipped)])
+        with pytest.raises(CheckpointError, match="out: cannot be written .*File too large"):
+            save_without_base(trained[0].model, "stand-in", {}, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    first, second = capsys.readouterr().err.splitlines()
+    assert status == (1, 1) and "part: cannot be written" in first and "kitchen: cannot be written" in second
+
+
+def test_a_package_that_cannot_be_read_is_named(base, shipped, monkeypatch) -> None:
+    monkeypatch.setattr(pretrained, "_sha256", lambda path: path.joinpath("none").read_bytes())
+    with pytest.raises(CheckpointError, match=f"{base / WEIGHTS}: cannot be read .*install stand-in anew"):
+        complete(shipped)
+
+
+def test_a_write_protected_model_becomes_one_that_can_be_replaced(shipped) -> None:
+    for path in (shipped / PROBES_FILE, (shipped / PROBES_FILE).parent, shipped):
+        path.chmod(path.stat().st_mode & ~0o222)
+    whole = complete(shipped)
+    assert all(path.stat().st_mode & 0o200 for path in (whole, *whole.rglob("*")))
+
+
+def test_a_pipe_in_a_folder_of_it_is_refused(shipped) -> None:
+    os.mkfifo((shipped / PROBES_FILE).parent / "pipe")
+    with pytest.raises(CheckpointError, match="pipe: no regular file"):
+        complete(shipped)
+
+
+def test_models_of_one_name_or_content_do_not_replace_each_other(trained, shipped, tmp_path) -> None:
+    same_content, same_name = tmp_path / "copy", tmp_path / "run*" / "kitchen"
+    shutil.copytree(shipped, same_content)
+    trained[0].model.projector.bias.data += 1
+    save_without_base(trained[0].model, "stand-in", trained[1], same_name)
+    assert len({complete(folder) for folder in (shipped, same_content, same_name)}) == 3
+    for folder in (shipped, same_content, same_name):
+        assert (find_model(str(folder)) / "config.json").is_file()
+
+
 def test_a_whole_model_is_left_as_it_is(trained, tmp_path) -> None:
     assert complete(tmp_path / "start") == tmp_path / "start" == find_model(str(tmp_path / "start"))
 
@@ -124,10 +212,34 @@ def test_what_prevents_it_is_said(base, shipped, capsys, monkeypatch) -> None:
     monkeypatch.setitem(pretrained.PARTS, "stand-in", part)
     (shipped / WEIGHTS).write_bytes((shipped / WEIGHTS).read_bytes() + b" ")
     assert "fetch it anew" in said(shipped)
+    (shipped / WEIGHTS).unlink()
+    assert f"{shipped / WEIGHTS}: No such file or directory, expected the model's weights" in said(shipped)
     content = json.loads((shipped / "config.json").read_text())
     (shipped / "config.json").write_text(json.dumps({**content, "base": {"part": "another"}}))
     assert "expected base with part (one of efficientnet-lite2, smollm2-135m-instruct, stand-in)" in said(shipped)
     assert not list((base.parents[1] / "data" / "ros_gpt4roi").glob("completed/*/*/config.json"))
+
+
+def test_what_is_no_model_is_named_and_costs_only_itself(shipped, tmp_path, capsys) -> None:
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "config.json").write_text('{"base"')
+    assert main(["complete", str(tmp_path / "none"), str(tmp_path / "cut"), str(shipped)]) == 1
+    told = capsys.readouterr()
+    assert f"{tmp_path}/none/config.json: No such file" in told.err and "cut/config.json: not JSON" in told.err
+    assert told.out == f"{shipped}: {find_model('kitchen')}\n"
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"format": "other"}, "not a ros_gpt4roi checkpoint"), ({"version": 9}, "checkpoint version 9, expected 2"),
+    ({"preprocess_hash": "0" * 64}, f"trained with preprocessing {'0' * 64}, expected"),
+    ({"model": 5}, "is 5, expected a mapping of vision"),
+])
+def test_what_is_refused_of_a_whole_model_is_refused_before_it_is_completed(shipped, capsys, change, message) -> None:
+    content = json.loads((shipped / "config.json").read_text())
+    (shipped / "config.json").write_text(json.dumps({**content, **change}))
+    assert main(["complete", str(shipped)]) == 1
+    said = capsys.readouterr().err
+    assert f"{shipped / 'config.json'}: " in said and message in said
 
 
 @pytest.mark.parametrize(("change", "message"), [

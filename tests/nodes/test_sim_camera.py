@@ -90,6 +90,7 @@ def test_frames_come_while_ros_time_stands_still(peer: Peer, start: Callable[...
     ({"width": 5}, ["5", "32"]),
     ({"rate_hz": "[1,"}, ["parse", "rate_hz"]),
     ({"rate_hz": "fast"}, ["rate_hz", "fast"]),
+    ({"width": 4096, "scenes": 1000, "views": 1000}, ["scenes is 1000 and views is 1000", "GB of memory"]),
 ])
 def test_impossible_parameters_end_the_process_with_a_reason(start: Callable[..., Process], parameters: dict,
                                                              words: list[str]) -> None:

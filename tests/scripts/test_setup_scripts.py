@@ -99,6 +99,30 @@ def test_without_the_household_s_packages_all_else_is_set_up_and_it_is_said(root
     assert run("--dev").returncode != 0, "whose tests need it"
 
 
+def test_models_are_completed_wherever_the_checkout_is(root: Path, tmp_path: Path) -> None:
+    checkout = tmp_path / "o'neil's robots"
+    for path, text in ((".venv/bin/python", '#!/bin/sh\nprintf "%s\\n" "$@"\n'), ("scripts/gpu.sh", ""),
+                       ("models/mug/config.json", ' "base": {\n'), ("models/two words/config.json", ' "base": {\n'),
+                       ("models/whole/config.json", "{}")):
+        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / path).write_text(text, encoding="utf-8")
+    (checkout / ".venv" / "bin" / "python").chmod(0o755)
+    functions = (root / "scripts" / "setup.sh").read_text(encoding="utf-8").rstrip().removesuffix("main")
+    (checkout / "scripts" / "setup.sh").write_text(f"{functions}\ncomplete_models\n", encoding="utf-8")
+
+    def run() -> list[str]:
+        result = subprocess.run(["bash", str(checkout / "scripts" / "setup.sh"), "--household"], capture_output=True,
+                                text=True, timeout=60, check=True)
+        assert not result.stderr
+        return result.stdout.splitlines()
+
+    folders = [str(checkout / "models" / name) for name in ("mug", "two words")]
+    assert run() == ["-m", "ros_gpt4roi.model", "complete", *folders]
+    for folder in folders:
+        shutil.rmtree(folder)
+    assert run() == []
+
+
 @pytest.mark.parametrize(("arguments", "set_up"), [
     ("", "--household"), ("--voice --seed 7", "--household --speech"), ("--world household", "--household"),
     ("--world tabletop", ""), ("--stay --world=tabletop --voice", "--speech")])

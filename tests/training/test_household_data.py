@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ros_gpt4roi.model.checkpoint import read_config
 from ros_gpt4roi.model.config import ModelConfig, PreprocessConfig
 from ros_gpt4roi.model.preprocess import preprocess_frame
 from ros_gpt4roi.model.region_shapes import area_sample
+from ros_gpt4roi.paths import find_model_as_it_came
 from ros_gpt4roi.sim.household.catalogue import AssetsError, find_assets, kinds
 from ros_gpt4roi.sim.household.conversations import conversation
 from ros_gpt4roi.sim.household.renderer import HouseholdRenderer
 from ros_gpt4roi.sim.household.scene import HouseholdScene
-from training.data import DataError, check_section, open_dataset
-from training.data.household import HOUSEHOLD, HouseholdDataset
+from training.data import DataError, check_section, open_dataset, scene_files
+from training.data.household import HOUSEHOLD, HouseholdDataset, main
 from training.data.record import Record, check_record
 from training.data.scene_files import ScenesError, read_manifest, render_scenes
 
@@ -120,6 +122,17 @@ def test_a_recipe_section_finds_the_scenes_of_its_own_world_only(folder: Path) -
         assert isinstance(opened, HouseholdDataset) and (opened.texts, opened.jitter) == ("captions", 0.1)
     finally:
         (folder / "dataset.json").write_text(json.dumps(manifest | {"width": SIZE[0], "height": SIZE[1]}))
+
+
+@pytest.mark.parametrize("model", [[], ["--model", "household"]])
+def test_the_command_renders_for_the_households_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                          model: list[str]) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # where it was never completed
+    made: dict = {}
+    monkeypatch.setattr(scene_files, "render_scenes", lambda *_, **options: made.update(options))
+    assert main(["render", "--scenes", "1", "--split", "train", "--seed", "1", "--out", str(tmp_path), *model]) == 0
+    assert made["preprocess"] == read_config(find_model_as_it_came("household"), whole=False).preprocess
+    assert made["preprocess"] != read_config(find_model_as_it_came("tabletop")).preprocess
 
 
 @pytest.mark.parametrize(("changes", "message"), [

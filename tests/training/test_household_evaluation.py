@@ -8,6 +8,8 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from ros_gpt4roi.sim.household.relations import HouseholdRelations
 from ros_gpt4roi.sim.household.scene import HouseholdScene
 from ros_gpt4roi.sim.spatial_relations import OPPOSITE
 from training import evaluate
+from training.evaluation import household
 from training.evaluation.household import Examined, examine, new_kinds, scene_questions, summary, table
 from training.evaluation.household_claims import claims
 from training.evaluation.scenes import Examinee
@@ -199,7 +202,24 @@ def test_what_cannot_be_asked_is_said_before_anything_is_done(tmp_path: Path,
                                                               capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main(["household", "--model", "x", "--jitter", "0.5"]) == 1
     assert "--jitter 0.5: expected 0 to 0.4" in capsys.readouterr().err
+    assert evaluate.main(["household", "--model", "x", "--jitter", "0.1", "--regions", "masks"]) == 1
+    assert "--jitter 0.1 moves boxes, expected --regions boxes and not masks" in capsys.readouterr().err
+    for option in ("--json", "--answers"):
+        assert evaluate.main(["household", "--model", "x", option, str(tmp_path)]) == 1
+        assert f"{tmp_path}: no file that can be written" in capsys.readouterr().err
     assert evaluate.main(["household", "--model", "x", "--workers", "0"]) == 1
     assert "--workers 0: expected at least 1" in capsys.readouterr().err
     assert evaluate.main(["household", "--model", str(tmp_path / "none"), "--scenes", "1"]) == 1
     assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_a_process_that_dies_is_told_and_there_are_no_more_than_scenes(monkeypatch: pytest.MonkeyPatch,
+                                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    def dies(workers: int, context: object) -> ProcessPoolExecutor:
+        assert workers == 3
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(household, "open_pipeline", lambda options: None)
+    monkeypatch.setattr(household, "ProcessPoolExecutor", dies)
+    assert evaluate.main(["household", "--model", "x", "--scenes", "3", "--workers", "1000"]) == 1
+    assert "error: --workers 3: a process died" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from ros_gpt4roi.sim.household.scene import HouseholdObject, HouseholdScene, Sta
 from ros_gpt4roi.sim.tabletop.renderer import TabletopRenderer
 from ros_gpt4roi.sim.tabletop.scene import SceneObject
 from ros_gpt4roi.sim.worlds import HOUSEHOLD, TABLETOP
+from training.data.record import RecordError
 from training.data.record_file import FILE, read_records
 from training.data.report import Report
+from training.retraining import simulated
 from training.retraining.corrections import find_corrections, key_phrase
 from training.retraining.kinds_called import count_kinds, share
 from training.retraining.simulated import Person, main
@@ -48,6 +51,21 @@ def test_five_per_cent_of_the_corrections_name_another_kind():
     mistaken = [text for text in texts if text != "A small matte red ring."]
     assert len(texts) == 200 and len(mistaken) == 10 and texts == corrections()
     assert all(text.startswith("A small matte red ") and "ring" not in text for text in mistaken)
+
+
+def test_a_person_does_not_wait_for_ever_for_something_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    silent = SimpleNamespace(describe=lambda frame: SimpleNamespace(descriptions=()), reset=lambda: None)
+    monkeypatch.setattr(simulated, "_PATIENCE", 3)
+    with pytest.raises(RecordError, match="data: after 0 corrections the descriptions of 3 scenes needed none"):
+        simulated.write_corrections(tmp_path / "data", silent, Person(WORLD, 5, seed=0), seed=0)
+    assert not (tmp_path / "data" / FILE).exists()
+
+
+@pytest.mark.parametrize("corrections", ["0", "1000000000000"])
+def test_so_many_corrections_are_refused(tmp_path: Path, capsys, corrections: str):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--world", "household", "--out", str(tmp_path), "--corrections", corrections])
+    assert f"--corrections {corrections} --seed 0, expected 1 to 1000000" in capsys.readouterr().err
 
 
 def test_what_is_corrected_is_a_folder_that_is_retrained_from(root: Path, tmp_path: Path, capsys):

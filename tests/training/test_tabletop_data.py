@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,15 @@ def test_rendering_goes_on_where_it_stopped(folder, tmp_path):
         TabletopDataset(tmp_path / "again")
     render(tmp_path / "again")
     assert again.read_bytes() == whole
+    # Whatever else lies there is no shard either.
+    for other in (np.uint8(1), np.zeros((SCENES, 2), np.uint8), np.zeros((SCENES, 2, 2, 3))):
+        np.save(again, other)
+        with pytest.raises(ScenesError, match="shard-00000 is not finished"):
+            TabletopDataset(tmp_path / "again")
+    np.savez(tmp_path / "zip.npz", other)
+    (tmp_path / "zip.npz").replace(again)
+    render(tmp_path / "again")
+    assert again.read_bytes() == whole
     assert not list((tmp_path / "again").glob("*.unfinished"))
 
 
@@ -209,6 +219,10 @@ def test_a_folder_of_other_scenes_is_refused(folder):
     (["--scenes", "2", "--out", "{file}/scenes"], "Not a directory"),
     (["--scenes", "0", "--out", "{folder}"], "at least 1"),
     (["--scenes", "100000000", "--out", "{folder}"], "GB free"),
+    (["--scenes", "1" + "0" * 30, "--out", "{folder}"], "GB free"),
+    (["--scenes", "1", "--out", "{folder}", "--size", "0x0"], "image size 0×0: each side must be 32 to 4096 pixels"),
+    (["--scenes", "1", "--out", "{folder}", "--seed", "-1"], "seed 0, got 1, 2 and -1"),
+    (["--scenes", "1", "--out", "{folder}", "--model", "none"], "model is 'none'; expected a folder or an installed"),
 ])
 def test_what_cannot_be_rendered_is_said(tmp_path, capsys, arguments, message):
     file = tmp_path / "file"
@@ -216,6 +230,33 @@ def test_what_cannot_be_rendered_is_said(tmp_path, capsys, arguments, message):
     places = [a.format(file=file, folder=tmp_path / "scenes") for a in arguments]
     assert main(["render", "--split", "train", "--seed", "1", *places]) == 1
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "scenes" / "dataset.json").exists(), "with it, right arguments would be refused there"
+
+
+@pytest.mark.parametrize("line", [b"[[1, 2", b"5", b'[["mug"]]', b"\xff"])
+def test_a_damaged_line_is_named_and_costs_only_its_scene(folder, tmp_path, line):
+    shutil.copytree(folder, tmp_path / "scenes")
+    truth = tmp_path / "scenes" / "shard-00000.jsonl"
+    first, _, *others = truth.read_bytes().splitlines()
+    truth.write_bytes(b"\n".join([first, line, *others, b""]))
+    dataset = TabletopDataset(tmp_path / "scenes")
+    assert dataset[0].rounds and dataset[2].rounds
+    with pytest.raises(ScenesError, match=r"shard-00000.jsonl: line 2 is no scene .*repeat the render command"):
+        dataset[1]
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "{}", '{"scenes": "many"}', '{"scenes": 1', ""])
+def test_a_manifest_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "dataset.json").write_text(content)
+    for opened in (lambda: render(tmp_path), lambda: TabletopDataset(tmp_path)):
+        with pytest.raises(ScenesError, match="dataset.json: .*expected the manifest of rendered scenes"):
+            opened()
+
+
+def test_a_manifest_of_more_scenes_than_there_can_be_costs_no_memory(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"scenes": 1000000000000000}')
+    with pytest.raises(ScenesError, match="shard-00000 is not finished"):
+        TabletopDataset(tmp_path)
 
 
 def test_a_disk_that_takes_no_more_is_an_error_with_the_folder_in_it(tmp_path):

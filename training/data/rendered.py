@@ -138,9 +138,14 @@ class RenderedDataset(Dataset, Generic[SceneType]):
         return len(self._truth)
 
     def scene(self, index: int) -> SceneType:
-        """The ground truth of one scene as it was rendered, without its pixels."""
-        objects, camera = self.world.unpack(json.loads(self._truth[index]))
+        """The ground truth of one scene as it was rendered, without its pixels. Raises ScenesError."""
         number, row = self._places[index]
+        try:
+            objects, camera = self.world.unpack(json.loads(self._truth[index]))
+        except (ValueError, TypeError, RecursionError) as error:
+            file = self.folder / (self._stems[number] + ".jsonl")
+            raise ScenesError(f"{file}: line {row + 1} is no scene ({error}); delete the file and repeat the render "
+                              "command") from error
         manifest = self.manifest
         made: SceneType = self.world.scene(
             manifest["split"], manifest["seed"], number * SHARD + row, manifest["width"], manifest["height"],

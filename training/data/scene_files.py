@@ -16,7 +16,7 @@ import argparse
 import io
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from ros_gpt4roi.configuration import ConfigError
 from ros_gpt4roi.model.checkpoint import CheckpointError, read_config
 from ros_gpt4roi.model.config import PreprocessConfig
 from ros_gpt4roi.model.preprocess import preprocess_frame, preprocess_hash
-from ros_gpt4roi.paths import find_model
+from ros_gpt4roi.paths import find_model_as_it_came
 from ros_gpt4roi.regular_file import read_json, write_whole
 from ros_gpt4roi.sim.household.catalogue import AssetsError
 from ros_gpt4roi.sim.rendering import RenderedScene, WorldRenderer
@@ -118,17 +118,18 @@ def _mask(scene: RenderedScene[Any], item: Any) -> np.ndarray:
     return scene.owner[top:bottom, left:right] == item.object_index
 
 
-def shards(scenes: int) -> list[tuple[str, int, int]]:
+def shards(scenes: int) -> Iterator[tuple[str, int, int]]:
     """(stem, first scene, number of scenes) of every shard of so many scenes."""
-    return [(f"shard-{first // SHARD:05d}", first, min(SHARD, scenes - first)) for first in range(0, scenes, SHARD)]
+    return ((f"shard-{first // SHARD:05d}", first, min(SHARD, scenes - first)) for first in range(0, scenes, SHARD))
 
 
 def is_whole(folder: Path, stem: str, count: int, masks: bool) -> bool:
     """Whether a shard holds so many scenes, and their masks where those are asked for."""
     try:
         images = np.load(folder / (stem + ".npy"), mmap_mode="r")  # which fails for a file that was cut short
-        return len(images) >= count and all((folder / (stem + suffix)).read_bytes().count(b"\n") >= count
-                                            for suffix in (".jsonl", MASKS)[:1 + masks])
+        pictures = isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype == np.uint8
+        return pictures and len(images) >= count and all((folder / (stem + suffix)).read_bytes().count(b"\n") >= count
+                                                         for suffix in (".jsonl", MASKS)[:1 + masks])
     except (OSError, ValueError, EOFError):
         return False
 
@@ -158,13 +159,13 @@ def render_scenes(world: World[Any], folder: str | Path, split: str, scenes: int
         RendererError: nothing can be rendered.
         ValueError: a number or the split makes no sense.
     """
-    if scenes < 1 or workers < 1:
-        raise ValueError(f"scenes and workers must be at least 1, got {scenes} and {workers}")
+    if scenes < 1 or workers < 1 or seed < 0:
+        raise ValueError(f"scenes and workers must be at least 1 and seed 0, got {scenes}, {workers} and {seed}")
     if split not in world.splits:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(world.splits)}")
     folder = Path(folder)
-    manifest = {"world": world.name, "split": split, "seed": seed, "width": width or world.width,
-                "height": height or world.height,
+    size = world.width if width is None else width, world.height if height is None else height
+    manifest = {"world": world.name, "split": split, "seed": seed, "width": size[0], "height": size[1],
                 "preprocess": preprocess_hash(preprocess), "image_size": preprocess.image_size}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,13 +173,18 @@ def render_scenes(world: World[Any], folder: str | Path, split: str, scenes: int
         with FileLock(folder / LOCK, timeout=_LOCK_LIMIT_S):
             _check_manifest(folder, manifest)
             begun = {path.name for path in folder.iterdir()}
+            each, disk = 3 * preprocess.image_size**2 + 4096, shutil.disk_usage(folder)
+            if scenes * each > disk.total:  # said before their shards are listed
+                raise ScenesError(f"{folder}: {scenes} scenes need {scenes * each / 1e9:.1f} GB, "
+                                  f"but the disk has only {disk.total / 1e9:.1f} GB, {disk.free / 1e9:.1f} GB free")
             missing = [shard for shard in shards(scenes)
                        if shard[0] + ".jsonl" not in begun or not is_whole(folder, shard[0], shard[2], masks)]
-            needed = sum(count for _, _, count in missing) * (3 * preprocess.image_size**2 + 4096)
-            free = shutil.disk_usage(folder).free
-            if needed > free:
+            needed = sum(count for _, _, count in missing) * each
+            if needed > disk.free:
                 raise ScenesError(f"{folder}: {scenes} scenes need {needed / 1e9:.1f} GB more, "
-                                  f"but the disk has only {free / 1e9:.1f} GB free")
+                                  f"but the disk has only {disk.free / 1e9:.1f} GB free")
+            if missing:  # what is wrong with OpenGL or the size is said here, once, clearly, and before it is written
+                world.renderer(*size).close()
             manifest["scenes"] = scenes
             write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode() + b"\n")
             if missing:
@@ -191,7 +197,6 @@ def render_scenes(world: World[Any], folder: str | Path, split: str, scenes: int
 def _render_missing(world: World[Any], folder: Path, missing: Sequence[tuple[str, int, int]],
                     manifest: dict[str, Any], workers: int, preprocess: PreprocessConfig, masks: bool) -> None:
     split, scenes, size = manifest["split"], manifest["scenes"], (manifest["width"], manifest["height"])
-    world.renderer(*size).close()  # what is wrong with OpenGL is said here, once and clearly
     done = scenes - sum(count for _, _, count in missing)
     # Not forked: an OpenGL driver's threads do not survive that.
     pool = ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn"), _start_worker, (world, *size))
@@ -223,7 +228,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """What a folder of scenes says that it holds. Raises ScenesError."""
     path = folder / MANIFEST
     try:
-        return read_json(path)
+        manifest = read_json(path)
+        if not isinstance(manifest, dict) or type(manifest.get("scenes")) is not int:
+            raise ValueError("it has no number of scenes")
+        return manifest
     except (OSError, ValueError) as error:
         raise ScenesError(f"{path}: {error}, expected the manifest of rendered scenes") from error
 
@@ -261,6 +269,7 @@ def _render_command(world: World[Any], arguments: Sequence[str] | None) -> int:
                         help=f"camera frame (default {default})")
     render.add_argument("--masks", action="store_true", help="keep the objects' masks, too")
     options = parser.parse_args(arguments)
+    config = read_config(find_model_as_it_came(options.model), whole=False)
     render_scenes(world, options.out, options.split, options.scenes, options.seed, options.workers, *options.size,
-                  preprocess=read_config(find_model(options.model)).preprocess, masks=options.masks)
+                  preprocess=config.preprocess, masks=options.masks)
     return 0

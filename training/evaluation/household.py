@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -217,12 +218,20 @@ def run(options: argparse.Namespace) -> int:
         raise EvaluationError(f"--workers {options.workers}: expected at least 1")
     if not 0 <= options.jitter <= 0.4:
         raise EvaluationError(f"--jitter {options.jitter}: expected 0 to 0.4")
+    if options.jitter and options.regions != "boxes":
+        raise EvaluationError(f"--jitter {options.jitter} moves boxes, expected --regions boxes and not "
+                              f"{options.regions}")
+    options.workers = min(options.workers, options.scenes)  # each opens the model
     pipeline = open_pipeline(options)
     if options.workers == 1:
         found = _ask(options, pipeline, range(options.scenes))
     else:
-        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-            parts = list(pool.map(partial(_ask_by_worker, options), range(options.workers)))
+        try:
+            with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+                parts = list(pool.map(partial(_ask_by_worker, options), range(options.workers)))
+        except BrokenProcessPool as error:
+            raise EvaluationError(f"--workers {options.workers}: a process died (out of memory? each opens the model "
+                                  "and the world)") from error
         found = Examined([asked for part in parts for asked in part.asked],
                          [claim for part in parts for claim in part.claims])
         found.asked.sort(key=lambda a: a.scene)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,11 @@ import numpy as np
 from ros_gpt4roi.image_file import encode_image
 from ros_gpt4roi.regular_file import write_whole
 from ros_gpt4roi.runtime.probes import PROBES_FILE
+from ros_gpt4roi.sim.household.catalogue import AssetsError
+from ros_gpt4roi.sim.studio import RendererError
 from training.data.mixture import MixtureDataset
 from training.data.record import REFERENCE
+from training.errors import tells_errors
 
 _QUALITY = 92
 _WORDS = 4  # of an answer that another one can be expected to contain
@@ -36,15 +38,21 @@ def write_probes(folder: Path, pictures: Iterable[Picture]) -> int:
     Returns:
         How many questions were written.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     entries: list[dict[str, Any]] = []
+    encoded: dict[str, bytes] = {}
     for image, boxes, questions in pictures:
         if questions:
             name = f"{len(entries)}.jpg"
-            write_whole(folder / name, encode_image(image, quality=_QUALITY))
+            encoded[name] = encode_image(image, quality=_QUALITY)
             entries.append({"image": name, "boxes": np.round(np.asarray(boxes, float), 1).tolist(),
                             "questions": [{"text": text, "answers": list(answers)} for text, answers in questions]})
+    # Only now, and only what is known to be of probes: the pictures may fail, and the folder may be a wrong one.
+    folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob("*.jpg"):
+        if earlier.stem.isdecimal():
+            earlier.unlink()
+    for name, content in encoded.items():
+        write_whole(folder / name, content)
     write_whole(folder / PROBES_FILE.name, (json.dumps({"probes": entries}, indent=1) + "\n").encode())
     return sum(len(entry["questions"]) for entry in entries)
 
@@ -62,8 +70,15 @@ def command(world: str, write: Callable[[Path, int], None], arguments: Sequence[
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made where it is missing")
     parser.add_argument("--scenes", type=int, default=8, metavar="N", help="pictures (default %(default)s)")
     options = parser.parse_args(arguments)
-    write(options.out, options.scenes)
-    return 0
+    if options.scenes < 1:
+        parser.error(f"--scenes {options.scenes}: expected at least 1")
+
+    @tells_errors(AssetsError, RendererError, OSError)
+    def run(_: Sequence[str] | None) -> int:
+        write(options.out, options.scenes)
+        return 0
+
+    return run(arguments)
 
 
 def dataset_probes(samples: MixtureDataset, pictures: int) -> Iterable[Picture]:

@@ -272,6 +272,8 @@ def check_options(options: argparse.Namespace) -> None:
     for path in (options.json, options.answers):
         if path is not None and not os.access(path.parent, os.W_OK):
             raise EvaluationError(f"{path}: the folder {path.parent} does not exist or cannot be written")
+        if path is not None and path.exists() and (path.is_dir() or not os.access(path, os.W_OK)):
+            raise EvaluationError(f"{path}: no file that can be written")
 
 
 def write(options: argparse.Namespace, pipeline: Pipeline, asked: Sequence[Asked], figures: dict[str, Any],

@@ -42,6 +42,8 @@ from .worlds import WORLDS, World
 MISTAKES = 0.05  # of the corrections are wrong themselves
 WHO = "simulated operator"
 _LABEL = "object"  # of the simulated camera's detections
+_MOST_CORRECTIONS = 1_000_000  # each takes a second or so
+_PATIENCE = 100  # scenes in a row without a correction
 _BEGAN = 1_764_000_000.0  # seconds since 1970: any will do
 
 
@@ -105,11 +107,11 @@ def write_corrections(folder: Path, pipeline: Pipeline, person: Person, seed: in
         How many pictures.
 
     Raises:
-        RecordError: The folder has records already.
+        RecordError: The folder has records already, or there is nothing to correct.
         RendererError: Nothing can be rendered here.
         AssetsError: The world's things are not installed.
     """
-    scenes = 0
+    scenes, last, corrected = 0, 0, 0
     progress = tqdm(desc="correcting", unit=" scenes")
     with RecordWriter(folder) as writer, person.world.renderer() as renderer, progress:
         while not person.done:
@@ -118,6 +120,11 @@ def write_corrections(folder: Path, pipeline: Pipeline, person: Person, seed: in
                 writer.write(_judged(scene, pipeline, person, writer))
             scenes += 1
             progress.update()
+            if person.corrected > corrected:
+                last, corrected = scenes, person.corrected
+            if scenes - last >= _PATIENCE:
+                raise RecordError(f"{folder}: after {corrected} corrections the descriptions of {_PATIENCE} scenes "
+                                  "needed none, expected a model that gets some things wrong and describes them")
     return scenes
 
 
@@ -156,8 +163,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corrections", type=int, default=200, metavar="N", help="how many (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes and mistakes (default %(default)s)")
     options = parser.parse_args(arguments)
-    if options.corrections < 1 or options.seed < 0:
-        parser.error(f"--corrections {options.corrections} --seed {options.seed}, expected at least 1 and 0")
+    if not 1 <= options.corrections <= _MOST_CORRECTIONS or options.seed < 0:
+        parser.error(f"--corrections {options.corrections} --seed {options.seed}, expected 1 to {_MOST_CORRECTIONS}, "
+                     "and at least 0")
     world = WORLDS[options.world]
     person = Person(world, options.corrections, options.seed)
     pipeline = open_fitted(find_model(options.model or world.name),

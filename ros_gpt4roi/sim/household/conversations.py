@@ -18,9 +18,11 @@ from dataclasses import replace
 import numpy as np
 
 from ros_gpt4roi.sim.conversations import ask_why, compose, permuted
+from ros_gpt4roi.sim.studio import RendererError
 from ros_gpt4roi.sim.text_rounds import TextRound
 
 from . import questions, uses, yes_no
+from .catalogue import AssetsError
 from .questions import Form
 from .relations import HouseholdRelations
 from .sampler import HouseholdSampler
@@ -153,11 +155,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the scenes (default %(default)s)")
     parser.add_argument("--scene", type=int, default=0, metavar="N", help="its number (default %(default)s)")
     options = parser.parse_args(arguments)
+    if min(options.seed, options.scene) < 0:
+        parser.error(f"--seed {options.seed} --scene {options.scene}: expected at least 0")
     from .renderer import HouseholdRenderer  # needs MuJoCo and the models, the texts do not
-    with HouseholdRenderer() as renderer:
-        rng = np.random.default_rng(np.random.SeedSequence([options.seed, options.scene]))
-        for turn in conversation(permuted(renderer.render(options.split, options.seed, options.scene), rng), rng, 20):
-            print(f"{turn.question} → {turn.answer}")
+    try:
+        with HouseholdRenderer() as renderer:
+            scene = renderer.render(options.split, options.seed, options.scene)
+    except (AssetsError, RendererError) as error:
+        raise SystemExit(f"error: {error}") from error
+    rng = np.random.default_rng(np.random.SeedSequence([options.seed, options.scene]))
+    for turn in conversation(permuted(scene, rng), rng, 20):
+        print(f"{turn.question} → {turn.answer}")
 
 
 if __name__ == "__main__":

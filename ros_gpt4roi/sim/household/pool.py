@@ -58,7 +58,7 @@ def load_pool(mujoco: ModuleType, width: int, height: int, cache: Path | None = 
     if model is None:
         try:
             model = _compile(mujoco, assets)
-        except (ValueError, OSError, ElementTree.ParseError) as error:
+        except ValueError as error:
             raise AssetsError(f"a model of the household in {assets} can not be read: {error}") from error
         _keep(mujoco, model, kept)
     model.vis.global_.offwidth, model.vis.global_.offheight = width, height
@@ -121,9 +121,14 @@ def _compile(mujoco: ModuleType, assets: Path) -> Any:
     for number, (name, model) in enumerate(models()):
         path = xml_file(assets, model.file)
         assert path is not None
-        child = _read(mujoco, path)
-        frame = spec.worldbody.add_frame()
-        body = frame.attach_body(child.worldbody.first_body(), f"{number}/", "")
+        try:
+            child = _read(mujoco, path)
+            if (body := child.worldbody.first_body()) is None:
+                raise ValueError("it has no body")
+            body = spec.worldbody.add_frame().attach_body(body, f"{number}/", "")
+        except (ValueError, OSError, ElementTree.ParseError) as error:
+            raise AssetsError(f"{path} can not be read ({error}), expected a model of the household; install its "
+                              "package anew") from error
         body.name = f"{number}/"
         if not kinds()[name].furniture:
             body.add_freejoint(name=f"{number}/free")

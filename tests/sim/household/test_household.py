@@ -7,6 +7,7 @@ import importlib.util
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,6 +58,20 @@ def test_what_is_not_installed_is_said_with_the_command(monkeypatch: pytest.Monk
     monkeypatch.setattr(catalogue, "xml_file", lambda folder, model: None if "mug" in model else folder)
     with pytest.raises(AssetsError, match=r"lacks turbosquid_objects/\w*mug"):
         find_assets()
+    monkeypatch.setattr(catalogue, "xml_file", lambda folder, model: folder)
+    (tmp_path / "assets" / "textures").mkdir(parents=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(
+        submodule_search_locations=[str(tmp_path)]))
+    with pytest.raises(AssetsError, match="assets lacks textures"):
+        find_assets()
+
+
+@pytest.mark.parametrize("content", ["<mujoco><worldbody>", "", "<html/>", "<mujoco><worldbody/></mujoco>"])
+def test_a_model_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
+    (tmp_path / "mug.xml").write_text(content)
+    monkeypatch.setattr(pool, "xml_file", lambda assets, model: tmp_path / "mug.xml")
+    with pytest.raises(AssetsError, match=rf"{tmp_path}/mug\.xml can not be read .*install its package anew"):
+        pool.load_pool(import_mujoco(), 64, 48, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("split", SPLITS)

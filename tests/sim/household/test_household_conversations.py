@@ -367,3 +367,15 @@ def test_the_command_prints_a_conversation(rendered, capsys):
     main(["--split", "test", "--scene", "2"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 5 and all(" → " in line for line in lines)
+
+
+def test_the_command_says_what_prevents_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def missing() -> None:
+        raise AssetsError("no things")
+
+    monkeypatch.setattr("ros_gpt4roi.sim.household.renderer.HouseholdRenderer", missing)
+    with pytest.raises(SystemExit, match="error: no things"):
+        main([])
+    with pytest.raises(SystemExit, match="2"):
+        main(["--scene", "-1"])
+    assert "--seed 0 --scene -1: expected at least 0" in capsys.readouterr().err
