@@ -39,11 +39,12 @@ HEAD = f"""# Six scenes of the household
 
 What `models/household` says of the scenes that `scripts/demo.sh` shows with `--seed 0` to `--seed 5`, none of them
 picked: of the test split, which nothing was trained on, through the node's pipeline in {FORMAT}, with true boxes.
-The picture has the first sentence of each description. `scripts/household_picture.py` writes this page.
+The picture has the first sentence of each description. Where a description differs from the last column, or has a
+region beside itself, the model is wrong. `scripts/household_picture.py` writes this page.
 
 ![The six scenes, with the first sentence of each description]({PICTURE})
 """
-TABLE = "| region | description | what it is |\n| --- | --- | --- |\n"
+TABLE = "| region | description | what it really is |\n| --- | --- | --- |\n"
 
 
 @dataclass(frozen=True)
