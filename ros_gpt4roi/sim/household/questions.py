@@ -6,7 +6,7 @@ whose answer could be disputed (see relations.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ros_gpt4roi.sim.region_sampler import join, regions_of, sentence, with_article
 from ros_gpt4roi.sim.spatial_relations import OPPOSITE, REASON, RELATIONS, SAID
@@ -346,16 +346,19 @@ def long_text(sampler: HouseholdSampler, i: int) -> str:
 
 
 def scene(sampler: HouseholdSampler) -> TextRound | None:
-    """All that is clear in the scene, the nearest first, and what is not on the table."""
+    """All that is clear in the scene, by the numbers of the regions, and what is not on the table.
+
+    So that a model need only go on to the next number, and then say what is there.
+    """
     if sampler.it is not None:
         return None
-    order = sorted(sampler.clear, key=lambda i: sampler.objects[i].distance)
-    things = [f"{with_article(sampler.kind(i).name)} ({sampler.number(i)})" for i in order]
+    things = [f"{sampler.number(i)} ({with_article(sampler.kind(i).name)})" for i in sampler.clear]
     said = [f"I see {join(things)}."]
-    for i in order:
+    for i in sampler.clear:
         support = sampler.relations.support(i)
         if support is not None and support.other is not None and support.other in sampler.clear:
-            said.append(sentence(f"the {sampler.kind(i).name} ({sampler.number(i)}) is {sampler.place(support)}"))
-    known: Sequence[str] = sorted({sampler.objects[i].kind for i in order})
+            said.append(f"{sampler.number(i)} (the {sampler.kind(i).name}) is {sampler.place(support)}.")
+    known = sorted({sampler.objects[i].kind for i in sampler.clear})
     return TextRound(question(sampler, "scene"), " ".join(said), "describe", "scene",
-                     Expected("scene", tuple(known), len(kinds())), regions_of(*order), None, frozenset(order))
+                     Expected("scene", tuple(known), len(kinds())), regions_of(*sampler.clear), None,
+                     frozenset(sampler.clear))

@@ -116,10 +116,7 @@ def check_claims(scene: HouseholdScene, turn: TextRound) -> set[str]:
     """Re-derives each claim "<regionK> is …" and "It is …" of an answer; returns which sorts it has found."""
     found: set[str] = set()
     body = re.sub(r", so (yes|no)\.$", ".", turn.answer)
-    for number, name in re.findall(r"<region(\d+)>(?:, the | \(the )([a-zA-Z ]+?)(?:[,.:)]| and <)", body):
-        assert name == scene.objects[int(number) - 1].facts.name, turn
-        found.add("name")
-    for name, number in re.findall(r"\ban? ([a-zA-Z ]+?) \(<region(\d+)>\)", body):
+    for number, name in re.findall(r"<region(\d+)>(?:, the | \((?:an?|the) )([a-zA-Z ]+?)(?:[,.:)]| and <)", body):
         assert name == scene.objects[int(number) - 1].facts.name, turn
         found.add("name")
     for part in re.split(r"(?<=[.])\s+", body):
@@ -144,7 +141,7 @@ def check_claims(scene: HouseholdScene, turn: TextRound) -> set[str]:
             owner = regions(scene, part)[-1] if "of <region" in part else item
             assert owner.state.openings[piece] == how, turn
             found.add("opening")
-        claim = re.match(r"(?:It|<region\d+>|The [a-z ]+ \(<region\d+>\)) is (.+?)\.?$", part)
+        claim = re.match(r"(?:It|<region\d+>(?: \(the [a-z ]+\))?) is (.+?)\.?$", part)
         if not claim or opened:
             continue
         said = claim[1]

@@ -12,7 +12,7 @@ from household_texts import RELATION, THE, about, check_claims, gap, holds, is_a
 
 from ros_gpt4roi.sim.household.catalogue import AssetsError, Kind, find_assets, kinds
 from ros_gpt4roi.sim.household.conversations import SCORED_TASKS, ask, conversation, main, short_rounds
-from ros_gpt4roi.sim.household.sampler import plural
+from ros_gpt4roi.sim.household.sampler import is_clear, plural
 from ros_gpt4roi.sim.household.scene import TABLE, HouseholdObject, HouseholdScene
 from ros_gpt4roi.sim.household.scoring import said_colours, said_kinds, score, use_words
 from ros_gpt4roi.sim.text_rounds import Expected, TextRound
@@ -82,6 +82,16 @@ def test_kinds_and_looks_are_those_of_the_object(test_rounds):
         assert ("large" in first) == (item.size == "large")
     for scene, turn in of(test_rounds, "material"):
         assert turn.answer.rstrip(".").split()[-1].lower() == about(scene, turn).facts.material
+
+
+def test_of_a_scene_everything_that_is_clear_is_named_by_its_number(test_rounds):
+    checked = 0
+    for scene, turn in of(test_rounds, "describe", "scene"):
+        named = re.findall(r"<region(\d+)> \(an? ([a-zA-Z ]+)\)", turn.answer.split(". ")[0])
+        assert named == [(str(number), item.facts.name) for number, item in enumerate(scene.objects, 1)
+                         if is_clear(scene, item)]
+        checked += 1
+    assert checked > 20
 
 
 def test_only_what_is_hardly_seen_can_not_be_told(test_rounds):
