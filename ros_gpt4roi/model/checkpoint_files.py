@@ -69,8 +69,11 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         raise CheckpointError(f"{folder}: no usable tokenizer, expected a file such as {_TOKENIZER_FILES[0]}")
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError, RecursionError,
-            StrictDataclassError) as error:
+    except (LookupError, TypeError, AttributeError, RecursionError, StrictDataclassError) as error:
+        # transformers reads the config as well, and looks at little of either before it uses it.
+        raise CheckpointError(f"{folder}: no usable tokenizer or {CONFIG_FILE} ({type(error).__name__}: {error})") \
+            from error
+    except (OSError, ValueError, ImportError) as error:
         if (Path(folder) / "tokenizer.model").is_file() and find_spec("sentencepiece") is None:
             # transformers' own message names the package of another format.
             raise CheckpointError(f"{folder}: tokenizer.model is SentencePiece's, which takes its package: pip install "
