@@ -10,11 +10,7 @@
 #     scripts/demo.sh --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-case " $* " in
-    *" --help "* | *" -h "*) # all options, or the text above where nothing is set up yet
-        (. scripts/env.sh && python scripts/demo.py --help) 2>/dev/null || sed -n '2,/^set/s/^# \{0,1\}//p' scripts/demo.sh
-        exit ;;
-esac
+. scripts/help.sh demo "$@"
 options=()
 case " $* " in
     *" --world tabletop "* | *" --world=tabletop "*) ;;

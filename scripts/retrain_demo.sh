@@ -8,11 +8,7 @@
 #     scripts/retrain_demo.sh --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-case " $* " in
-    *" --help "* | *" -h "*) # all options, or the text above where nothing is set up yet
-        (. scripts/env.sh && python scripts/retrain_demo.py --help) 2>/dev/null || sed -n '2,/^set/s/^# \{0,1\}//p' scripts/retrain_demo.sh
-        exit ;;
-esac
+. scripts/help.sh retrain_demo "$@"
 scripts/setup.sh --dev
 . scripts/env.sh
 exec python scripts/retrain_demo.py "$@"

@@ -128,7 +128,8 @@ def test_models_are_completed_wherever_the_checkout_is(root: Path, tmp_path: Pat
     ("--world tabletop", ""), ("--stay --world=tabletop --voice", "--speech")])
 def test_the_demo_sets_up_what_it_shows(root: Path, tmp_path: Path, arguments: str, set_up: str) -> None:
     (tmp_path / "scripts").mkdir()
-    shutil.copy(root / "scripts" / "demo.sh", tmp_path / "scripts")
+    for name in ("demo.sh", "help.sh"):
+        shutil.copy(root / "scripts" / name, tmp_path / "scripts")
     for name in ("scripts/setup.sh", "scripts/env.sh", "python"):
         (tmp_path / name).write_text(f"#!/bin/sh\n[ $# = 0 ] || echo {name} $*\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)

@@ -13,7 +13,7 @@ from ros_gpt4roi.sim.spatial_relations import OPPOSITE, REASON, RELATIONS, SAID
 from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 
 from .catalogue import COLOURS, MATERIALS, kinds
-from .sampler import HouseholdSampler, absent_kinds, found, look, plural, posture
+from .sampler import HouseholdSampler, absent_kinds, found, look, missing_name, plural, posture
 from .wordings import HIDDEN, POSTURES, QUESTIONS, UNKNOWN
 
 Form = Callable[[HouseholdSampler], TextRound | None]
@@ -286,8 +286,7 @@ def counted(sampler: HouseholdSampler, wording: str) -> TextRound | None:
 
 def fits(sampler: HouseholdSampler) -> TextRound | None:
     """Which region a name fits, or that there is none."""
-    if sampler.it is None and len(sampler.clear) == sampler.count and sampler.coin(0.2):
-        missing = sampler.pick(absent_kinds(sampler)).name
+    if missing := missing_name(sampler, 0.2):
         return found(sampler, question(sampler, "fits", missing), "which_region", "fits", (), (), sampler.count + 1,
                      nothing=f"There is no {missing} here.")
     i = sampler.target()
@@ -357,7 +356,7 @@ def scene(sampler: HouseholdSampler) -> TextRound | None:
     for i in sampler.clear:
         support = sampler.relations.support(i)
         if support is not None and support.other is not None and support.other in sampler.clear:
-            said.append(f"{sampler.number(i)} (the {sampler.kind(i).name}) is {sampler.place(support)}.")
+            said.append(f"{sampler.listed([i])} is {sampler.place(support)}.")
     known = sorted({sampler.objects[i].kind for i in sampler.clear})
     return TextRound(question(sampler, "scene"), " ".join(said), "describe", "scene",
                      Expected("scene", tuple(known), len(kinds())), regions_of(*sampler.clear), None,

@@ -16,7 +16,7 @@ from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 from .catalogue import kinds
 from .questions import contents, counted, how_it_stands, named, opening, pair, standing, where
 from .relations import HouseholdRelations
-from .sampler import HouseholdSampler, absent_kinds, found, look
+from .sampler import HouseholdSampler, found, look, missing_name
 from .scene import HouseholdScene
 from .wordings import UNKNOWN
 
@@ -52,8 +52,7 @@ def recall_rounds(scene: HouseholdScene, rng: np.random.Generator, rounds: int) 
 
 
 def _phrase(sampler: HouseholdSampler) -> TextRound | None:
-    if len(sampler.clear) == sampler.count and sampler.coin(_ABSENT):
-        missing = sampler.pick(absent_kinds(sampler)).name
+    if missing := missing_name(sampler, _ABSENT):
         return found(sampler, f"{missing}?", "which_region", "recall", (), (), sampler.count + 1, nothing="None.")
     i = sampler.target()
     phrase = sampler.phrase(i)

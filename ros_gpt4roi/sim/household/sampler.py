@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ros_gpt4roi.sim.region_sampler import RegionSampler, join, regions_of, sentence
+from ros_gpt4roi.sim.region_sampler import RegionSampler, join, regions_of, sentence, with_article
 from ros_gpt4roi.sim.text_rounds import Expected, TextRound
 
 from .catalogue import Kind, kinds
@@ -128,6 +128,10 @@ class HouseholdSampler(RegionSampler):
         """Object i as an answer: "<region3>, the mug"; its region alone where it is not clear."""
         return f"{self.number(i)}, the {self.kind(i).name}" if self._named and i in self.clear else self.number(i)
 
+    def evidence(self, i: int) -> str:
+        """What object i is, as evidence: "<region3> is a mug"."""
+        return f"{self.number(i)} is {with_article(self.kind(i).name)}"
+
     def listed(self, objects: Sequence[int]) -> str:
         """Several objects as an answer: "<region3> (the mug) and <region5> (the plate)"."""
         return join([f"{self.number(i)} (the {self.kind(i).name})" if self._named else self.number(i)
@@ -169,6 +173,13 @@ def found(sampler: HouseholdSampler, question: str, task: str, form: str, answer
                      Expected("region", tuple(f"region{i + 1}" for i in sorted(answers)), options),
                      regions_of(*about, *answers), answers[0] if len(answers) == 1 else None, frozenset(answers),
                      reason)
+
+
+def missing_name(sampler: HouseholdSampler, probability: float) -> str | None:
+    """The name of something that is not there, with a probability, where all that is there is seen; None otherwise."""
+    if sampler.it is None and len(sampler.clear) == sampler.count and sampler.coin(probability):
+        return sampler.pick(absent_kinds(sampler)).name
+    return None
 
 
 def absent_kinds(sampler: HouseholdSampler) -> list[Kind]:

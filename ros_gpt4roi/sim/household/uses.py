@@ -60,7 +60,7 @@ def which_fact(sampler: HouseholdSampler) -> TextRound | None:
         asked = sampler.pick(FACT_OF).format(phrase, join([sampler.number(j) for j in group]))
         turn = found(sampler, asked, task, form, [i], group, len(group), reason)
         # What each of them is first: which of those names is meant is known without a picture.
-        each = ", ".join(f"{sampler.number(j)} is {with_article(sampler.kind(j).name)}" for j in group)
+        each = ", ".join(map(sampler.evidence, group))
         return replace(turn, answer=sentence(f"{each}, so {sampler.number(i)}"))
     return None
 
@@ -85,7 +85,7 @@ def _reason(sampler: HouseholdSampler, fact: str, i: int) -> str:
     """Why object i serves its purpose, or why a fact is true or not true of it: what is seen, and what is known."""
     known = sampler.kind(i)
     if fact == "fragile":
-        return f"Because {sampler.number(i)} is {with_article(known.name)} and made of {known.material}."
+        return f"Because {sampler.evidence(i)} and made of {known.material}."
     return f"Because {sampler.number(i)} is {_purpose(sampler, i)}"
 
 
@@ -100,7 +100,7 @@ def fact(sampler: HouseholdSampler) -> TextRound | None:
             continue
         truth = sampler.coin()
         i = sampler.pick(sets[truth])
-        evidence = f"{sampler.number(i)} is {with_article(sampler.kind(i).name)}"
+        evidence = sampler.evidence(i)
         evidence += f", which {FACTS[name][2]}" if truth else ""
         asked = sampler.pick(FACTS[name][1]).format(sampler.name(i))
         return yes_no_round(asked, f"is_{name}", truth, (i,), evidence, i, sampler.use_task(i),

@@ -35,7 +35,7 @@ def is_kind(sampler: HouseholdSampler) -> TextRound | None:
         return None
     truth = sampler.coin()
     asked = question(sampler, "is_kind", sampler.name(i, hide="kind"), with_article(own.name if truth else others[0]))
-    return yes_no_round(asked, "kind", truth, (i,), f"{sampler.number(i)} is {with_article(own.name)}", i)
+    return yes_no_round(asked, "kind", truth, (i,), sampler.evidence(i), i)
 
 
 def is_colour(sampler: HouseholdSampler) -> TextRound | None:
@@ -168,7 +168,7 @@ def exists(sampler: HouseholdSampler) -> TextRound | None:
         return None
     truth, i = sampler.coin(), sampler.target()
     known = sampler.kind(i) if truth else sampler.pick(absent_kinds(sampler))
-    evidence = f"{sampler.number(i)} is {with_article(known.name)}" if truth else f"there is no {known.name}"
+    evidence = sampler.evidence(i) if truth else f"there is no {known.name}"
     return yes_no_round(question(sampler, "exists", with_article(known.name)), "exists", truth, (i,) if truth else (),
                         evidence)
 
